@@ -1,0 +1,39 @@
+"""What Daphne serves: /v1 by the API, everything else by Django (the admin).
+
+Within runimpd, the runtime installs the API. Under `daphne impervious_site.asgi:application` this process makes its own,
+which reads the database and forwards all else to runimpd.
+"""
+
+import os
+import sys
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
+
+from channels.routing import ProtocolTypeRouter  # noqa: E402
+from django.conf import settings  # noqa: E402
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: E402
+from django.core.asgi import get_asgi_application  # noqa: E402
+
+from impervious_site.config import PLACES  # noqa: E402
+
+_pages = ASGIStaticFilesHandler(get_asgi_application())
+
+from nodeapi import assembly, flow  # noqa: E402
+from nodeapi.entry import api_entry  # noqa: E402
+from nodeapi.runtime import make_api  # noqa: E402
+
+if settings.IMPD is None:
+    sys.exit(f"no configuration file: set IMPD_CONFIG, or put one of {', '.join(PLACES)} here")
+
+flow.bound_bodies(assembly.max_body_bytes(settings.IMPD))
+if "IMPD_ENGINE_HERE" not in os.environ:
+    api_entry.make_with(lambda: make_api(settings.IMPD))
+
+
+async def _http(scope, receive, send) -> None:
+    path = scope["path"]
+    door = api_entry if path == "/v1" or path.startswith("/v1/") else _pages
+    await door(scope, receive, send)
+
+
+application = ProtocolTypeRouter({"http": _http, "websocket": api_entry})

@@ -1,0 +1,192 @@
+"""The sections of the configuration as types: what the rest of the node reads, and the keys and rules of the file."""
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SecretStr
+
+from impervious_site import config_values as values
+from impervious_site.config_values import Address, is_unset
+
+# A keysend's preimage travels under this number, lnd's own.
+KEYSEND_RECORD = 5482373484
+DEFAULT_RECORDS = {
+    "federate": 100_000, "vpn": 200_000, "websocket": 300_000, "message": 400_000, "socket": 500_000, "sign": 800_000,
+}  # fmt: skip
+
+# Keys that protect or spend: to ignore them would be worse than to refuse to start.
+NOT_AVAILABLE = frozenset({
+    "server.tls_cert", "server.tls_key",
+    "lightning.max_amount_sat", "lightning.daily_budget_sat",
+    "federate.accept", "federate.max_members",
+    "socket.port_range", "socket.pin", "socket.max_bytes_per_second", "socket.idle_seconds",
+    "vpn.min_seconds", "vpn.max_seconds", "vpn.quote_seconds", "vpn.quotes_per_minute", "vpn.quarantine_seconds",
+    "vpn.auto_renew.enabled", "vpn.auto_renew.budget_sat", "vpn.auto_renew.lead_seconds", "vpn.exit_rules",
+})  # fmt: skip
+
+
+class Section(BaseModel):
+    """A mapping of the file; descriptions are what a message asks for when a required key is missing."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+
+class ApiKey(Section):
+    name: str
+    key: SecretStr
+    scopes: frozenset[str]
+
+
+class Server(Section):
+    enabled: values.Flag = True
+    grpc_addr: values.AddressValue = Address("127.0.0.1", 8881)
+    http_addr: values.AddressValue = Address("127.0.0.1", 8882)
+    api_keys: tuple[ApiKey, ...] = ()
+    allowed_hosts: values.Hosts = ()
+    allowed_origins: values.Origins = ()
+    message_encoding: values.MessageEncoding = "base64"
+
+
+class Admin(Section):
+    """The first account of the admin pages."""
+
+    username: values.Username | None = None
+    password: values.Secret | None = None
+
+
+class Lnd(Section):
+    """The LND node; tls_cert is PEM, None for the system's authorities; pub_key may be empty."""
+
+    host: str
+    port: int
+    pub_key: str
+    tls_cert: bytes | None
+    macaroon_hex: SecretStr
+
+
+class Lightning(Section):
+    """Fee limit of a payment: the larger of max_fee_sat (sat) and max_fee_percent (% of its amount)."""
+
+    max_fee_sat: values.whole(0) = 10
+    max_fee_percent: values.Percent = 5.0
+
+
+class Federate(Section):
+    """ttl in seconds."""
+
+    ttl: values.whole(1) = 31_560_000
+    imp_id: values.Text = ""
+
+
+class Vpn(Section):
+    """price in sat per hour; server_pub_key is empty unless it is a valid WireGuard key."""
+
+    price: values.whole(0) = 100
+    server_ip: values.Ip = "127.0.0.1"
+    server_port: values.Port = 51820
+    subnet: values.Subnet = values.parse_subnet("10.0.0.0/24")
+    server_pub_key: values.Text = ""
+    allowed_ips: values.Networks = (values.parse_network("0.0.0.0/0"),)
+    binary_path: values.Program = "/usr/bin/wg"
+    dns: values.Ip = "8.8.8.8"
+
+
+class Socket(Section):
+    """server_ip is what other nodes are told, never bound."""
+
+    server_ip: values.Ip = "127.0.0.1"
+
+
+class Message(Section):
+    max_bytes: values.whole(1) = 1_048_576
+    in_flight: values.whole(1) = 256
+    in_flight_per_peer: values.whole(1) = 64
+    expires_seconds: values.whole(1) = 86_400
+
+
+class Events(Section):
+    keep_days: values.whole(1) = 30
+
+
+class Database(Section):
+    sqlite_path: Path
+
+
+def _parse_service_type(value: Any) -> str:
+    name = values.parse_text(value)
+    if name not in DEFAULT_RECORDS:
+        raise ValueError(f"{values.shown(name)} is no service; must be one of {', '.join(DEFAULT_RECORDS)}")
+    return name
+
+
+def _parse_record_number(value: Any) -> int:
+    number = values.parse_integer(value, 65_536, 2**64 - 1)
+    if number == KEYSEND_RECORD:
+        raise ValueError(f"{number} is the record of every keysend's preimage; must be another number")
+    return number
+
+
+def _parse_service_data(value: Any) -> dict:
+    if is_unset(value):
+        return {}
+    if not isinstance(value, dict):
+        raise ValueError("is no mapping; must be a mapping or empty")
+    return value
+
+
+class ServiceConfig(Section):
+    service_type: Annotated[str, PlainValidator(_parse_service_type)] = Field(description="the name of a service")
+    active: values.Flag = Field(description="true or false")
+    custom_record_number: Annotated[int, PlainValidator(_parse_record_number)] = Field(
+        description="a number such as 400000"
+    )
+    additional_service_data: Annotated[dict, PlainValidator(_parse_service_data)] = Field(default_factory=dict)
+
+
+class Config(Section):
+    path: Path | None
+    simulated: bool
+    server: Server
+    admin: Admin
+    services: tuple[ServiceConfig, ...]
+    lnd: Lnd
+    lightning: Lightning
+    federate: Federate
+    vpn: Vpn
+    socket: Socket
+    database: Database
+    redis_url: SecretStr | None
+    message: Message
+    events: Events
+    warnings: tuple[str, ...]
+
+
+# From here on: sections whose keys in the file differ from what the node reads.
+class ApiKeyEntry(Section):
+    name: values.Text = Field(description="a name for the key's owner")
+    key_file: values.ApiKeyFile = Field(description="the path of the file that holds the key")
+    scopes: values.Scopes = Field(description=f"a list out of {', '.join(values.SCOPES)}")
+
+
+class LndNode(Section):
+    ip: values.Host = Field(description="the IP address or host name of the LND node")
+    port: values.Port = Field(description="the port of its gRPC API, often 10009")
+    pub_key: values.PubKey = ""
+    tls_cert: values.CertificateFile | None = None
+    tls_cert_hex: values.CertificateHex | None = None
+    admin_macaroon: values.MacaroonFile | None = None
+    admin_macaroon_hex: values.MacaroonHex | None = None
+
+
+class DatabaseUrl(Section):
+    url: values.SqlitePath | None = None
+
+
+class RedisUrl(Section):
+    url: values.RedisUrl | None = None
+
+
+SECTIONS: dict[str, type[Section]] = {
+    "server": Server, "sqlite3": Admin, "lightning": Lightning, "lightning.lnd_node": LndNode, "federate": Federate,
+    "vpn": Vpn, "socket": Socket, "message": Message, "events": Events, "database": DatabaseUrl, "redis": RedisUrl,
+}  # fmt: skip

@@ -1,0 +1,79 @@
+"""What has to happen before Django reads its settings: the configuration is named, and a simulated network started when
+there is no configuration at all and the node was started by ./impervious."""
+
+import atexit
+import subprocess
+import sys
+import time
+from collections.abc import MutableMapping
+from pathlib import Path
+
+from impervious_site.config import ConfigError, find_config
+
+ROOT = Path(__file__).resolve().parent.parent
+SIMULATION = Path("data/simulated")
+NODE, PARTNER = "you", "partner"
+START_SECONDS = 60
+
+
+def take_config(argv: list[str], environ: MutableMapping[str, str]) -> list[str]:
+    """The arguments without `--config PATH`, `--config=PATH` or `-config PATH`; the path goes to IMPD_CONFIG."""
+    rest, remaining = [], iter(argv)
+    for argument in remaining:
+        name, equals, value = argument.partition("=")
+        if name not in ("--config", "-config"):
+            rest.append(argument)
+            continue
+        path = value if equals else next(remaining, None)
+        if not path:
+            sys.exit("--config: name the configuration file: --config PATH")
+        environ["IMPD_CONFIG"] = path
+    return rest
+
+
+def prepare_simulation(arguments: list[str], environ: MutableMapping[str, str]) -> None:
+    """Starts the simulated network for `runimpd`, when ./impervious found no configuration file."""
+    if arguments[1:2] != ["runimpd"] or "IMPD_LAUNCHED" not in environ:
+        return
+    try:
+        if find_config(environ.get("IMPD_CONFIG"), Path.cwd()):
+            return
+    except ConfigError:
+        return
+    directory = Path.cwd() / SIMULATION
+    config = directory / NODE / "config.yml"
+    known = config.exists()
+    simulator = _start_simulator(directory)
+    # A network that was there before keeps its files: both programs can start side by side.
+    if not known:
+        _wait_for(config, simulator)
+    environ["IMPD_CONFIG"] = str(config)
+    environ["IMPD_SIMULATED"] = str(directory)
+
+
+def _start_simulator(directory: Path) -> subprocess.Popen:
+    command = [sys.executable, str(ROOT / "manage.py"), "simulate", "--dir", str(directory), "--attached"]
+    simulator = subprocess.Popen(
+        [*command, "--echo", PARTNER, NODE, PARTNER], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0
+    )
+    atexit.register(_end, simulator)
+    return simulator
+
+
+def _end(simulator: subprocess.Popen) -> None:
+    """The simulator ends when its standard input does: so it also ends with a node that was killed."""
+    simulator.stdin.close()
+    try:
+        simulator.wait(timeout=10)
+    except subprocess.TimeoutExpired:
+        simulator.kill()
+
+
+def _wait_for(config: Path, simulator: subprocess.Popen) -> None:
+    for _ in range(START_SECONDS * 20):
+        if config.exists():
+            return
+        if simulator.poll() is not None:
+            sys.exit(simulator.returncode or 1)
+        time.sleep(0.05)
+    sys.exit(f"the simulated network did not start within {START_SECONDS} s")

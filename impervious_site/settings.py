@@ -1,0 +1,128 @@
+"""Django's settings, from the node's configuration (config.py)."""
+
+import os
+from pathlib import Path
+
+from impervious_site.config import Config, find_config, load_config
+from impervious_site.secret_key import read_or_make
+
+BASE_DIR = Path(__file__).resolve().parent.parent
+VERSION = "0.2.0"
+
+_path = find_config(os.environ.get("IMPD_CONFIG"), Path.cwd())
+# None for commands that need no node (simulate, makemigrations); runimpd and daphne refuse to run without.
+IMPD: Config | None = load_config(_path, os.environ) if _path else None
+
+INSTALLED_APPS = [
+    "django.contrib.admin",
+    "django.contrib.auth",
+    "django.contrib.contenttypes",
+    "django.contrib.sessions",
+    "django.contrib.messages",
+    "django.contrib.staticfiles",
+    "rest_framework",
+    "django_grpc_framework",
+    "channels",
+    "messaging",
+    "nodeapi",
+]
+
+MIDDLEWARE = [
+    "django.middleware.security.SecurityMiddleware",
+    "django.contrib.sessions.middleware.SessionMiddleware",
+    "django.middleware.common.CommonMiddleware",
+    "django.middleware.csrf.CsrfViewMiddleware",
+    "django.contrib.auth.middleware.AuthenticationMiddleware",
+    "django.contrib.messages.middleware.MessageMiddleware",
+    "django.middleware.clickjacking.XFrameOptionsMiddleware",
+]
+
+TEMPLATES = [
+    {
+        "BACKEND": "django.template.backends.django.DjangoTemplates",
+        "APP_DIRS": True,
+        "OPTIONS": {
+            "context_processors": [
+                "django.template.context_processors.request",
+                "django.contrib.auth.context_processors.auth",
+                "django.contrib.messages.context_processors.messages",
+            ]
+        },
+    }
+]
+
+ROOT_URLCONF = "impervious_site.urls"
+ASGI_APPLICATION = "impervious_site.asgi.application"
+
+DATABASES = {
+    "default": {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": str(IMPD.database.sqlite_path) if IMPD else ":memory:",
+        "OPTIONS": {
+            "timeout": 20,
+            "transaction_mode": "IMMEDIATE",
+            # What was answered with an id survives a power cut: FULL waits for the disk at each (grouped) commit.
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-8000;",
+        },
+        # The node's threads keep their connections; under ASGI a longer CONN_MAX_AGE leaks those of admin requests.
+        "CONN_MAX_AGE": 0,
+    }
+}
+
+if IMPD and IMPD.redis_url:
+    CHANNEL_LAYERS = {
+        "default": {
+            "BACKEND": "channels_redis.core.RedisChannelLayer",
+            "CONFIG": {
+                # redis-py's default socket timeout would end the layer's own blocking reads.
+                "hosts": [{"address": IMPD.redis_url.get_secret_value(), "socket_timeout": None}],
+                "prefix": "impd",
+            },
+        }
+    }
+else:
+    CHANNEL_LAYERS = {"default": {"BACKEND": "channels.layers.InMemoryChannelLayer"}}
+
+REST_FRAMEWORK = {
+    "EXCEPTION_HANDLER": "nodeapi.rest.handle_exception",
+    "UNAUTHENTICATED_USER": None,
+}
+
+DEBUG = False
+SECRET_KEY = read_or_make(IMPD.database.sqlite_path.with_suffix(".secret_key")) if IMPD else "no node, no sessions"
+ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
+CSRF_TRUSTED_ORIGINS = []
+if IMPD:
+    ALLOWED_HOSTS += [*IMPD.server.allowed_hosts]
+    if IMPD.server.http_addr.host not in ("0.0.0.0", "::"):
+        ALLOWED_HOSTS.append(IMPD.server.http_addr.host)
+    CSRF_TRUSTED_ORIGINS += [*IMPD.server.allowed_origins]
+
+AUTH_PASSWORD_VALIDATORS = [{"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"}]
+DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
+USE_TZ = True
+TIME_ZONE = "UTC"
+LANGUAGE_CODE = "en"
+STATIC_URL = "/static/"
+X_FRAME_OPTIONS = "DENY"
+SESSION_COOKIE_SAMESITE = "Strict"
+SESSION_COOKIE_NAME = "impd_session"
+
+LOGGING = {
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {
+        "json": {
+            "()": "pythonjsonlogger.json.JsonFormatter",
+            "format": "{asctime}{levelname}{name}{message}",
+            "style": "{",
+            "rename_fields": {"asctime": "time", "levelname": "level", "name": "part"},
+        }
+    },
+    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+    "root": {"handlers": ["stderr"], "level": "INFO"},
+    "loggers": {
+        "daphne": {"level": "WARNING"},
+        "django.channels.server": {"level": "WARNING"},
+    },
+}

@@ -1,0 +1,160 @@
+"""One lnd node: its credentials, the calls the node makes, and what its errors mean.
+
+Only this package knows what a macaroon is.
+"""
+
+import enum
+from collections.abc import AsyncIterator
+
+import grpc
+from protos.invoicesrpc import invoices_pb2_grpc
+from protos.lnrpc import lightning_pb2, lightning_pb2_grpc
+from protos.routerrpc import router_pb2, router_pb2_grpc
+
+CALL_SECONDS = 30
+
+_CHANNEL_OPTIONS = (
+    # A dead TCP connection would otherwise hang a stream for days. lnd allows a ping every 5 seconds.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.max_receive_message_length", 64 * 2**20),
+    ("grpc.initial_reconnect_backoff_ms", 200),
+    ("grpc.min_reconnect_backoff_ms", 200),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+    ("grpc.enable_retries", 0),
+)
+
+
+class Trouble(enum.Enum):
+    """What is wrong with lnd. The first group passes by itself, the second wants the operator."""
+
+    AWAY = "away"
+    STARTING = "starting"
+    LOCKED = "locked"
+    BUSY = "busy"
+
+    CERTIFICATE = "certificate"
+    MACAROON = "macaroon"
+    WRONG_NODE = "wrong_node"
+    NO_KEYSEND = "no_keysend"
+    REFUSED = "refused"
+
+    @property
+    def passes(self) -> bool:
+        return self in (Trouble.AWAY, Trouble.STARTING, Trouble.LOCKED, Trouble.BUSY)
+
+
+class LndError(Exception):
+    """lnd did not do what was asked. `str()` is fit for a log line; it holds no secret."""
+
+    def __init__(self, trouble: Trouble, text: str, *, code: grpc.StatusCode | None = None, details: str = ""):
+        super().__init__(text)
+        self.trouble = trouble
+        self.code = code
+        self.details = details
+
+
+class LndClient:
+    """Calls to one lnd over one channel.
+
+    `tls_cert` is the PEM of lnd's own certificate, or None for the system's certificate authorities (hosted nodes).
+    Every method raises LndError.
+    """
+
+    def __init__(self, *, host: str, port: int, tls_cert: bytes | None, macaroon_hex: str):
+        self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._metadata = (("macaroon", macaroon_hex),)
+        credentials = grpc.ssl_channel_credentials(tls_cert)
+        self._channel = grpc.aio.secure_channel(self.address, credentials, options=_CHANNEL_OPTIONS)
+        self._lightning = lightning_pb2_grpc.LightningStub(self._channel)
+        self._router = router_pb2_grpc.RouterStub(self._channel)
+        self._invoices = invoices_pb2_grpc.InvoicesStub(self._channel)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def get_info(self) -> lightning_pb2.GetInfoResponse:
+        return await self._call(self._lightning.GetInfo, lightning_pb2.GetInfoRequest())
+
+    async def list_channels(self) -> lightning_pb2.ListChannelsResponse:
+        return await self._call(self._lightning.ListChannels, lightning_pb2.ListChannelsRequest())
+
+    async def node_info(self, pubkey: bytes) -> lightning_pb2.NodeInfo:
+        return await self._call(self._lightning.GetNodeInfo, lightning_pb2.NodeInfoRequest(pub_key=pubkey.hex()))
+
+    async def query_routes(self, request: lightning_pb2.QueryRoutesRequest) -> lightning_pb2.QueryRoutesResponse:
+        return await self._call(self._lightning.QueryRoutes, request)
+
+    async def sign_message(self, message: bytes) -> str:
+        """lnd's zbase32 signature by the node's key. lnd signs deterministically (RFC 6979)."""
+        response = await self._call(self._lightning.SignMessage, lightning_pb2.SignMessageRequest(msg=message))
+        return response.signature
+
+    async def send_payment(self, request: router_pb2.SendPaymentRequest) -> lightning_pb2.Payment:
+        """Pays and waits for the end of the payment, which goes on in lnd when this call is cancelled."""
+        return await self._last(self._router.SendPaymentV2, request)
+
+    async def track_payment(self, payment_hash: bytes) -> lightning_pb2.Payment:
+        """Waits for the end of a payment that was made earlier. LndError with code NOT_FOUND when lnd never heard of it."""
+        request = router_pb2.TrackPaymentRequest(payment_hash=payment_hash, no_inflight_updates=True)
+        return await self._last(self._router.TrackPaymentV2, request)
+
+    async def subscribe_invoices(self) -> AsyncIterator[lightning_pb2.Invoice]:
+        """New invoices and settlements from now on. Ends with LndError."""
+        # settle_index 0: lnd tells no backlog, and a cursor ahead of a restored node cannot mute it.
+        call = self._lightning.SubscribeInvoices(lightning_pb2.InvoiceSubscription(), metadata=self._metadata)
+        try:
+            async for invoice in call:
+                yield invoice
+            raise LndError(Trouble.AWAY, "lnd ended the invoice stream")
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from None
+        finally:
+            call.cancel()
+
+    async def _call(self, method, request):
+        try:
+            return await method(request, metadata=self._metadata, timeout=CALL_SECONDS)
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from None
+
+    async def _last(self, method, request) -> lightning_pb2.Payment:
+        payment = None
+        try:
+            async for payment in method(request, metadata=self._metadata):
+                if payment.status in (lightning_pb2.Payment.SUCCEEDED, lightning_pb2.Payment.FAILED):
+                    return payment
+        except grpc.aio.AioRpcError as error:
+            raise self._error(error) from None
+        raise LndError(Trouble.AWAY, "lnd ended the payment stream before the payment's end")
+
+    def _error(self, error: grpc.aio.AioRpcError) -> LndError:
+        return explain(self.address, error.code(), error.details() or "")
+
+
+def explain(address: str, code: grpc.StatusCode, details: str) -> LndError:
+    """An LndError that says in words what a gRPC status of lnd means and what can be done."""
+    trouble, text = _diagnose(address, code, details)
+    return LndError(trouble, text, code=code, details=details)
+
+
+def _diagnose(address: str, code: grpc.StatusCode, details: str) -> tuple[Trouble, str]:
+    lowered = details.lower()
+    if "certificate_verify_failed" in lowered or "handshake failed" in lowered or "wrong_version_number" in lowered:
+        return Trouble.CERTIFICATE, (
+            f"lnd at {address} does not show the certificate in lightning.lnd_node.tls_cert: give the tls.cert of this very "
+            "lnd, and an ip that stands in it (lnd's tlsextraip, tlsextradomain)"
+        )
+    if "wallet locked" in lowered or "wallet not created" in lowered:
+        return Trouble.LOCKED, f"lnd at {address} is locked: run `lncli unlock` (or `lncli create`)"
+    if "process of starting up" in lowered or (code is grpc.StatusCode.UNIMPLEMENTED and "unknown service" in lowered):
+        return Trouble.STARTING, f"lnd at {address} is starting"
+    if "macaroon" in lowered or "permission denied" in lowered or "verification failed" in lowered:
+        return Trouble.MACAROON, (
+            f"lnd at {address} refuses the macaroon in lightning.lnd_node.admin_macaroon: {details[:200]}"
+        )
+    if code is grpc.StatusCode.UNAVAILABLE:
+        return Trouble.AWAY, f"lnd at {address} does not answer"
+    if code in (grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED):
+        return Trouble.BUSY, f"lnd at {address} did not answer in time"
+    return Trouble.REFUSED, f"lnd at {address}: {details[:200]}"

@@ -1,0 +1,24 @@
+#!/usr/bin/env python3
+"""The node's commands. `--config PATH` (or `-config PATH`) names the configuration, for every command."""
+
+import os
+import sys
+
+from impervious_site import launch
+from impervious_site.config import ConfigError
+
+
+def main() -> None:
+    os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
+    arguments = launch.take_config(sys.argv, os.environ)
+    launch.prepare_simulation(arguments, os.environ)
+    from django.core.management import execute_from_command_line
+
+    try:
+        execute_from_command_line(arguments)
+    except ConfigError as error:
+        sys.exit(f"The configuration cannot be used:\n{error}")
+
+
+if __name__ == "__main__":
+    main()

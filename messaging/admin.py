@@ -1,0 +1,169 @@
+"""Messages, attempts, peers and events as the operator sees them. What has happened cannot be edited."""
+
+from django.contrib import admin
+from django.db.models import Count, Q
+from django.utils.html import format_html
+
+from messaging.models import Attempt, Direction, Event, Message, Peer
+
+SHOWN_BODY_BYTES = 2_000
+SHOWN_IN_LIST = 60
+
+
+def shown_bytes(raw: bytes) -> str:
+    """Bytes for people: text where they are text, else hexadecimal; cut when long."""
+    cut = bytes(raw[:SHOWN_BODY_BYTES])
+    try:
+        text = cut.decode()
+    except UnicodeDecodeError:
+        text = cut.hex(" ")
+    more = len(raw) - SHOWN_BODY_BYTES
+    return text + (f" … and {more:,} bytes more" if more > 0 else "")
+
+
+def sat(amount_msat: int) -> str:
+    whole, rest = divmod(amount_msat, 1000)
+    return f"{whole:,} sat" if not rest else f"{amount_msat / 1000:,.3f} sat"
+
+
+class HistoryAdmin(admin.ModelAdmin):
+    """Rows that the node writes. Editing or deleting them would make the history lie."""
+
+    show_full_result_count = False
+    list_per_page = 50
+
+    def has_add_permission(self, request) -> bool:
+        return False
+
+    def has_change_permission(self, request, obj=None) -> bool:
+        return False
+
+    def has_delete_permission(self, request, obj=None) -> bool:
+        return False
+
+
+class ShortKey:
+    """A node's key, short in lists and whole on hover."""
+
+    @admin.display(description="peer", ordering="pubkey")
+    def short_peer(self, row) -> str:
+        if not row.pubkey:
+            return "not named"
+        return format_html('<code title="{}">{}…{}</code>', row.pubkey, row.pubkey[:10], row.pubkey[-6:])
+
+
+@admin.register(Message)
+class MessageAdmin(ShortKey, HistoryAdmin):
+    list_display = (
+        "created_at", "direction", "short_peer", "service", "text_begin", "amount", "state", "attempts", "error",
+    )
+    list_filter = ("direction", "state", "service", "created_at")
+    search_fields = ("pubkey__startswith", "error")
+    search_help_text = "A message id (whole), the beginning of a peer's key, or words of a cause"
+    fields = (
+        "message_id", "direction", "pubkey", "service", "reply_to", "text", "amount", "fee", "state", "error",
+        "attempts", "attempt", "next_try_at", "expires_at", "created_at", "updated_at",
+    )
+    readonly_fields = ("text", "amount", "fee")
+
+    def get_search_results(self, request, queryset, search_term):
+        identity = search_term.strip().replace("-", "")
+        if len(identity) == 32 and all(digit in "0123456789abcdefABCDEF" for digit in identity):
+            return queryset.filter(Q(message_id=identity) | Q(reply_to=identity)), False
+        return super().get_search_results(request, queryset, search_term)
+
+    @admin.display(description="message")
+    def text(self, message: Message) -> str:
+        return shown_bytes(message.body)
+
+    @admin.display(description="message")
+    def text_begin(self, message: Message) -> str:
+        shown = shown_bytes(message.body)
+        return shown if len(shown) <= SHOWN_IN_LIST else shown[:SHOWN_IN_LIST] + "…"
+
+    @admin.display(description="amount", ordering="amount_msat")
+    def amount(self, message: Message) -> str:
+        return sat(message.amount_msat)
+
+    @admin.display(description="routing fee")
+    def fee(self, message: Message) -> str:
+        return sat(message.fee_msat)
+
+
+@admin.register(Attempt)
+class AttemptAdmin(HistoryAdmin):
+    """The preimage is not shown: whoever knows it can pretend to have been paid."""
+
+    list_display = ("created_at", "payment_hash", "destination", "service", "amount", "fee", "state", "cause")
+    list_filter = ("state", "service", "created_at")
+    search_fields = ("destination__startswith", "cause")
+    fields = (
+        "payment_hash", "destination", "service", "messages_carried", "amount", "fee", "state", "cause", "created_at",
+        "ended_at",
+    )
+    readonly_fields = ("payment_hash", "messages_carried", "amount", "fee")
+
+    @admin.display(description="payment hash")
+    def payment_hash(self, attempt: Attempt) -> str:
+        return bytes(attempt.name).hex()
+
+    @admin.display(description="messages")
+    def messages_carried(self, attempt: Attempt) -> str:
+        return ", ".join(str(identity) for identity in attempt.messages.values_list("message_id", flat=True)) or "none now"
+
+    @admin.display(description="amount", ordering="amount_msat")
+    def amount(self, attempt: Attempt) -> str:
+        return sat(attempt.amount_msat)
+
+    @admin.display(description="routing fee")
+    def fee(self, attempt: Attempt) -> str:
+        return sat(attempt.fee_msat)
+
+
+@admin.register(Event)
+class EventAdmin(HistoryAdmin):
+    list_display = ("seq", "created_at", "service_type", "message_id", "from_pubkey", "amount_sat", "content")
+    list_filter = ("service_type", "created_at")
+    search_fields = ("from_pubkey__startswith",)
+    fields = (
+        "seq", "created_at", "service_type", "message_id", "reply_to", "from_pubkey", "amount_sat", "content",
+    )
+    readonly_fields = ("content",)
+
+    @admin.display(description="data")
+    def content(self, event: Event) -> str:
+        return shown_bytes(event.data)
+
+
+@admin.register(Peer)
+class PeerAdmin(admin.ModelAdmin):
+    """Peers come by themselves; only the operator's own name for them can be written."""
+
+    list_display = ("pubkey", "label", "sent", "received", "first_seen_at", "last_seen_at")
+    list_filter = ("last_seen_at",)
+    search_fields = ("pubkey__startswith", "label")
+    fields = ("pubkey", "label", "sent", "received", "first_seen_at", "last_seen_at")
+    readonly_fields = ("pubkey", "sent", "received", "first_seen_at", "last_seen_at")
+    show_full_result_count = False
+
+    def has_add_permission(self, request) -> bool:
+        return False
+
+    def has_delete_permission(self, request, obj=None) -> bool:
+        return False
+
+    @admin.display(description="messages sent")
+    def sent(self, peer: Peer) -> int:
+        return self._counts(peer)["sent"]
+
+    @admin.display(description="messages received")
+    def received(self, peer: Peer) -> int:
+        return self._counts(peer)["received"]
+
+    def _counts(self, peer: Peer) -> dict[str, int]:
+        if not hasattr(peer, "counts"):
+            peer.counts = Message.objects.filter(pubkey=peer.pubkey).aggregate(
+                sent=Count("pk", filter=Q(direction=Direction.OUT)),
+                received=Count("pk", filter=Q(direction=Direction.IN)),
+            )
+        return peer.counts

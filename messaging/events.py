@@ -1,0 +1,65 @@
+"""The event log: append, replay, publish. The only place that sends into a Channels group.
+
+Order and truth come from the table; the group carries no content, it only wakes the stream hub of each process.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+
+from channels.layers import get_channel_layer
+from django.db import transaction
+
+from messaging.models import Event
+
+logger = logging.getLogger(__name__)
+
+GROUP = "events"
+WAKE = "events.wake"
+
+
+def append(events: list[Event], *, published: Callable[[], None]) -> None:
+    """Appends to the log inside the caller's transaction; `published` is called (from its thread) after the commit."""
+    if not events:
+        return
+    Event.objects.bulk_create(events)
+    transaction.on_commit(published)
+
+
+def last_seq() -> int:
+    """The newest event's place in the log; 0 when there is none."""
+    return Event.objects.order_by("-seq").values_list("seq", flat=True).first() or 0
+
+
+def read_after(seq: int, *, limit: int, services: Iterable[str] = ()) -> list[Event]:
+    """Up to `limit` events behind `seq`, oldest first."""
+    events = Event.objects.filter(seq__gt=seq)
+    if services:
+        events = events.filter(service_type__in=list(services))
+    return list(events.order_by("seq")[:limit])
+
+
+class Waker:
+    """Wakes every process's hub after commits. Many commits in quick succession share one wake."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._committed = asyncio.Event()
+
+    def published(self) -> None:
+        """Says that events were committed. Callable from any thread."""
+        try:
+            self._loop.call_soon_threadsafe(self._committed.set)
+        except RuntimeError:
+            logger.debug("the event loop has ended; the log is read again at the next start")
+
+    async def run(self) -> None:
+        layer = get_channel_layer()
+        while True:
+            await self._committed.wait()
+            self._committed.clear()
+            try:
+                await layer.group_send(GROUP, {"type": WAKE})
+            except Exception as error:
+                # Other processes poll the log as well: a channel layer that is away costs delay, not events.
+                logger.warning("channel layer: %s", type(error).__name__)

@@ -1,0 +1,140 @@
+"""What is stored of messages: the messages, the attempts to deliver them, what was received, the event log, the peers."""
+
+import uuid
+
+from django.db import models
+from django.utils import timezone
+
+
+class State(models.TextChoices):
+    """A message's life. Sent from here: queued → in_flight → settled | retrying → in_flight … | failed."""
+
+    QUEUED = "queued"
+    IN_FLIGHT = "in_flight"
+    RETRYING = "retrying"
+    SETTLED = "settled"
+    FAILED = "failed"
+    RECEIVED = "received"
+
+
+# From which states a message may come into each state.
+TRANSITIONS = {
+    State.IN_FLIGHT: (State.QUEUED, State.RETRYING),
+    State.RETRYING: (State.IN_FLIGHT,),
+    State.SETTLED: (State.IN_FLIGHT,),
+    State.FAILED: (State.QUEUED, State.IN_FLIGHT, State.RETRYING),
+}
+UNFINISHED = (State.QUEUED, State.IN_FLIGHT, State.RETRYING)
+
+
+class Direction(models.TextChoices):
+    OUT = "out", "sent"
+    IN = "in", "received"
+
+
+class Peer(models.Model):
+    """A node that this one has written to or heard from."""
+
+    pubkey = models.CharField(max_length=66, primary_key=True, help_text="The node's key in hexadecimal.")
+    label = models.CharField(max_length=100, blank=True, help_text="Your own name for this node.")
+    first_seen_at = models.DateTimeField(default=timezone.now)
+    last_seen_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    def __str__(self) -> str:
+        return self.label or self.pubkey
+
+
+class Attempt(models.Model):
+    """One payment that carries one or more messages to one node.
+
+    It is stored before lnd hears of it: after a crash the same secret names the same payment, so that nothing is paid
+    twice. `packet` is what the record holds behind its header; lnd's signature over it is deterministic.
+    """
+
+    class State(models.TextChoices):
+        IN_FLIGHT = "in_flight"
+        SETTLED = "settled"
+        FAILED = "failed"
+
+    id = models.UUIDField(primary_key=True, default=uuid.uuid4)
+    secret = models.BinaryField(help_text="The preimage.")
+    name = models.BinaryField(max_length=32, unique=True, help_text="The payment hash.")
+    destination = models.CharField(max_length=66)
+    service = models.CharField(max_length=32)
+    packet = models.BinaryField()
+    amount_msat = models.BigIntegerField()
+    fee_msat = models.BigIntegerField(default=0)
+    state = models.CharField(max_length=16, choices=State, default=State.IN_FLIGHT)
+    cause = models.CharField(max_length=500, blank=True)
+    created_at = models.DateTimeField(default=timezone.now)
+    ended_at = models.DateTimeField(null=True)
+
+    class Meta:
+        indexes = [
+            models.Index(fields=["created_at"], name="attempt_in_flight", condition=models.Q(state="in_flight")),
+        ]
+
+    def __str__(self) -> str:
+        return f"{bytes(self.name).hex()[:16]}… to {self.destination[:16]}…"
+
+
+class Message(models.Model):
+    """One message, sent or received, of whatever service. Amounts are in msat; `body` is the user's bytes."""
+
+    message_id = models.UUIDField()
+    direction = models.CharField(max_length=3, choices=Direction)
+    pubkey = models.CharField("peer", max_length=66, blank=True, help_text="Empty for records that do not name a sender.")
+    service = models.CharField(max_length=32)
+    reply_to = models.UUIDField(null=True)
+    body = models.BinaryField()
+    amount_msat = models.BigIntegerField()
+    state = models.CharField(max_length=16, choices=State)
+    attempts = models.PositiveIntegerField(default=0)
+    attempt = models.ForeignKey(Attempt, null=True, on_delete=models.PROTECT, related_name="messages")
+    fee_msat = models.BigIntegerField(default=0)
+    error = models.CharField("cause", max_length=500, blank=True)
+    alone = models.BooleanField(default=False, help_text="Failed in company: not joined with others again.")
+    created_at = models.DateTimeField(default=timezone.now)
+    updated_at = models.DateTimeField(default=timezone.now)
+    next_try_at = models.DateTimeField(null=True)
+    expires_at = models.DateTimeField(null=True)
+
+    class Meta:
+        constraints = [
+            models.UniqueConstraint(fields=["direction", "pubkey", "message_id"], name="message_once"),
+        ]
+        indexes = [
+            models.Index(fields=["message_id"], name="message_by_id"),
+            models.Index(fields=["pubkey", "id"], name="message_by_peer"),
+            models.Index(fields=["id"], name="message_unfinished", condition=models.Q(state__in=UNFINISHED)),
+        ]
+
+    def __str__(self) -> str:
+        return str(self.message_id)
+
+
+class ReceivedHtlc(models.Model):
+    """The key of each settled HTLC that was handled, so that none is handled twice. Never pruned.
+
+    The key is the hash of our node, the payment hash, the channel and the HTLC's index: whoever has seen a preimage can
+    pay its invoice again, and that is another HTLC.
+    """
+
+    key = models.BinaryField(primary_key=True, max_length=32)
+    received_at = models.DateTimeField(default=timezone.now)
+
+
+class Event(models.Model):
+    """The event log: what the stream tells. `seq` grows and is never used again; the runimpd process is the only writer."""
+
+    seq = models.BigAutoField(primary_key=True)
+    message_id = models.UUIDField()
+    reply_to = models.UUIDField(null=True)
+    from_pubkey = models.CharField(max_length=66, blank=True)
+    data = models.BinaryField()
+    service_type = models.CharField(max_length=32)
+    amount_sat = models.BigIntegerField()
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    def __str__(self) -> str:
+        return f"{self.seq} {self.service_type}"

@@ -1,0 +1,414 @@
+"""The way out: accepted messages → payments → their ends. One instance a node, in the runimpd process.
+
+Messages that are accepted while a commit is under way are committed, and where they go to the same node and service also
+paid, together; nothing ever waits in order to be joined. A node that is away holds up only itself.
+"""
+
+import asyncio
+import heapq
+import logging
+import random
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import timedelta
+from functools import partial
+from uuid import UUID, uuid4
+
+from django.utils import timezone
+
+from lightning import signature
+from lightning.carrier import Carrier, Outcome, Shipment, Verdict
+from lightning.client import LndError
+from messaging import envelope, ledger
+from messaging.database import Database
+from messaging.models import Attempt, Direction, Message, State
+from messaging.packing import pack
+
+logger = logging.getLogger(__name__)
+
+FIRST_RETRY_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 300.0
+UNKNOWN_RETRY_SECONDS = 2.0
+# After this long an attempt counts only against its own destination: a node that holds payments stops nobody else.
+HELD_SECONDS = 60.0
+MAX_STARTED_AT_ONCE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    in_flight: int
+    in_flight_per_peer: int
+    expires_seconds: int
+
+
+@dataclass
+class Destination:
+    """What waits for one node, by primary key: first tries in their order, retries by their time (monotonic seconds)."""
+
+    waiting: deque[int] = field(default_factory=deque)
+    retries: list[tuple[float, int]] = field(default_factory=list)
+    in_flight: int = 0
+    timer: asyncio.TimerHandle | None = None
+
+    def take_due(self, now: float, most: int) -> list[int]:
+        keys = []
+        while len(keys) < most and self.retries and self.retries[0][0] <= now:
+            keys.append(heapq.heappop(self.retries)[1])
+        while len(keys) < most and self.waiting:
+            keys.append(self.waiting.popleft())
+        return keys
+
+    def has_due(self, now: float) -> bool:
+        return bool(self.waiting) or bool(self.retries and self.retries[0][0] <= now)
+
+    @property
+    def idle(self) -> bool:
+        return not (self.waiting or self.retries or self.in_flight)
+
+
+class Outbox:
+    """`accept` answers with the message's id once it is committed. `run` does the work until it is cancelled."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        carrier: Carrier,
+        own_pubkey: bytes,
+        record_numbers: Mapping[str, int],
+        limits: Limits,
+        published: Callable[[], None],
+    ):
+        self._database = database
+        self._carrier = carrier
+        self._own_pubkey = own_pubkey
+        self._record_numbers = record_numbers
+        self._limits = limits
+        self._published = published
+        self._accepted: list[tuple[Message, asyncio.Future]] = []
+        self._arrived = asyncio.Event()
+        self._work = asyncio.Event()
+        self._destinations: dict[str, Destination] = {}
+        self._turn: deque[str] = deque()
+        self._in_flight = 0
+        self._tasks: set[asyncio.Task] = set()
+
+    async def accept(
+        self, *, service: str, pubkey: str, body: bytes, amount_sat: int, reply_to: UUID | None
+    ) -> UUID:
+        """Stores a message and sends it. The answer comes after the commit."""
+        now = timezone.now()
+        message = Message(
+            message_id=uuid4(),
+            direction=Direction.OUT,
+            pubkey=pubkey,
+            service=service,
+            reply_to=reply_to,
+            body=body,
+            amount_msat=amount_sat * 1000,
+            state=State.QUEUED,
+            created_at=now,
+            updated_at=now,
+            expires_at=now + timedelta(seconds=self._limits.expires_seconds),
+        )
+        stored = asyncio.get_running_loop().create_future()
+        self._accepted.append((message, stored))
+        self._arrived.set()
+        await stored
+        return message.message_id
+
+    async def run(self) -> None:
+        """Takes up what an earlier process left, then works until cancelled."""
+        await self._take_up()
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._accept_forever())
+                group.create_task(self._start_forever())
+        finally:
+            for task in self._tasks:
+                task.cancel()
+
+    def retry_now(self) -> None:
+        """lnd is back: what waits for its next try is due."""
+        for pubkey, destination in self._destinations.items():
+            destination.retries = [(0.0, key) for _, key in sorted(destination.retries)]
+            self._line_up(pubkey)
+
+    @property
+    def depth(self) -> int:
+        """Messages that wait for an attempt."""
+        return sum(len(d.waiting) + len(d.retries) for d in self._destinations.values())
+
+    # accepting
+
+    async def _accept_forever(self) -> None:
+        while True:
+            await self._arrived.wait()
+            self._arrived.clear()
+            accepted, self._accepted = self._accepted, []
+            await self._store(accepted)
+
+    async def _store(self, accepted: list[tuple[Message, asyncio.Future]]) -> None:
+        messages = [message for message, _ in accepted]
+        starting = self._start_at_once(messages)
+        for attempt, carried in starting:
+            self._occupy(attempt)
+        signing = [self._spawn(self._sign(attempt)) for attempt, _ in starting]
+        try:
+            await self._database.write(
+                partial(ledger.store_accepted, messages, [attempt for attempt, _ in starting])
+            )
+        except Exception as error:
+            for task, (attempt, _) in zip(signing, starting):
+                task.cancel()
+                self._release(attempt)
+            _answer(accepted, error)
+            return
+        _answer(accepted, None)
+        for task, (attempt, carried) in zip(signing, starting):
+            self._spawn(self._ship(attempt, carried, task))
+        for message in messages:
+            if message.state == State.QUEUED:
+                self._destination(message.pubkey).waiting.append(message.pk)
+                self._line_up(message.pubkey)
+
+    def _start_at_once(self, messages: list[Message]) -> list[tuple[Attempt, list[Message]]]:
+        """Attempts for the messages whose node has nothing waiting and room in flight."""
+        free = self._limits.in_flight - self._in_flight
+        room: dict[str, int] = {}
+        starting = []
+        now = timezone.now()
+        now_seconds = time.monotonic()
+        for load in pack(messages, safe_room_bytes=self._carrier.safe_room_bytes):
+            destination = self._destinations.get(load.pubkey)
+            taken = destination.in_flight if destination else 0
+            left = room.setdefault(load.pubkey, self._limits.in_flight_per_peer - taken)
+            if free <= 0 or left <= 0 or (destination and destination.has_due(now_seconds)):
+                room[load.pubkey] = 0
+                continue
+            free -= 1
+            room[load.pubkey] -= 1
+            attempt = ledger.attempt_for(load, self._carrier)
+            for message in load.messages:
+                ledger.take_off(message, attempt, now)
+            starting.append((attempt, load.messages))
+        return starting
+
+    # starting what waits
+
+    async def _start_forever(self) -> None:
+        while True:
+            await self._work.wait()
+            self._work.clear()
+            while batch := self._next_batch():
+                await self._start(*batch)
+
+    def _next_batch(self) -> tuple[str, list[int], int] | None:
+        """Messages of the node whose turn it is, and how many payments may carry them: a payment may carry several."""
+        now = time.monotonic()
+        free = self._limits.in_flight - self._in_flight
+        if free <= 0:
+            return None
+        for _ in range(len(self._turn)):
+            pubkey = self._turn.popleft()
+            destination = self._destinations[pubkey]
+            slots = min(free, self._limits.in_flight_per_peer - destination.in_flight)
+            if slots <= 0 or not destination.has_due(now):
+                continue
+            return pubkey, destination.take_due(now, MAX_STARTED_AT_ONCE), slots
+        return None
+
+    async def _start(self, pubkey: str, keys: list[int], slots: int) -> None:
+        try:
+            started, left = await self._database.write(
+                partial(ledger.start_attempts, keys, self._carrier, most=slots)
+            )
+        except Exception:
+            logger.exception("messages could not be started; they are tried again")
+            await asyncio.sleep(FIRST_RETRY_SECONDS)
+            started, left = [], keys
+        for attempt, messages in started:
+            self._occupy(attempt)
+            self._spawn(self._ship(attempt, messages, self._spawn(self._sign(attempt))))
+        destination = self._destination(pubkey)
+        destination.waiting.extendleft(reversed(left))
+        self._line_up(pubkey)
+
+    # on the way
+
+    async def _sign(self, attempt: Attempt) -> bytes:
+        message = envelope.signed_bytes(
+            recipient=bytes.fromhex(attempt.destination),
+            record_number=self._record_numbers[attempt.service],
+            packet=bytes(attempt.packet),
+        )
+        return signature.compact_from_zbase32(await self._carrier.sign(message))
+
+    async def _ship(self, attempt: Attempt, messages: list[Message], signing: asyncio.Task) -> None:
+        """Sends an attempt that is stored, and stores its end."""
+        held = asyncio.get_running_loop().call_later(HELD_SECONDS, self._held, attempt)
+        try:
+            outcome = await self._send(attempt, signing)
+            while outcome.verdict in (Verdict.UNKNOWN, Verdict.NEVER_SENT):
+                outcome = await self._ask_again(attempt, outcome)
+            await self._finish(attempt, messages, outcome)
+        finally:
+            held.cancel()
+            self._release(attempt)
+
+    async def _send(self, attempt: Attempt, signing: asyncio.Task) -> Outcome:
+        try:
+            compact = await signing
+        except LndError as error:
+            # lnd never heard of this attempt, so another one is safe.
+            return Outcome(verdict=Verdict.PASSING, cause=str(error))
+        return await self._carrier.send(self._shipment(attempt, compact))
+
+    async def _ask_again(self, attempt: Attempt, outcome: Outcome) -> Outcome:
+        if outcome.verdict is Verdict.UNKNOWN:
+            logger.info("payment's end unknown, asking again", extra={"cause": outcome.cause})
+            await asyncio.sleep(UNKNOWN_RETRY_SECONDS * random.uniform(0.8, 1.2))
+            return await self._carrier.outcome(bytes(attempt.secret))
+        try:
+            compact = await self._sign(attempt)
+        except LndError as error:
+            return Outcome(verdict=Verdict.UNKNOWN, cause=str(error))
+        return await self._carrier.send(self._shipment(attempt, compact))
+
+    def _shipment(self, attempt: Attempt, compact: bytes) -> Shipment:
+        return Shipment(
+            destination=bytes.fromhex(attempt.destination),
+            record_number=self._record_numbers[attempt.service],
+            record=envelope.encode_record(
+                sender=self._own_pubkey, compact_signature=compact, packet=bytes(attempt.packet)
+            ),
+            amount_msat=attempt.amount_msat,
+            secret=bytes(attempt.secret),
+        )
+
+    async def _finish(self, attempt: Attempt, messages: list[Message], outcome: Outcome) -> None:
+        step = partial(self._step(outcome, messages), attempt, messages, published=self._published)
+        while True:
+            try:
+                waiting = await self._database.write(step)
+                break
+            except Exception:
+                # The end of a payment must not be forgotten: a full disk or a locked database passes.
+                logger.exception("the end of an attempt could not be stored; trying again")
+                await asyncio.sleep(UNKNOWN_RETRY_SECONDS)
+        ids = [str(message.message_id) for message in messages]
+        logger.info("attempt ended", extra={"verdict": outcome.verdict.value, "cause": outcome.cause, "messages": ids})
+        for message in waiting or ():
+            due = time.monotonic() + (message.next_try_at - timezone.now()).total_seconds()
+            heapq.heappush(self._destination(message.pubkey).retries, (due, message.pk))
+            self._line_up(message.pubkey)
+
+    def _step(self, outcome: Outcome, messages: list[Message]) -> Callable:
+        if outcome.verdict is Verdict.SETTLED:
+            return partial(ledger.settle, fee_msat=outcome.fee_msat)
+        if outcome.verdict is Verdict.FINAL and len(messages) == 1:
+            return partial(ledger.fail, cause=outcome.cause)
+        # In company one message may be to blame for all: each is tried again by itself.
+        return partial(
+            ledger.retry,
+            cause=outcome.cause,
+            delay_seconds=0.0 if outcome.verdict is Verdict.FINAL else backoff_seconds(messages[0].attempts),
+            alone=len(messages) > 1,
+        )
+
+    # slots
+
+    def _occupy(self, attempt: Attempt) -> None:
+        attempt.counts_in_all = True
+        self._in_flight += 1
+        self._destination(attempt.destination).in_flight += 1
+
+    def _held(self, attempt: Attempt) -> None:
+        if attempt.counts_in_all:
+            attempt.counts_in_all = False
+            self._in_flight -= 1
+            self._work.set()
+
+    def _release(self, attempt: Attempt) -> None:
+        self._held(attempt)
+        destination = self._destinations[attempt.destination]
+        destination.in_flight -= 1
+        if destination.idle:
+            del self._destinations[attempt.destination]
+        else:
+            self._line_up(attempt.destination)
+
+    def _destination(self, pubkey: str) -> Destination:
+        return self._destinations.setdefault(pubkey, Destination())
+
+    def _line_up(self, pubkey: str) -> None:
+        """Gives a node its turn if something of it is due, and a timer for what is due later."""
+        destination = self._destinations[pubkey]
+        now = time.monotonic()
+        if destination.has_due(now):
+            if pubkey not in self._turn:
+                self._turn.append(pubkey)
+            self._work.set()
+        elif destination.retries:
+            if destination.timer:
+                destination.timer.cancel()
+            wait = max(0.0, destination.retries[0][0] - now)
+            destination.timer = asyncio.get_running_loop().call_later(wait, self._line_up_if_known, pubkey)
+
+    def _line_up_if_known(self, pubkey: str) -> None:
+        if pubkey in self._destinations:
+            self._line_up(pubkey)
+
+    # after a start
+
+    async def _take_up(self) -> None:
+        for attempt, messages in await self._database.read(ledger.unfinished_attempts):
+            self._occupy(attempt)
+            self._spawn(self._resume(attempt, messages))
+        now = timezone.now()
+        for key, pubkey, next_try_at in await self._database.read(ledger.waiting_messages):
+            destination = self._destination(pubkey)
+            if next_try_at is None:
+                destination.waiting.append(key)
+            else:
+                heapq.heappush(destination.retries, (time.monotonic() + (next_try_at - now).total_seconds(), key))
+            self._line_up(pubkey)
+
+    async def _resume(self, attempt: Attempt, messages: list[Message]) -> None:
+        """Asks lnd what became of an attempt that an earlier process left; its secret stays the same."""
+        try:
+            outcome = await self._carrier.outcome(bytes(attempt.secret))
+            while outcome.verdict in (Verdict.UNKNOWN, Verdict.NEVER_SENT):
+                outcome = await self._ask_again(attempt, outcome)
+            await self._finish(attempt, messages, outcome)
+        finally:
+            self._release(attempt)
+
+    def _spawn(self, coroutine) -> asyncio.Task:
+        task = asyncio.get_running_loop().create_task(coroutine)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
+        return task
+
+    def _ended(self, task: asyncio.Task) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, LndError):
+            logger.error("outbox task failed", exc_info=error)
+
+
+def backoff_seconds(attempts: int) -> float:
+    """Exponential, with jitter so that many messages do not come back at the same instant."""
+    base = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, 16))
+    return base * random.uniform(0.75, 1.25)
+
+
+def _answer(accepted: list[tuple[Message, asyncio.Future]], error: Exception | None) -> None:
+    for _, stored in accepted:
+        if stored.done():
+            continue
+        if error is None:
+            stored.set_result(None)
+        else:
+            stored.set_exception(error)

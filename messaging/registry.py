@@ -1,0 +1,68 @@
+"""Service type ↔ record number ↔ handler.
+
+A service is one row of HANDLERS. A handler is a function that gets a received Message inside the transaction that stores
+it, and answers with the events to publish: `def handle(message: Message) -> list[Event]`.
+"""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Protocol
+
+from django.utils.module_loading import import_string
+
+from messaging.models import Event, Message
+
+Handler = Callable[[Message], list[Event]]
+
+HANDLERS = {
+    "message": "messaging.handlers.publish",
+    "websocket": "messaging.handlers.publish",
+    "sign": "messaging.handlers.publish",
+}
+# Of these services a record without our magic bytes is published too, as it is.
+FOREIGN_WELCOME = frozenset({"message", "websocket"})
+
+
+class ServiceConfig(Protocol):
+    """A row of the configuration's service_list."""
+
+    service_type: str
+    active: bool
+    custom_record_number: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Service:
+    service_type: str
+    record_number: int
+    active: bool
+    handler: Handler | None
+
+    @property
+    def state(self) -> str:
+        if not self.active:
+            return "off"
+        return "running" if self.handler else "unavailable"
+
+
+class Registry:
+    """The services of this node, by type and by record number. Numbers and types are unique."""
+
+    def __init__(self, rows: Iterable[ServiceConfig]):
+        self.services = tuple(
+            Service(
+                service_type=row.service_type,
+                record_number=row.custom_record_number,
+                active=row.active,
+                handler=import_string(HANDLERS[row.service_type]) if row.service_type in HANDLERS else None,
+            )
+            for row in rows
+        )
+        self._by_type = {service.service_type: service for service in self.services}
+        self._by_number = {service.record_number: service for service in self.services}
+
+    def by_type(self, service_type: str) -> Service | None:
+        return self._by_type.get(service_type)
+
+    def by_number(self, record_number: int) -> Service | None:
+        return self._by_number.get(record_number)

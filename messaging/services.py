@@ -1,0 +1,68 @@
+"""What can be asked of messages. Reads are synchronous; sending goes through the outbox."""
+
+from datetime import UTC, datetime
+from uuid import UUID
+
+from messaging.models import Direction, Message, State
+from messaging.outbox import Outbox
+
+DEFAULT_PAGE = 100
+
+
+async def message_send(
+    *, outbox: Outbox, service: str, pubkey: str, body: bytes, amount_sat: int, reply_to: UUID | None
+) -> dict:
+    """Accepts a message of `service` to `pubkey` (hex). Answers with its id once it is committed."""
+    message_id = await outbox.accept(
+        service=service, pubkey=pubkey, body=body, amount_sat=amount_sat, reply_to=reply_to
+    )
+    return {"id": str(message_id)}
+
+
+def message_get(*, message_id: UUID) -> dict | None:
+    """The message that was sent under this id or, if there is none, the one that was received under it."""
+    found = list(Message.objects.filter(message_id=message_id).order_by("-direction", "pk")[:1])
+    return _shown(found[0]) if found else None
+
+
+def message_list(
+    *,
+    pubkey: str = "",
+    service: str = "",
+    direction: str = "",
+    state: str = "",
+    before: UUID | None = None,
+    limit: int = DEFAULT_PAGE,
+) -> list[dict] | None:
+    """The history, newest first; None when `before` names no message."""
+    messages = Message.objects.order_by("-pk")
+    asked = {"pubkey": pubkey, "service": service, "direction": direction, "state": state}
+    messages = messages.filter(**{name: value for name, value in asked.items() if value})
+    if before:
+        place = Message.objects.filter(message_id=before).order_by("pk").values_list("pk", flat=True).first()
+        if place is None:
+            return None
+        messages = messages.filter(pk__lt=place)
+    return [_shown(message) for message in messages[:limit]]
+
+
+def _shown(message: Message) -> dict:
+    return {
+        "id": str(message.message_id),
+        "direction": Direction(message.direction).value,
+        "pubkey": message.pubkey,
+        "service": message.service,
+        "reply_to_id": str(message.reply_to) if message.reply_to else "",
+        "msg": bytes(message.body),
+        "amount": message.amount_msat // 1000,
+        "state": State(message.state).value,
+        "attempts": message.attempts,
+        "fee_msat": message.fee_msat,
+        "error": message.error,
+        "created_at": _rfc3339(message.created_at),
+        "updated_at": _rfc3339(message.updated_at),
+    }
+
+
+def _rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -1,0 +1,6 @@
+from django.apps import AppConfig
+
+
+class NodeApiConfig(AppConfig):
+    name = "nodeapi"
+    verbose_name = "Node API"

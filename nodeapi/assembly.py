@@ -1,0 +1,84 @@
+"""Puts the parts of the node together, from the configuration. Each function makes one part."""
+
+from collections.abc import Iterable
+
+from lightning.client import LndClient
+from messaging.database import Database
+from messaging.outbox import Limits
+from messaging.registry import Registry
+from nodeapi.auth import Key, Keys, WebGuard
+from nodeapi.doors import Doors
+from nodeapi.engine import Engine, EngineLimits
+from nodeapi.forward import Forwarder
+from nodeapi.lnd_status import LndStatus
+from nodeapi.stream import Hub
+
+# Without Redis nobody wakes another process's hub: it looks at the log this often.
+POLL_SECONDS = 0.1
+POLL_WHEN_WOKEN_SECONDS = 1.0
+
+
+def make_client(config) -> LndClient:
+    return LndClient(
+        host=config.lnd.host,
+        port=config.lnd.port,
+        tls_cert=config.lnd.tls_cert,
+        macaroon_hex=config.lnd.macaroon_hex.get_secret_value(),
+    )
+
+
+def make_keys(config) -> Keys:
+    return Keys(
+        Key(name=key.name, secret=key.key.get_secret_value(), scopes=frozenset(key.scopes))
+        for key in config.server.api_keys
+    )
+
+
+def make_guard(config) -> WebGuard:
+    return WebGuard(
+        allowed_hosts=config.server.allowed_hosts,
+        allowed_origins=config.server.allowed_origins,
+        bound_hosts=_bound_hosts([config.server.http_addr.host]),
+    )
+
+
+def _bound_hosts(hosts: Iterable[str]) -> list[str]:
+    """The address that is listened on is a name of this node, unless it stands for all addresses."""
+    return [host for host in hosts if host not in ("0.0.0.0", "::")]
+
+
+def make_engine(config, *, database: Database, client: LndClient, lnd: LndStatus, version: str) -> Engine:
+    limits = EngineLimits(
+        max_bytes=config.message.max_bytes,
+        outbox=Limits(
+            in_flight=config.message.in_flight,
+            in_flight_per_peer=config.message.in_flight_per_peer,
+            expires_seconds=config.message.expires_seconds,
+        ),
+        max_fee_sat=config.lightning.max_fee_sat,
+        max_fee_percent=config.lightning.max_fee_percent,
+    )
+    registry = Registry(config.services)
+    return Engine(database=database, client=client, lnd=lnd, registry=registry, limits=limits, version=version)
+
+
+def make_hub(config, database: Database, *, beside_engine: bool) -> Hub:
+    woken = beside_engine or config.redis_url
+    return Hub(database, poll_seconds=POLL_WHEN_WOKEN_SECONDS if woken else POLL_SECONDS)
+
+
+def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None) -> Doors:
+    """The doors of the runimpd process with its engine, or of another process without one."""
+    return Doors(
+        database=database,
+        hub=hub,
+        keys=make_keys(config),
+        guard=make_guard(config),
+        engine=engine,
+        forwarder=None if engine else Forwarder(str(config.server.grpc_addr)),
+    )
+
+
+def max_body_bytes(config) -> int:
+    """Room for the largest message in base64 and JSON."""
+    return 2 * config.message.max_bytes + 65_536

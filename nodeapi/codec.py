@@ -1,0 +1,87 @@
+"""The proto3 JSON mapping as grpc-gateway speaks it. Pure.
+
+protobuf's own json_format does the work; base64 that is none, which it lets pass, is refused before.
+"""
+
+import binascii
+import re
+from typing import Any
+
+import grpc
+import orjson
+from google.protobuf import json_format
+from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.message import Message
+
+from nodeapi.errors import ApiError, invalid
+
+_BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
+_FIELD = re.compile(r"Failed to parse (\w+) field: (.*?)\.?$", re.DOTALL)
+
+
+def message_from_body(body: bytes, message_class: type[Message]) -> Message:
+    """The message that a request body holds. No body is {}."""
+    return message_from_json(_load(body) if body.strip() else {}, message_class)
+
+
+def message_from_json(data: Any, message_class: type[Message]) -> Message:
+    """The message that a JSON object holds. ApiError names the field that is wrong."""
+    if not isinstance(data, dict):
+        raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "body: must be a JSON object")
+    _normalise_bytes(data, message_class)
+    try:
+        return json_format.ParseDict(data, message_class(), ignore_unknown_fields=True)
+    except json_format.ParseError as error:
+        raise _field_error(str(error)) from None
+
+
+def json_from_message(message: Message) -> dict:
+    """Every field, empty ones too, in the proto's order; lowerCamelCase; 64-bit integers as strings; bytes in base64."""
+    data = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
+    return {field.json_name: data[field.json_name] for field in message.DESCRIPTOR.fields if field.json_name in data}
+
+
+def dump(data: dict) -> bytes:
+    return orjson.dumps(data)
+
+
+def _load(body: bytes) -> Any:
+    try:
+        text = body.decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "body: is not UTF-8") from None
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError as error:
+        raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, f"body: is not JSON ({error.msg})") from None
+
+
+def _normalise_bytes(data: dict, message_class: type[Message]) -> None:
+    for field in message_class.DESCRIPTOR.fields:
+        if field.type != FieldDescriptor.TYPE_BYTES:
+            continue
+        for name in {field.name, field.json_name} & data.keys():
+            if data[name] is not None:
+                data[name] = _standard_base64(name, data[name])
+
+
+def _standard_base64(name: str, value: Any) -> str:
+    """The standard alphabet with padding, from either alphabet, padded or not."""
+    if not isinstance(value, str):
+        raise invalid(name, "must be base64 text")
+    raw = value.replace("-", "+").replace("_", "/").rstrip("=").encode("ascii", "replace")
+    if not _BASE64.fullmatch(raw) or len(raw) % 4 == 1:
+        raise invalid(name, "is not base64")
+    padded = raw + b"=" * (-len(raw) % 4)
+    try:
+        binascii.a2b_base64(padded)
+    except binascii.Error:
+        raise invalid(name, "is not base64") from None
+    return padded.decode()
+
+
+def _field_error(text: str) -> ApiError:
+    found = _FIELD.search(text)
+    if found:
+        return invalid(found[1], found[2][:200])
+    return ApiError(grpc.StatusCode.INVALID_ARGUMENT, f"body: {text[:200]}")

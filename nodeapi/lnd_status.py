@@ -1,0 +1,139 @@
+"""What this node knows of its lnd: reachable, synced, balances; kept fresh while the node runs."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Any
+
+from lightning.client import LndClient, LndError, Trouble
+from lightning.keysend import KEYSEND_FEATURE_BIT
+from protos.lnrpc import lightning_pb2
+
+logger = logging.getLogger(__name__)
+
+REFRESH_SECONDS = 10.0
+LOW_SAT = 1_000
+FIRST_WAIT_SECONDS = 0.1
+LONGEST_WAIT_SECONDS = 10.0
+
+
+class LndStatus:
+    """The last answers of lnd. Amounts are what can be used: after each channel's reserve."""
+
+    def __init__(self, client: LndClient, *, on_return: Callable[[], None] = lambda: None):
+        self._client = client
+        self.on_return = on_return
+        self.info = lightning_pb2.GetInfoResponse()
+        self.reachable = False
+        self.trouble = ""
+        self.spendable_sat: int | None = None
+        self.receivable_sat: int | None = None
+
+    async def connect(self, *, expected_pubkey: str) -> None:
+        """Waits, with backoff, until lnd answers and is in sync. LndError for what waiting does not mend."""
+        wait_seconds, told = FIRST_WAIT_SECONDS, ""
+        while True:
+            try:
+                await self.refresh()
+                self._check(expected_pubkey)
+                if self.info.synced_to_chain:
+                    return
+                trouble = "lnd is not in sync with the chain yet"
+            except LndError as error:
+                if not error.trouble.passes:
+                    raise
+                trouble = str(error)
+            # A short wait is no news: lnd and this node often start together.
+            if trouble != told and wait_seconds > 1.0:
+                logger.warning("%s; waiting for it", trouble)
+                told = trouble
+            await asyncio.sleep(wait_seconds)
+            wait_seconds = min(LONGEST_WAIT_SECONDS, wait_seconds * 1.5)
+
+    def _check(self, expected_pubkey: str) -> None:
+        pubkey = self.info.identity_pubkey
+        if expected_pubkey and pubkey != expected_pubkey.lower():
+            raise LndError(
+                Trouble.WRONG_NODE,
+                f"lightning.lnd_node.pub_key is {expected_pubkey}, but the lnd at {self._client.address} is {pubkey}: "
+                "correct the key, or the address",
+            )
+        if not self.takes_keysend:
+            raise LndError(
+                Trouble.NO_KEYSEND,
+                "keysend is switched off in lnd: set accept-keysend=true in lnd.conf and start lnd again",
+            )
+
+    @property
+    def takes_keysend(self) -> bool:
+        return KEYSEND_FEATURE_BIT in self.info.features
+
+    @property
+    def network(self) -> str:
+        return self.info.chains[0].network if self.info.chains else ""
+
+    async def refresh(self) -> None:
+        """Asks lnd. Raises LndError, having noted the trouble."""
+        try:
+            self.info = await self._client.get_info()
+            channels = await self._client.list_channels()
+        except LndError as error:
+            if self.reachable:
+                logger.warning("%s", error)
+            self.reachable, self.trouble = False, str(error)
+            raise
+        self._count(channels)
+        self.trouble = ""
+        if not self.reachable:
+            self.reachable = True
+            self.on_return()
+
+    def _count(self, channels: lightning_pb2.ListChannelsResponse) -> None:
+        active = [channel for channel in channels.channels if channel.active]
+        self.spendable_sat = sum(
+            max(0, channel.local_balance - channel.local_constraints.chan_reserve_sat) for channel in active
+        )
+        self.receivable_sat = sum(
+            max(0, channel.remote_balance - channel.remote_constraints.chan_reserve_sat) for channel in active
+        )
+
+    async def run(self) -> None:
+        """Keeps the status fresh until cancelled."""
+        while True:
+            await asyncio.sleep(REFRESH_SECONDS)
+            try:
+                await self.refresh()
+            except LndError:
+                continue
+            except Exception:
+                logger.exception("lnd's status could not be read")
+
+    def describe(self) -> dict[str, Any]:
+        return {
+            "alias": self.info.alias,
+            "network": self.network,
+            "lnd_version": self.info.version,
+            "lnd_reachable": self.reachable,
+            "synced": self.info.synced_to_chain,
+            "keysend": self.takes_keysend,
+            "spendable_sat": self.spendable_sat or 0,
+            "receivable_sat": self.receivable_sat or 0,
+            "warnings": self._warnings(),
+        }
+
+    def _warnings(self) -> list[str]:
+        if not self.reachable:
+            return [self.trouble]
+        warnings = []
+        if not self.info.synced_to_chain:
+            warnings.append("lnd is not in sync with the chain")
+        if not self.takes_keysend:
+            warnings.append("keysend is switched off in lnd: nothing can be received")
+        if (self.spendable_sat or 0) < LOW_SAT:
+            warnings.append("hardly anything can be sent: the channels' own side is at its reserve")
+        if (self.receivable_sat or 0) < LOW_SAT:
+            warnings.append(
+                "hardly anything can be received: the peers' side of the channels is at its reserve "
+                "(a node that funded its only channel receives nothing until its peer is above the reserve)"
+            )
+        return warnings

@@ -1,0 +1,41 @@
+import os
+import sys
+from pathlib import Path
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+
+from nodeapi import first_admin, welcome
+
+
+class Command(BaseCommand):
+    help = "Runs the node: the LND listener, the outbox, gRPC, and HTTP with the websocket stream."
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("--no-http", action="store_true", help="leave HTTP and websocket to separate daphnes")
+
+    def handle(self, *args, no_http: bool, **options):
+        if settings.IMPD is None:
+            raise CommandError(welcome.no_configuration())
+        # asgi.py then leaves the making of the API to the runtime.
+        os.environ["IMPD_ENGINE_HERE"] = "1"
+        from nodeapi.runtime import Runtime, StartError
+
+        try:
+            runtime = Runtime(
+                settings.IMPD,
+                version=settings.VERSION,
+                with_http=not no_http,
+                before=lambda: first_admin.prepare_database(settings.IMPD),
+                on_started=self._started,
+            )
+            runtime.run()
+        except StartError as error:
+            raise CommandError(str(error)) from None
+
+    def _started(self, pubkey: str) -> None:
+        simulated = os.environ.get("IMPD_SIMULATED")
+        text = welcome.started(settings.IMPD, pubkey, simulation=Path(simulated) if simulated else None)
+        self.stdout.write(text)
+        sys.stdout.flush()

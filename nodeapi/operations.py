@@ -1,0 +1,86 @@
+"""THE table of the API: one row an operation. REST views, gRPC servicers and forwarding are built from it.
+
+A function takes the Doors it is called through and the checked request's fields; it answers with a dict that has the
+reply message's fields. `reads_only` rows need nothing but the database; all others run in the runimpd process.
+"""
+
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+from google.protobuf.message import Message
+
+from nodeapi import calls, serializers
+
+Function = Callable[..., Awaitable[dict[str, Any]]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Operation:
+    service: str
+    method: str
+    http: str
+    path: str
+    request: type[serializers.RequestSerializer]
+    reply: type[serializers.ReplySerializer]
+    function: Function
+    scope: str
+    reads_only: bool = False
+
+    @property
+    def rpc_path(self) -> str:
+        return f"/{self.service}/{self.method}"
+
+    @property
+    def request_class(self) -> type[Message]:
+        return self.request.Meta.proto_class
+
+    @property
+    def reply_class(self) -> type[Message]:
+        return self.reply.Meta.proto_class
+
+
+OPERATIONS = (
+    Operation(
+        service="messaging.Messaging",
+        method="SendMessage",
+        http="POST",
+        path="/v1/message/send",
+        request=serializers.SendMessageRequest,
+        reply=serializers.SendMessageResponse,
+        function=calls.send_message,
+        scope="send",
+    ),
+    Operation(
+        service="messaging.Messaging",
+        method="GetMessage",
+        http="GET",
+        path="/v1/message/{id}",
+        request=serializers.GetMessageRequest,
+        reply=serializers.GetMessageResponse,
+        function=calls.get_message,
+        scope="read",
+        reads_only=True,
+    ),
+    Operation(
+        service="messaging.Messaging",
+        method="ListMessages",
+        http="GET",
+        path="/v1/messages",
+        request=serializers.ListMessagesRequest,
+        reply=serializers.ListMessagesResponse,
+        function=calls.list_messages,
+        scope="read",
+        reads_only=True,
+    ),
+    Operation(
+        service="node.Node",
+        method="GetInfo",
+        http="GET",
+        path="/v1/node",
+        request=serializers.GetInfoRequest,
+        reply=serializers.GetInfoResponse,
+        function=calls.get_info,
+        scope="read",
+    ),
+)

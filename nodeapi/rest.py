@@ -1,0 +1,151 @@
+"""The table of operations as DRF views, proto3 JSON in and out, for an ASGI server.
+
+The views run in the event loop: Django's middleware and DRF's usual hop to a thread cost more than the whole call. DRF's
+parsing, rendering and error handling do their work all the same.
+"""
+
+import logging
+import re
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import parse_qs
+
+import grpc
+from django.core.handlers.asgi import ASGIRequest
+from google.protobuf.message import Message
+from rest_framework.exceptions import APIException
+from rest_framework.negotiation import BaseContentNegotiation
+from rest_framework.parsers import BaseParser
+from rest_framework.renderers import BaseRenderer
+from rest_framework.response import Response
+from rest_framework.views import APIView
+
+from nodeapi import codec
+from nodeapi.doors import Doors
+from nodeapi.errors import ApiError
+from nodeapi.operations import OPERATIONS, Operation
+
+logger = logging.getLogger(__name__)
+
+
+class RawParser(BaseParser):
+    """The body as bytes, whatever its Content-Type says: clients send a form type, or none."""
+
+    media_type = "*/*"
+
+    def parse(self, stream, media_type=None, parser_context=None) -> bytes:
+        return stream.read()
+
+
+class ProtoJsonRenderer(BaseRenderer):
+    """A proto message, or an error's dict, as JSON."""
+
+    media_type = "application/json"
+    format = "json"
+    charset = None
+
+    def render(self, data, accepted_media_type=None, renderer_context=None) -> bytes:
+        return codec.dump(codec.json_from_message(data) if isinstance(data, Message) else data)
+
+
+class OnlyJson(BaseContentNegotiation):
+    """The API speaks JSON, whatever is asked for."""
+
+    def select_parser(self, request, parsers):
+        return parsers[0]
+
+    def select_renderer(self, request, renderers, format_suffix=None):
+        return renderers[0], renderers[0].media_type
+
+
+class OperationView(APIView):
+    """One operation. `doors` and `operation` come from `as_view`."""
+
+    doors: Doors = None
+    operation: Operation = None
+
+    authentication_classes = ()
+    permission_classes = ()
+    throttle_classes = ()
+    parser_classes = (RawParser,)
+    renderer_classes = (ProtoJsonRenderer,)
+    content_negotiation_class = OnlyJson
+
+    async def dispatch(self, request: ASGIRequest, headers: Mapping[str, str], **path_fields: str) -> Response:
+        self.args, self.kwargs = (), path_fields
+        self.headers = {}
+        self.request = request = self.initialize_request(request)
+        try:
+            self.initial(request)
+            message = self._message(request, path_fields)
+            response = Response(await self.doors.call(self.operation, message, headers))
+        except Exception as error:
+            response = self.handle_exception(error)
+        return self.finalize_response(request, response)
+
+    def _message(self, request, path_fields: dict[str, str]) -> Message:
+        if self.operation.http == "POST":
+            return codec.message_from_body(request.data, self.operation.request_class)
+        fields = query_fields(request.META["QUERY_STRING"], repeated_fields(self.operation.request_class))
+        return codec.message_from_json(fields | path_fields, self.operation.request_class)
+
+
+def repeated_fields(message_class: type[Message]) -> frozenset[str]:
+    fields = [field for field in message_class.DESCRIPTOR.fields if field.is_repeated]
+    return frozenset(name for field in fields for name in (field.name, field.json_name))
+
+
+def query_fields(query_string: str, repeated: frozenset[str]) -> dict[str, Any]:
+    """A query's parameters as JSON fields; a repeated one takes every value, any other the last."""
+    try:
+        values = parse_qs(query_string, max_num_fields=100)
+    except ValueError:
+        raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "query: is not a query string") from None
+    return {name: found if name in repeated else found[-1] for name, found in values.items()}
+
+
+def handle_exception(error: Exception, context: dict) -> Response:
+    """DRF's exception handler: every error of the API in grpc-gateway's form."""
+    if isinstance(error, ApiError):
+        return Response(error.as_json(), status=error.http_status)
+    if isinstance(error, APIException):
+        return handle_exception(ApiError(grpc.StatusCode.INVALID_ARGUMENT, str(error.detail)), context)
+    logger.error("unexpected error", exc_info=error)
+    return handle_exception(ApiError(grpc.StatusCode.INTERNAL, "internal error; the node's log tells more"), context)
+
+
+class Routes:
+    """Which view serves a path and method; path fields as in `/v1/message/{id}`."""
+
+    def __init__(self, doors: Doors):
+        self._exact: dict[str, dict[str, Any]] = {}
+        self._patterns: list[tuple[re.Pattern, dict[str, Any]]] = []
+        for operation in OPERATIONS:
+            self._views(operation.path)[operation.http] = OperationView.as_view(doors=doors, operation=operation)
+
+    def _views(self, path: str) -> dict[str, Any]:
+        if "{" not in path:
+            return self._exact.setdefault(path, {})
+        pattern = re.compile(re.sub(r"\{(\w+)\}", r"(?P<\1>[^/]+)", path))
+        views: dict[str, Any] = {}
+        self._patterns.append((pattern, views))
+        return views
+
+    def find(self, path: str, method: str) -> tuple[Any, dict[str, str]]:
+        """The view and its path fields. ApiError NOT_FOUND for the path, UNIMPLEMENTED (as grpc-gateway) for the method."""
+        views, fields = self._exact.get(path), {}
+        if views is None:
+            for pattern, candidates in self._patterns:
+                if found := pattern.fullmatch(path):
+                    views, fields = candidates, found.groupdict()
+        if views is None:
+            raise ApiError(grpc.StatusCode.NOT_FOUND, "Not Found")
+        if method not in views:
+            raise ApiError(grpc.StatusCode.UNIMPLEMENTED, "Method Not Allowed")
+        return views[method], fields
+
+    def methods(self, path: str) -> list[str]:
+        views = self._exact.get(path) or next(
+            (candidates for pattern, candidates in self._patterns if pattern.fullmatch(path)), {}
+        )
+        return sorted(views)

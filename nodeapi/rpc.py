@@ -1,0 +1,145 @@
+"""The table of operations as gRPC servicers (django-grpc-framework), on a grpc.aio server, with health and reflection."""
+
+import logging
+from collections.abc import AsyncIterator, Callable
+
+import grpc
+from django_grpc_framework.services import Service
+from google.protobuf.message import DecodeError, Message
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from nodeapi.auth import require
+from nodeapi.doors import Doors
+from nodeapi.errors import ApiError
+from nodeapi.operations import OPERATIONS
+from nodeapi.subscribe import SCOPE, subscribe
+from protos import websocket_pb2
+
+logger = logging.getLogger(__name__)
+
+STREAM_SERVICE = "websocket.Websocket"
+MAX_MESSAGE_BYTES = 4 * 2**20
+_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+)
+
+
+class Undecodable:
+    """Stands for request bytes that are no message of the type."""
+
+
+class OperationService(Service):
+    """A gRPC service whose methods are rows of the table. `call` is set for each method by `servicer_for`."""
+
+    doors: Doors = None
+
+    @classmethod
+    def as_servicer(cls, **initkwargs):
+        """The framework's own servicer handles each call in a thread and sends signals that close database
+        connections; this one awaits the method in the event loop."""
+        return cls(**initkwargs)
+
+
+def servicer_for(service_name: str, doors: Doors) -> Service:
+    """A servicer with a method for each of the service's operations."""
+    methods = {
+        operation.method: _unary(operation) for operation in OPERATIONS if operation.service == service_name
+    }
+    if service_name == STREAM_SERVICE:
+        methods["Subscribe"] = _subscribe
+    service_class = type(f"{service_name.rpartition('.')[2]}Service", (OperationService,), methods)
+    return service_class.as_servicer(doors=doors)
+
+
+def _unary(operation) -> Callable:
+    async def method(self, request, context):
+        try:
+            refuse_undecodable(request, operation.request_class)
+            return await self.doors.call(operation, request, metadata_of(context))
+        except ApiError as error:
+            await context.abort(error.code, error.message)
+
+    return method
+
+
+async def _subscribe(self, request, context) -> AsyncIterator[websocket_pb2.SubscribeResponse]:
+    try:
+        refuse_undecodable(request, websocket_pb2.SubscribeRequest)
+        require(self.doors.keys.authenticate(metadata_of(context)), SCOPE)
+    except ApiError as error:
+        await context.abort(error.code, error.message)
+    subscription = subscribe(self.doors, request)
+    try:
+        # The subscription is live before the client is told that it is.
+        await context.send_initial_metadata(())
+        async for frame in subscription.frames():
+            yield frame.message
+    finally:
+        self.doors.hub.unsubscribe(subscription)
+
+
+def refuse_undecodable(request, message_class: type[Message]) -> None:
+    if isinstance(request, Undecodable):
+        raise ApiError(
+            grpc.StatusCode.INVALID_ARGUMENT, f"request: these bytes are no {message_class.DESCRIPTOR.full_name}"
+        )
+
+
+def metadata_of(context) -> dict[str, str]:
+    metadata: dict[str, str] = {}
+    for name, value in context.invocation_metadata() or ():
+        if isinstance(value, str):
+            metadata.setdefault(name, value)
+    return metadata
+
+
+def _lenient(message_class: type[Message]) -> Callable[[bytes], Message | Undecodable]:
+    def decode(raw: bytes) -> Message | Undecodable:
+        try:
+            return message_class.FromString(raw)
+        except DecodeError:
+            return Undecodable()
+
+    return decode
+
+
+def handlers_for(service_name: str, doors: Doors) -> grpc.GenericRpcHandler:
+    servicer = servicer_for(service_name, doors)
+    handlers = {
+        operation.method: grpc.unary_unary_rpc_method_handler(
+            getattr(servicer, operation.method),
+            request_deserializer=_lenient(operation.request_class),
+            response_serializer=operation.reply_class.SerializeToString,
+        )
+        for operation in OPERATIONS
+        if operation.service == service_name
+    }
+    if service_name == STREAM_SERVICE:
+        handlers["Subscribe"] = grpc.unary_stream_rpc_method_handler(
+            servicer.Subscribe,
+            request_deserializer=_lenient(websocket_pb2.SubscribeRequest),
+            response_serializer=websocket_pb2.SubscribeResponse.SerializeToString,
+        )
+    return grpc.method_handlers_generic_handler(service_name, handlers)
+
+
+def service_names() -> list[str]:
+    return sorted({operation.service for operation in OPERATIONS} | {STREAM_SERVICE})
+
+
+async def make_server(doors: Doors) -> grpc.aio.Server:
+    """A server with all services, not yet bound to an address."""
+    server = grpc.aio.server(options=_OPTIONS)
+    names = service_names()
+    server.add_generic_rpc_handlers(tuple(handlers_for(name, doors) for name in names))
+    health_servicer = health.aio.HealthServicer()
+    for name in ("", *names):
+        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    return server

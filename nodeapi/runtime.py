@@ -1,0 +1,186 @@
+"""Starts and stops the parts of the node in their order: the runimpd process, and the API of a daphne beside it."""
+
+import asyncio
+import fcntl
+import gc
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import daphne.server
+from channels.routing import get_default_application
+
+from lightning.client import LndError
+from messaging.database import Database
+from nodeapi import assembly, rpc
+from nodeapi.entry import api_entry
+from nodeapi.lnd_status import LndStatus
+from nodeapi.web import ApiApplication
+
+logger = logging.getLogger(__name__)
+
+GRACE_SECONDS = 1.0
+
+
+class StartError(Exception):
+    """The node cannot start; `str()` says why and what to do."""
+
+
+class Runtime:
+    """One run of the node. `run` blocks until a signal, and raises StartError when something only the operator can mend."""
+
+    def __init__(
+        self,
+        config,
+        *,
+        version: str,
+        with_http: bool,
+        before: Callable[[], None],
+        on_started: Callable[[str], None],
+    ):
+        self._config = config
+        self._before = before
+        self._version = version
+        self._with_http = with_http and config.server.enabled
+        self._on_started = on_started
+        self._failure: BaseException | None = None
+        self._stop = asyncio.Event()
+
+    def run(self) -> None:
+        with exclusive_lock(self._config.database.sqlite_path):
+            self._check_ports()
+            self._before()
+            if self._with_http:
+                self._run_under_daphne()
+            else:
+                asyncio.run(self._main())
+        if self._failure:
+            raise self._failure
+
+    def _check_ports(self) -> None:
+        if self._config.server.enabled:
+            check_free("server.grpc_addr", self._config.server.grpc_addr)
+        if self._with_http:
+            check_free("server.http_addr", self._config.server.http_addr)
+
+    def _run_under_daphne(self) -> None:
+        address = self._config.server.http_addr
+        host = address.host.replace(":", "\\:")
+        server = daphne.server.Server(
+            get_default_application(),
+            endpoints=[f"tcp:port={address.port}:interface={host}"],
+            signal_handlers=False,
+            websocket_timeout=-1,
+            server_name="impervious",
+        )
+        loop = daphne.server.twisted_loop
+        loop.call_soon(lambda: loop.create_task(self._main_then(server.stop)))
+        server.run()
+
+    async def _main_then(self, stop: Callable[[], None]) -> None:
+        try:
+            await self._main()
+        finally:
+            stop()
+
+    async def _main(self) -> None:
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self._stop.set)
+        working = loop.create_task(self._work())
+        stopping = loop.create_task(self._stop.wait())
+        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        working.cancel()
+        try:
+            await working
+        except asyncio.CancelledError:
+            logger.info("IMPD stopped")
+        except LndError as error:
+            self._failure = StartError(str(error))
+        except Exception as error:
+            self._failure = error
+
+    async def _work(self) -> None:
+        config = self._config
+        database = Database()
+        client = assembly.make_client(config)
+        lnd = LndStatus(client)
+        api_entry.waiting_for = f"the node waits for lnd at {client.address}"
+        server = None
+        try:
+            await lnd.connect(expected_pubkey=config.lnd.pub_key)
+            engine = assembly.make_engine(config, database=database, client=client, lnd=lnd, version=self._version)
+            hub = assembly.make_hub(config, database, beside_engine=True)
+            await hub.start()
+            doors = assembly.make_doors(config, database=database, hub=hub, engine=engine)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(hub.run())
+                group.create_task(engine.run())
+                if config.server.enabled:
+                    server = await rpc.make_server(doors)
+                    server.add_insecure_port(str(config.server.grpc_addr))
+                    await server.start()
+                api_entry.install(ApiApplication(doors))
+                self._on_started(lnd.info.identity_pubkey)
+                logger.info("IMPD started!", extra={"pubkey": lnd.info.identity_pubkey, "network": lnd.network})
+                # What was made at start stays: the collector need not walk through it again and again.
+                gc.collect()
+                gc.freeze()
+        finally:
+            if server:
+                await server.stop(GRACE_SECONDS)
+            await client.close()
+            await database.close()
+
+
+class exclusive_lock:
+    """Holds the lock of a database's engine: a file beside it, which the system frees when the process ends."""
+
+    def __init__(self, database: Path):
+        self._path = database.with_name(database.name + ".lock")
+
+    def __enter__(self):
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        self._file = open(self._path, "a+")
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self._file.seek(0)
+            holder = self._file.read().strip() or "unknown"
+            raise StartError(
+                f"another runimpd (process {holder}) runs on this database; stop it first ({self._path} is locked)"
+            ) from None
+        self._file.truncate(0)
+        self._file.write(str(os.getpid()))
+        self._file.flush()
+
+    def __exit__(self, *_):
+        self._file.close()
+
+
+def check_free(key: str, address) -> None:
+    """StartError when nobody could listen on this address, with what to do."""
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((address.host, address.port))
+        except OSError as error:
+            raise StartError(
+                f"{key}: {address} cannot be listened on ({error.strerror}): end what uses it "
+                f"(ss -ltnp 'sport = :{address.port}' shows it) or set another address in {key}"
+            ) from None
+
+
+async def make_api(config) -> ApiApplication:
+    """The API of a process beside runimpd: it reads the database and forwards all else."""
+    database = Database()
+    hub = assembly.make_hub(config, database, beside_engine=False)
+    await hub.start()
+    doors = assembly.make_doors(config, database=database, hub=hub, engine=None)
+    doors.hub_task = asyncio.get_running_loop().create_task(hub.run())
+    return ApiApplication(doors)

@@ -1,0 +1,132 @@
+"""One ProtoSerializer an operation message, used by REST and gRPC alike: what is checked of a request, and its reply."""
+
+from typing import Any
+
+from django_grpc_framework.proto_serializers import BaseProtoSerializer, ProtoSerializer
+from google.protobuf.message import Message
+from rest_framework import serializers
+
+from lightning import signature
+from messaging.models import Direction, State
+from nodeapi.errors import invalid
+from protos import messaging_pb2, node_pb2
+
+MAX_SAT = 21_000_000 * 100_000_000
+
+
+class RequestSerializer(ProtoSerializer):
+    """Checks a request message. `validated_data` holds what its function takes."""
+
+    def message_to_data(self, message: Message) -> dict[str, Any]:
+        """Fields that were set; those left out keep the serializer's default. djangogrpcframework's own version passes
+        an option that protobuf no longer has."""
+        return {field.name: value for field, value in message.ListFields()}
+
+    def checked(self) -> dict[str, Any]:
+        """`validated_data`, or an ApiError that names the first field that is wrong."""
+        if not self.is_valid():
+            field, errors = next(iter(self.errors.items()))
+            raise invalid(field, " ".join(str(error) for error in errors))
+        return self.validated_data
+
+
+class ReplySerializer(BaseProtoSerializer):
+    """A function's answer (a dict with the message's field names) as the message."""
+
+    def to_representation(self, instance: dict[str, Any]) -> dict[str, Any]:
+        return instance
+
+    def data_to_message(self, data: dict[str, Any]) -> Message:
+        return self.Meta.proto_class(**data)
+
+
+class PubkeyField(serializers.CharField):
+    """A node's key: 66 hexadecimal digits, a point on the curve. In lower case afterwards."""
+
+    def to_internal_value(self, data: Any) -> str:
+        try:
+            raw = bytes.fromhex(data)
+        except (TypeError, ValueError):
+            raise serializers.ValidationError("must be 66 hexadecimal digits") from None
+        if len(raw) != signature.PUBKEY_BYTES or len(data) != 2 * len(raw):
+            raise serializers.ValidationError("must be 66 hexadecimal digits")
+        if not signature.is_pubkey(raw):
+            raise serializers.ValidationError("is not a public key: no such point on the curve")
+        return raw.hex()
+
+
+class BytesField(serializers.Field):
+    def to_internal_value(self, data: Any) -> bytes:
+        return bytes(data)
+
+
+class UUIDField(serializers.UUIDField):
+    default_error_messages = {"invalid": "is not a UUID"}
+
+
+class SendMessageRequest(RequestSerializer):
+    msg = BytesField(error_messages={"required": "is missing or empty"})
+    pubkey = PubkeyField(error_messages={"required": "is missing"})
+    amount = serializers.IntegerField(
+        default=1,
+        min_value=1,
+        max_value=MAX_SAT,
+        error_messages={"min_value": "must not be negative", "max_value": "is more than there are satoshis"},
+    )
+    reply_to_id = UUIDField(default=None)
+
+    class Meta:
+        proto_class = messaging_pb2.SendMessageRequest
+
+
+class SendMessageResponse(ReplySerializer):
+    class Meta:
+        proto_class = messaging_pb2.SendMessageResponse
+
+
+class GetMessageRequest(RequestSerializer):
+    id = UUIDField(error_messages={"required": "is missing"})
+
+    class Meta:
+        proto_class = messaging_pb2.GetMessageRequest
+
+
+class GetMessageResponse(ReplySerializer):
+    class Meta:
+        proto_class = messaging_pb2.GetMessageResponse
+
+
+class ListMessagesRequest(RequestSerializer):
+    pubkey = PubkeyField(default="")
+    service = serializers.CharField(default="", max_length=32)
+    direction = serializers.ChoiceField(
+        default="", choices=Direction.values, error_messages={"invalid_choice": "must be out or in"}
+    )
+    state = serializers.ChoiceField(
+        default="", choices=State.values, error_messages={"invalid_choice": f"must be one of {', '.join(State.values)}"}
+    )
+    before = UUIDField(default=None)
+    limit = serializers.IntegerField(
+        default=100,
+        min_value=1,
+        max_value=1000,
+        error_messages={"min_value": "must be 1 to 1000", "max_value": "must be 1 to 1000"},
+    )
+
+    class Meta:
+        proto_class = messaging_pb2.ListMessagesRequest
+
+
+class ListMessagesResponse(ReplySerializer):
+    class Meta:
+        proto_class = messaging_pb2.ListMessagesResponse
+
+
+class GetInfoRequest(RequestSerializer):
+    class Meta:
+        proto_class = node_pb2.GetInfoRequest
+
+
+class GetInfoResponse(ReplySerializer):
+    class Meta:
+        proto_class = node_pb2.GetInfoResponse

@@ -1,0 +1,193 @@
+"""The event stream: one hub a process reads the event log and feeds every subscriber, whatever door it came through.
+
+A Channels group only wakes the hub; order and truth come from the log. A subscriber is fed from memory while it keeps up
+and from the log when it does not, so that a slow one costs no memory and loses nothing.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+from channels.layers import get_channel_layer
+
+from messaging import events
+from messaging.database import Database
+from messaging.models import Event
+from nodeapi import codec
+from protos import websocket_pb2
+
+logger = logging.getLogger(__name__)
+
+PAGE = 1_000
+MAX_QUEUED = 1_000
+REJOIN_SECONDS = 3_600
+
+
+@dataclass(frozen=True)
+class Frame:
+    """One event, encoded at most once for each kind of door."""
+
+    event: Event
+
+    @property
+    def seq(self) -> int:
+        return self.event.seq
+
+    @cached_property
+    def message(self) -> websocket_pb2.SubscribeResponse:
+        event = self.event
+        return websocket_pb2.SubscribeResponse(
+            id=str(event.message_id),
+            reply_to_id=str(event.reply_to) if event.reply_to else "",
+            from_pubkey=event.from_pubkey,
+            data=bytes(event.data),
+            service_type=event.service_type,
+            amount=event.amount_sat,
+            seq=event.seq,
+        )
+
+    @cached_property
+    def text(self) -> str:
+        return codec.dump({"result": codec.json_from_message(self.message)}).decode()
+
+
+class Subscription:
+    """One subscriber's place in the log. Invariant: every matching event up to `position` was handed out, none twice."""
+
+    def __init__(self, hub: "Hub", *, position: int, services: frozenset[str], live: bool):
+        self._hub = hub
+        self._services = services
+        self._queue: deque[Frame] = deque()
+        self._wake: asyncio.Future | None = None
+        self._live = live
+        self.position = position
+
+    def offer(self, frame: Frame) -> None:
+        """A new event. A subscriber that lags behind goes on from the log."""
+        if not self._live or (self._services and frame.event.service_type not in self._services):
+            return
+        if len(self._queue) >= MAX_QUEUED:
+            self._queue.clear()
+            self._live = False
+            return
+        self._queue.append(frame)
+        if self._wake and not self._wake.done():
+            self._wake.set_result(None)
+
+    async def next(self) -> list[Frame]:
+        """The next events, in order, at least one."""
+        while True:
+            if self._queue:
+                frames = list(self._queue)
+                self._queue.clear()
+                self.position = frames[-1].seq
+                return frames
+            if not self._live:
+                if frames := await self._from_log():
+                    return frames
+                continue
+            self._wake = asyncio.get_running_loop().create_future()
+            try:
+                await self._wake
+            finally:
+                self._wake = None
+
+    async def frames(self) -> AsyncIterator[Frame]:
+        while True:
+            for frame in await self.next():
+                yield frame
+
+    async def _from_log(self) -> list[Frame]:
+        read_up_to = self._hub.last_seq
+        frames = await self._hub.read(self.position, self._services)
+        if frames:
+            self.position = frames[-1].seq
+        if len(frames) < PAGE:
+            self.position = max(self.position, read_up_to)
+        # No await between this check and the next offer: what comes from now on is queued, what came before was read.
+        self._live = self.position >= self._hub.last_seq
+        return frames
+
+
+class Hub:
+    """Reads the log when woken, and every `poll_seconds` besides, because wakes may be lost."""
+
+    def __init__(self, database: Database, *, poll_seconds: float):
+        self._database = database
+        self._poll_seconds = poll_seconds
+        self._wake = asyncio.Event()
+        self._subscriptions: set[Subscription] = set()
+        self.last_seq = 0
+
+    def subscribe(self, *, after: int | None = None, services: frozenset[str] = frozenset()) -> Subscription:
+        """Live from now on, or from behind `after` in the log. End it with `unsubscribe`."""
+        live = after is None
+        subscription = Subscription(
+            self, position=self.last_seq if live else after, services=services, live=live
+        )
+        self._subscriptions.add(subscription)
+        return subscription
+
+    def unsubscribe(self, subscription: Subscription) -> None:
+        self._subscriptions.discard(subscription)
+
+    async def read(self, after: int, services: frozenset[str]) -> list[Frame]:
+        found = await self._database.read(partial(events.read_after, after, limit=PAGE, services=services))
+        return [Frame(event) for event in found]
+
+    async def start(self) -> None:
+        """Must have ended before the first subscription: what is in the log now is not new."""
+        self.last_seq = await self._database.read(events.last_seq)
+
+    async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._listen())
+            group.create_task(self._feed())
+
+    async def _feed(self) -> None:
+        while True:
+            try:
+                async with asyncio.timeout(self._poll_seconds):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
+            try:
+                await self._hand_out()
+            except Exception:
+                logger.exception("the event log could not be read; trying again")
+                await asyncio.sleep(1.0)
+
+    async def _hand_out(self) -> None:
+        while True:
+            frames = await self.read(self.last_seq, frozenset())
+            for frame in frames:
+                self.last_seq = frame.seq
+                for subscription in self._subscriptions:
+                    subscription.offer(frame)
+            if len(frames) < PAGE:
+                return
+
+    async def _listen(self) -> None:
+        layer = get_channel_layer()
+        while True:
+            try:
+                channel = await layer.new_channel()
+                while True:
+                    await layer.group_add(events.GROUP, channel)
+                    await self._receive(layer, channel)
+            except Exception as error:
+                logger.warning("channel layer: %s; the stream polls the log meanwhile", type(error).__name__)
+                await asyncio.sleep(1.0)
+
+    async def _receive(self, layer, channel: str) -> None:
+        try:
+            async with asyncio.timeout(REJOIN_SECONDS):
+                while True:
+                    await layer.receive(channel)
+                    self._wake.set()
+        except TimeoutError:
+            return

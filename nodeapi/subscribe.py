@@ -1,0 +1,173 @@
+"""The stream's three doors: websocket, chunked HTTP, gRPC. All of them hand out the hub's frames."""
+
+import asyncio
+import json
+import logging
+from collections.abc import Mapping
+
+from channels.generic.websocket import AsyncWebsocketConsumer
+
+from nodeapi import codec, flow
+from nodeapi.auth import require
+from nodeapi.doors import Doors
+from nodeapi.errors import ApiError, invalid
+from nodeapi.rest import query_fields
+from nodeapi.stream import Subscription
+from protos import websocket_pb2
+
+logger = logging.getLogger(__name__)
+
+SCOPE = "read"
+TRY_AGAIN_LATER = 1013
+MAX_ACK_WINDOW = 1_000
+
+
+def subscribe(doors: Doors, request: websocket_pb2.SubscribeRequest) -> Subscription:
+    after = request.after if request.HasField("after") else None
+    return doors.hub.subscribe(after=after, services=frozenset(request.services))
+
+
+def request_from_query(query_string: bytes) -> tuple[websocket_pb2.SubscribeRequest, int | None]:
+    """`after`, `service` (repeatable) and `ack` of a subscription's address."""
+    fields = query_fields(query_string.decode("latin-1"), frozenset({"service"}))
+    request = codec.message_from_json(
+        {"after": fields.get("after"), "services": fields.get("service", [])}, websocket_pb2.SubscribeRequest
+    )
+    return request, _ack_window(fields.get("ack"))
+
+
+def _ack_window(text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or not 1 <= int(text) <= MAX_ACK_WINDOW:
+        raise invalid("ack", f"must be 1 to {MAX_ACK_WINDOW}")
+    return int(text)
+
+
+class StreamConsumer(AsyncWebsocketConsumer):
+    """One websocket client. What it transmits is ignored, unless it asked for flow control by `?ack=N`."""
+
+    # The hub wakes by a group of its own; a channel for each client would cost a queue, or a Redis connection, for each.
+    channel_layer_alias = "none"
+
+    def __init__(self, doors: Doors):
+        super().__init__()
+        self._doors = doors
+        self._subscription: Subscription | None = None
+        self._sender: asyncio.Task | None = None
+        self._window: Window | None = None
+
+    async def connect(self) -> None:
+        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.scope["headers"]}
+        try:
+            self._doors.guard.check(headers)
+            headers, subprotocol = bearer_from_subprotocol(headers, self.scope["subprotocols"])
+            require(self._doors.keys.authenticate(headers), SCOPE)
+            request, window = request_from_query(self.scope["query_string"])
+        except ApiError as error:
+            logger.info("websocket refused: %s", error.message)
+            await self.close()
+            return
+        self._window = Window(window) if window else None
+        self._subscription = subscribe(self._doors, request)
+        await self.accept(subprotocol)
+        self._sender = asyncio.get_running_loop().create_task(self._send_forever())
+
+    async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
+        if self._window and text_data and len(text_data) < 200:
+            self._window.acknowledge(text_data)
+
+    async def disconnect(self, code: int) -> None:
+        if self._sender:
+            self._sender.cancel()
+        if self._subscription:
+            self._doors.hub.unsubscribe(self._subscription)
+
+    async def _send_forever(self) -> None:
+        connection = flow.Connection(self.base_send)
+        send = self.base_send
+        try:
+            async for frame in self._subscription.frames():
+                if connection.stalled and not await connection.drained():
+                    await self._close_stalled(connection)
+                    return
+                if self._window:
+                    await self._window.room_for(frame.seq)
+                await send({"type": "websocket.send", "text": frame.text})
+        except asyncio.CancelledError:
+            raise
+        except Exception:
+            logger.exception("stream to a websocket client failed")
+            await self.close(code=1011)
+
+    async def _close_stalled(self, connection: flow.Connection) -> None:
+        logger.warning("a websocket client reads nothing; closed")
+        self._doors.hub.unsubscribe(self._subscription)
+        await self.close(code=TRY_AGAIN_LATER)
+        connection.abort()
+
+
+class Window:
+    """Flow control by acknowledgement: at most `size` events are on their way unacknowledged."""
+
+    def __init__(self, size: int):
+        self._size = size
+        self._unacknowledged: list[int] = []
+        self._acknowledged = asyncio.Event()
+
+    async def room_for(self, seq: int) -> None:
+        while len(self._unacknowledged) >= self._size:
+            self._acknowledged.clear()
+            await self._acknowledged.wait()
+        self._unacknowledged.append(seq)
+
+    def acknowledge(self, text: str) -> None:
+        """Takes `{"ack":SEQ}`: all up to SEQ. Anything else is ignored."""
+        try:
+            seq = int(json.loads(text)["ack"])
+        except (ValueError, TypeError, KeyError, RecursionError):
+            return
+        self._unacknowledged = [waiting for waiting in self._unacknowledged if waiting > seq]
+        self._acknowledged.set()
+
+
+def bearer_from_subprotocol(headers: dict[str, str], subprotocols: list[str]) -> tuple[dict[str, str], str | None]:
+    """A browser gives its key as the subprotocol pair `Bearer, KEY`; the server answers with `Bearer`."""
+    if len(subprotocols) == 2 and subprotocols[0].lower() == "bearer":
+        return headers | {"authorization": f"Bearer {subprotocols[1]}"}, subprotocols[0]
+    return headers, None
+
+
+async def stream_lines(
+    doors: Doors, scope, headers: Mapping[str, str], receive, send, extra: list[tuple[bytes, bytes]]
+) -> None:
+    """The stream as chunked HTTP, one JSON object a line."""
+    require(doors.keys.authenticate(headers), SCOPE)
+    request, _ = request_from_query(scope["query_string"])
+    subscription = subscribe(doors, request)
+    connection = flow.Connection(send)
+    sender = asyncio.get_running_loop().create_task(_send_lines(subscription, connection, send, extra))
+    leaving = asyncio.get_running_loop().create_task(_left(receive))
+    try:
+        await asyncio.wait({sender, leaving}, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        doors.hub.unsubscribe(subscription)
+        sender.cancel()
+        leaving.cancel()
+
+
+async def _send_lines(subscription: Subscription, connection: flow.Connection, send, extra) -> None:
+    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *extra]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    # Headers leave with the first body: an empty one tells the client that it is subscribed.
+    await send({"type": "http.response.body", "body": b"", "more_body": True})
+    async for frame in subscription.frames():
+        if connection.stalled and not await connection.drained():
+            connection.abort()
+            return
+        await send({"type": "http.response.body", "body": frame.text.encode() + b"\n", "more_body": True})
+
+
+async def _left(receive) -> None:
+    while (await receive())["type"] != "http.disconnect":
+        pass
