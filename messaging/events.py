@@ -6,6 +6,7 @@ Order and truth come from the table; the group carries no content, it only wakes
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from functools import partial
 
 from channels.layers import get_channel_layer
 from django.db import transaction
@@ -18,12 +19,15 @@ GROUP = "events"
 WAKE = "events.wake"
 
 
-def append(events: list[Event], *, published: Callable[[], None]) -> None:
-    """Appends to the log inside the caller's transaction; `published` is called (from its thread) after the commit."""
+Published = Callable[[list[Event]], None]
+
+
+def append(events: list[Event], *, published: Published) -> None:
+    """Appends to the log inside the caller's transaction; `published` gets them (in its thread) after the commit."""
     if not events:
         return
     Event.objects.bulk_create(events)
-    transaction.on_commit(published)
+    transaction.on_commit(partial(published, events))
 
 
 def last_seq() -> int:
@@ -40,18 +44,26 @@ def read_after(seq: int, *, limit: int, services: Iterable[str] = ()) -> list[Ev
 
 
 class Waker:
-    """Wakes every process's hub after commits. Many commits in quick succession share one wake."""
+    """Tells every process's hub of committed events: this one's by `feed`, the others' by a wake through the group.
 
-    def __init__(self) -> None:
+    Many commits in quick succession share one wake.
+    """
+
+    def __init__(self, feed: Published) -> None:
         self._loop = asyncio.get_running_loop()
+        self._feed = feed
         self._committed = asyncio.Event()
 
-    def published(self) -> None:
-        """Says that events were committed. Callable from any thread."""
+    def published(self, events: list[Event]) -> None:
+        """Says that these events were committed. Callable from any thread, in the order of the commits."""
         try:
-            self._loop.call_soon_threadsafe(self._committed.set)
+            self._loop.call_soon_threadsafe(self._tell, events)
         except RuntimeError:
             logger.debug("the event loop has ended; the log is read again at the next start")
+
+    def _tell(self, events: list[Event]) -> None:
+        self._feed(events)
+        self._committed.set()
 
     async def run(self) -> None:
         layer = get_channel_layer()

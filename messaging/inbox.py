@@ -8,7 +8,6 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from uuid import NAMESPACE_OID, UUID, uuid5
@@ -42,7 +41,7 @@ class Inbox:
         registry: Registry,
         own_pubkey: bytes,
         max_bytes: int,
-        published: Callable[[], None],
+        published: events.Published,
     ):
         self._database = database
         self._registry = registry
@@ -149,7 +148,7 @@ def htlc_key(own_pubkey: bytes, payment_hash: bytes, htlc: lightning_pb2.Invoice
     return hashlib.sha256(own_pubkey + payment_hash + place).digest()
 
 
-def store_arrivals(arrivals: list[Arrival], *, published: Callable[[], None]) -> None:
+def store_arrivals(arrivals: list[Arrival], *, published: events.Published) -> None:
     """Messages, their HTLCs' keys and their events, in the caller's transaction. What is known already is passed over."""
     fresh = _fresh_arrivals(arrivals)
     ReceivedHtlc.objects.bulk_create([ReceivedHtlc(key=key) for key in fresh])

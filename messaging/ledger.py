@@ -5,7 +5,7 @@ it is told. State changes name the states they may come from, so that a repeated
 """
 
 import json
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from django.utils import timezone
@@ -14,8 +14,6 @@ from lightning.carrier import Carrier
 from messaging import envelope, events, peers
 from messaging.models import TRANSITIONS, Attempt, Direction, Event, Message, State
 from messaging.packing import Load, pack
-
-Published = Callable[[], None]
 
 
 def attempt_for(load: Load, carrier: Carrier) -> Attempt:
@@ -66,7 +64,7 @@ def take_off(message: Message, attempt: Attempt, now: datetime) -> None:
     message.next_try_at = None
 
 
-def settle(attempt: Attempt, messages: list[Message], *, fee_msat: int, published: Published) -> None:
+def settle(attempt: Attempt, messages: list[Message], *, fee_msat: int, published: events.Published) -> None:
     now = timezone.now()
     _end_attempt(attempt, Attempt.State.SETTLED, now, fee_msat=fee_msat)
     share, rest = divmod(fee_msat, len(messages))
@@ -75,7 +73,7 @@ def settle(attempt: Attempt, messages: list[Message], *, fee_msat: int, publishe
     _move(messages, State.SETTLED, now, published=published)
 
 
-def fail(attempt: Attempt, messages: list[Message], *, cause: str, published: Published) -> None:
+def fail(attempt: Attempt, messages: list[Message], *, cause: str, published: events.Published) -> None:
     """Ends the attempt and its messages for good."""
     now = timezone.now()
     _end_attempt(attempt, Attempt.State.FAILED, now, cause=cause)
@@ -83,7 +81,7 @@ def fail(attempt: Attempt, messages: list[Message], *, cause: str, published: Pu
 
 
 def retry(
-    attempt: Attempt, messages: list[Message], *, cause: str, delay_seconds: float, alone: bool, published: Published
+    attempt: Attempt, messages: list[Message], *, cause: str, delay_seconds: float, alone: bool, published: events.Published
 ) -> list[Message]:
     """Ends the attempt; its messages wait for another, or fail where their time is over. Answers those that wait."""
     now = timezone.now()
@@ -116,7 +114,7 @@ def _end_attempt(attempt: Attempt, state: Attempt.State, now: datetime, *, fee_m
     )
 
 
-def _move(messages: Iterable[Message], state: State, now: datetime, *, cause: str = "", published: Published) -> None:
+def _move(messages: Iterable[Message], state: State, now: datetime, *, cause: str = "", published: events.Published) -> None:
     told = []
     for message in messages:
         moved = Message.objects.filter(pk=message.pk, state__in=TRANSITIONS[state]).update(

@@ -23,6 +23,7 @@ from lightning.carrier import Carrier, Outcome, Shipment, Verdict
 from lightning.client import LndError
 from messaging import envelope, ledger
 from messaging.database import Database
+from messaging.events import Published
 from messaging.models import Attempt, Direction, Message, State
 from messaging.packing import pack
 
@@ -79,7 +80,7 @@ class Outbox:
         own_pubkey: bytes,
         record_numbers: Mapping[str, int],
         limits: Limits,
-        published: Callable[[], None],
+        published: Published,
     ):
         self._database = database
         self._carrier = carrier

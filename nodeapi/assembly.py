@@ -47,7 +47,9 @@ def _bound_hosts(hosts: Iterable[str]) -> list[str]:
     return [host for host in hosts if host not in ("0.0.0.0", "::")]
 
 
-def make_engine(config, *, database: Database, client: LndClient, lnd: LndStatus, version: str) -> Engine:
+def make_engine(
+    config, *, database: Database, client: LndClient, lnd: LndStatus, hub: Hub, version: str
+) -> Engine:
     limits = EngineLimits(
         max_bytes=config.message.max_bytes,
         outbox=Limits(
@@ -59,7 +61,15 @@ def make_engine(config, *, database: Database, client: LndClient, lnd: LndStatus
         max_fee_percent=config.lightning.max_fee_percent,
     )
     registry = Registry(config.services)
-    return Engine(database=database, client=client, lnd=lnd, registry=registry, limits=limits, version=version)
+    return Engine(
+        database=database,
+        client=client,
+        lnd=lnd,
+        registry=registry,
+        limits=limits,
+        version=version,
+        feed=hub.feed,
+    )
 
 
 def make_hub(config, database: Database, *, beside_engine: bool) -> Hub:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
 from messaging.database import Database
-from messaging.events import Waker
+from messaging.events import Published, Waker
 from messaging.inbox import Inbox
 from messaging.outbox import Limits, Outbox
 from messaging.registry import Registry
@@ -40,6 +40,7 @@ class Engine:
         registry: Registry,
         limits: EngineLimits,
         version: str,
+        feed: Published,
     ):
         self.lnd = lnd
         self.registry = registry
@@ -47,7 +48,7 @@ class Engine:
         self.version = version
         self.own_pubkey = bytes.fromhex(lnd.info.identity_pubkey)
         self._client = client
-        self._waker = Waker()
+        self._waker = Waker(feed)
         self.outbox = Outbox(
             database=database,
             carrier=KeysendCarrier(

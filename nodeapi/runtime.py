@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -23,6 +24,7 @@ from nodeapi.web import ApiApplication
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 1.0
+SWITCH_SECONDS = 0.0005
 
 
 class StartError(Exception):
@@ -50,6 +52,8 @@ class Runtime:
         self._stop = asyncio.Event()
 
     def run(self) -> None:
+        # The database threads hand over to the event loop many times a second: the default of 5 ms would be felt.
+        sys.setswitchinterval(SWITCH_SECONDS)
         with exclusive_lock(self._config.database.sqlite_path):
             self._check_ports()
             self._before()
@@ -113,9 +117,11 @@ class Runtime:
         server = None
         try:
             await lnd.connect(expected_pubkey=config.lnd.pub_key)
-            engine = assembly.make_engine(config, database=database, client=client, lnd=lnd, version=self._version)
             hub = assembly.make_hub(config, database, beside_engine=True)
             await hub.start()
+            engine = assembly.make_engine(
+                config, database=database, client=client, lnd=lnd, hub=hub, version=self._version
+            )
             doors = assembly.make_doors(config, database=database, hub=hub, engine=engine)
             async with asyncio.TaskGroup() as group:
                 group.create_task(hub.run())

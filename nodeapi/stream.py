@@ -156,20 +156,33 @@ class Hub:
                 pass
             self._wake.clear()
             try:
-                await self._hand_out()
+                await self._catch_up()
             except Exception:
                 logger.exception("the event log could not be read; trying again")
                 await asyncio.sleep(1.0)
 
-    async def _hand_out(self) -> None:
+    def feed(self, fresh: list[Event]) -> None:
+        """Events that this process has just committed: they need not be read again, unless others are before them."""
+        if fresh[0].seq == self.last_seq + 1:
+            self._hand_out([Frame(event) for event in fresh])
+        else:
+            self._wake.set()
+
+    async def _catch_up(self) -> None:
         while True:
             frames = await self.read(self.last_seq, frozenset())
-            for frame in frames:
-                self.last_seq = frame.seq
-                for subscription in self._subscriptions:
-                    subscription.offer(frame)
+            self._hand_out(frames)
             if len(frames) < PAGE:
                 return
+
+    def _hand_out(self, frames: list[Frame]) -> None:
+        for frame in frames:
+            # While a page was read, `feed` may have been faster.
+            if frame.seq <= self.last_seq:
+                continue
+            self.last_seq = frame.seq
+            for subscription in self._subscriptions:
+                subscription.offer(frame)
 
     async def _listen(self) -> None:
         layer = get_channel_layer()

@@ -20,6 +20,8 @@ class Stream:
         self.topic = topic
         self._queue: asyncio.Queue = asyncio.Queue()
         self.hung = False
+        # Newest add_index and settle_index this subscriber was told; only for SubscribeInvoices.
+        self.add_index = self.settle_index = 0
 
     def put(self, item: Any) -> None:
         if not self.hung:

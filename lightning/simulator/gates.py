@@ -1,0 +1,42 @@
+"""What stands before every call of a simulated lnd: its state, then the macaroon."""
+
+import grpc
+
+from lightning.simulator.credentials import same_macaroon
+from lightning.simulator.network import LOCKED, STARTING, Node
+
+STATE_TEXTS = {
+    LOCKED: "wallet locked, unlock it to enable full RPC access",
+    STARTING: "the RPC server is in the process of starting up, but not yet ready to accept calls",
+}
+
+
+class Gate(grpc.aio.ServerInterceptor):
+    def __init__(self, node: Node, macaroon_hex: str):
+        self._node = node
+        self._macaroon_hex = macaroon_hex
+
+    async def intercept_service(self, continuation, details):
+        handler = await continuation(details)
+        text = self._refusal(details)
+        return handler if handler is None or text is None else _refuse(handler, text)
+
+    def _refusal(self, details) -> str | None:
+        if self._node.state in STATE_TEXTS:
+            return STATE_TEXTS[self._node.state]
+        given = [value for key, value in details.invocation_metadata if key == "macaroon"]
+        if len(given) != 1:
+            return f"expected 1 macaroon, got {len(given)}"
+        if not same_macaroon(given[0], self._macaroon_hex):
+            return "verification failed: signature mismatch after caveat verification"
+        return None
+
+
+def _refuse(handler, text: str):
+    """A handler of the same kind that only refuses."""
+
+    async def refuse(request, context):
+        await context.abort(grpc.StatusCode.UNKNOWN, text)
+
+    make = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+    return make(refuse, handler.request_deserializer, handler.response_serializer)

@@ -1,0 +1,129 @@
+"""One process that hosts all nodes of a simulated Lightning network in one directory."""
+
+import asyncio
+import fcntl
+import os
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from lightning.simulator.config_file import service_ports, write_config
+from lightning.simulator.control_server import ControlServer
+from lightning.simulator.errors import StartError
+from lightning.simulator.server import HOST, NodeServer, check_port
+from lightning.simulator.services import Services, make_services
+from lightning.simulator.store import Store
+
+DATABASE = "simulator.sqlite3"
+GRACE_SECONDS = 1
+
+
+async def run(
+    directory: Path,
+    names: list[str],
+    *,
+    base_port: int = 10001,
+    topology: str = "chain",
+    stop: asyncio.Event | None = None,
+    ready: Callable[[], None] | None = None,
+    node_ports: Mapping[str, int] | None = None,
+    announce: Callable[[str], None] | None = print,
+) -> None:
+    """Runs until `stop`, SIGINT or SIGTERM. Raises StartError (a ValueError) when it cannot start.
+
+    Nodes that were there before come back, also when they are not in `names`. `announce` gets a line for each node.
+    """
+    directory = Path(directory).resolve()
+    directory.mkdir(parents=True, exist_ok=True)
+    stop = stop or asyncio.Event()
+    with _locked(directory), _stopped_by_signals(stop):
+        store = Store(directory / DATABASE)
+        try:
+            services = make_services(store)
+            services.network.ensure_nodes(names, topology)
+            servers = _make_servers(directory, services, base_port, node_ports or {})
+            await _serve(directory, services, servers, stop, ready, announce)
+        finally:
+            store.close()
+
+
+async def _serve(directory, services: Services, servers: list[NodeServer], stop, ready, announce) -> None:
+    control = ControlServer(directory, services, {server.node.name: server for server in servers})
+    try:
+        services.invoices.start()
+        services.payments.resume()
+        for server in servers:
+            await server.start()
+        await control.start()
+        _write_configs(servers)
+        for line in map(describe, servers) if announce else ():
+            announce(line)
+        if ready:
+            ready()
+        await stop.wait()
+    finally:
+        await control.stop()
+        for server in servers:
+            server.node.streams.drop()
+        await asyncio.gather(*(server.stop(GRACE_SECONDS) for server in servers))
+        await services.payments.stop()
+
+
+def describe(server: NodeServer) -> str:
+    config = server.directory / "config.yml"
+    return f"{server.node.name}  {server.node.pubkey.hex()}  {HOST}:{server.port}  ./impervious --config {config}"
+
+
+def _make_servers(directory: Path, services: Services, base_port: int, node_ports: Mapping[str, int]) -> list[NodeServer]:
+    servers = []
+    for index, node in enumerate(services.network.nodes):
+        port = node_ports.get(node.name, base_port + index)
+        check_port(port, f"the node {node.name}")
+        home = directory / node.name
+        home.mkdir(exist_ok=True)
+        servers.append(NodeServer(node, services, directory=home, port=port))
+    return servers
+
+
+def _write_configs(servers: list[NodeServer]) -> None:
+    """Last of all: who waits for a config.yml finds a network that answers."""
+    for index, server in enumerate(servers):
+        grpc_port, http_port = service_ports(index)
+        write_config(
+            server.directory,
+            name=server.node.name,
+            pubkey=server.node.pubkey.hex(),
+            lnd_port=server.port,
+            grpc_port=grpc_port,
+            http_port=http_port,
+        )
+
+
+@contextmanager
+def _locked(directory: Path) -> Iterator[None]:
+    """Two simulators on one directory would each have half of the truth."""
+    descriptor = os.open(directory / "simulator.lock", os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    except BlockingIOError:
+        raise StartError(f"a simulator is already running in {directory}") from None
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _stopped_by_signals(stop: asyncio.Event) -> Iterator[None]:
+    loop, handled = asyncio.get_running_loop(), []
+    for number in (signal.SIGINT, signal.SIGTERM):
+        try:
+            loop.add_signal_handler(number, stop.set)
+            handled.append(number)
+        except (ValueError, RuntimeError, NotImplementedError):
+            pass  # not in the main thread: the caller stops us
+    try:
+        yield
+    finally:
+        for number in handled:
+            loop.remove_signal_handler(number)

@@ -1,0 +1,331 @@
+"""lnd's gRPC services of one node: reads requests, asks the network, writes responses. No rules of its own but those of
+single calls. Amounts in msat unless named _sat."""
+
+import functools
+
+import grpc
+
+from lightning.simulator import graph as rules
+from lightning.simulator import bolt11, onion, signing
+from lightning.simulator.errors import (
+    CallError,
+    amount_msat,
+    need_hash,
+    need_preimage,
+    need_vertex,
+    need_vertex_hex,
+    not_found,
+)
+from lightning.simulator.graph import Channel
+from lightning.simulator.invoices import FINAL, Order
+from lightning.simulator.messages import Messages
+from lightning.simulator.network import Network, Node
+from lightning.simulator.payments import ENDED
+from lightning.simulator.services import Services
+from protos.invoicesrpc import invoices_pb2, invoices_pb2_grpc
+from protos.lnrpc import lightning_pb2, lightning_pb2_grpc
+from protos.routerrpc import router_pb2_grpc
+
+VERSION = "simulated-0.1 (lnd API 0.21)"
+NETWORK_NAME = "simulated"
+KEYSEND_FEATURE = 55
+FEATURES = {9: "tlv-onion", 14: "payment-addr", 17: "multi-path-payments"}
+DEFAULT_PAGE = 100
+
+
+def unary(method):
+    @functools.wraps(method)
+    async def call(self, request, context):
+        try:
+            return method(self, request)
+        except CallError as error:
+            await context.abort(error.code, error.text)
+
+    return call
+
+
+def streaming(method):
+    @functools.wraps(method)
+    async def call(self, request, context):
+        try:
+            async for response in method(self, request):
+                yield response
+        except CallError as error:
+            await context.abort(error.code, error.text)
+
+    return call
+
+
+class LightningServicer(lightning_pb2_grpc.LightningServicer):
+    def __init__(self, node: Node, services: Services, address: str):
+        self._node = node
+        self._network: Network = services.network
+        self._invoices = services.invoices
+        self._payments = services.payments
+        self._messages: Messages = services.messages
+        self._address = address
+
+    @unary
+    def GetInfo(self, request):
+        node, graph = self._node, self._network.graph
+        pubkey = node.pubkey.hex()
+        return lightning_pb2.GetInfoResponse(
+            identity_pubkey=pubkey,
+            alias=node.name,
+            num_active_channels=sum(graph.active(channel) for channel in graph.of(node.id)),
+            num_peers=len(graph.peers(node.id)),
+            block_height=onion.BLOCK_HEIGHT,
+            synced_to_chain=node.synced,
+            synced_to_graph=node.synced,
+            uris=[f"{pubkey}@{self._address}"],
+            version=VERSION,
+            chains=[lightning_pb2.Chain(network=NETWORK_NAME)],
+            features=_features(node),
+        )
+
+    @unary
+    def ChannelBalance(self, request):
+        channels, node = self._network.graph.of(self._node.id), self._node.id
+        local = sum(channel.balances[channel.side(node)] for channel in channels)
+        remote = sum(channel.balances[1 - channel.side(node)] for channel in channels)
+        return lightning_pb2.ChannelBalanceResponse(local_balance=_amount(local), remote_balance=_amount(remote))
+
+    @unary
+    def ListChannels(self, request):
+        peer = need_vertex(request.peer) if request.peer else None
+        graph, response = self._network.graph, lightning_pb2.ListChannelsResponse()
+        for channel in graph.of(self._node.id):
+            remote = self._network.by_id[channel.other(self._node.id)].pubkey
+            if (peer and remote != peer) or (request.active_only and not graph.active(channel)):
+                continue
+            response.channels.append(self._channel(channel, remote))
+        return response
+
+    def _channel(self, channel: Channel, remote: bytes) -> lightning_pb2.Channel:
+        side = channel.side(self._node.id)
+        constraints = lightning_pb2.ChannelConstraints(chan_reserve_sat=channel.reserve_sat)
+        return lightning_pb2.Channel(
+            active=self._network.graph.active(channel),
+            remote_pubkey=remote.hex(),
+            chan_id=channel.id,
+            capacity=channel.capacity_sat,
+            local_balance=channel.balances[side] // 1000,
+            remote_balance=channel.balances[1 - side] // 1000,
+            private=channel.private,
+            local_constraints=constraints,
+            remote_constraints=constraints,
+            peer_scid_alias=channel.alias if channel.private else 0,
+        )
+
+    @unary
+    def GetChanInfo(self, request):
+        if not request.chan_id:
+            raise CallError("specify either chan_id or chan_point")
+        channel = self._network.graph.channels.get(request.chan_id)
+        if channel is None or (channel.private and self._node.id not in channel.nodes):
+            raise not_found("edge not found")
+        first, second = sorted(self._network.by_id[node].pubkey.hex() for node in channel.nodes)
+        policy = lightning_pb2.RoutingPolicy(
+            time_lock_delta=rules.TIME_LOCK_DELTA,
+            fee_base_msat=rules.BASE_FEE_MSAT,
+            fee_rate_milli_msat=rules.FEE_RATE_PPM,
+        )
+        return lightning_pb2.ChannelEdge(node1_pub=first, node2_pub=second, node1_policy=policy, node2_policy=policy)
+
+    @unary
+    def GetNodeInfo(self, request):
+        node = self._network.by_pubkey.get(need_vertex_hex(request.pub_key))
+        graph = self._network.graph
+        if node is None or not graph.knows(self._node.id, node.id):
+            raise not_found("unable to find node")
+        seen = [channel for channel in graph.of(node.id) if not channel.private or self._node.id in channel.nodes]
+        return lightning_pb2.NodeInfo(
+            node=lightning_pb2.LightningNode(pub_key=request.pub_key, alias=node.name, features=_features(node)),
+            num_channels=len(seen),
+        )
+
+    @unary
+    def QueryRoutes(self, request):
+        hops = self._payments.query_route(self._node, request, need_vertex_hex(request.pub_key))
+        reached = [self._network.graph.channels[hop.channel].other(hop.sender) for hop in hops]
+        route = lightning_pb2.Route(
+            hops=[
+                lightning_pb2.Hop(chan_id=hop.channel, pub_key=self._network.by_id[node].pubkey.hex())
+                for hop, node in zip(hops, reached, strict=True)
+            ],
+            total_fees_msat=hops[0].amount - hops[-1].amount,
+        )
+        return lightning_pb2.QueryRoutesResponse(routes=[route], success_prob=0.95)
+
+    @unary
+    def SignMessage(self, request):
+        return lightning_pb2.SignMessageResponse(signature=signing.sign_message(self._node.key, request.msg))
+
+    @unary
+    def VerifyMessage(self, request):
+        pubkey = signing.recover_signer(request.msg, request.signature)
+        if pubkey is None:
+            return lightning_pb2.VerifyMessageResponse(valid=False)
+        signer = self._network.by_pubkey.get(pubkey)
+        valid = signer is not None and self._network.graph.knows(self._node.id, signer.id)
+        return lightning_pb2.VerifyMessageResponse(valid=valid, pubkey=pubkey.hex())
+
+    @unary
+    def AddInvoice(self, request):
+        invoice = self._invoices.add(self._node, request)
+        return lightning_pb2.AddInvoiceResponse(
+            r_hash=invoice.r_hash,
+            payment_request=invoice.payment_request,
+            add_index=invoice.add_index,
+            payment_addr=invoice.payment_addr,
+        )
+
+    @unary
+    def LookupInvoice(self, request):
+        if len(request.r_hash) != 32:
+            raise CallError(f"payment hash must be exactly 32 bytes, is instead {len(request.r_hash)}")
+        return self._invoices.lookup(self._node, request.r_hash)
+
+    @unary
+    def ListInvoices(self, request):
+        store = self._network.store
+        page = store.invoices_before if request.reversed else store.invoices_after
+        count = request.num_max_invoices or DEFAULT_PAGE
+        invoices = page(self._node.id, request.index_offset, count, pending=request.pending_only)
+        return lightning_pb2.ListInvoiceResponse(
+            invoices=invoices,
+            first_index_offset=invoices[0].add_index if invoices else 0,
+            last_index_offset=invoices[-1].add_index if invoices else 0,
+        )
+
+    @streaming
+    async def SubscribeInvoices(self, request):
+        stream = self._invoices.subscribe(self._node, request.add_index, request.settle_index)
+        try:
+            async for invoice in stream:
+                yield invoice
+        finally:
+            stream.close()
+
+    @unary
+    def DecodePayReq(self, request):
+        asked = bolt11.decode(request.pay_req)
+        return lightning_pb2.PayReq(
+            destination=asked.destination.hex(),
+            payment_hash=asked.payment_hash.hex(),
+            num_satoshis=asked.amount // 1000,
+            num_msat=asked.amount,
+            timestamp=asked.timestamp,
+            expiry=asked.expiry,
+            description=asked.description,
+            cltv_expiry=asked.cltv_expiry,
+            payment_addr=asked.payment_addr,
+        )
+
+    @unary
+    def SendCustomMessage(self, request):
+        self._messages.send(self._node, need_vertex(request.peer), request.type, request.data)
+        return lightning_pb2.SendCustomMessageResponse(status="message sent successfully")
+
+    @streaming
+    async def SubscribeCustomMessages(self, request):
+        stream = self._node.streams.open("messages")
+        try:
+            async for message in stream:
+                yield message
+        finally:
+            stream.close()
+
+
+class RouterServicer(router_pb2_grpc.RouterServicer):
+    def __init__(self, node: Node, services: Services):
+        self._node = node
+        self._payments = services.payments
+
+    @streaming
+    async def SendPaymentV2(self, request):
+        attempt, stream = self._payments.send(self._node, request)
+        ended = False
+        try:
+            async for payment in stream:
+                ended = payment.status in ENDED
+                if ended or not request.no_inflight_updates:
+                    yield payment
+                if ended:
+                    return
+        finally:
+            stream.close()
+            if request.cancelable and not ended:
+                self._payments.cancel(attempt)
+
+    @streaming
+    async def TrackPaymentV2(self, request):
+        stream = self._payments.track(self._node, need_hash(request.payment_hash))
+        try:
+            async for payment in stream:
+                ended = payment.status in ENDED
+                if ended or not request.no_inflight_updates:
+                    yield payment
+                if ended:
+                    return
+        finally:
+            stream.close()
+
+
+class InvoicesServicer(invoices_pb2_grpc.InvoicesServicer):
+    def __init__(self, node: Node, services: Services):
+        self._node = node
+        self._invoices = services.invoices
+        self._payments = services.payments
+
+    @unary
+    def AddHoldInvoice(self, request):
+        order = Order(
+            payment_hash=need_hash(request.hash),
+            preimage=b"",
+            amount=amount_msat(request.value, request.value_msat),
+            memo=request.memo,
+            expiry=request.expiry,
+            cltv_expiry=request.cltv_expiry,
+            private=request.private,
+        )
+        invoice = self._invoices.add_order(self._node, order)
+        return invoices_pb2.AddHoldInvoiceResp(
+            payment_request=invoice.payment_request, add_index=invoice.add_index, payment_addr=invoice.payment_addr
+        )
+
+    @streaming
+    async def SubscribeSingleInvoice(self, request):
+        stream = self._invoices.subscribe_single(self._node, need_hash(request.r_hash))
+        try:
+            async for invoice in stream:
+                yield invoice
+                if invoice.state in FINAL:
+                    return
+        finally:
+            stream.close()
+
+    @unary
+    def SettleInvoice(self, request):
+        self._payments.settle_invoice(self._node, need_preimage(request.preimage))
+        return invoices_pb2.SettleInvoiceResp()
+
+    @unary
+    def CancelInvoice(self, request):
+        self._payments.cancel_invoice(self._node, need_hash(request.payment_hash))
+        return invoices_pb2.CancelInvoiceResp()
+
+
+def add_services(server: grpc.aio.Server, node: Node, services: Services, address: str) -> None:
+    lightning_pb2_grpc.add_LightningServicer_to_server(LightningServicer(node, services, address), server)
+    router_pb2_grpc.add_RouterServicer_to_server(RouterServicer(node, services), server)
+    invoices_pb2_grpc.add_InvoicesServicer_to_server(InvoicesServicer(node, services), server)
+
+
+def _amount(msat: int) -> lightning_pb2.Amount:
+    return lightning_pb2.Amount(sat=msat // 1000, msat=msat)
+
+
+def _features(node: Node) -> dict[int, lightning_pb2.Feature]:
+    names = {**FEATURES, **({KEYSEND_FEATURE: "keysend"} if node.accepts_keysend else {})}
+    return {bit: lightning_pb2.Feature(name=name, is_known=True) for bit, name in names.items()}
