@@ -24,7 +24,6 @@ def main() -> None:
                 base_port=options.base_port,
                 topology=options.topology,
                 node_ports=dict(options.port),
-                announce=_say,
             )
         )
     except (OSError, ValueError) as error:
@@ -34,10 +33,6 @@ def main() -> None:
 def _named_port(text: str) -> tuple[str, int]:
     name, _, port = text.partition("=")
     return name, int(port)
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ TIME_LOCK_DELTA = 80
 RESERVE_PERCENT = 1
 MAX_HTLCS = 483
 MIN_HTLC_MSAT = 1000
+ALIAS_HEIGHT = 16_000_000
 
 
 def forwarding_fee(amount: int) -> int:
@@ -27,7 +28,6 @@ class Channel:
     """
 
     id: int
-    alias: int
     nodes: tuple[int, int]
     capacity_sat: int
     private: bool
@@ -40,6 +40,11 @@ class Channel:
 
     def other(self, node: int) -> int:
         return self.nodes[1 - self.side(node)]
+
+    @property
+    def alias(self) -> int:
+        """The id that a private channel has in hop hints (lnd's aliases begin at block 16,000,000)."""
+        return ALIAS_HEIGHT << 40 | self.id & (1 << 40) - 1
 
     @property
     def reserve_sat(self) -> int:

@@ -13,7 +13,6 @@ from lightning.simulator.store import Store
 from lightning.simulator.streams import Streams
 
 CHANNEL_SAT = 10_000_000
-ALIAS_HEIGHT = 16_000_000
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,31}")
 
 RUNNING, LOCKED, STARTING, DOWN = "running", "locked", "starting", "down"
@@ -85,7 +84,6 @@ class Network:
         number = len(self.graph.channels) + 1
         channel = Channel(
             id=(onion.BLOCK_HEIGHT - 100) << 40 | number << 16,
-            alias=ALIAS_HEIGHT << 40 | number << 16,
             nodes=(a.id, b.id),
             capacity_sat=capacity_sat,
             private=private,
@@ -93,10 +91,7 @@ class Network:
         )
         with self.store.transaction():
             self.store.add_channel(
-                (
-                    *(channel.id, channel.alias, *channel.nodes, capacity_sat, private),
-                    *(*channel.balances, *channel.htlc_indices),
-                )
+                (channel.id, *channel.nodes, capacity_sat, private, *channel.balances, *channel.htlc_indices)
             )
         self.graph.add(channel)
         return channel
@@ -128,11 +123,10 @@ class Network:
         return node
 
     def _load_channel(self, row: tuple) -> None:
-        channel_id, alias, node_a, node_b, capacity_sat, private, *sides = row
+        channel_id, node_a, node_b, capacity_sat, private, *sides = row
         self.graph.add(
             Channel(
                 id=channel_id,
-                alias=alias,
                 nodes=(node_a, node_b),
                 capacity_sat=capacity_sat,
                 private=bool(private),

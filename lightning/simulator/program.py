@@ -19,6 +19,10 @@ DATABASE = "simulator.sqlite3"
 GRACE_SECONDS = 1
 
 
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
 async def run(
     directory: Path,
     names: list[str],
@@ -28,7 +32,7 @@ async def run(
     stop: asyncio.Event | None = None,
     ready: Callable[[], None] | None = None,
     node_ports: Mapping[str, int] | None = None,
-    announce: Callable[[str], None] | None = print,
+    announce: Callable[[str], None] | None = say,
 ) -> None:
     """Runs until `stop`, SIGINT or SIGTERM. Raises StartError (a ValueError) when it cannot start.
 

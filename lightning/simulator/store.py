@@ -16,7 +16,7 @@ from protos.routerrpc import router_pb2
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS node (id INTEGER PRIMARY KEY, name TEXT UNIQUE NOT NULL, secret BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS channel (
-    id INTEGER PRIMARY KEY, alias INTEGER NOT NULL, node_a INTEGER NOT NULL, node_b INTEGER NOT NULL,
+    id INTEGER PRIMARY KEY, node_a INTEGER NOT NULL, node_b INTEGER NOT NULL,
     capacity_sat INTEGER NOT NULL, private INTEGER NOT NULL,
     balance_a INTEGER NOT NULL, balance_b INTEGER NOT NULL, htlc_a INTEGER NOT NULL, htlc_b INTEGER NOT NULL);
 CREATE TABLE IF NOT EXISTS invoice (
@@ -87,7 +87,7 @@ class Store:
         return self._db.execute("SELECT id, name, secret FROM node ORDER BY id").fetchall()
 
     def add_channel(self, row: tuple) -> None:
-        self._db.execute("INSERT INTO channel VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
+        self._db.execute("INSERT INTO channel VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def channels(self) -> list[tuple]:
         return self._db.execute("SELECT * FROM channel ORDER BY id").fetchall()

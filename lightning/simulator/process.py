@@ -1,0 +1,126 @@
+"""For tests and benchmarks: a simulated network as a process of its own, on free ports."""
+
+import asyncio
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from lightning.simulator.control import PORT_FILE, SimulatorControl
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 30
+
+
+@dataclass(frozen=True)
+class LndNode:
+    name: str
+    host: str
+    port: int
+    tls_cert_path: Path
+    macaroon_path: Path
+    pubkey: str
+    directory: Path
+
+
+class SimulatedNetwork:
+    """`async with SimulatedNetwork(directory, ["alice", "bob"]) as network: network.nodes["alice"]`.
+
+    start() after kill() or stop() brings the same nodes back on the same ports.
+    """
+
+    def __init__(self, directory: Path, names: list[str], *, topology: str = "chain"):
+        self.directory = Path(directory).resolve()
+        self.names = list(names)
+        self.nodes: dict[str, LndNode] = {}
+        self.control = SimulatorControl(self.directory)
+        self._topology = topology
+        self._ports: dict[str, int] = {}
+        self._process: subprocess.Popen | None = None
+
+    async def __aenter__(self) -> "SimulatedNetwork":
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exception) -> None:
+        await self.stop()
+        await self.control.close()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    async def start(self) -> None:
+        if self._process is not None:
+            return
+        self.directory.mkdir(parents=True, exist_ok=True)
+        (self.directory / PORT_FILE).unlink(missing_ok=True)
+        for name in self.names:
+            if name not in self._ports:
+                self._ports[name] = _free_port(self._ports.values())
+        command = [sys.executable, "-m", "lightning.simulator", "--dir", str(self.directory)]
+        command += ["--topology", self._topology]
+        for name, port in self._ports.items():
+            command += ["--port", f"{name}={port}"]
+        with open(self.directory / "simulator.log", "ab") as log:
+            self._process = subprocess.Popen([*command, *self.names], cwd=ROOT, stdout=log, stderr=log)
+        await self._wait_until_ready()
+
+    async def stop(self) -> None:
+        """Ends it as SIGTERM does."""
+        await self._end(signal.SIGTERM)
+
+    async def kill(self) -> None:
+        """kill -9: nothing is cleaned up."""
+        await self._end(signal.SIGKILL)
+
+    async def _end(self, number: int) -> None:
+        process, self._process = self._process, None
+        if process is not None:
+            process.send_signal(number)
+            await asyncio.to_thread(process.wait)
+
+    async def _wait_until_ready(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline:
+            if self._process.poll() is not None:
+                self._process = None
+                raise RuntimeError(f"the simulator ended: {self._log_tail()}")
+            try:
+                self.nodes = {entry["name"]: self._node(entry) for entry in await self.control.info()}
+                if all((node.directory / "config.yml").exists() for node in self.nodes.values()):
+                    return
+            except (OSError, grpc.aio.AioRpcError):
+                pass
+            await asyncio.sleep(0.02)
+        await self.kill()
+        raise TimeoutError(f"the simulator was not ready within {START_SECONDS} s: {self._log_tail()}")
+
+    def _node(self, entry: dict) -> LndNode:
+        home = self.directory / entry["name"]
+        return LndNode(
+            name=entry["name"],
+            host="127.0.0.1",
+            port=entry["port"],
+            tls_cert_path=home / "tls.cert",
+            macaroon_path=home / "admin.macaroon",
+            pubkey=entry["pubkey"],
+            directory=home,
+        )
+
+    def _log_tail(self) -> str:
+        return (self.directory / "simulator.log").read_text()[-2000:]
+
+
+def _free_port(taken) -> int:
+    while True:
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            port = probe.getsockname()[1]
+        if port not in taken:
+            return port

@@ -1,0 +1,163 @@
+"""Whole nodes for tests: `manage.py runimpd` as a process of its own, on an lnd of a network for tests."""
+
+import http.client
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[2]
+START_SECONDS = 90
+SERVICES = {
+    "federate": 100000,
+    "vpn": 200000,
+    "websocket": 300000,
+    "message": 400000,
+    "socket": 500000,
+    "sign": 800000,
+}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@dataclass
+class Reply:
+    status: int
+    headers: dict[str, str]
+    body: bytes
+
+    @property
+    def json(self):
+        return json.loads(self.body)
+
+
+@dataclass
+class Node:
+    """One node beside `lnd` (anything with host, port, tls_cert_path, macaroon_path, pubkey). `extra` are sections of its
+    configuration that replace the defaults; `environ` is added to its environment."""
+
+    lnd: object
+    directory: Path
+    extra: dict = field(default_factory=dict)
+    environ: dict = field(default_factory=dict)
+    arguments: tuple[str, ...] = ()
+    with_http: bool = True
+
+    def __post_init__(self):
+        self.grpc_port, self.http_port = free_port(), free_port()
+        self.directory.mkdir(parents=True, exist_ok=True)
+        self.config_path = self.directory / "config.yml"
+        self.log_path = self.directory / "node.log"
+        self.process: subprocess.Popen | None = None
+        self.config_path.write_text(yaml.safe_dump(self._config()))
+
+    @property
+    def pubkey(self) -> str:
+        return self.lnd.pubkey
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.grpc_port}"
+
+    @property
+    def http(self) -> str:
+        return f"127.0.0.1:{self.http_port}"
+
+    @property
+    def log(self) -> str:
+        return self.log_path.read_text()
+
+    def _config(self) -> dict:
+        config = {
+            "server": {"enabled": True, "grpc_addr": self.grpc, "http_addr": self.http},
+            "service_list": [
+                {"service_type": name, "active": True, "custom_record_number": number}
+                for name, number in SERVICES.items()
+            ],
+            "lightning": {
+                "lnd_node": {
+                    "ip": self.lnd.host,
+                    "port": self.lnd.port,
+                    "pub_key": self.lnd.pubkey,
+                    "tls_cert": str(self.lnd.tls_cert_path),
+                    "admin_macaroon": str(self.lnd.macaroon_path),
+                }
+            },
+            "database": {"url": f"sqlite:///{self.directory / 'impervious.sqlite3'}"},
+        }
+        for section, values in self.extra.items():
+            config[section] = {**config[section], **values} if isinstance(values, dict) and section in config else values
+        return config
+
+    def launch(self) -> None:
+        """Starts the process without waiting for it."""
+        environ = {name: value for name, value in os.environ.items() if not name.startswith("IMPD_")}
+        with open(self.log_path, "a") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, str(ROOT / "manage.py"), "runimpd", "--config", str(self.config_path), *self.arguments],
+                cwd=self.directory,
+                env=environ | self.environ,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+            )
+
+    def start(self) -> "Node":
+        told = self.log.count("IMPD started!") if self.log_path.exists() else 0
+        self.launch()
+        self.wait_until(lambda: self.log.count("IMPD started!") > told)
+        return self
+
+    def wait_until(self, condition) -> None:
+        for _ in range(START_SECONDS * 20):
+            if condition():
+                return
+            if self.process.poll() is not None:
+                raise AssertionError(f"the node ended with {self.process.returncode}:\n{self.log[-3000:]}")
+            time.sleep(0.05)
+        raise AssertionError(f"the node did not get there in {START_SECONDS} s:\n{self.log[-3000:]}")
+
+    def stop(self) -> int:
+        """Ends the process by SIGTERM; its exit code."""
+        return self._end(signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._end(signal.SIGKILL)
+
+    def _end(self, number: int) -> int:
+        if self.process.poll() is None:
+            self.process.send_signal(number)
+        return self.process.wait(timeout=60)
+
+    def __enter__(self) -> "Node":
+        return self.start()
+
+    def __exit__(self, *_) -> None:
+        self.kill()
+
+    def request(self, method: str, path: str, body=None, headers: dict | None = None) -> Reply:
+        """One HTTP request; a body that is no bytes is sent as JSON."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=60)
+        try:
+            raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
+            connection.request(method, path, raw, headers or {})
+            response = connection.getresponse()
+            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+        finally:
+            connection.close()
+
+    def post(self, path: str, body=None, headers: dict | None = None) -> Reply:
+        return self.request("POST", path, body, headers)
+
+    def get(self, path: str, headers: dict | None = None) -> Reply:
+        return self.request("GET", path, None, headers)
