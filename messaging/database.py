@@ -44,7 +44,7 @@ class Database:
         """Ends after all that was handed in is committed."""
         self._jobs.put(None)
         await asyncio.to_thread(self._writer.join)
-        await self._loop.run_in_executor(self._reader, connection.close)
+        await self.read(lambda: connection.close())
         self._reader.shutdown()
 
     def _run_writer(self) -> None:

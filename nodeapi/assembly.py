@@ -59,6 +59,7 @@ def make_engine(
         ),
         max_fee_sat=config.lightning.max_fee_sat,
         max_fee_percent=config.lightning.max_fee_percent,
+        keep_days=config.events.keep_days,
     )
     registry = Registry(config.services)
     return Engine(

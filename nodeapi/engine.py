@@ -3,11 +3,13 @@
 import asyncio
 import logging
 from dataclasses import dataclass
+from functools import partial
 
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
 from messaging.database import Database
 from messaging.events import Published, Waker
+from messaging.events import prune as prune_events
 from messaging.inbox import Inbox
 from messaging.outbox import Limits, Outbox
 from messaging.registry import Registry
@@ -16,6 +18,9 @@ from nodeapi.lnd_status import LndStatus
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 1.0
+PRUNE_SECONDS = 86_400.0
+# A little at a time, so that other writes need not wait.
+PRUNE_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +31,7 @@ class EngineLimits:
     outbox: Limits
     max_fee_sat: int
     max_fee_percent: float
+    keep_days: int
 
 
 class Engine:
@@ -48,6 +54,7 @@ class Engine:
         self.version = version
         self.own_pubkey = bytes.fromhex(lnd.info.identity_pubkey)
         self._client = client
+        self._database = database
         self._waker = Waker(feed)
         self.outbox = Outbox(
             database=database,
@@ -75,6 +82,7 @@ class Engine:
             group.create_task(self.outbox.run())
             group.create_task(self.lnd.run())
             group.create_task(self._listen())
+            group.create_task(self._prune_daily())
 
     async def _listen(self) -> None:
         """lnd's invoices into the inbox, over a stream that is replaced when it ends."""
@@ -87,3 +95,13 @@ class Engine:
             except Exception:
                 logger.exception("invoice stream; opening it again")
             await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _prune_daily(self) -> None:
+        while True:
+            prune = partial(prune_events, keep_days=self.limits.keep_days, most=PRUNE_AT_ONCE)
+            try:
+                while await self._database.write(prune):
+                    pass
+            except Exception:
+                logger.exception("old events could not be deleted; trying again tomorrow")
+            await asyncio.sleep(PRUNE_SECONDS)

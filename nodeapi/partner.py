@@ -56,8 +56,8 @@ async def _echo_when_ready(node_directory: Path, ready: asyncio.Event) -> None:
         try:
             await partner.run()
         except LndError as error:
-            logger.warning("partner: %s", error)
             await asyncio.sleep(1.0)
+            logger.warning("partner: %s", error)
 
 
 class EchoPartner:

@@ -21,7 +21,7 @@ def started(config, pubkey: str, *, simulation: Path | None) -> str:
     lines = [f"This node: {pubkey}"]
     if config.server.enabled:
         lines.append(f"gRPC {config.server.grpc_addr}, HTTP and websocket {config.server.http_addr}")
-        lines.append(f"Admin: http://{config.server.http_addr}/admin/")
+        lines.append(f"Admin: http://{config.server.http_addr}/admin/ (first account: sqlite3 in {config.path})")
     if simulation:
         lines += _simulated(config, simulation)
     return "\n".join(lines)

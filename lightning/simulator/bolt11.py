@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from coincurve import PrivateKey, PublicKey
 
-from lightning.simulator.errors import CallError
+from lightning.simulator.errors import MAX_MSAT, CallError
 
 PREFIX = "lnsb"
 DEFAULT_EXPIRY_SECONDS = 3600
@@ -77,9 +77,9 @@ def decode(text: str) -> PaymentRequest:
         payment_hash=_bytes(tags["p"][0]),
         amount=_decode_amount(human[len(PREFIX) :]),
         timestamp=_number(body[:7]),
-        expiry=_number(tags["x"][0]) if "x" in tags else DEFAULT_EXPIRY_SECONDS,
+        expiry=_time(tags["x"][0]) if "x" in tags else DEFAULT_EXPIRY_SECONDS,
         description=_bytes(tags["d"][0]).decode("utf-8", "replace") if "d" in tags else "",
-        cltv_expiry=_number(tags["c"][0]) if "c" in tags else DEFAULT_CLTV,
+        cltv_expiry=_time(tags["c"][0]) if "c" in tags else DEFAULT_CLTV,
         payment_addr=_bytes(tags["s"][0]) if "s" in tags else b"",
         hints=tuple(_unpack_hint(_bytes(groups)) for groups in tags.get("r", []) if len(groups) == 82),
         destination=_recover(signature, _digest(human, body)),
@@ -138,6 +138,8 @@ def _decode_amount(text: str) -> int:
     if not digits.isascii() or not digits.isdigit() or len(digits) > 18:
         raise CallError("invalid amount in the payment request")
     tenths = int(digits) * (_TENTHS[unit] if unit else _MSAT_PER_BITCOIN * 10)
+    if tenths > MAX_MSAT * 10:
+        raise CallError("the payment request's amount is too large")
     if tenths % 10:
         raise CallError("a pico-bitcoin amount must be a multiple of 10")
     return tenths // 10
@@ -175,6 +177,13 @@ def _number(groups: list[int]) -> int:
     value = 0
     for group in groups:
         value = value << 5 | group
+    return value
+
+
+def _time(groups: list[int]) -> int:
+    value = _number(groups)
+    if value >= 1 << 60:
+        raise CallError("invalid expiry in the payment request")
     return value
 
 

@@ -2,6 +2,9 @@
 
 import grpc
 
+# What fits the API's signed fields; more than there is, so that it only reads as too much.
+MAX_MSAT = 2**63 - 1
+
 
 class CallError(Exception):
     """A refusal that the caller sees. Without a code it is UNKNOWN, as every plain Go error of lnd is."""
@@ -57,4 +60,4 @@ def amount_msat(sat: int, msat: int) -> int:
         raise CallError("sat and msat arguments are mutually exclusive")
     if sat < 0 or msat < 0:
         raise CallError("amount cannot be negative")
-    return sat * 1000 or msat
+    return min(sat * 1000 or msat, MAX_MSAT)

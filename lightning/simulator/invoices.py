@@ -20,6 +20,8 @@ from protos.lnrpc import lightning_pb2
 
 Invoice = lightning_pb2.Invoice
 KEYSEND_RECORD = 5482373484
+# What lnd itself puts beside the payer's records (experimental accountability: none).
+ACCOUNTABLE_RECORD, NOT_ACCOUNTABLE = 106823, b"\x00"
 DEFAULT_EXPIRY_SECONDS = 86_400
 MAX_EXPIRY_SECONDS = 365 * 86_400
 MAX_MEMO_BYTES = 1024
@@ -237,7 +239,7 @@ class Invoices:
             htlc_index=htlc.index,
             amt_msat=htlc.amount,
             accept_time=now,
-            custom_records={number: value for number, value in htlc.records.items() if number >= 65536},
+            custom_records={**htlc.records, ACCOUNTABLE_RECORD: NOT_ACCOUNTABLE},
         )
         invoice.amt_paid_msat += htlc.amount
         invoice.amt_paid_sat = invoice.amt_paid_msat // 1000

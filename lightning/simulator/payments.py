@@ -251,9 +251,9 @@ class Payments:
         """Time on the way. True when the payment was dropped there."""
         target = self._network.by_pubkey[attempt.intent.target]
         latency = self._faults.latency_to(target.id)
-        if not latency and target.online.is_set() and not self._faults.held:
+        if not latency and not self._network.graph.offline and not self._faults.held:
             return attempt.dropped.is_set()
-        way = asyncio.ensure_future(self._way(target, latency))
+        way = asyncio.ensure_future(self._way(attempt, target, latency))
         drop = asyncio.ensure_future(attempt.dropped.wait())
         try:
             await asyncio.wait((way, drop), return_when=asyncio.FIRST_COMPLETED)
@@ -262,11 +262,14 @@ class Payments:
             drop.cancel()
         return attempt.dropped.is_set()
 
-    async def _way(self, target: Node, latency: float) -> None:
+    async def _way(self, attempt: Attempt, target: Node, latency: float) -> None:
+        """An HTLC waits for a node of its route that is away."""
         if latency:
             await asyncio.sleep(latency)
         await self._faults.wait_released(target.id)
-        await target.online.wait()
+        for hop, _ in attempt.locked:
+            channel = self._network.graph.channels[hop.channel]
+            await self._network.by_id[channel.other(hop.sender)].online.wait()
 
     def _launch(self, attempt: Attempt) -> bool:
         """Finds a route and puts an HTLC in flight on each hop. False when the payment has failed."""

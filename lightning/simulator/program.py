@@ -2,6 +2,7 @@
 
 import asyncio
 import fcntl
+import gc
 import os
 import signal
 from collections.abc import Callable, Iterator, Mapping
@@ -63,6 +64,9 @@ async def _serve(directory, services: Services, servers: list[NodeServer], stop,
         _write_configs(servers)
         for line in map(describe, servers) if announce else ():
             announce(line)
+        # What is there now stays: the collector need not look at it again.
+        gc.collect()
+        gc.freeze()
         if ready:
             ready()
         await stop.wait()
@@ -109,12 +113,17 @@ def _locked(directory: Path) -> Iterator[None]:
     """Two simulators on one directory would each have half of the truth."""
     descriptor = os.open(directory / "simulator.lock", os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        _take_lock(descriptor, directory)
         yield
-    except BlockingIOError:
-        raise StartError(f"a simulator is already running in {directory}") from None
     finally:
         os.close(descriptor)
+
+
+def _take_lock(descriptor: int, directory: Path) -> None:
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StartError(f"a simulator is already running in {directory}") from None
 
 
 @contextmanager

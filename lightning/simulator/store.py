@@ -32,6 +32,7 @@ CREATE TABLE IF NOT EXISTS payment (
 CREATE INDEX IF NOT EXISTS payment_number ON payment (node, number);
 CREATE INDEX IF NOT EXISTS payment_open ON payment (status) WHERE status = 1;
 """
+_MAX_INDEX = 2**62
 _PENDING = (lightning_pb2.Invoice.OPEN, lightning_pb2.Invoice.ACCEPTED)
 
 
@@ -117,7 +118,7 @@ class Store:
 
     def invoices_before(self, node: int, offset: int, count: int, *, pending: bool = False) -> list:
         """The newest ones strictly before `offset` (0: the very newest), in order of add_index."""
-        offset = offset or 2**62
+        offset = offset or _MAX_INDEX
         return self._invoices(f"node=? AND add_index<? {_only(pending)} ORDER BY add_index DESC", node, offset, count)[::-1]
 
     def add_settle(self, node: int, settle_index: int, add_index: int) -> None:
@@ -128,7 +129,7 @@ class Store:
         rows = self._db.execute(
             "SELECT invoice.invoice FROM settle JOIN invoice USING (node, add_index) "
             "WHERE node=? AND settle_index>? ORDER BY settle_index",
-            (node, settle_index),
+            (node, min(settle_index, _MAX_INDEX)),
         )
         return [lightning_pb2.Invoice.FromString(row[0]) for row in rows]
 
@@ -141,7 +142,7 @@ class Store:
 
     def _invoices(self, condition: str, node: int, offset: int, count: int) -> list[lightning_pb2.Invoice]:
         rows = self._db.execute(
-            f"SELECT invoice FROM invoice WHERE {condition} LIMIT ?", (node, min(offset, 2**62), min(count, 2**62))
+            f"SELECT invoice FROM invoice WHERE {condition} LIMIT ?", (node, min(offset, _MAX_INDEX), min(count, _MAX_INDEX))
         )
         return [lightning_pb2.Invoice.FromString(row[0]) for row in rows]
 

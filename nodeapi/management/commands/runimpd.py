@@ -1,3 +1,4 @@
+import logging
 import os
 import sys
 from pathlib import Path
@@ -5,7 +6,10 @@ from pathlib import Path
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
-from nodeapi import first_admin, welcome
+from nodeapi import first_start, welcome
+
+
+logger = logging.getLogger(__name__)
 
 
 class Command(BaseCommand):
@@ -22,12 +26,14 @@ class Command(BaseCommand):
         os.environ["IMPD_ENGINE_HERE"] = "1"
         from nodeapi.runtime import Runtime, StartError
 
+        for warning in settings.IMPD.warnings:
+            logger.warning("configuration: %s", warning)
         try:
             runtime = Runtime(
                 settings.IMPD,
                 version=settings.VERSION,
                 with_http=not no_http,
-                before=lambda: first_admin.prepare_database(settings.IMPD),
+                before=lambda: first_start.prepare_database(settings.IMPD),
                 on_started=self._started,
             )
             runtime.run()
