@@ -10,6 +10,8 @@ from impervious_site.config import ConfigError
 
 def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
+    # gRPC's own lines would stand between the JSON lines of the log.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     arguments = launch.take_config(sys.argv, os.environ)
     launch.prepare_simulation(arguments, os.environ)
     from django.core.management import execute_from_command_line

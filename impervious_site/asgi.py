@@ -8,6 +8,7 @@ import os
 import sys
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
+os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from channels.routing import ProtocolTypeRouter  # noqa: E402
 from django.conf import settings  # noqa: E402

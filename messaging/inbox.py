@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from uuid import NAMESPACE_OID, UUID, uuid5
 
+from django.db import OperationalError
+
 from messaging import envelope, events, peers
 from messaging.database import Database
 from messaging.models import Direction, Event, Message, ReceivedHtlc, State
@@ -21,6 +23,7 @@ from protos.lnrpc import lightning_pb2
 logger = logging.getLogger(__name__)
 
 MAX_PENDING = 1_000
+DATABASE_RETRY_SECONDS = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +84,20 @@ class Inbox:
             try:
                 await self._database.write(partial(store_arrivals, arrivals, published=self._published))
                 return
-            except Exception:
+            except OperationalError as error:
                 # lnd has settled it and tells it only once on this stream: keep it until the database is well again.
-                logger.exception("received messages could not be stored; trying again")
-                await asyncio.sleep(2.0)
+                logger.error("received messages could not be stored (%s); trying again", error)
+                await asyncio.sleep(DATABASE_RETRY_SECONDS)
+            except Exception as error:
+                failure = error
+                break
+        # Something in them cannot be stored at all: one such must not hold up the others.
+        if len(arrivals) > 1:
+            for arrival in arrivals:
+                await self._store([arrival])
+        else:
+            self.dropped["payment/unstorable"] += 1
+            logger.error("a received payment's messages could not be stored; dropped", exc_info=failure)
 
     def _open(self, payment_hash: bytes, htlc: lightning_pb2.InvoiceHTLC) -> Arrival:
         key = htlc_key(self._own_pubkey, payment_hash, htlc)

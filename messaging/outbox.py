@@ -51,6 +51,7 @@ class Destination:
     waiting: deque[int] = field(default_factory=deque)
     retries: list[tuple[float, int]] = field(default_factory=list)
     in_flight: int = 0
+    starting: bool = False
     timer: asyncio.TimerHandle | None = None
 
     def take_due(self, now: float, most: int) -> list[int]:
@@ -64,9 +65,13 @@ class Destination:
     def has_due(self, now: float) -> bool:
         return bool(self.waiting) or bool(self.retries and self.retries[0][0] <= now)
 
+    def has_earlier(self, now: float) -> bool:
+        """Whether a new message would overtake others."""
+        return self.starting or self.has_due(now)
+
     @property
     def idle(self) -> bool:
-        return not (self.waiting or self.retries or self.in_flight)
+        return not (self.waiting or self.retries or self.in_flight or self.starting)
 
 
 class Outbox:
@@ -176,7 +181,7 @@ class Outbox:
                 self._line_up(message.pubkey)
 
     def _start_at_once(self, messages: list[Message]) -> list[tuple[Attempt, list[Message]]]:
-        """Attempts for the messages whose node has nothing waiting and room in flight."""
+        """Attempts for the messages whose node has nothing before them and room in flight."""
         free = self._limits.in_flight - self._in_flight
         room: dict[str, int] = {}
         starting = []
@@ -186,7 +191,7 @@ class Outbox:
             destination = self._destinations.get(load.pubkey)
             taken = destination.in_flight if destination else 0
             left = room.setdefault(load.pubkey, self._limits.in_flight_per_peer - taken)
-            if free <= 0 or left <= 0 or (destination and destination.has_due(now_seconds)):
+            if free <= 0 or left <= 0 or (destination and destination.has_earlier(now_seconds)):
                 room[load.pubkey] = 0
                 continue
             free -= 1
@@ -222,6 +227,8 @@ class Outbox:
         return None
 
     async def _start(self, pubkey: str, keys: list[int], slots: int) -> None:
+        destination = self._destination(pubkey)
+        destination.starting = True
         try:
             started, left = await self._database.write(
                 partial(ledger.start_attempts, keys, self._carrier, most=slots)
@@ -230,10 +237,11 @@ class Outbox:
             logger.exception("messages could not be started; they are tried again")
             await asyncio.sleep(FIRST_RETRY_SECONDS)
             started, left = [], keys
+        finally:
+            destination.starting = False
         for attempt, messages in started:
             self._occupy(attempt)
             self._spawn(self._ship(attempt, messages, self._spawn(self._sign(attempt))))
-        destination = self._destination(pubkey)
         destination.waiting.extendleft(reversed(left))
         self._line_up(pubkey)
 
@@ -269,7 +277,7 @@ class Outbox:
 
     async def _ask_again(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         if outcome.verdict is Verdict.UNKNOWN:
-            logger.info("payment's end unknown, asking again", extra={"cause": outcome.cause})
+            logger.debug("payment's end unknown, asking again", extra={"cause": outcome.cause})
             await asyncio.sleep(UNKNOWN_RETRY_SECONDS * random.uniform(0.8, 1.2))
             return await self._carrier.outcome(bytes(attempt.secret))
         try:

@@ -13,8 +13,9 @@ def main() -> None:
     parser.add_argument("names", nargs="+", metavar="NAME", help="nodes, for example alice bob carol")
     parser.add_argument("--dir", required=True, type=Path, help="where the network lives")
     parser.add_argument("--base-port", type=int, default=10001, help="the first node's gRPC port (10001)")
-    parser.add_argument("--topology", choices=["chain", "full", "star"], default="chain")
-    parser.add_argument("--port", action="append", default=[], metavar="NAME=PORT", type=_named_port)
+    parser.add_argument("--topology", choices=["chain", "full", "star", "none"], default="chain")
+    parser.add_argument("--port", action="append", default=[], metavar="NAME=PORT", type=_named_port, help="one node's port")
+    parser.add_argument("--private", action="append", default=[], metavar="NAME", help="only private channels")
     options = parser.parse_args()
     try:
         asyncio.run(
@@ -24,6 +25,7 @@ def main() -> None:
                 base_port=options.base_port,
                 topology=options.topology,
                 node_ports=dict(options.port),
+                private=options.private,
             )
         )
     except (OSError, ValueError) as error:

@@ -20,6 +20,7 @@ from protos.lnrpc import lightning_pb2
 
 Invoice = lightning_pb2.Invoice
 KEYSEND_RECORD = 5482373484
+FIRST_CUSTOM_RECORD = 65536
 # What lnd itself puts beside the payer's records (experimental accountability: none).
 ACCOUNTABLE_RECORD, NOT_ACCOUNTABLE = 106823, b"\x00"
 DEFAULT_EXPIRY_SECONDS = 86_400
@@ -239,7 +240,7 @@ class Invoices:
             htlc_index=htlc.index,
             amt_msat=htlc.amount,
             accept_time=now,
-            custom_records={**htlc.records, ACCOUNTABLE_RECORD: NOT_ACCOUNTABLE},
+            custom_records={**_custom(htlc.records), ACCOUNTABLE_RECORD: NOT_ACCOUNTABLE},
         )
         invoice.amt_paid_msat += htlc.amount
         invoice.amt_paid_sat = invoice.amt_paid_msat // 1000
@@ -307,6 +308,11 @@ def _payable(invoice: Invoice, htlc: Htlc, *, keysend: bool) -> bool:
     if keysend:
         return True
     return htlc.payment_addr == invoice.payment_addr and invoice.state == Invoice.OPEN
+
+
+def _custom(records: Mapping[int, bytes]) -> dict[int, bytes]:
+    """lnd shows only the custom range; unknown records below it are BOLT's business."""
+    return {number: value for number, value in records.items() if number >= FIRST_CUSTOM_RECORD}
 
 
 def _check(order: Order) -> None:

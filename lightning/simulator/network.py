@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from collections.abc import Collection
 from dataclasses import dataclass, field
 
 from coincurve import PrivateKey
@@ -57,8 +58,8 @@ class Network:
             raise KeyError(f"there is no node {name!r}; the nodes are {', '.join(self.by_name)}")
         return self.by_name[name]
 
-    def ensure_nodes(self, names: list[str], topology: str) -> None:
-        """Adds the nodes that are not there yet, each with its channels."""
+    def ensure_nodes(self, names: list[str], topology: str, private: Collection[str] = ()) -> None:
+        """Adds the nodes that are not there yet, each with its channels; the channels of `private` ones are private."""
         for name in names:
             if not _NAME.fullmatch(name):
                 raise StartError(f"{name!r} is no name for a node: letters, digits, - and _, at most 32")
@@ -66,7 +67,7 @@ class Network:
             new = [self._add_node(name) for name in dict.fromkeys(names) if name not in self.by_name]
             for a, b in edges(self.nodes, topology):
                 if a in new or b in new:
-                    self.open_channel(a, b)
+                    self.open_channel(a, b, private=a.name in private or b.name in private)
 
     def open_channel(
         self,
@@ -138,10 +139,12 @@ class Network:
 
 def edges(nodes: list[Node], topology: str) -> list[tuple[Node, Node]]:
     """Which nodes share a channel. star: the first one is the centre."""
+    if topology == "none":
+        return []
     if topology == "chain":
         return list(zip(nodes, nodes[1:], strict=False))
     if topology == "star":
         return [(nodes[0], node) for node in nodes[1:]]
     if topology == "full":
         return [(a, b) for index, a in enumerate(nodes) for b in nodes[index + 1 :]]
-    raise StartError(f"{topology!r} is no topology: chain, star or full")
+    raise StartError(f"{topology!r} is no topology: chain, star, full or none")

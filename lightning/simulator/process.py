@@ -31,15 +31,16 @@ class LndNode:
 class SimulatedNetwork:
     """`async with SimulatedNetwork(directory, ["alice", "bob"]) as network: network.nodes["alice"]`.
 
-    start() after kill() or stop() brings the same nodes back on the same ports.
+    `private` nodes only get private channels. start() after kill() or stop() brings the same nodes back on the same ports.
     """
 
-    def __init__(self, directory: Path, names: list[str], *, topology: str = "chain"):
+    def __init__(self, directory: Path, names: list[str], *, topology: str = "chain", private: tuple[str, ...] = ()):
         self.directory = Path(directory).resolve()
         self.names = list(names)
         self.nodes: dict[str, LndNode] = {}
         self.control = SimulatorControl(self.directory)
         self._topology = topology
+        self._private = private
         self._ports: dict[str, int] = {}
         self._process: subprocess.Popen | None = None
 
@@ -65,6 +66,8 @@ class SimulatedNetwork:
                 self._ports[name] = _free_port(self._ports.values())
         command = [sys.executable, "-m", "lightning.simulator", "--dir", str(self.directory)]
         command += ["--topology", self._topology]
+        for name in self._private:
+            command += ["--private", name]
         for name, port in self._ports.items():
             command += ["--port", f"{name}={port}"]
         with open(self.directory / "simulator.log", "ab") as log:

@@ -5,7 +5,7 @@ import fcntl
 import gc
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -33,11 +33,13 @@ async def run(
     stop: asyncio.Event | None = None,
     ready: Callable[[], None] | None = None,
     node_ports: Mapping[str, int] | None = None,
+    private: Collection[str] = (),
     announce: Callable[[str], None] | None = say,
 ) -> None:
     """Runs until `stop`, SIGINT or SIGTERM. Raises StartError (a ValueError) when it cannot start.
 
     Nodes that were there before come back, also when they are not in `names`. `announce` gets a line for each node.
+    `private`: nodes that only get private channels, when they are new.
     """
     directory = Path(directory).resolve()
     directory.mkdir(parents=True, exist_ok=True)
@@ -46,7 +48,7 @@ async def run(
         store = Store(directory / DATABASE)
         try:
             services = make_services(store)
-            services.network.ensure_nodes(names, topology)
+            services.network.ensure_nodes(names, topology, private)
             servers = _make_servers(directory, services, base_port, node_ports or {})
             await _serve(directory, services, servers, stop, ready, announce)
         finally:

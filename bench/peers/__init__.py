@@ -1,0 +1,1 @@
+"""What the node is compared with: tiny programs, each a process of its own."""
