@@ -8,6 +8,8 @@ admin.site.site_header = "Impervious node"
 admin.site.site_title = "Impervious node"
 admin.site.index_title = "This node"
 admin.site.site_url = None
+# Lists of messages are wide.
+admin.site.enable_nav_sidebar = False
 
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/")),

@@ -21,6 +21,12 @@ def shown_bytes(raw: bytes) -> str:
     return text + (f" … and {more:,} bytes more" if more > 0 else "")
 
 
+def begin(raw: bytes) -> str:
+    """As much of it as a list has room for."""
+    shown = shown_bytes(raw)
+    return shown if len(shown) <= SHOWN_IN_LIST else shown[:SHOWN_IN_LIST] + "…"
+
+
 def sat(amount_msat: int) -> str:
     whole, rest = divmod(amount_msat, 1000)
     return f"{whole:,} sat" if not rest else f"{amount_msat / 1000:,.3f} sat"
@@ -42,20 +48,25 @@ class HistoryAdmin(admin.ModelAdmin):
         return False
 
 
-class ShortKey:
-    """A node's key, short in lists and whole on hover."""
+def short(text: str) -> str:
+    """A key or an id for lists: its ends, the whole on hover."""
+    if not text:
+        return "–"
+    return format_html('<code title="{}" style="white-space:nowrap">{}…{}</code>', text, text[:8], text[-4:])
 
-    @admin.display(description="peer", ordering="pubkey")
-    def short_peer(self, row) -> str:
-        if not row.pubkey:
-            return "not named"
-        return format_html('<code title="{}">{}…{}</code>', row.pubkey, row.pubkey[:10], row.pubkey[-6:])
+
+class When:
+    """Times for lists: to the second, in UTC."""
+
+    @admin.display(description="time (UTC)", ordering="created_at")
+    def when(self, row) -> str:
+        return row.created_at.strftime("%Y-%m-%d %H:%M:%S")
 
 
 @admin.register(Message)
-class MessageAdmin(ShortKey, HistoryAdmin):
+class MessageAdmin(When, HistoryAdmin):
     list_display = (
-        "created_at", "direction", "short_peer", "service", "text_begin", "amount", "state", "attempts", "error",
+        "when", "direction", "short_peer", "service", "text_begin", "amount", "state", "attempts", "error",
     )
     list_filter = ("direction", "state", "service", "created_at")
     search_fields = ("pubkey__startswith", "error")
@@ -72,14 +83,17 @@ class MessageAdmin(ShortKey, HistoryAdmin):
             return queryset.filter(Q(message_id=identity) | Q(reply_to=identity)), False
         return super().get_search_results(request, queryset, search_term)
 
+    @admin.display(description="peer", ordering="pubkey")
+    def short_peer(self, message: Message) -> str:
+        return short(message.pubkey)
+
     @admin.display(description="message")
     def text(self, message: Message) -> str:
         return shown_bytes(message.body)
 
     @admin.display(description="message")
     def text_begin(self, message: Message) -> str:
-        shown = shown_bytes(message.body)
-        return shown if len(shown) <= SHOWN_IN_LIST else shown[:SHOWN_IN_LIST] + "…"
+        return begin(message.body)
 
     @admin.display(description="amount", ordering="amount_msat")
     def amount(self, message: Message) -> str:
@@ -91,10 +105,10 @@ class MessageAdmin(ShortKey, HistoryAdmin):
 
 
 @admin.register(Attempt)
-class AttemptAdmin(HistoryAdmin):
+class AttemptAdmin(When, HistoryAdmin):
     """The preimage is not shown: whoever knows it can pretend to have been paid."""
 
-    list_display = ("created_at", "payment_hash", "destination", "service", "amount", "fee", "state", "cause")
+    list_display = ("when", "short_hash", "short_destination", "service", "amount", "fee", "state", "cause")
     list_filter = ("state", "service", "created_at")
     search_fields = ("destination__startswith", "cause")
     fields = (
@@ -102,6 +116,14 @@ class AttemptAdmin(HistoryAdmin):
         "ended_at",
     )
     readonly_fields = ("payment_hash", "messages_carried", "amount", "fee")
+
+    @admin.display(description="payment hash")
+    def short_hash(self, attempt: Attempt) -> str:
+        return short(bytes(attempt.name).hex())
+
+    @admin.display(description="to", ordering="destination")
+    def short_destination(self, attempt: Attempt) -> str:
+        return short(attempt.destination)
 
     @admin.display(description="payment hash")
     def payment_hash(self, attempt: Attempt) -> str:
@@ -121,14 +143,26 @@ class AttemptAdmin(HistoryAdmin):
 
 
 @admin.register(Event)
-class EventAdmin(HistoryAdmin):
-    list_display = ("seq", "created_at", "service_type", "message_id", "from_pubkey", "amount_sat", "content")
+class EventAdmin(When, HistoryAdmin):
+    list_display = ("seq", "when", "service_type", "short_id", "short_from", "amount_sat", "content_begin")
     list_filter = ("service_type", "created_at")
     search_fields = ("from_pubkey__startswith",)
     fields = (
         "seq", "created_at", "service_type", "message_id", "reply_to", "from_pubkey", "amount_sat", "content",
     )
     readonly_fields = ("content",)
+
+    @admin.display(description="message id")
+    def short_id(self, event: Event) -> str:
+        return short(str(event.message_id))
+
+    @admin.display(description="from", ordering="from_pubkey")
+    def short_from(self, event: Event) -> str:
+        return short(event.from_pubkey)
+
+    @admin.display(description="data")
+    def content_begin(self, event: Event) -> str:
+        return begin(event.data)
 
     @admin.display(description="data")
     def content(self, event: Event) -> str:

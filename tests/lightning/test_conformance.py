@@ -73,8 +73,8 @@ NETWORKS = {"simulator": simulated_network, "real_lnd": real_network}
 
 
 @pytest.fixture(scope="module", params=["simulator", pytest.param("real_lnd", marks=pytest.mark.real_lnd)])
-def network(request, tmp_path_factory):
-    """Runs a coroutine function of a Net on the network's own event loop."""
+def net(request, tmp_path_factory):
+    """Runs a coroutine function of a Net on the network's own event loop; `case` makes a test of such a function."""
     if request.param == "real_lnd" and not real_lnd.available():
         pytest.skip(NOT_RUN)
     with asyncio.Runner() as runner:
@@ -82,23 +82,23 @@ def network(request, tmp_path_factory):
 
         async def start() -> Net:
             nodes = await stack.enter_async_context(NETWORKS[request.param](tmp_path_factory.mktemp(request.param)))
-            net = Net(nodes)
-            stack.push_async_callback(net.close)
-            return net
+            clients = Net(nodes)
+            stack.push_async_callback(clients.close)
+            return clients
 
-        net = runner.run(start())
+        clients = runner.run(start())
         try:
-            yield lambda case: runner.run(asyncio.wait_for(case(net), GUARD_SECONDS))
+            yield lambda function: runner.run(asyncio.wait_for(function(clients), GUARD_SECONDS))
         finally:
             runner.run(stack.aclose())
 
 
 def case(function):
-    """An async test whose `network` is a Net."""
+    """A test of an async function of a Net."""
 
     @functools.wraps(function)
-    def test(network, **arguments):
-        network(lambda net: function(net, **arguments))
+    def test(net, **arguments):
+        net(lambda clients: function(clients, **arguments))
 
     return test
 

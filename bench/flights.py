@@ -1,0 +1,53 @@
+"""One message, one way or the other: through the two nodes, and as a bare keysend. Both of the same size on the wire."""
+
+import hashlib
+import json
+import os
+import time
+from dataclasses import dataclass
+
+from bench.rest_client import RestClient, message_body
+from bench.worlds import Pair
+
+# The record of a message with this body is the envelope's header and item around it: RECORD_BYTES in all.
+BODY_BYTES = 120
+RECORD_BYTES = 255
+# Of no service: the node on B's side reads such an invoice and drops it.
+BARE_RECORD = 70_000
+
+
+@dataclass(frozen=True)
+class Flight:
+    """Seconds from the start until the far end saw it, and until the sender knew that it was settled."""
+
+    arrived: float
+    settled: float
+
+
+class NodeFlights:
+    def __init__(self, pair: Pair):
+        self._pair = pair
+
+    async def fly(self, rest: RestClient, *, until_settled: bool) -> Flight:
+        body = message_body(self._pair.b.pubkey, os.urandom(BODY_BYTES))
+        start = time.perf_counter()
+        identity = json.loads(await rest.post("/v1/message/send", body))["id"]
+        arrived = await self._pair.b_stream.seen(identity)
+        settled = await self._pair.a_stream.seen(("delivery", identity)) if until_settled else arrived
+        return Flight(arrived - start, settled - start)
+
+
+class BareFlights:
+    def __init__(self, pair: Pair):
+        self._pair = pair
+
+    async def fly(self, rest: RestClient, *, until_settled: bool) -> Flight:
+        preimage = os.urandom(32)
+        records = {BARE_RECORD: os.urandom(RECORD_BYTES)}
+        start = time.perf_counter()
+        payment = await self._pair.client.keysend(self._pair.b.pubkey, records, preimage=preimage)
+        settled = time.perf_counter()
+        if payment.status != payment.SUCCEEDED:
+            raise RuntimeError(f"a bare keysend failed: {payment.failure_reason}")
+        arrived = await self._pair.invoices.seen(hashlib.sha256(preimage).digest())
+        return Flight(arrived - start, settled - start)

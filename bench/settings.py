@@ -1,0 +1,39 @@
+"""How much is measured: the default run and the quick one."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settings:
+    """`rounds` times A, B, A, B, …; the other figures are for one side of one round."""
+
+    rounds: int
+    latency_messages: int
+    throughput_seconds: float
+    doors_seconds: float
+    fanout_clients: tuple[int, ...]
+    fanout_deliveries: int
+    memory_clients: tuple[int, ...]
+    starts: int
+
+
+DEFAULT = Settings(
+    rounds=3,
+    latency_messages=100,
+    throughput_seconds=2.5,
+    doors_seconds=1.5,
+    fanout_clients=(1, 100, 1_000, 5_000),
+    fanout_deliveries=60_000,
+    memory_clients=(1_000, 5_000),
+    starts=3,
+)
+QUICK = Settings(
+    rounds=1,
+    latency_messages=40,
+    throughput_seconds=1.0,
+    doors_seconds=0.7,
+    fanout_clients=(1, 100, 1_000),
+    fanout_deliveries=20_000,
+    memory_clients=(1_000,),
+    starts=1,
+)

@@ -1,0 +1,66 @@
+"""One simulated network and two nodes for the whole run: alice and bob. Carol's lnd is free for tests with nodes of their own.
+
+The channels are alice – bob – carol. Nothing may depend on the order of the tests: whoever changes a shared part puts it back.
+"""
+
+import asyncio
+from collections.abc import Iterator
+
+import pytest
+
+from lightning.simulator.control import SimulatorControl
+from lightning.simulator.process import SimulatedNetwork
+from tests.support.nodes import Node
+
+NAMES = ["alice", "bob", "carol"]
+
+
+class Network:
+    """A running simulated network, for tests that are not asynchronous."""
+
+    def __init__(self, simulated: SimulatedNetwork):
+        self.directory = simulated.directory
+        self.nodes = simulated.nodes
+
+    def command(self, name: str, **arguments):
+        """One of the simulator's commands (lightning/simulator/control_server.py)."""
+        return asyncio.run(self._command(name, arguments))
+
+    async def _command(self, name: str, arguments: dict):
+        control = SimulatorControl(self.directory)
+        try:
+            return await control.command(name, **arguments)
+        finally:
+            await control.close()
+
+    def pay(self, sender: str, dest: str, records: dict[int, bytes], **arguments) -> dict:
+        """A raw keysend with any records; its end."""
+        values = {str(number): value.hex() for number, value in records.items()}
+        return self.command("pay", node=sender, dest=dest, records=values, **arguments)
+
+
+async def _start(simulated: SimulatedNetwork) -> None:
+    await simulated.start()
+    await simulated.control.close()
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory) -> Iterator[Network]:
+    simulated = SimulatedNetwork(tmp_path_factory.mktemp("network"), NAMES)
+    asyncio.run(_start(simulated))
+    try:
+        yield Network(simulated)
+    finally:
+        asyncio.run(simulated.stop())
+
+
+@pytest.fixture(scope="session")
+def alice(network, tmp_path_factory) -> Iterator[Node]:
+    with Node(network.nodes["alice"], tmp_path_factory.mktemp("alice")) as node:
+        yield node
+
+
+@pytest.fixture(scope="session")
+def bob(network, tmp_path_factory) -> Iterator[Node]:
+    with Node(network.nodes["bob"], tmp_path_factory.mktemp("bob")) as node:
+        yield node

@@ -1,0 +1,128 @@
+"""Clients of the event stream's three doors, and what tests send and wait for. GUARD_SECONDS only ends what hangs."""
+
+import base64
+import http.client
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from uuid import uuid4
+
+import grpc
+from websockets.sync.client import ClientConnection, connect
+
+from protos import messaging_pb2, messaging_pb2_grpc, websocket_pb2, websocket_pb2_grpc
+from tests.support.nodes import Node
+
+GUARD_SECONDS = 60
+SEND = "/v1/message/send"
+
+
+class WebsocketStream:
+    """The stream as a websocket. `text` and `event` give the next frame."""
+
+    def __init__(self, node: Node, query: str = "", **options):
+        self.connection: ClientConnection = connect(
+            f"ws://{node.http}/v1/subscribe{query}", max_size=None, proxy=None, open_timeout=GUARD_SECONDS, **options
+        )
+
+    def text(self) -> str:
+        return self.connection.recv(timeout=GUARD_SECONDS)
+
+    def event(self) -> dict:
+        return json.loads(self.text())["result"]
+
+    def until(self, wanted: Callable[[dict], bool]) -> list[dict]:
+        """All events up to the first that is wanted, that one included."""
+        events = [self.event()]
+        while not wanted(events[-1]):
+            events.append(self.event())
+        return events
+
+    def __enter__(self) -> "WebsocketStream":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.connection.close()
+
+
+class LineStream:
+    """The stream as chunked HTTP."""
+
+    def __init__(self, node: Node, query: str = "", headers: dict | None = None):
+        self._http = http.client.HTTPConnection("127.0.0.1", node.http_port, timeout=GUARD_SECONDS)
+        self._http.request("GET", f"/v1/subscribe{query}", headers=headers or {})
+        self.response = self._http.getresponse()
+
+    def text(self) -> str:
+        return self.response.readline().decode()
+
+    def event(self) -> dict:
+        return json.loads(self.text())["result"]
+
+    def __enter__(self) -> "LineStream":
+        return self
+
+    def __exit__(self, *_) -> None:
+        self._http.close()
+
+
+@contextmanager
+def grpc_stream(node: Node, metadata=(), **request) -> Iterator:
+    """The stream as gRPC; entered when its headers are there. The call iterates over the events."""
+    with grpc.insecure_channel(node.grpc) as channel:
+        call = websocket_pb2_grpc.WebsocketStub(channel).Subscribe(
+            websocket_pb2.SubscribeRequest(**request), metadata=metadata, timeout=GUARD_SECONDS
+        )
+        call.initial_metadata()
+        try:
+            yield call
+        finally:
+            call.cancel()
+
+
+@contextmanager
+def messaging(node: Node) -> Iterator[messaging_pb2_grpc.MessagingStub]:
+    with grpc.insecure_channel(node.grpc) as channel:
+        yield messaging_pb2_grpc.MessagingStub(channel)
+
+
+def b64(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def data_of(event: dict) -> bytes:
+    return base64.b64decode(event["data"], validate=True)
+
+
+def delivery_of(event: dict) -> dict:
+    return json.loads(data_of(event))
+
+
+def send(sender: Node, recipient: Node, body: bytes = b"hello", **fields) -> str:
+    """A message by REST; its id."""
+    reply = sender.post(SEND, {"msg": b64(body), "pubkey": recipient.pubkey, **fields})
+    assert reply.status == 200, reply.body
+    return reply.json["id"]
+
+
+def is_end(message_id: str) -> Callable[[dict], bool]:
+    """Whether an event tells the end of a message that was sent."""
+
+    def wanted(event: dict) -> bool:
+        ours = event["id"] == message_id and event["serviceType"] == "delivery"
+        return ours and delivery_of(event)["state"] in ("settled", "failed")
+
+    return wanted
+
+
+@contextmanager
+def nothing_told(sender: Node, recipient: Node) -> Iterator[None]:
+    """What happens inside reaches neither node's stream, and both work afterwards: a message still passes."""
+    with WebsocketStream(sender) as outgoing, WebsocketStream(recipient) as incoming:
+        yield
+        body = uuid4().bytes
+        message_id = send(sender, recipient, body)
+        sent = outgoing.until(is_end(message_id))
+        received = incoming.until(lambda event: event["id"] == message_id)
+        assert [event["id"] for event in sent] == [message_id]
+        assert [(event["id"], data_of(event)) for event in received] == [(message_id, body)]
