@@ -85,4 +85,7 @@ class Program:
 
     async def ask(self, **question) -> dict:
         await self.write(json.dumps(question))
+        return await self.result()
+
+    async def result(self) -> dict:
         return json.loads(await self.read())

@@ -14,6 +14,7 @@ class Settings:
     fanout_clients: tuple[int, ...]
     fanout_deliveries: int
     memory_clients: tuple[int, ...]
+    memory_rounds: int
     starts: int
 
 
@@ -23,8 +24,9 @@ DEFAULT = Settings(
     throughput_seconds=2.5,
     doors_seconds=1.5,
     fanout_clients=(1, 100, 1_000, 5_000),
-    fanout_deliveries=60_000,
+    fanout_deliveries=40_000,
     memory_clients=(1_000, 5_000),
+    memory_rounds=2,
     starts=3,
 )
 QUICK = Settings(
@@ -35,5 +37,6 @@ QUICK = Settings(
     fanout_clients=(1, 100, 1_000),
     fanout_deliveries=20_000,
     memory_clients=(1_000,),
+    memory_rounds=1,
     starts=1,
 )

@@ -85,6 +85,10 @@ class LndClient:
     async def query_routes(self, request: lightning_pb2.QueryRoutesRequest) -> lightning_pb2.QueryRoutesResponse:
         return await self._call(self._lightning.QueryRoutes, request)
 
+    async def list_invoices(self, request: lightning_pb2.ListInvoiceRequest) -> lightning_pb2.ListInvoiceResponse:
+        """A page of invoices by add_index; `index_offset` is exclusive."""
+        return await self._call(self._lightning.ListInvoices, request)
+
     async def sign_message(self, message: bytes) -> str:
         """lnd's zbase32 signature by the node's key. lnd signs deterministically (RFC 6979)."""
         response = await self._call(self._lightning.SignMessage, lightning_pb2.SignMessageRequest(msg=message))

@@ -59,17 +59,25 @@ class Inbox:
 
     async def take(self, invoice: lightning_pb2.Invoice) -> None:
         """Reads an invoice event. Waits while too much is not stored yet."""
-        if not invoice.is_keysend or invoice.state != lightning_pb2.Invoice.SETTLED:
-            return
-        for htlc in invoice.htlcs:
-            if htlc.state == lightning_pb2.SETTLED:
-                arrival = self._open(invoice.r_hash, htlc)
-                if arrival.messages:
-                    self._pending.append(arrival)
-                    self._arrived.set()
+        arrivals = self._arrivals(invoice)
+        if arrivals:
+            self._pending += arrivals
+            self._arrived.set()
         if len(self._pending) > MAX_PENDING:
             self._room.clear()
             await self._room.wait()
+
+    async def store_now(self, invoices: list[lightning_pb2.Invoice]) -> int:
+        """Stores what these bring; how many payments were not known before."""
+        arrivals = [arrival for invoice in invoices for arrival in self._arrivals(invoice)]
+        return await self._store(arrivals) if arrivals else 0
+
+    def _arrivals(self, invoice: lightning_pb2.Invoice) -> list[Arrival]:
+        if not invoice.is_keysend or invoice.state != lightning_pb2.Invoice.SETTLED:
+            return []
+        settled = [htlc for htlc in invoice.htlcs if htlc.state == lightning_pb2.SETTLED]
+        arrivals = [self._open(invoice.r_hash, htlc) for htlc in settled]
+        return [arrival for arrival in arrivals if arrival.messages]
 
     async def run(self) -> None:
         while True:
@@ -79,11 +87,10 @@ class Inbox:
             await self._store(arrivals)
             self._room.set()
 
-    async def _store(self, arrivals: list[Arrival]) -> None:
+    async def _store(self, arrivals: list[Arrival]) -> int:
         while True:
             try:
-                await self._database.write(partial(store_arrivals, arrivals, published=self._published))
-                return
+                return await self._database.write(partial(store_arrivals, arrivals, published=self._published))
             except OperationalError as error:
                 # lnd has settled it and tells it only once on this stream: keep it until the database is well again.
                 logger.error("received messages could not be stored (%s); trying again", error)
@@ -93,11 +100,10 @@ class Inbox:
                 break
         # Something in them cannot be stored at all: one such must not hold up the others.
         if len(arrivals) > 1:
-            for arrival in arrivals:
-                await self._store([arrival])
-        else:
-            self.dropped["payment/unstorable"] += 1
-            logger.error("a received payment's messages could not be stored; dropped", exc_info=failure)
+            return sum([await self._store([arrival]) for arrival in arrivals])
+        self.dropped["payment/unstorable"] += 1
+        logger.error("a received payment's messages could not be stored; dropped", exc_info=failure)
+        return 0
 
     def _open(self, payment_hash: bytes, htlc: lightning_pb2.InvoiceHTLC) -> Arrival:
         key = htlc_key(self._own_pubkey, payment_hash, htlc)
@@ -161,8 +167,9 @@ def htlc_key(own_pubkey: bytes, payment_hash: bytes, htlc: lightning_pb2.Invoice
     return hashlib.sha256(own_pubkey + payment_hash + place).digest()
 
 
-def store_arrivals(arrivals: list[Arrival], *, published: events.Published) -> None:
-    """Messages, their HTLCs' keys and their events, in the caller's transaction. What is known already is passed over."""
+def store_arrivals(arrivals: list[Arrival], *, published: events.Published) -> int:
+    """Messages, their HTLCs' keys and their events, in the caller's transaction. What is known already is passed over;
+    answers how many payments were not."""
     fresh = _fresh_arrivals(arrivals)
     ReceivedHtlc.objects.bulk_create([ReceivedHtlc(key=key) for key in fresh])
     pairs = _fresh_messages([pair for arrival in fresh.values() for pair in arrival.messages])
@@ -170,6 +177,7 @@ def store_arrivals(arrivals: list[Arrival], *, published: events.Published) -> N
     peers.touch(message.pubkey for _, message in pairs)
     told: list[Event] = [event for service, message in pairs for event in service.handler(message)]
     events.append(told, published=published)
+    return len(fresh)
 
 
 def _fresh_arrivals(arrivals: list[Arrival]) -> dict[bytes, Arrival]:

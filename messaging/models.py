@@ -124,6 +124,13 @@ class ReceivedHtlc(models.Model):
     received_at = models.DateTimeField(default=timezone.now)
 
 
+class InvoiceMark(models.Model):
+    """How far an lnd's invoices were looked through: up to this add_index nothing can change any more."""
+
+    pubkey = models.CharField(max_length=66, primary_key=True)
+    add_index = models.BigIntegerField()
+
+
 class Event(models.Model):
     """The event log: what the stream tells. `seq` grows and is never used again; the runimpd process is the only writer."""
 

@@ -7,6 +7,7 @@ from functools import partial
 
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
+from messaging.catchup import Walk
 from messaging.database import Database
 from messaging.events import Published, Waker
 from messaging.events import prune as prune_events
@@ -18,6 +19,9 @@ from nodeapi.lnd_status import LndStatus
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 1.0
+# After the stream was opened, until it is surely live; then again and again, because a stream can hang in silence.
+FIRST_WALKS_SECONDS = (3.0,)
+WALK_SECONDS = 120.0
 PRUNE_SECONDS = 86_400.0
 # A little at a time, so that other writes need not wait.
 PRUNE_AT_ONCE = 1_000
@@ -73,7 +77,14 @@ class Engine:
             max_bytes=limits.max_bytes,
             published=self._waker.published,
         )
+        self._walk = Walk(
+            database=database, inbox=self.inbox, own_pubkey=self.own_pubkey, list_invoices=client.list_invoices
+        )
         lnd.on_return = self.outbox.retry_now
+
+    async def begin(self) -> None:
+        """From here on nothing that reaches lnd is missed. LndError when lnd does not answer."""
+        await self._walk.begin()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -85,16 +96,50 @@ class Engine:
             group.create_task(self._prune_daily())
 
     async def _listen(self) -> None:
-        """lnd's invoices into the inbox, over a stream that is replaced when it ends."""
+        """lnd's invoices into the inbox: live, over a stream that is replaced when it ends or hangs, and by walks."""
         while True:
+            stream = asyncio.create_task(self._stream())
+            walks = asyncio.create_task(self._walk_until_stream_hangs())
             try:
-                async for invoice in self._client.subscribe_invoices():
-                    await self.inbox.take(invoice)
-            except LndError as error:
-                logger.warning("invoice stream: %s; opening it again", error)
-            except Exception:
-                logger.exception("invoice stream; opening it again")
+                await asyncio.wait({stream, walks}, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                stream.cancel()
+                walks.cancel()
             await asyncio.sleep(RECONNECT_SECONDS)
+
+    async def _stream(self) -> None:
+        try:
+            async for invoice in self._client.subscribe_invoices():
+                await self.inbox.take(invoice)
+        except LndError as error:
+            logger.warning("invoice stream: %s; opening it again", error)
+        except Exception:
+            logger.exception("invoice stream; opening it again")
+
+    async def _walk_until_stream_hangs(self) -> None:
+        """The first walks bring what came before the stream was live; a later one that brings anything shows that the
+        stream is silent."""
+        for pause_seconds in (0.0, *FIRST_WALKS_SECONDS):
+            await asyncio.sleep(pause_seconds)
+            await self._walk_safely()
+        while True:
+            await asyncio.sleep(WALK_SECONDS)
+            if found := await self._walk_safely():
+                logger.warning("the invoice stream told nothing of %d payments; opening it again", found)
+                return
+
+    async def _walk_safely(self) -> int:
+        try:
+            found = (await self._walk.walk()).payments
+        except LndError as error:
+            logger.warning("invoices could not be looked through: %s; trying again later", error)
+            return 0
+        except Exception:
+            logger.exception("invoices could not be looked through; trying again later")
+            return 0
+        if found:
+            logger.info("payments found by looking through lnd's invoices", extra={"payments": found})
+        return found
 
     async def _prune_daily(self) -> None:
         while True:

@@ -122,6 +122,7 @@ class Runtime:
             engine = assembly.make_engine(
                 config, database=database, client=client, lnd=lnd, hub=hub, version=self._version
             )
+            await engine.begin()
             doors = assembly.make_doors(config, database=database, hub=hub, engine=engine)
             async with asyncio.TaskGroup() as group:
                 group.create_task(hub.run())

@@ -42,9 +42,11 @@ async def run(
     `private`: nodes that only get private channels, when they are new.
     """
     directory = Path(directory).resolve()
-    directory.mkdir(parents=True, exist_ok=True)
+    directory.mkdir(parents=True, exist_ok=True, mode=0o700)
     stop = stop or asyncio.Event()
     with _locked(directory), _stopped_by_signals(stop):
+        # It holds the nodes' keys; SQLite gives its side files the same mode.
+        os.close(os.open(directory / DATABASE, os.O_RDWR | os.O_CREAT, 0o600))
         store = Store(directory / DATABASE)
         try:
             services = make_services(store)
