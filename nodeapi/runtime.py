@@ -8,7 +8,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import daphne.server
@@ -24,6 +24,7 @@ from nodeapi.web import ApiApplication
 logger = logging.getLogger(__name__)
 
 GRACE_SECONDS = 1.0
+AWAY_SECONDS = 2.0
 SWITCH_SECONDS = 0.0005
 
 
@@ -117,12 +118,13 @@ class Runtime:
         server = None
         try:
             await lnd.connect(expected_pubkey=config.lnd.pub_key)
+            api_entry.waiting_for = "the node is starting"
             hub = assembly.make_hub(config, database, beside_engine=True)
             await hub.start()
             engine = assembly.make_engine(
                 config, database=database, client=client, lnd=lnd, hub=hub, version=self._version
             )
-            await engine.begin()
+            await _when_lnd_answers(engine.begin)
             doors = assembly.make_doors(config, database=database, hub=hub, engine=engine)
             async with asyncio.TaskGroup() as group:
                 group.create_task(hub.run())
@@ -142,6 +144,18 @@ class Runtime:
                 await server.stop(GRACE_SECONDS)
             await client.close()
             await database.close()
+
+
+async def _when_lnd_answers(step: Callable[[], Awaitable[None]]) -> None:
+    """lnd may go away again between two steps of the start."""
+    while True:
+        try:
+            return await step()
+        except LndError as error:
+            if not error.trouble.passes:
+                raise
+            logger.warning("%s; waiting for it", error)
+            await asyncio.sleep(AWAY_SECONDS)
 
 
 class exclusive_lock:
