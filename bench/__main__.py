@@ -49,7 +49,10 @@ def _options() -> argparse.Namespace:
 async def _run(names, settings: Settings) -> int:
     start, missed = time.monotonic(), []
     with tempfile.TemporaryDirectory(prefix="impervious-bench-") as directory:
+        neighbours = machine.Neighbours()
         async for section in _sections(Path(directory), names, settings):
+            section.notes.append(f"other processes took {neighbours.cores():.2f} cores meanwhile")
+            neighbours = machine.Neighbours()
             print(section.text(), flush=True)
             missed += [f"{section.title}: {row.name}" for row in section.rows if row.missed]
     print(f"{time.monotonic() - start:.0f} seconds in all. Targets missed: {len(missed)}")

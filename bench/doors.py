@@ -14,7 +14,8 @@ from bench.processes import Program, daphne
 from bench.report import Row, Section, Target
 from bench.rest_client import RestClient, message_body
 from bench.settings import Settings
-from bench.worlds import running, simulated
+from bench.worlds import LATENCY_MS, running, simulated
+from lightning.simulator.control import SimulatorControl
 from protos import messaging_pb2, messaging_pb2_grpc
 from tests.support.nodes import Node
 
@@ -28,7 +29,7 @@ Rate = Callable[[int, float], Awaitable[float]]
 
 async def measure(directory: Path, settings: Settings) -> AsyncIterator[Section]:
     async with AsyncExitStack() as stack:
-        network = await stack.enter_async_context(simulated(directory / "net"))
+        network = await stack.enter_async_context(simulated(directory / "net", latency_ms=LATENCY_MS))
         node = Node(network.nodes["alice"], directory / "a")
         await stack.enter_async_context(running([node]))
         peers = "bench.peers"
@@ -43,14 +44,20 @@ async def measure(directory: Path, settings: Settings) -> AsyncIterator[Section]
         grpc_address = f"127.0.0.1:{await bare_grpc.read()}"
 
         to = network.nodes["bob"].pubkey
-        drained = Drained(node)
+        rate = RestRate(node.http, to)
         rest = {
-            "node": drained(RestRate(node.http, to)),
+            "node": Sending(node, rate),
+            "held": Holding(node, rate, network.control),
             "bare": RestRate(bare, to),
             "drf": RestRate(drf, to),
         }
         yield await _rest(rest, settings)
-        calls = {"node": drained(GrpcRate(node.grpc, to)), "bare": GrpcRate(grpc_address, to)}
+        rate = GrpcRate(node.grpc, to)
+        calls = {
+            "node": Sending(node, rate),
+            "held": Holding(node, rate, network.control),
+            "bare": GrpcRate(grpc_address, to),
+        }
         yield await _grpc(calls, settings)
 
 
@@ -59,12 +66,15 @@ async def _rest(ways: dict[str, Rate], settings: Settings) -> Section:
     over_drf = []
     for clients in CLIENTS:
         rates = await _rounds(ways, clients, settings)
-        section.rows.append(Row(f"over a bare ASGI handler, {clients} clients", "1/s", rates["node"], rates["bare"]))
+        section.rows += _over("a bare ASGI handler", clients, rates, rates["bare"])
         target = Target("≥", 6) if clients == 16 else None
-        over_drf.append(Row(f"over a plain DRF view, {clients} clients", "1/s", rates["node"], rates["drf"], target=target))
+        over_drf += _over("a plain DRF view", clients, rates, rates["drf"], target)
     section.rows += over_drf
-    section.notes.append("all on Daphne, one committed insert a call (WAL, synchronous=FULL); the node also sends what it took,")
-    section.notes.append("on the simulator, while it takes more; a round begins when all of the last one is sent.")
+    section.notes += [
+        "all on Daphne, one committed insert a call (WAL, synchronous=FULL). sending: the node pays for what it took, on the",
+        f"simulator ({LATENCY_MS} ms a payment, its CPU time on the same cores), while it takes more; held: the simulator holds",
+        "all payments, so that after the first 64 only the door and its commits are at work. A round begins with nothing to send.",
+    ]
     return section
 
 
@@ -72,8 +82,16 @@ async def _grpc(ways: dict[str, Rate], settings: Settings) -> Section:
     section = Section("gRPC SendMessage until the id, calls a second")
     for clients in CLIENTS:
         rates = await _rounds(ways, clients, settings)
-        section.rows.append(Row(f"over a bare grpc.aio handler, {clients} clients", "1/s", rates["node"], rates["bare"]))
+        section.rows += _over("a bare grpc.aio handler", clients, rates, rates["bare"])
     return section
+
+
+def _over(peer: str, clients: int, rates: dict[str, list[float]], peers: list[float], target: Target | None = None) -> list[Row]:
+    name = f"over {peer}, {clients} clients"
+    return [
+        Row(f"{name}, sending", "1/s", rates["node"], peers, target=target),
+        Row(f"{name}, held", "1/s", rates["held"], peers, target=target),
+    ]
 
 
 async def _rounds(ways: dict[str, Rate], clients: int, settings: Settings) -> dict[str, list[float]]:
@@ -115,19 +133,16 @@ class GrpcRate:
             return await _rate(calls, seconds)
 
 
-class Drained:
-    """Waits after a rate was taken until the node has sent everything."""
+class Sending:
+    """A rate of the node while it also sends; ends when all is sent."""
 
-    def __init__(self, node: Node):
-        self._node = node
+    def __init__(self, node: Node, rate: Rate):
+        self._node, self._rate = node, rate
 
-    def __call__(self, way: Rate) -> Rate:
-        async def then_drain(clients: int, seconds: float) -> float:
-            rate = await way(clients, seconds)
-            await self._drain()
-            return rate
-
-        return then_drain
+    async def __call__(self, clients: int, seconds: float) -> float:
+        rate = await self._rate(clients, seconds)
+        await self._drain()
+        return rate
 
     async def _drain(self) -> None:
         end = time.monotonic() + DRAIN_SECONDS
@@ -137,6 +152,23 @@ class Drained:
                     if time.monotonic() > end:
                         raise RuntimeError(f"the node still has messages {state} after {DRAIN_SECONDS} s")
                     await asyncio.sleep(0.1)
+
+
+class Holding(Sending):
+    """A rate of the node while its payments are held."""
+
+    def __init__(self, node: Node, rate: Rate, control: SimulatorControl):
+        super().__init__(node, rate)
+        self._control = control
+
+    async def __call__(self, clients: int, seconds: float) -> float:
+        await self._control.hold()
+        try:
+            rate = await self._rate(clients, seconds)
+        finally:
+            await self._control.release()
+        await self._drain()
+        return rate
 
 
 async def _rate(calls: list[Callable[[], Awaitable]], seconds: float) -> float:

@@ -88,6 +88,8 @@ async def _compare(sides: dict[str, Side], settings: Settings) -> Section:
             over_group_send.append(Row(f"over group_send, {name}", "1/s", node.rates, rates, target=target))
         losses += [f"{name} clients={clients:,}: {side.lost:,} of {side.expected:,}" for name, side in taking_part.items()]
     section.rows += over_group_send
+    if settings.fanout_clients[-1] > MOST_CONSUMERS:
+        section.notes.append(f"group_send is not measured beyond {MOST_CONSUMERS:,} clients: it takes minutes there.")
     section.notes.append("deliveries that arrived / time from the first event's making to the last delivery; lost:")
     section.notes += losses
     return section

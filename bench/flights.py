@@ -18,8 +18,9 @@ BARE_RECORD = 70_000
 
 @dataclass(frozen=True)
 class Flight:
-    """Seconds from the start until the far end saw it, and until the sender knew that it was settled."""
+    """Seconds from the start until the call was answered, the far end saw it, and the sender knew that it was settled."""
 
+    answered: float
     arrived: float
     settled: float
 
@@ -32,9 +33,10 @@ class NodeFlights:
         body = message_body(self._pair.b.pubkey, os.urandom(BODY_BYTES))
         start = time.perf_counter()
         identity = json.loads(await rest.post("/v1/message/send", body))["id"]
+        answered = time.perf_counter()
         arrived = await self._pair.b_stream.seen(identity)
         settled = await self._pair.a_stream.seen(("delivery", identity)) if until_settled else arrived
-        return Flight(arrived - start, settled - start)
+        return Flight(answered - start, arrived - start, settled - start)
 
 
 class BareFlights:
@@ -50,4 +52,4 @@ class BareFlights:
         if payment.status != payment.SUCCEEDED:
             raise RuntimeError(f"a bare keysend failed: {payment.failure_reason}")
         arrived = await self._pair.invoices.seen(hashlib.sha256(preimage).digest())
-        return Flight(arrived - start, settled - start)
+        return Flight(settled - start, arrived - start, settled - start)

@@ -42,6 +42,8 @@ def _section(kind: str, node: list[list[Flight]], bare: list[list[Flight]], sett
     for percent in limits:
         ours, theirs = ([_percentile([f.settled for f in r], percent) for r in side] for side in (node, bare))
         section.rows.append(Row(f"until the sender knows, p{percent}", "ms", ours, theirs, kind="more" if simulated else "ratio"))
+    answered = [_percentile([f.answered for f in r], 50) for r in node]
+    section.rows.append(Row("of which POST → id, p50", "ms", answered, kind="value"))
     section.notes.append(
         f"{settings.latency_messages} messages a round and side; peer: SendPaymentV2 by a bare grpc.aio client until lnd B's "
         "invoice stream tells it, a record of the same size."

@@ -24,7 +24,7 @@ def service_ports(index: int) -> tuple[int, int]:
 
 
 def write_config(
-    directory: Path, *, name: str, pubkey: str, lnd_port: int, grpc_port: int, http_port: int, lnd_host: str = "127.0.0.1"
+    directory: Path, *, name: str, pubkey: str, lnd_port: int, grpc_port: int, http_port: int
 ) -> Path:
     """Writes DIRECTORY/config.yml. One that is there stays as it was edited, but for lnd's port; with another pubkey it
     is written anew."""
@@ -32,7 +32,7 @@ def write_config(
     path = directory / "config.yml"
     lnd = _lnd_of(path)
     if lnd.get("pub_key") != pubkey:
-        text = _config(directory, name, pubkey, f"{lnd_host}", lnd_port, grpc_port, http_port)
+        text = _config(directory, name, pubkey, lnd_port, grpc_port, http_port)
         write_secret(path, text.encode())
     elif lnd.get("port") != lnd_port:
         text = re.sub(r"(?m)^(\s+lnd_node:(?:\n\s{4,}.*)*?\n\s+port:)\s*\S+", rf"\1 {lnd_port}", path.read_text())
@@ -47,7 +47,7 @@ def _lnd_of(path: Path) -> dict:
         return {}
 
 
-def _config(directory: Path, name: str, pubkey: str, host: str, port: int, grpc_port: int, http_port: int) -> str:
+def _config(directory: Path, name: str, pubkey: str, port: int, grpc_port: int, http_port: int) -> str:
     config = {
         "server": {"enabled": True, "grpc_addr": f"127.0.0.1:{grpc_port}", "http_addr": f"127.0.0.1:{http_port}"},
         "sqlite3": {"username": "admin", "password": secrets.token_urlsafe(18)},
@@ -62,7 +62,7 @@ def _config(directory: Path, name: str, pubkey: str, host: str, port: int, grpc_
         ],
         "lightning": {
             "lnd_node": {
-                "ip": host,
+                "ip": "127.0.0.1",
                 "port": port,
                 "pub_key": pubkey,
                 "tls_cert": str(directory / "tls.cert"),
@@ -83,5 +83,6 @@ def _config(directory: Path, name: str, pubkey: str, host: str, port: int, grpc_
         "socket": {"server_ip": "127.0.0.1"},
         "database": {"url": f"sqlite:///{directory / 'impervious.sqlite3'}"},
     }
-    header = f"# The node {name} on a simulated Lightning network. Start it: ./impervious --config {directory / 'config.yml'}\n"
+    command = f"./impervious --config {directory / 'config.yml'}"
+    header = f"# The node {name} on a simulated Lightning network. Start it: {command}\n"
     return header + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

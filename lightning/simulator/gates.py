@@ -1,5 +1,7 @@
 """What stands before every call of a simulated lnd: its state, then the macaroon."""
 
+import string
+
 import grpc
 
 from lightning.simulator.credentials import same_macaroon
@@ -27,9 +29,20 @@ class Gate(grpc.aio.ServerInterceptor):
         given = [value for key, value in details.invocation_metadata if key == "macaroon"]
         if len(given) != 1:
             return f"expected 1 macaroon, got {len(given)}"
-        if not same_macaroon(given[0], self._macaroon_hex):
-            return "verification failed: signature mismatch after caveat verification"
-        return None
+        return None if same_macaroon(given[0], self._macaroon_hex) else _why_refused(given[0], len(self._macaroon_hex))
+
+
+def _why_refused(given: str | bytes, length: int) -> str:
+    """As Go's hex decoder, the macaroon library or lnd's bakery would say it."""
+    text = given if isinstance(given, str) else given.decode("latin-1")
+    wrong = next((char for char in text if char not in string.hexdigits), None)
+    if wrong is not None:
+        return f"encoding/hex: invalid byte: U+{ord(wrong):04X} {wrong!r}"
+    if len(text) % 2:
+        return "encoding/hex: odd length hex string"
+    if len(text) != length:
+        return "cannot determine data format of binary-encoded macaroon"
+    return "verification failed: signature mismatch after caveat verification"
 
 
 def _refuse(handler, text: str):

@@ -162,6 +162,7 @@ class Invoices:
             invoice.r_preimage = preimage
             self._settle(node, invoice)
             self._store.put_invoice(node.id, invoice)
+            self._tell(node, invoice)
         return invoice
 
     def cancel(self, node: Node, payment_hash: bytes) -> Invoice | None:
@@ -244,13 +245,15 @@ class Invoices:
         )
         invoice.amt_paid_msat += htlc.amount
         invoice.amt_paid_sat = invoice.amt_paid_msat // 1000
+        before = invoice.state
         if invoice.r_preimage:
             self._settle(node, invoice)
             outcome = Outcome.SETTLED
         else:
-            invoice.state = Invoice.ACCEPTED
+            invoice.state, outcome = Invoice.ACCEPTED, Outcome.ACCEPTED
+        # lnd tells only of a new state: nothing live shows that an invoice was paid again.
+        if invoice.state != before:
             self._tell(node, invoice)
-            outcome = Outcome.ACCEPTED
         self._store.put_invoice(node.id, invoice)
         return outcome, invoice.r_preimage
 
@@ -262,7 +265,6 @@ class Invoices:
         node.settle_index += 1
         invoice.state, invoice.settle_index, invoice.settle_date = Invoice.SETTLED, node.settle_index, now
         self._store.add_settle(node.id, node.settle_index, invoice.add_index)
-        self._tell(node, invoice)
 
     def _tell(self, node: Node, invoice: Invoice) -> None:
         """Tells the subscribers this very state, after the commit."""

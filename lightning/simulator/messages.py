@@ -23,7 +23,9 @@ class Messages:
             raise CallError(f"msg type: {number} not in custom range: {FIRST_CUSTOM_TYPE}")
         if len(data) > MAX_BYTES:
             self.disconnect(sender, receiver)
-            raise CallError(f"message payload is too large - encoded {len(data) + 2} bytes, but maximum message payload is 65535 bytes")
+            raise CallError(
+                f"message payload is too large - encoded {len(data) + 2} bytes, but maximum message payload is 65535 bytes"
+            )
         message = lightning_pb2.CustomMessage(peer=sender.pubkey, type=number, data=data)
         receiver.streams.publish("messages", message)
 

@@ -137,7 +137,9 @@ class Payments:
 
     # what clients ask
 
-    def send(self, sender: Node, request: router_pb2.SendPaymentRequest, *, raw: bool = False) -> tuple[Attempt, Stream]:
+    def send(
+        self, sender: Node, request: router_pb2.SendPaymentRequest, *, raw: bool = False
+    ) -> tuple[Attempt, Stream]:
         """Starts a payment. `raw` (hostile tests) also pays again what this node has paid."""
         intent = read_intent(request, sender=sender.pubkey, raw=raw)
         self._refuse_known(sender, intent.payment_hash, raw=raw)

@@ -87,7 +87,9 @@ def describe(server: NodeServer) -> str:
     return f"{server.node.name}  {server.node.pubkey.hex()}  {HOST}:{server.port}  ./impervious --config {config}"
 
 
-def _make_servers(directory: Path, services: Services, base_port: int, node_ports: Mapping[str, int]) -> list[NodeServer]:
+def _make_servers(
+    directory: Path, services: Services, base_port: int, node_ports: Mapping[str, int]
+) -> list[NodeServer]:
     servers = []
     for index, node in enumerate(services.network.nodes):
         port = node_ports.get(node.name, base_port + index)

@@ -119,7 +119,8 @@ class Store:
     def invoices_before(self, node: int, offset: int, count: int, *, pending: bool = False) -> list:
         """The newest ones strictly before `offset` (0: the very newest), in order of add_index."""
         offset = offset or _MAX_INDEX
-        return self._invoices(f"node=? AND add_index<? {_only(pending)} ORDER BY add_index DESC", node, offset, count)[::-1]
+        condition = f"node=? AND add_index<? {_only(pending)} ORDER BY add_index DESC"
+        return self._invoices(condition, node, offset, count)[::-1]
 
     def add_settle(self, node: int, settle_index: int, add_index: int) -> None:
         self._db.execute("INSERT INTO settle VALUES (?, ?, ?)", (node, settle_index, add_index))
@@ -149,7 +150,11 @@ class Store:
     # payments
 
     def put_payment(
-        self, node: int, payment: lightning_pb2.Payment, request: router_pb2.SendPaymentRequest | None, route: list | None
+        self,
+        node: int,
+        payment: lightning_pb2.Payment,
+        request: router_pb2.SendPaymentRequest | None,
+        route: list | None,
     ) -> None:
         """The request and the route are kept only while the payment is in flight."""
         self._db.execute(

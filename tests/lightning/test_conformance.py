@@ -70,13 +70,12 @@ async def simulated_network(directory):
 
 
 NETWORKS = {"simulator": simulated_network, "real_lnd": real_network}
+REAL_MARKS = [pytest.mark.real_lnd] if real_lnd.available() else [pytest.mark.real_lnd, pytest.mark.skip(reason=NOT_RUN)]
 
 
-@pytest.fixture(scope="module", params=["simulator", pytest.param("real_lnd", marks=pytest.mark.real_lnd)])
+@pytest.fixture(scope="module", params=["simulator", pytest.param("real_lnd", marks=REAL_MARKS)])
 def net(request, tmp_path_factory):
     """Runs a coroutine function of a Net on the network's own event loop; `case` makes a test of such a function."""
-    if request.param == "real_lnd" and not real_lnd.available():
-        pytest.skip(NOT_RUN)
     with asyncio.Runner() as runner:
         stack = AsyncExitStack()
 
@@ -210,20 +209,27 @@ async def test_get_info(net):
         assert info.block_height > 0
         assert info.synced_to_chain
         assert info.version
-        assert [chain.network for chain in info.chains] == ["simnet"]
+        assert len(info.chains) == 1 and info.chains[0].network
         assert (KEYSEND_BIT in info.features) == (name != WITHOUT_KEYSEND)
         if name != WITHOUT_KEYSEND:
             assert info.features[KEYSEND_BIT].name == "keysend"
             assert info.features[KEYSEND_BIT].is_known and not info.features[KEYSEND_BIT].is_required
 
 
+def spoil_last_byte(macaroon_hex: str) -> str:
+    """The signature stands at a macaroon's end."""
+    return macaroon_hex[:-2] + f"{int(macaroon_hex[-2:], 16) ^ 1:02x}"
+
+
 @pytest.mark.parametrize(
     ("spoil", "text"),
     [
-        pytest.param(lambda right: right[:-2] + f"{int(right[-2:], 16) ^ 1:02x}", "verification failed", id="wrong signature"),
+        pytest.param(
+            spoil_last_byte, "verification failed: signature mismatch after caveat verification", id="wrong signature"
+        ),
         pytest.param(lambda right: "", "expected 1 macaroon, got 0", id="none"),
-        pytest.param(lambda right: "no hex", "invalid byte", id="no hex"),
-        pytest.param(lambda right: "00ff", "macaroon", id="no macaroon"),
+        pytest.param(lambda right: "no hex", "encoding/hex: invalid byte: U+006E 'n'", id="no hex"),
+        pytest.param(lambda right: "00ff", "cannot determine data format of binary-encoded macaroon", id="no macaroon"),
     ],
 )
 @case
@@ -231,9 +237,7 @@ async def test_wrong_macaroon(net, spoil, text):
     node = net.nodes["alice"]
     async with BareClient(node, macaroon_hex=spoil(node.macaroon_path.read_bytes().hex())) as client:
         code, details = await refused(client.lightning.GetInfo(lightning_pb2.GetInfoRequest()))
-    print(code, details)
-    assert code is UNKNOWN
-    assert text in details
+    assert (code, details) == (UNKNOWN, text)
 
 
 @case
@@ -250,9 +254,7 @@ async def test_get_node_info(net):
 @case
 async def test_get_node_info_of_an_unknown_node(net):
     request = lightning_pb2.NodeInfoRequest(pub_key=PrivateKey().public_key.format().hex())
-    code, details = await refused(net.alice.lightning.GetNodeInfo(request))
-    print(code, details)
-    assert (code, details) == (NOT_FOUND, "unable to find node")
+    assert await refused(net.alice.lightning.GetNodeInfo(request)) == (NOT_FOUND, "unable to find node")
 
 
 @case
@@ -279,9 +281,8 @@ async def test_get_chan_info(net):
 
 @case
 async def test_get_chan_info_of_an_unknown_channel(net):
-    code, details = await refused(net.alice.lightning.GetChanInfo(lightning_pb2.ChanInfoRequest(chan_id=1)))
-    print(code, details)
-    assert (code, details) == (NOT_FOUND, "edge not found")
+    asking = net.alice.lightning.GetChanInfo(lightning_pb2.ChanInfoRequest(chan_id=1))
+    assert await refused(asking) == (NOT_FOUND, "edge not found")
 
 
 @case
@@ -396,7 +397,6 @@ async def test_keysend_that_is_refused(net, payee, record_number, amount_sat, te
     code, details = await refused(
         net.alice.keysend(net.pubkey[payee], {record_number: b"x"}, amount_sat=amount_sat)
     )
-    print(code, details)
     assert (code, details) == (UNKNOWN, text)
 
 
@@ -431,14 +431,6 @@ async def test_room_for_one_record(net, payee, amount_sat, room):
 )
 @case
 async def test_query_routes_tells_whether_records_fit(net, payee, hops, amount_sat, room, fees_msat):
-    sizes = []
-    for size in range(room - 6, room + 7):
-        try:
-            answer = await query_routes(net.alice, net.pubkey[payee], {RECORD: bytes(size)}, amount_sat=amount_sat)
-            sizes.append(size)
-        except grpc.aio.AioRpcError:
-            pass
-    print(payee, hops, amount_sat, "max", max(sizes), answer.routes[0].total_fees_msat)
     answer = await query_routes(net.alice, net.pubkey[payee], {RECORD: bytes(room)}, amount_sat=amount_sat)
     (route,) = answer.routes
     assert len(route.hops) == hops
@@ -451,9 +443,8 @@ async def test_query_routes_tells_whether_records_fit(net, payee, hops, amount_s
 @case
 async def test_query_routes_to_an_unknown_node(net):
     stranger = PrivateKey().public_key.format().hex()
-    code, details = await refused(query_routes(net.alice, stranger, {RECORD: b"x"}))
-    print(code, details)
-    assert (code, details) == (UNKNOWN, "unable to find a path to destination")
+    asking = query_routes(net.alice, stranger, {RECORD: b"x"})
+    assert await refused(asking) == (UNKNOWN, "unable to find a path to destination")
 
 
 @case
@@ -482,6 +473,9 @@ async def test_known_hash(net):
     again = net.alice.keysend(net.pubkey["bob"], {RECORD: b"x"}, preimage=preimage)
     assert await refused(again) == (ALREADY_EXISTS, "invoice is already paid")
     tracked = await net.alice.track(payment_hash)
+    for payment in (tracked, paid):
+        # lnd's attempts, which are no part of our protos, are told with other times.
+        payment.DiscardUnknownFields()
     assert tracked == paid
 
 
@@ -685,7 +679,6 @@ async def test_invoice_without_amount(net):
     request = await net.alice.lightning.DecodePayReq(lightning_pb2.PayReqString(pay_req=added.payment_request))
     assert (request.num_satoshis, request.num_msat) == (0, 0)
     refusal = await refused(net.alice.pay(pay_request(added.payment_request)))
-    print(refusal)
     assert refusal == (UNKNOWN, "amount must be specified when paying a zero amount invoice")
     payment = await net.alice.pay(pay_request(added.payment_request, amt=5))
     assert outcome(payment) == ("SUCCEEDED", "NONE")
@@ -703,7 +696,6 @@ async def test_look_up_an_unknown_invoice(net):
 @case
 async def test_decode_what_is_no_invoice(net):
     code, details = await refused(net.alice.lightning.DecodePayReq(lightning_pb2.PayReqString(pay_req="lnsb1nothing")))
-    print(code, details)
     assert code is UNKNOWN
 
 
@@ -764,7 +756,6 @@ async def test_hold_invoice_is_accepted_then_settled(net):
         updates = aiter(tracking)
         assert (await anext(updates)).status == Payment.IN_FLIGHT
         again = await refused(net.alice.pay(pay_request(added.payment_request)))
-        print(again)
         assert again == (ALREADY_EXISTS, "payment is in transition")
 
         await settle(net.carol, preimage)
@@ -810,7 +801,6 @@ async def test_hold_invoice_is_canceled_before_it_is_paid(net):
 async def test_hold_invoice_that_nobody_paid_is_not_settled(net):
     async with held(net.carol) as (preimage, _, _, _):
         refusal = await refused(settle(net.carol, preimage))
-        print(refusal)
         assert refusal == (UNKNOWN, "invoice still open")
 
 
@@ -835,7 +825,6 @@ async def test_hold_invoice_expires(net):
 @case
 async def test_hold_invoice_that_does_not_exist(net, action):
     refusal = await refused(action(net.carol, os.urandom(32)))
-    print(refusal)
     assert refusal == (UNKNOWN, "unable to locate invoice")
 
 
@@ -936,12 +925,20 @@ async def test_custom_message_reaches_a_peer(net):
 @case
 async def test_custom_message_to_a_node_that_is_no_peer(net):
     refusal = await refused(send_custom(net.alice, net.pubkey["carol"], 32768, b"x"))
-    print(refusal)
     assert refusal == (NOT_FOUND, "peer is not connected")
 
 
 @case
 async def test_custom_message_of_a_type_of_the_protocol(net):
     refusal = await refused(send_custom(net.alice, net.pubkey["bob"], 32767, b"x"))
+    assert refusal[0] is UNKNOWN
+
+
+@case
+async def test_custom_message_that_is_too_long(net):
+    """A byte too many costs the connection to the peer, which comes back by itself."""
+    refusal = await refused(send_custom(net.carol, net.pubkey["dave"], 40_000, bytes(65_534)))
     print(refusal)
     assert refusal[0] is UNKNOWN
+    while not all(channel.active for client in (net.carol, net.dave) for channel in await channels_of(client)):
+        await asyncio.sleep(0.05)

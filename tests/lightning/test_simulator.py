@@ -240,9 +240,16 @@ def test_a_settled_preimage_paid_again_gets_a_new_settle_index_and_the_backlog_t
         twice = [item async for item, _ in _take(backlog, 2)]
         assert [item.settle_index for item in twice] == [3, 3]
         assert len({(htlc.chan_id, htlc.htlc_index) for htlc in twice[0].htlcs}) == 2
-        less = keysend(bob, preimage=b"\x01" * 32, amount=999_999)
-        less.amt_msat = 1000
-        assert (await pay(services, carol, less)).status == 2
+
+    asyncio.run(scene())
+
+
+def test_a_settled_preimage_is_not_paid_again_for_less():
+    async def scene():
+        services = network_of("alice", "bob", "carol")
+        alice, bob, carol = services.network.nodes
+        assert (await pay(services, alice, keysend(bob, amount=2000))).status == 2
+        assert (await pay(services, carol, keysend(bob, amount=1999))).failure_reason == INCORRECT_DETAILS
 
     asyncio.run(scene())
 

@@ -22,7 +22,12 @@ class WebsocketStream:
 
     def __init__(self, node: Node, query: str = "", **options):
         self.connection: ClientConnection = connect(
-            f"ws://{node.http}/v1/subscribe{query}", max_size=None, proxy=None, open_timeout=GUARD_SECONDS, **options
+            f"ws://{node.http}/v1/subscribe{query}",
+            max_size=None,
+            proxy=None,
+            open_timeout=GUARD_SECONDS,
+            legacy=True,
+            **options,
         )
 
     def text(self) -> str:

@@ -18,7 +18,7 @@ import shutil
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -182,6 +182,7 @@ class RealNetwork:
         self._lnds = {name: self._new_lnd(name) for name in self.names}
         await self._each(lambda lnd: lnd.process.start())
         await self._each(self._until_ready)
+        self.nodes = {name: self.nodes[name] for name in self.names}
         await self._fund_wallets()
         await self._open_channels()
         await self._until_graph_known()
@@ -216,7 +217,7 @@ class RealNetwork:
         home.mkdir(exist_ok=True)
         rpc_port, peer_port = self._free_port(), self._free_port()
         arguments = [
-            *("lnd", f"--lnddir={home}", "--noseedbackup", f"--alias={name}", "--bitcoin.active", "--bitcoin.simnet"),
+            *("lnd", f"--lnddir={home}", "--noseedbackup", f"--alias={name}", "--bitcoin.simnet"),
             *("--bitcoin.node=btcd", f"--btcd.rpchost={HOST}:{self._btcd_port}", "--btcd.rpcuser=simnet"),
             *(f"--btcd.rpcpass={self._password}", f"--btcd.rpccert={self.directory}/btcd/rpc.cert"),
             *(f"--rpclisten={HOST}:{rpc_port}", f"--listen={HOST}:{peer_port}", f"--externalip={HOST}:{peer_port}"),
@@ -358,10 +359,10 @@ class RealNetwork:
 
     # Tools
 
-    async def _each(self, action: Callable[[_Lnd], Awaitable[None]]) -> None:
+    async def _each(self, action: Callable[[_Lnd], Coroutine]) -> None:
         async with asyncio.TaskGroup() as group:
             for lnd in self._lnds.values():
-                group.create_task(_plain(action(lnd)))
+                group.create_task(action(lnd))
 
     def _free_port(self) -> int:
         while True:
@@ -392,10 +393,6 @@ class RealNetwork:
             home=self.directory,
         )
         return json.loads(output)
-
-
-async def _plain(awaitable: Awaitable[None]) -> None:
-    await awaitable
 
 
 async def _run(*arguments: str, home: Path) -> str:

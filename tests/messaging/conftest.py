@@ -1,0 +1,33 @@
+"""Django with a configuration of its own, before modules that import models are collected. No test here needs a database."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import django
+import yaml
+
+DIRECTORY = tempfile.TemporaryDirectory(prefix="impervious-tests-")
+
+
+def set_up_django(directory: Path) -> None:
+    config = {
+        "service_list": [{"service_type": "message", "active": True, "custom_record_number": 400000}],
+        "lightning": {"lnd_node": {"ip": "127.0.0.1", "port": 10009, "admin_macaroon_hex": "00" * 32}},
+        "database": {"url": f"sqlite:///{directory / 'impervious.sqlite3'}"},
+    }
+    path = directory / "config.yml"
+    path.write_text(yaml.safe_dump(config))
+    os.environ["DJANGO_SETTINGS_MODULE"] = "impervious_site.settings"
+    before = os.environ.pop("IMPD_CONFIG", None)
+    os.environ["IMPD_CONFIG"] = str(path)
+    try:
+        django.setup()
+    finally:
+        # Only these settings are for it: other tests start processes, and read configurations, of their own.
+        del os.environ["IMPD_CONFIG"], os.environ["DJANGO_SETTINGS_MODULE"]
+        if before is not None:
+            os.environ["IMPD_CONFIG"] = before
+
+
+set_up_django(Path(DIRECTORY.name))
