@@ -84,4 +84,4 @@ class Waker:
                 await layer.group_send(GROUP, {"type": WAKE})
             except Exception as error:
                 # Other processes poll the log as well: a channel layer that is away costs delay, not events.
-                logger.warning("channel layer: %s", type(error).__name__)
+                logger.debug("channel layer: %s", type(error).__name__)

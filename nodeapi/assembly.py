@@ -11,10 +11,8 @@ from nodeapi.doors import Doors
 from nodeapi.engine import Engine, EngineLimits
 from nodeapi.forward import Forwarder
 from nodeapi.lnd_status import LndStatus
-from nodeapi.stream import Hub
+from nodeapi.stream import UNWOKEN_POLL_SECONDS, Hub
 
-# Without Redis nobody wakes another process's hub: it looks at the log this often.
-POLL_SECONDS = 0.1
 POLL_WHEN_WOKEN_SECONDS = 1.0
 
 
@@ -75,7 +73,7 @@ def make_engine(
 
 def make_hub(config, database: Database, *, beside_engine: bool) -> Hub:
     woken = beside_engine or config.redis_url
-    return Hub(database, poll_seconds=POLL_WHEN_WOKEN_SECONDS if woken else POLL_SECONDS)
+    return Hub(database, poll_seconds=POLL_WHEN_WOKEN_SECONDS if woken else UNWOKEN_POLL_SECONDS)
 
 
 def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None) -> Doors:

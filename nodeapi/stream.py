@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 PAGE = 1_000
 MAX_QUEUED = 1_000
 REJOIN_SECONDS = 3_600
+# Without a channel layer nobody wakes this hub.
+UNWOKEN_POLL_SECONDS = 0.1
 
 
 @dataclass(frozen=True)
@@ -119,6 +121,7 @@ class Hub:
         self._database = database
         self._poll_seconds = poll_seconds
         self._wake = asyncio.Event()
+        self._listening = True
         self._subscriptions: set[Subscription] = set()
         self.last_seq = 0
 
@@ -150,7 +153,7 @@ class Hub:
     async def _feed(self) -> None:
         while True:
             try:
-                async with asyncio.timeout(self._poll_seconds):
+                async with asyncio.timeout(self._poll_seconds if self._listening else UNWOKEN_POLL_SECONDS):
                     await self._wake.wait()
             except TimeoutError:
                 pass
@@ -191,9 +194,12 @@ class Hub:
                 channel = await layer.new_channel()
                 while True:
                     await layer.group_add(events.GROUP, channel)
+                    self._listening = True
                     await self._receive(layer, channel)
             except Exception as error:
-                logger.warning("channel layer: %s; the stream polls the log meanwhile", type(error).__name__)
+                if self._listening:
+                    logger.warning("channel layer: %s; the stream polls the log meanwhile", type(error).__name__)
+                self._listening = False
                 await asyncio.sleep(1.0)
 
     async def _receive(self, layer, channel: str) -> None:
