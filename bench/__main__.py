@@ -26,7 +26,7 @@ def main() -> int:
         settings = replace(settings, rounds=options.rounds)
     machine.raise_file_limit()
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     print(machine.describe(), "\n", flush=True)
     try:
         return asyncio.run(_run(options.only or NAMES, settings))

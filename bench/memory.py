@@ -29,11 +29,14 @@ async def _starts(directory: Path, lnd, settings: Settings) -> Section:
     for index in range(settings.starts):
         node = Node(lnd, directory / f"start-{index}")
         for times in (first, again):
-            times.append(await _start_node(node))
-            if times is again:
-                await asyncio.sleep(CALM_SECONDS)
-                idle.append(rss_kb(node.process.pid) / 1000)
-            await asyncio.to_thread(node.stop)
+            try:
+                times.append(await _start_node(node))
+                if times is again:
+                    await asyncio.sleep(CALM_SECONDS)
+                    idle.append(rss_kb(node.process.pid) / 1000)
+                node.stop()
+            finally:
+                node.kill()
         seconds, megabytes = await _start_peer(directory, index)
         peer.append(seconds)
         peer_idle.append(megabytes)

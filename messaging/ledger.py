@@ -11,8 +11,8 @@ from datetime import datetime, timedelta
 from django.utils import timezone
 
 from lightning.carrier import Carrier
-from messaging import envelope, events, peers
-from messaging.models import TRANSITIONS, Attempt, Direction, Event, Message, State
+from messaging import envelope, events, idempotency, peers
+from messaging.models import TRANSITIONS, Attempt, Direction, Event, IdempotencyKey, Message, State
 from messaging.packing import Load, pack
 
 
@@ -29,8 +29,9 @@ def attempt_for(load: Load, carrier: Carrier) -> Attempt:
     )
 
 
-def store_accepted(messages: list[Message], attempts: list[Attempt]) -> None:
-    """New messages, and the attempts of those that leave at once."""
+def store_accepted(messages: list[Message], attempts: list[Attempt], keys: list[IdempotencyKey]) -> None:
+    """New messages, the attempts of those that leave at once, and the keys that callers gave."""
+    idempotency.store(keys)
     Attempt.objects.bulk_create(attempts)
     Message.objects.bulk_create(messages)
     peers.touch(message.pubkey for message in messages)

@@ -124,6 +124,19 @@ class ReceivedHtlc(models.Model):
     received_at = models.DateTimeField(default=timezone.now)
 
 
+class IdempotencyKey(models.Model):
+    """A key that a caller gave with a request, and the id that answered it."""
+
+    caller = models.CharField(max_length=100, blank=True)
+    key = models.CharField(max_length=255)
+    request_hash = models.BinaryField(max_length=32)
+    message_id = models.UUIDField()
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["caller", "key"], name="idempotency_key_once")]
+
+
 class InvoiceMark(models.Model):
     """How far an lnd's invoices were looked through: up to this add_index nothing can change any more."""
 

@@ -24,7 +24,8 @@ from lightning.client import LndError
 from messaging import envelope, ledger
 from messaging.database import Database
 from messaging.events import Published
-from messaging.models import Attempt, Direction, Message, State
+from messaging.idempotency import Claim, Claims
+from messaging.models import Attempt, Direction, IdempotencyKey, Message, State
 from messaging.packing import pack
 
 logger = logging.getLogger(__name__)
@@ -42,6 +43,15 @@ class Limits:
     in_flight: int
     in_flight_per_peer: int
     expires_seconds: int
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """A new message, who waits for its commit, and the key that it was asked for under."""
+
+    message: Message
+    stored: asyncio.Future
+    key: IdempotencyKey | None
 
 
 @dataclass
@@ -93,7 +103,8 @@ class Outbox:
         self._record_numbers = record_numbers
         self._limits = limits
         self._published = published
-        self._accepted: list[tuple[Message, asyncio.Future]] = []
+        self._claims = Claims(database)
+        self._accepted: list[Accepted] = []
         self._arrived = asyncio.Event()
         self._work = asyncio.Event()
         self._destinations: dict[str, Destination] = {}
@@ -102,9 +113,28 @@ class Outbox:
         self._tasks: set[asyncio.Task] = set()
 
     async def accept(
-        self, *, service: str, pubkey: str, body: bytes, amount_sat: int, reply_to: UUID | None
+        self,
+        *,
+        service: str,
+        pubkey: str,
+        body: bytes,
+        amount_sat: int,
+        reply_to: UUID | None,
+        claim: Claim | None = None,
     ) -> UUID:
-        """Stores a message and sends it. The answer comes after the commit."""
+        """Stores a message and sends it. The answer comes after the commit. With a claim: once; raises KeyReused."""
+        make = partial(self._accept, claim, service, pubkey, body, amount_sat, reply_to)
+        return await (self._claims.once(claim, make) if claim else make())
+
+    async def _accept(
+        self,
+        claim: Claim | None,
+        service: str,
+        pubkey: str,
+        body: bytes,
+        amount_sat: int,
+        reply_to: UUID | None,
+    ) -> UUID:
         now = timezone.now()
         message = Message(
             message_id=uuid4(),
@@ -120,7 +150,7 @@ class Outbox:
             expires_at=now + timedelta(seconds=self._limits.expires_seconds),
         )
         stored = asyncio.get_running_loop().create_future()
-        self._accepted.append((message, stored))
+        self._accepted.append(Accepted(message, stored, claim.row(message.message_id) if claim else None))
         self._arrived.set()
         await stored
         return message.message_id
@@ -156,15 +186,20 @@ class Outbox:
             accepted, self._accepted = self._accepted, []
             await self._store(accepted)
 
-    async def _store(self, accepted: list[tuple[Message, asyncio.Future]]) -> None:
-        messages = [message for message, _ in accepted]
+    async def _store(self, accepted: list[Accepted]) -> None:
+        messages = [entry.message for entry in accepted]
         starting = self._start_at_once(messages)
         for attempt, carried in starting:
             self._occupy(attempt)
         signing = [self._spawn(self._sign(attempt)) for attempt, _ in starting]
         try:
             await self._database.write(
-                partial(ledger.store_accepted, messages, [attempt for attempt, _ in starting])
+                partial(
+                    ledger.store_accepted,
+                    messages,
+                    [attempt for attempt, _ in starting],
+                    [entry.key for entry in accepted if entry.key],
+                )
             )
         except Exception as error:
             for task, (attempt, _) in zip(signing, starting):
@@ -413,11 +448,11 @@ def backoff_seconds(attempts: int) -> float:
     return base * random.uniform(0.75, 1.25)
 
 
-def _answer(accepted: list[tuple[Message, asyncio.Future]], error: Exception | None) -> None:
-    for _, stored in accepted:
-        if stored.done():
+def _answer(accepted: list[Accepted], error: Exception | None) -> None:
+    for entry in accepted:
+        if entry.stored.done():
             continue
         if error is None:
-            stored.set_result(None)
+            entry.stored.set_result(None)
         else:
-            stored.set_exception(error)
+            entry.stored.set_exception(error)

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from uuid import UUID
 
+from messaging.idempotency import Claim
 from messaging.models import Direction, Message, State
 from messaging.outbox import Outbox
 
@@ -10,11 +11,18 @@ DEFAULT_PAGE = 100
 
 
 async def message_send(
-    *, outbox: Outbox, service: str, pubkey: str, body: bytes, amount_sat: int, reply_to: UUID | None
+    *,
+    outbox: Outbox,
+    service: str,
+    pubkey: str,
+    body: bytes,
+    amount_sat: int,
+    reply_to: UUID | None,
+    claim: Claim | None,
 ) -> dict:
-    """Accepts a message of `service` to `pubkey` (hex). Answers with its id once it is committed."""
+    """Accepts a message of `service` to `pubkey` (hex). Answers with its id once it is committed. Raises KeyReused."""
     message_id = await outbox.accept(
-        service=service, pubkey=pubkey, body=body, amount_sat=amount_sat, reply_to=reply_to
+        service=service, pubkey=pubkey, body=body, amount_sat=amount_sat, reply_to=reply_to, claim=claim
     )
     return {"id": str(message_id)}
 

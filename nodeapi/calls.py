@@ -7,10 +7,13 @@ from uuid import UUID
 import grpc
 
 from messaging import services
+from messaging.idempotency import Claim
 from nodeapi.errors import ApiError, invalid
 
 
-async def send_message(doors, *, msg: bytes, pubkey: str, amount: int, reply_to_id: UUID | None) -> dict[str, Any]:
+async def send_message(
+    doors, *, msg: bytes, pubkey: str, amount: int, reply_to_id: UUID | None, claim: Claim | None
+) -> dict[str, Any]:
     """Sends `amount` sat with a message. Refuses what can be known to fail before anything is stored."""
     engine = doors.engine
     require_running(engine, "message")
@@ -25,7 +28,13 @@ async def send_message(doors, *, msg: bytes, pubkey: str, amount: int, reply_to_
             f"amount: {amount} sat is more than the {spendable_sat} sat that this node can spend",
         )
     return await services.message_send(
-        outbox=engine.outbox, service="message", pubkey=pubkey, body=msg, amount_sat=amount, reply_to=reply_to_id
+        outbox=engine.outbox,
+        service="message",
+        pubkey=pubkey,
+        body=msg,
+        amount_sat=amount,
+        reply_to=reply_to_id,
+        claim=claim,
     )
 
 

@@ -1,5 +1,6 @@
 """What all doors share: who may pass, and where a call is carried out, here or in the runimpd process."""
 
+import hashlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,14 +10,18 @@ from django.db import DatabaseError
 from google.protobuf.message import Message
 
 from messaging.database import Database
-from nodeapi.auth import Keys, WebGuard, require
+from messaging.idempotency import Claim, KeyReused
+from nodeapi.auth import Caller, Keys, WebGuard, require
 from nodeapi.engine import Engine
-from nodeapi.errors import ApiError
+from nodeapi.errors import ApiError, invalid
 from nodeapi.forward import Forwarder
 from nodeapi.operations import Operation
 from nodeapi.stream import Hub
 
 logger = logging.getLogger(__name__)
+
+IDEMPOTENCY_KEY = "idempotency-key"
+MAX_KEY_CHARACTERS = 255
 
 
 @dataclass(kw_only=True)
@@ -32,17 +37,35 @@ class Doors:
 
     async def call(self, operation: Operation, request: Message, metadata: Mapping[str, str]) -> Message:
         """Carries out an operation for whoever sent this metadata. Raises ApiError and nothing else."""
-        require(self.keys.authenticate(metadata), operation.scope)
+        caller = self.keys.authenticate(metadata)
+        require(caller, operation.scope)
         if self.engine is None and not operation.reads_only:
             return await self.forwarder.call(operation, request, metadata)
         fields = operation.request(message=request).checked()
+        if operation.once:
+            fields["claim"] = claim_of(caller, operation, request, metadata)
         try:
             return operation.reply(await operation.function(self, **fields)).message
         except ApiError:
             raise
+        except KeyReused:
+            raise ApiError(
+                grpc.StatusCode.ALREADY_EXISTS, "Idempotency-Key: was given before, with another request"
+            ) from None
         except DatabaseError as error:
             logger.error("database: %s", error)
             raise ApiError(grpc.StatusCode.UNAVAILABLE, "the database does not answer now; try again") from None
         except Exception:
             logger.exception("%s failed", operation.rpc_path)
             raise ApiError(grpc.StatusCode.INTERNAL, "internal error; the node's log tells more") from None
+
+
+def claim_of(caller: Caller, operation: Operation, request: Message, metadata: Mapping[str, str]) -> Claim | None:
+    """What the caller's Idempotency-Key stands for; None without one."""
+    key = metadata.get(IDEMPOTENCY_KEY)
+    if key is None:
+        return None
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS or not key.isprintable():
+        raise invalid("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} printable characters")
+    asked = operation.rpc_path.encode() + request.SerializeToString(deterministic=True)
+    return Claim(caller=caller.name, key=key, request_hash=hashlib.sha256(asked).digest())

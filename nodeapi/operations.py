@@ -26,6 +26,8 @@ class Operation:
     function: Function
     scope: str
     reads_only: bool = False
+    # Takes an Idempotency-Key: its function gets the `claim`.
+    once: bool = False
 
     @property
     def rpc_path(self) -> str:
@@ -50,6 +52,7 @@ OPERATIONS = (
         reply=serializers.SendMessageResponse,
         function=calls.send_message,
         scope="send",
+        once=True,
     ),
     Operation(
         service="messaging.Messaging",

@@ -1,0 +1,75 @@
+"""The same key and request give the same answer, for a day, and nothing is done twice."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from datetime import timedelta
+from uuid import UUID
+
+from django.utils import timezone
+
+from messaging.database import Database
+from messaging.models import IdempotencyKey
+
+LIFETIME = timedelta(hours=24)
+
+
+class KeyReused(Exception):
+    """The key was given before, with another request."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A caller's key, and the hash of what is asked for under it."""
+
+    caller: str
+    key: str
+    request_hash: bytes
+
+    def row(self, message_id: UUID) -> IdempotencyKey:
+        """To be stored in the transaction that stores the message."""
+        return IdempotencyKey(caller=self.caller, key=self.key, request_hash=self.request_hash, message_id=message_id)
+
+
+class Claims:
+    """Within one process a second call waits for the first; across restarts the table answers."""
+
+    def __init__(self, database: Database):
+        self._database = database
+        self._under_way: dict[tuple[str, str], tuple[bytes, asyncio.Future]] = {}
+
+    async def once(self, claim: Claim, make: Callable[[], Awaitable[UUID]]) -> UUID:
+        """The id that `make` answered when this was first asked for. Raises KeyReused, and what `make` raises."""
+        name = (claim.caller, claim.key)
+        if name in self._under_way:
+            request_hash, answer = self._under_way[name]
+            _same_request(claim, request_hash)
+            return await asyncio.shield(answer)
+        answer = asyncio.ensure_future(self._find_or(claim, make))
+        self._under_way[name] = (claim.request_hash, answer)
+        answer.add_done_callback(lambda _: self._under_way.pop(name))
+        return await asyncio.shield(answer)
+
+    async def _find_or(self, claim: Claim, make: Callable[[], Awaitable[UUID]]) -> UUID:
+        found = await self._database.read(lambda: find(claim))
+        if found is None:
+            return await make()
+        _same_request(claim, bytes(found.request_hash))
+        return found.message_id
+
+
+def find(claim: Claim) -> IdempotencyKey | None:
+    alive = timezone.now() - LIFETIME
+    return IdempotencyKey.objects.filter(caller=claim.caller, key=claim.key, created_at__gte=alive).first()
+
+
+def store(rows: list[IdempotencyKey]) -> None:
+    """Part of the caller's transaction. Keys that have outlived their day make room."""
+    if rows:
+        IdempotencyKey.objects.filter(created_at__lt=timezone.now() - LIFETIME).delete()
+        IdempotencyKey.objects.bulk_create(rows)
+
+
+def _same_request(claim: Claim, request_hash: bytes) -> None:
+    if claim.request_hash != request_hash:
+        raise KeyReused(claim.key)
