@@ -136,6 +136,10 @@ class LndClient:
         return explain(self.address, error.code(), error.details() or "")
 
 
+# What lnd says of macaroons that are not its own, too weak, or none at all.
+_MACAROON_WORDS = ("macaroon", "permission denied", "verification failed", "unmarshal v", "cannot determine data format")
+
+
 def explain(address: str, code: grpc.StatusCode, details: str) -> LndError:
     """An LndError that says in words what a gRPC status of lnd means and what can be done."""
     trouble, text = _diagnose(address, code, details)
@@ -153,7 +157,7 @@ def _diagnose(address: str, code: grpc.StatusCode, details: str) -> tuple[Troubl
         return Trouble.LOCKED, f"lnd at {address} is locked: run `lncli unlock` (or `lncli create`)"
     if "process of starting up" in lowered or (code is grpc.StatusCode.UNIMPLEMENTED and "unknown service" in lowered):
         return Trouble.STARTING, f"lnd at {address} is starting"
-    if "macaroon" in lowered or "permission denied" in lowered or "verification failed" in lowered:
+    if any(words in lowered for words in _MACAROON_WORDS):
         return Trouble.MACAROON, (
             f"lnd at {address} refuses the macaroon in lightning.lnd_node.admin_macaroon: {details[:200]}"
         )
