@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 
 from bench.processes import Program, daphne
-from bench.report import Row, Section, Target
+from bench.report import Row, Section, Target, plural
 from bench.rest_client import RestClient, message_body
 from bench.settings import Settings
 from bench.worlds import LATENCY_MS, running, simulated
@@ -87,7 +87,7 @@ async def _grpc(ways: dict[str, Rate], settings: Settings) -> Section:
 
 
 def _over(peer: str, clients: int, rates: dict[str, list[float]], peers: list[float], target: Target | None = None) -> list[Row]:
-    name = f"over {peer}, {clients} clients"
+    name = f"over {peer}, {plural(clients, 'client')}"
     return [
         Row(f"{name}, sending", "1/s", rates["node"], peers, target=target),
         Row(f"{name}, held", "1/s", rates["held"], peers, target=target),

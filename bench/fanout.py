@@ -9,14 +9,14 @@ from pathlib import Path
 
 from bench.events import BODY_BYTES, Producer
 from bench.processes import Program, daphne
-from bench.report import Row, Section, Target
+from bench.report import Row, Section, Target, plural
 from bench.rest_client import RestClient
 from bench.settings import Settings
 from bench.worlds import running, simulated
 from tests.support.lnd_rpc import BareClient
 from tests.support.nodes import Node
 
-MOST_EVENTS, LEAST_EVENTS = 2_000, 16
+MOST_EVENTS = 2_000
 QUIET_SECONDS = 5.0
 DATA_CHARACTERS = (BODY_BYTES + 2) // 3 * 4
 # One-consumer-per-client stands still for minutes with more.
@@ -73,14 +73,14 @@ async def _compare(sides: dict[str, Side], settings: Settings) -> Section:
     over_group_send, losses = [], []
     for clients in settings.fanout_clients:
         taking_part = {name: side for name, side in sides.items() if name != "group_send" or clients <= MOST_CONSUMERS}
-        events = min(MOST_EVENTS, max(LEAST_EVENTS, settings.fanout_deliveries // clients))
+        events = min(MOST_EVENTS, max(settings.fanout_least_events, settings.fanout_deliveries // clients))
         for side in taking_part.values():
             side.begin()
             await side.connect(clients)
         for _ in range(settings.rounds):
             for side in taking_part.values():
                 await side.measure(events)
-        node, name = taking_part["node"], f"{clients:,} clients, {events:,} events"
+        node, name = taking_part["node"], f"{plural(clients, 'client')}, {events:,} events"
         section.rows.append(Row(f"over websockets.broadcast, {name}", "1/s", node.rates, sides["websockets"].rates))
         if "group_send" in taking_part:
             target = Target("≥", 8) if clients == 1_000 else None

@@ -13,6 +13,7 @@ class Settings:
     doors_seconds: float
     fanout_clients: tuple[int, ...]
     fanout_deliveries: int
+    fanout_least_events: int
     memory_clients: tuple[int, ...]
     memory_rounds: int
     starts: int
@@ -25,17 +26,19 @@ DEFAULT = Settings(
     doors_seconds=1.0,
     fanout_clients=(1, 100, 1_000, 5_000),
     fanout_deliveries=20_000,
+    fanout_least_events=16,
     memory_clients=(1_000, 5_000),
     memory_rounds=2,
     starts=3,
 )
 QUICK = Settings(
     rounds=1,
-    latency_messages=30,
-    throughput_seconds=1.0,
-    doors_seconds=0.5,
+    latency_messages=20,
+    throughput_seconds=0.6,
+    doors_seconds=0.3,
     fanout_clients=(1, 100, 1_000),
-    fanout_deliveries=10_000,
+    fanout_deliveries=5_000,
+    fanout_least_events=5,
     memory_clients=(1_000,),
     memory_rounds=1,
     starts=1,

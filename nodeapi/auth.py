@@ -103,3 +103,15 @@ def _is_loopback(name: str) -> bool:
         return ipaddress.ip_address(name).is_loopback
     except ValueError:
         return False
+
+
+def headers_of(scope) -> dict[str, str]:
+    """Header names in lower case. Of a repeated header the first counts, and a Host or Origin given twice is none."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name = raw_name.decode("latin-1").lower()
+        if name in headers and name in ("host", "origin"):
+            headers[name] = "given twice"
+        else:
+            headers.setdefault(name, raw_value.decode("latin-1"))
+    return headers

@@ -52,6 +52,13 @@ def bound_bodies(max_bytes: int) -> None:
     class BoundedRequest(http_protocol.WebRequest):
         received_bytes = 0
         too_large = False
+        content_types: list[bytes] = []
+
+        def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+            # Twisted would parse a body that is said to be a form, and end the connection when it is none.
+            self.content_types = self.requestHeaders.getRawHeaders(b"content-type") or []
+            self.requestHeaders.removeHeader(b"content-type")
+            super().requestReceived(command, path, version)
 
         def handleContentChunk(self, data: bytes) -> None:
             self.received_bytes += len(data)
@@ -64,6 +71,7 @@ def bound_bodies(max_bytes: int) -> None:
             super().handleContentChunk(data)
 
         def process(self):
+            self.requestHeaders.setRawHeaders(b"content-type", self.content_types)
             if self.too_large:
                 return self._refuse(invalid("body", f"is larger than {max_bytes} bytes"))
             return super().process()

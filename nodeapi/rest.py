@@ -85,7 +85,8 @@ class OperationView(APIView):
 
     def _message(self, request, path_fields: dict[str, str]) -> Message:
         if self.operation.http == "POST":
-            return codec.message_from_body(request.data, self.operation.request_class)
+            body = request.data if request.body else b""
+            return codec.message_from_body(body, self.operation.request_class)
         fields = query_fields(request.META["QUERY_STRING"], repeated_fields(self.operation.request_class))
         return codec.message_from_json(fields | path_fields, self.operation.request_class)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from channels.generic.websocket import AsyncWebsocketConsumer
 
 from nodeapi import codec, flow
-from nodeapi.auth import require
+from nodeapi.auth import headers_of, require
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError, invalid
 from nodeapi.rest import query_fields
@@ -58,7 +58,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
         self._window: Window | None = None
 
     async def connect(self) -> None:
-        headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in self.scope["headers"]}
+        headers = headers_of(self.scope)
         try:
             self._doors.guard.check(headers)
             headers, subprotocol = bearer_from_subprotocol(headers, self.scope["subprotocols"])

@@ -10,6 +10,7 @@ from django.core.exceptions import BadRequest
 from django.core.handlers.asgi import ASGIRequest
 
 from nodeapi import codec
+from nodeapi.auth import headers_of
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
 from nodeapi.rest import Routes
@@ -69,6 +70,8 @@ class ApiApplication:
             request = ASGIRequest(scope, io.BytesIO(body))
         except (BadRequest, UnicodeDecodeError):
             raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "the request's headers are broken") from None
+        # A chunked body comes without a length, and DRF reads none where none is told.
+        request.META["CONTENT_LENGTH"] = str(len(body))
         response = await view(request, headers=headers, **fields)
         response.render()
         await respond(send, response.status_code, response.content, extra)
@@ -86,18 +89,6 @@ class ApiApplication:
             (b"access-control-max-age", b"600"),
         ]
         await respond(send, 204, b"", extra + allow)
-
-
-def headers_of(scope) -> dict[str, str]:
-    """Header names in lower case. Of a repeated header the first counts, and a Host or Origin given twice is none."""
-    headers: dict[str, str] = {}
-    for raw_name, raw_value in scope["headers"]:
-        name = raw_name.decode("latin-1").lower()
-        if name in headers and name in ("host", "origin"):
-            headers[name] = "given twice"
-        else:
-            headers.setdefault(name, raw_value.decode("latin-1"))
-    return headers
 
 
 def cors_headers(origin: str) -> list[tuple[bytes, bytes]]:

@@ -24,7 +24,7 @@ class Messages:
         if len(data) > MAX_BYTES:
             self.disconnect(sender, receiver)
             raise CallError(
-                f"message payload is too large - encoded {len(data) + 2} bytes, but maximum message payload is 65535 bytes"
+                f"message payload is too large - encoded {len(data)} bytes, but maximum message payload is 65533 bytes"
             )
         message = lightning_pb2.CustomMessage(peer=sender.pubkey, type=number, data=data)
         receiver.streams.publish("messages", message)

@@ -3,8 +3,8 @@
     async with RealNetwork(directory, ["alice", "bob", "carol"]) as network:
         node = network.nodes["alice"]
 
-`lnd`, `lncli`, `btcd` and `btcctl` must be on PATH. Everything listens on loopback, on free ports. The processes end with
-the context, and with this process if that is killed. The directory is the caller's.
+`lnd`, `lncli`, `btcd` and `btcctl` must be on PATH. Everything listens on loopback, on free ports. The processes end
+with the context, and with this process if that is killed. The directory is the caller's.
 """
 
 import asyncio
@@ -110,8 +110,8 @@ class _Lnd:
 class RealNetwork:
     """`names` in a chain: each has a channel of 10,000,000 sat with the next, half of it on either side.
 
-    `channels` tells other pairs. Nodes in `without_keysend` take no keysend. `database` is "bbolt", lnd's own choice, or
-    "sqlite". `lnd_arguments` go to every lnd.
+    `channels` tells other pairs. Nodes in `without_keysend` take no keysend. `database` is "bbolt", lnd's own choice,
+    or "sqlite", for which lnd must have been built (kvdb_sqlite). `lnd_arguments` go to every lnd.
     """
 
     def __init__(
@@ -257,7 +257,7 @@ class RealNetwork:
         await _until(f"{lnd.name} is ready", ready, [lnd.process])
 
     async def _fund_wallets(self) -> None:
-        """Spends the first coinbase to two addresses of each wallet, of the kind that btcd can make a transaction for."""
+        """Spends the first coinbase to two addresses of each wallet, of a kind that btcd makes transactions for."""
         addresses = []
         for lnd in self._lnds.values():
             for _ in range(2):
@@ -415,7 +415,7 @@ async def _run(*arguments: str, home: Path) -> str:
 
 
 async def _until(what: str, condition: Callable, processes: Sequence[_Process]) -> None:
-    """Asks until `condition` holds. A process that ended, or a very long time, is a NetworkError with its last output."""
+    """Asks until `condition` holds. NetworkError, with the last output, when a process ends or it takes very long."""
     for _ in range(GUARD_SECONDS * 20):
         answer = condition()
         if await answer if asyncio.iscoroutine(answer) else answer:

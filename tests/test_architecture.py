@@ -1,0 +1,119 @@
+"""The floors of the house: who may import whom. What the code says is read, nothing is imported."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.nodes import ROOT
+
+ROOMS = ("lightning", "messaging", "nodeapi", "impervious_site", "protos")
+# A floor imports from these rooms only, and from its own.
+MAY_IMPORT = {
+    "protos": set(),
+    "lightning": {"protos"},
+    "messaging": {"protos", "lightning"},
+    "nodeapi": {"protos", "lightning", "messaging"},
+    "impervious_site": {"protos", "lightning", "messaging", "nodeapi"},
+}
+# Django has to be set up, or not be loaded at all, before these import.
+MAY_IMPORT_INSIDE_FUNCTIONS = {"manage.py", "nodeapi/management/commands/runimpd.py"}
+MAY_IMPORT_THE_SIMULATOR = {"nodeapi/partner.py"}
+
+FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")) + [ROOT / "manage.py"]
+
+
+def place(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def module_name(path: Path) -> str:
+    return place(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+
+def tree(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), place(path))
+
+
+def imports(node: ast.AST, importer: Path) -> Iterator[str]:
+    """Full names of what is imported: of `from a import b` both a and a.b."""
+    for statement in ast.walk(node):
+        if isinstance(statement, ast.Import):
+            yield from (alias.name for alias in statement.names)
+        elif isinstance(statement, ast.ImportFrom):
+            source = statement.module or ""
+            if statement.level:
+                package = module_name(importer).split(".")
+                package = package[: len(package) - statement.level + (importer.name == "__init__.py")]
+                source = ".".join([*package, source]).rstrip(".")
+            yield source
+            yield from (f"{source}.{alias.name}" for alias in statement.names)
+
+
+def rooms_of(names) -> set[str]:
+    return {name.partition(".")[0] for name in names} & set(ROOMS)
+
+
+IDS = {"argvalues": FILES, "ids": [place(path) for path in FILES]}
+
+
+@pytest.mark.parametrize("path", **IDS)
+def test_a_floor_imports_only_from_floors_below(path):
+    room = path.relative_to(ROOT).parts[0]
+    if room == "manage.py":
+        return
+    assert rooms_of(imports(tree(path), path)) - {room} <= MAY_IMPORT[room]
+
+
+@pytest.mark.parametrize("path", **IDS)
+def test_lightning_knows_no_django(path):
+    if path.is_relative_to(ROOT / "lightning"):
+        top = {name.partition(".")[0] for name in imports(tree(path), path)}
+        assert not top & {"django", "rest_framework", "channels", "django_grpc_framework", "daphne"}
+
+
+@pytest.mark.parametrize("path", **IDS)
+def test_no_import_is_hidden_in_a_function(path):
+    if place(path) in MAY_IMPORT_INSIDE_FUNCTIONS:
+        return
+    functions = [n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+    hidden = {name for function in functions for name in imports(function, path)}
+    # protoc writes such imports into nothing that is ours.
+    assert not hidden
+
+
+@pytest.mark.parametrize("path", **IDS)
+def test_the_simulator_is_no_part_of_the_node(path):
+    if path.is_relative_to(ROOT / "lightning" / "simulator") or place(path) in MAY_IMPORT_THE_SIMULATOR:
+        return
+    assert not [name for name in imports(tree(path), path) if name.startswith("lightning.simulator")]
+
+
+@pytest.mark.parametrize("path", **IDS)
+def test_only_the_event_log_sends_to_a_group(path):
+    calls = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Attribute) and n.attr == "group_send"]
+    assert not calls or place(path) == "messaging/events.py"
+
+
+def test_something_sends_to_a_group():
+    assert "group_send" in (ROOT / "messaging" / "events.py").read_text()
+
+
+def test_modules_do_not_import_in_circles():
+    names = {module_name(path) for path in FILES}
+    graph = {module_name(path): set(imports(tree(path), path)) & names - {module_name(path)} for path in FILES}
+    finished, on_the_way = set(), []
+
+    def visit(name: str) -> None:
+        if name in finished:
+            return
+        assert name not in on_the_way, " → ".join([*on_the_way[on_the_way.index(name) :], name])
+        on_the_way.append(name)
+        for imported in sorted(graph[name]):
+            visit(imported)
+        on_the_way.pop()
+        finished.add(name)
+
+    for name in sorted(graph):
+        visit(name)
