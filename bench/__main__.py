@@ -25,6 +25,8 @@ def main() -> int:
     if options.rounds:
         settings = replace(settings, rounds=options.rounds)
     machine.raise_file_limit()
+    # asyncio.run cleans up after SIGINT, unless a shell has started us with it ignored.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     print(machine.describe(), "\n", flush=True)

@@ -41,11 +41,11 @@ class Doors:
         require(caller, operation.scope)
         if self.engine is None and not operation.reads_only:
             return await self.forwarder.call(operation, request, metadata)
-        fields = operation.request(message=request).checked()
+        fields = operation.request.check(request)
         if operation.once:
             fields["claim"] = claim_of(caller, operation, request, metadata)
         try:
-            return operation.reply(await operation.function(self, **fields)).message
+            return operation.reply.data_to_message(await operation.function(self, **fields))
         except ApiError:
             raise
         except KeyReused:

@@ -21,8 +21,8 @@ class Operation:
     method: str
     http: str
     path: str
-    request: type[serializers.RequestSerializer]
-    reply: type[serializers.ReplySerializer]
+    request: serializers.RequestSerializer
+    reply: serializers.ReplySerializer
     function: Function
     scope: str
     reads_only: bool = False
@@ -48,8 +48,8 @@ OPERATIONS = (
         method="SendMessage",
         http="POST",
         path="/v1/message/send",
-        request=serializers.SendMessageRequest,
-        reply=serializers.SendMessageResponse,
+        request=serializers.SendMessageRequest(),
+        reply=serializers.SendMessageResponse(),
         function=calls.send_message,
         scope="send",
         once=True,
@@ -59,8 +59,8 @@ OPERATIONS = (
         method="GetMessage",
         http="GET",
         path="/v1/message/{id}",
-        request=serializers.GetMessageRequest,
-        reply=serializers.GetMessageResponse,
+        request=serializers.GetMessageRequest(),
+        reply=serializers.GetMessageResponse(),
         function=calls.get_message,
         scope="read",
         reads_only=True,
@@ -70,8 +70,8 @@ OPERATIONS = (
         method="ListMessages",
         http="GET",
         path="/v1/messages",
-        request=serializers.ListMessagesRequest,
-        reply=serializers.ListMessagesResponse,
+        request=serializers.ListMessagesRequest(),
+        reply=serializers.ListMessagesResponse(),
         function=calls.list_messages,
         scope="read",
         reads_only=True,
@@ -81,8 +81,8 @@ OPERATIONS = (
         method="GetInfo",
         http="GET",
         path="/v1/node",
-        request=serializers.GetInfoRequest,
-        reply=serializers.GetInfoResponse,
+        request=serializers.GetInfoRequest(),
+        reply=serializers.GetInfoResponse(),
         function=calls.get_info,
         scope="read",
     ),

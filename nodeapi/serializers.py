@@ -15,26 +15,25 @@ MAX_SAT = 21_000_000 * 100_000_000
 
 
 class RequestSerializer(ProtoSerializer):
-    """Checks a request message. `validated_data` holds what its function takes."""
+    """Checks request messages. One instance serves all requests of its operation: it keeps nothing of them, and DRF
+    copies every field for each new one."""
 
     def message_to_data(self, message: Message) -> dict[str, Any]:
         """Fields that were set; those left out keep the serializer's default. djangogrpcframework's own version passes
         an option that protobuf no longer has."""
         return {field.name: value for field, value in message.ListFields()}
 
-    def checked(self) -> dict[str, Any]:
-        """`validated_data`, or an ApiError that names the first field that is wrong."""
-        if not self.is_valid():
-            field, errors = next(iter(self.errors.items()))
-            raise invalid(field, " ".join(str(error) for error in errors))
-        return self.validated_data
+    def check(self, message: Message) -> dict[str, Any]:
+        """What the operation's function takes, or an ApiError that names the first field that is wrong."""
+        try:
+            return self.run_validation(self.message_to_data(message))
+        except serializers.ValidationError as error:
+            field, errors = next(iter(error.detail.items()))
+            raise invalid(field, " ".join(str(text) for text in errors)) from None
 
 
 class ReplySerializer(BaseProtoSerializer):
     """A function's answer (a dict with the message's field names) as the message."""
-
-    def to_representation(self, instance: dict[str, Any]) -> dict[str, Any]:
-        return instance
 
     def data_to_message(self, data: dict[str, Any]) -> Message:
         return self.Meta.proto_class(**data)

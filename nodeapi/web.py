@@ -3,17 +3,13 @@
 It stands in front of Django's own handler, so that an API call passes no session, CSRF or other middleware of web pages.
 """
 
-import io
-
 import grpc
-from django.core.exceptions import BadRequest
-from django.core.handlers.asgi import ASGIRequest
 
 from nodeapi import codec
 from nodeapi.auth import headers_of
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
-from nodeapi.rest import Routes
+from nodeapi.rest import ApiRequest, Routes
 from nodeapi.subscribe import StreamConsumer, stream_lines
 
 SUBSCRIBE_PATH = "/v1/subscribe"
@@ -66,12 +62,7 @@ class ApiApplication:
         body = await read_body(receive)
         if body is None:
             return
-        try:
-            request = ASGIRequest(scope, io.BytesIO(body))
-        except (BadRequest, UnicodeDecodeError):
-            raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "the request's headers are broken") from None
-        # A chunked body comes without a length, and DRF reads none where none is told.
-        request.META["CONTENT_LENGTH"] = str(len(body))
+        request = ApiRequest(scope, headers, body)
         response = await view(request, headers=headers, **fields)
         response.render()
         await respond(send, response.status_code, response.content, extra)
