@@ -8,11 +8,11 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from django.db import OperationalError
+from django.db import IntegrityError, OperationalError, transaction
 
 from messaging import envelope, events, peers
 from messaging.database import Database
@@ -170,35 +170,48 @@ def htlc_key(own_pubkey: bytes, payment_hash: bytes, htlc: lightning_pb2.Invoice
 def store_arrivals(arrivals: list[Arrival], *, published: events.Published) -> int:
     """Messages, their HTLCs' keys and their events, in the caller's transaction. What is known already is passed over;
     answers how many payments were not."""
-    fresh = _fresh_arrivals(arrivals)
-    ReceivedHtlc.objects.bulk_create([ReceivedHtlc(key=key) for key in fresh])
-    pairs = _fresh_messages([pair for arrival in fresh.values() for pair in arrival.messages])
+    try:
+        # Almost always all of it is new, and the database says so itself; what is not is looked up.
+        with transaction.atomic():
+            return _insert(arrivals, published)
+    except IntegrityError:
+        return _insert(_fresh_arrivals(arrivals), published)
+
+
+def _insert(arrivals: list[Arrival], published: events.Published) -> int:
+    ReceivedHtlc.objects.bulk_create([ReceivedHtlc(key=arrival.key) for arrival in arrivals])
+    pairs = [pair for arrival in arrivals for pair in arrival.messages]
     Message.objects.bulk_create([message for _, message in pairs])
     peers.touch(message.pubkey for _, message in pairs)
     told: list[Event] = [event for service, message in pairs for event in service.handler(message)]
     events.append(told, published=published)
-    return len(fresh)
+    return len(arrivals)
 
 
-def _fresh_arrivals(arrivals: list[Arrival]) -> dict[bytes, Arrival]:
+def _fresh_arrivals(arrivals: list[Arrival]) -> list[Arrival]:
+    """Without HTLCs that are known, and without messages that the same sender already sent under the same id."""
     by_key = {arrival.key: arrival for arrival in arrivals}
     known = ReceivedHtlc.objects.filter(key__in=list(by_key)).values_list("key", flat=True)
     for key in known:
         by_key.pop(bytes(key), None)
-    return by_key
+    told = _known_names([pair for arrival in by_key.values() for pair in arrival.messages])
+    fresh = []
+    for arrival in by_key.values():
+        new = []
+        for service, message in arrival.messages:
+            name = (message.pubkey, message.message_id)
+            if name not in told:
+                told.add(name)
+                new.append((service, message))
+        fresh.append(replace(arrival, messages=tuple(new)))
+    return fresh
 
 
-def _fresh_messages(pairs: list[tuple[Service, Message]]) -> list[tuple[Service, Message]]:
-    """Without what the same sender already sent under the same id."""
-    by_name = {}
-    for service, message in pairs:
-        by_name.setdefault((message.pubkey, message.message_id), (service, message))
-    known = Message.objects.filter(
-        direction=Direction.IN, message_id__in=[message_id for _, message_id in by_name]
-    ).values_list("pubkey", "message_id")
-    for name in known:
-        by_name.pop(name, None)
-    return list(by_name.values())
+def _known_names(pairs: list[tuple[Service, Message]]) -> set[tuple[str, UUID]]:
+    ids = [message.message_id for _, message in pairs]
+    return set(
+        Message.objects.filter(direction=Direction.IN, message_id__in=ids).values_list("pubkey", "message_id")
+    )
 
 
 def _received(

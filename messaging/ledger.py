@@ -5,7 +5,6 @@ it is told. State changes name the states they may come from, so that a repeated
 """
 
 import json
-from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from django.utils import timezone
@@ -65,19 +64,26 @@ def take_off(message: Message, attempt: Attempt, now: datetime) -> None:
     message.next_try_at = None
 
 
-def settle(attempt: Attempt, messages: list[Message], *, fee_msat: int, published: events.Published) -> None:
+def settle(ended: list[tuple[Attempt, list[Message], int]], *, published: events.Published) -> None:
+    """Attempts that were paid, each with its messages and its routing fee in msat."""
     now = timezone.now()
-    _end_attempt(attempt, Attempt.State.SETTLED, now, fee_msat=fee_msat)
-    share, rest = divmod(fee_msat, len(messages))
-    for position, message in enumerate(messages):
-        message.fee_msat = share + (rest if position == 0 else 0)
+    attempts_by_fee: dict[int, list[Attempt]] = {}
+    messages = []
+    for attempt, carried, fee_msat in ended:
+        attempts_by_fee.setdefault(fee_msat, []).append(attempt)
+        share, rest = divmod(fee_msat, max(1, len(carried)))
+        for position, message in enumerate(carried):
+            message.fee_msat = share + (rest if position == 0 else 0)
+            messages.append(message)
+    for fee_msat, attempts in attempts_by_fee.items():
+        _end_attempts(attempts, Attempt.State.SETTLED, now, fee_msat=fee_msat)
     _move(messages, State.SETTLED, now, published=published)
 
 
 def fail(attempt: Attempt, messages: list[Message], *, cause: str, published: events.Published) -> None:
     """Ends the attempt and its messages for good."""
     now = timezone.now()
-    _end_attempt(attempt, Attempt.State.FAILED, now, cause=cause)
+    _end_attempts([attempt], Attempt.State.FAILED, now, cause=cause)
     _move(messages, State.FAILED, now, cause=cause, published=published)
 
 
@@ -86,7 +92,7 @@ def retry(
 ) -> list[Message]:
     """Ends the attempt; its messages wait for another, or fail where their time is over. Answers those that wait."""
     now = timezone.now()
-    _end_attempt(attempt, Attempt.State.FAILED, now, cause=cause)
+    _end_attempts([attempt], Attempt.State.FAILED, now, cause=cause)
     next_try_at = now + timedelta(seconds=delay_seconds)
     late = [message for message in messages if message.expires_at and message.expires_at <= next_try_at]
     waiting = [message for message in messages if message not in late]
@@ -109,26 +115,32 @@ def waiting_messages() -> list[tuple[int, str, datetime | None]]:
     return list(waiting.order_by("pk").values_list("pk", "pubkey", "next_try_at"))
 
 
-def _end_attempt(attempt: Attempt, state: Attempt.State, now: datetime, *, fee_msat: int = 0, cause: str = "") -> None:
-    Attempt.objects.filter(pk=attempt.pk, state=Attempt.State.IN_FLIGHT).update(
+def _end_attempts(
+    attempts: list[Attempt], state: Attempt.State, now: datetime, *, fee_msat: int = 0, cause: str = ""
+) -> None:
+    Attempt.objects.filter(pk__in=[attempt.pk for attempt in attempts], state=Attempt.State.IN_FLIGHT).update(
         state=state, fee_msat=fee_msat, cause=cause[:500], ended_at=now
     )
 
 
-def _move(messages: Iterable[Message], state: State, now: datetime, *, cause: str = "", published: events.Published) -> None:
-    told = []
-    for message in messages:
-        moved = Message.objects.filter(pk=message.pk, state__in=TRANSITIONS[state]).update(
-            state=state,
-            error=cause[:500],
-            fee_msat=message.fee_msat,
-            alone=message.alone,
-            next_try_at=message.next_try_at if state == State.RETRYING else None,
-            updated_at=now,
+def _move(
+    messages: list[Message], state: State, now: datetime, *, cause: str = "", published: events.Published
+) -> None:
+    """Moves those messages that are where they may come from, and tells of them."""
+    if not messages:
+        return
+    may_move = Message.objects.filter(pk__in=[message.pk for message in messages], state__in=TRANSITIONS[state])
+    moving = set(may_move.values_list("pk", flat=True))
+    moved = [message for message in messages if message.pk in moving]
+    alike: dict[tuple, list[int]] = {}
+    for message in moved:
+        next_try_at = message.next_try_at if state == State.RETRYING else None
+        alike.setdefault((message.fee_msat, message.alone, next_try_at), []).append(message.pk)
+    for (fee_msat, alone, next_try_at), keys in alike.items():
+        Message.objects.filter(pk__in=keys).update(
+            state=state, error=cause[:500], fee_msat=fee_msat, alone=alone, next_try_at=next_try_at, updated_at=now
         )
-        if moved:
-            told.append(_delivery(message, state, cause))
-    events.append(told, published=published)
+    events.append([_delivery(message, state, cause) for message in moved], published=published)
 
 
 def _delivery(message: Message, state: State, cause: str) -> Event:

@@ -106,6 +106,9 @@ class Outbox:
         self._claims = Claims(database)
         self._accepted: list[Accepted] = []
         self._arrived = asyncio.Event()
+        self._settled: list[tuple[Attempt, list[Message], int]] = []
+        self._settled_stored: list[asyncio.Future] = []
+        self._settling = asyncio.Event()
         self._work = asyncio.Event()
         self._destinations: dict[str, Destination] = {}
         self._turn: deque[str] = deque()
@@ -162,6 +165,7 @@ class Outbox:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._accept_forever())
                 group.create_task(self._start_forever())
+                group.create_task(self._settle_forever())
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -207,9 +211,9 @@ class Outbox:
                 self._release(attempt)
             _answer(accepted, error)
             return
-        _answer(accepted, None)
         for task, (attempt, carried) in zip(signing, starting):
             self._spawn(self._ship(attempt, carried, task))
+        _answer(accepted, None)
         for message in messages:
             if message.state == State.QUEUED:
                 self._destination(message.pubkey).waiting.append(message.pk)
@@ -333,33 +337,53 @@ class Outbox:
         )
 
     async def _finish(self, attempt: Attempt, messages: list[Message], outcome: Outcome) -> None:
-        step = partial(self._step(outcome, messages), attempt, messages, published=self._published)
-        while True:
-            try:
-                waiting = await self._database.write(step)
-                break
-            except Exception:
-                # The end of a payment must not be forgotten: a full disk or a locked database passes.
-                logger.exception("the end of an attempt could not be stored; trying again")
-                await asyncio.sleep(UNKNOWN_RETRY_SECONDS)
         ids = [str(message.message_id) for message in messages]
         logger.info("attempt ended", extra={"verdict": outcome.verdict.value, "cause": outcome.cause, "messages": ids})
+        if outcome.verdict is Verdict.SETTLED:
+            stored = asyncio.get_running_loop().create_future()
+            self._settled.append((attempt, messages, outcome.fee_msat))
+            self._settled_stored.append(stored)
+            self._settling.set()
+            await stored
+            return
+        waiting = await self._write_surely(partial(self._setback(outcome, messages), attempt, messages))
         for message in waiting or ():
             due = time.monotonic() + (message.next_try_at - timezone.now()).total_seconds()
             heapq.heappush(self._destination(message.pubkey).retries, (due, message.pk))
             self._line_up(message.pubkey)
 
-    def _step(self, outcome: Outcome, messages: list[Message]) -> Callable:
-        if outcome.verdict is Verdict.SETTLED:
-            return partial(ledger.settle, fee_msat=outcome.fee_msat)
+    async def _settle_forever(self) -> None:
+        """All that settles while a commit is under way is written by the next."""
+        while True:
+            await self._settling.wait()
+            self._settling.clear()
+            ended, self._settled = self._settled, []
+            stored, self._settled_stored = self._settled_stored, []
+            await self._write_surely(partial(ledger.settle, ended, published=self._published))
+            for future in stored:
+                if not future.done():
+                    future.set_result(None)
+
+    async def _write_surely(self, step: Callable):
+        """The end of a payment must not be forgotten: a full disk or a locked database passes."""
+        while True:
+            try:
+                return await self._database.write(step)
+            except Exception:
+                logger.exception("the end of an attempt could not be stored; trying again")
+                await asyncio.sleep(UNKNOWN_RETRY_SECONDS)
+
+    def _setback(self, outcome: Outcome, messages: list[Message]) -> Callable:
+        """What becomes of messages whose attempt failed."""
         if outcome.verdict is Verdict.FINAL and len(messages) == 1:
-            return partial(ledger.fail, cause=outcome.cause)
+            return partial(ledger.fail, cause=outcome.cause, published=self._published)
         # In company one message may be to blame for all: each is tried again by itself.
         return partial(
             ledger.retry,
             cause=outcome.cause,
             delay_seconds=0.0 if outcome.verdict is Verdict.FINAL else backoff_seconds(messages[0].attempts),
             alone=len(messages) > 1,
+            published=self._published,
         )
 
     # slots
