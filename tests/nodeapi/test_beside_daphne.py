@@ -1,0 +1,87 @@
+"""Daphnes of their own beside runimpd: they read, forward everything else, and are woken with and without Redis."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.nodeapi.streams import WebsocketStream, data_of, send
+from tests.support.nodes import ROOT, Node, free_port
+
+KEY = "a-key-with-more-than-20-characters"
+AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
+
+
+class Daphne(Node):
+    """The HTTP of `engine`, served by a daphne of its own."""
+
+    def __init__(self, engine: Node):
+        self.__dict__.update(engine.__dict__)
+        self.http_port = free_port()
+        self.log_path = engine.directory / f"daphne-{self.http_port}.log"
+
+    def start(self) -> "Daphne":
+        command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(self.http_port)]
+        environ = os.environ | {"IMPD_CONFIG": str(self.config_path)} | self.environ
+        with open(self.log_path, "a") as log:
+            self.process = subprocess.Popen(
+                [*command, "impervious_site.asgi:application"], cwd=ROOT, env=environ, stdout=log, stderr=log
+            )
+        self.wait_until(self._answers)
+        return self
+
+    def _answers(self) -> bool:
+        try:
+            return self.get("/v1/messages", AUTHORIZED).status == 200
+        except OSError:
+            return False
+
+
+@pytest.fixture(scope="module", params=["redis", "poll"])
+def pair(request, network, tmp_path_factory):
+    """An engine without HTTP, and two daphnes beside it."""
+    extra = {"redis": {"url": os.environ["TEST_REDIS_URL"]}} if request.param == "redis" else {}
+    engine = Node(
+        network.nodes["carol"],
+        tmp_path_factory.mktemp(request.param),
+        extra=extra,
+        environ={"IMPD_SERVER__API_KEY": KEY},
+        arguments=("--no-http",),
+    )
+    with engine, Daphne(engine) as first, Daphne(engine) as second:
+        yield engine, first, second
+
+
+def test_streams_of_both_daphnes_tell_what_arrives(pair, bob):
+    _, first, second = pair
+    with WebsocketStream(first, additional_headers=AUTHORIZED) as one:
+        with WebsocketStream(second, additional_headers=AUTHORIZED) as other:
+            message_id = send(bob, first, b"to both")
+            for stream in (one, other):
+                event = stream.until(lambda event: event["id"] == message_id)[-1]
+                assert data_of(event) == b"to both"
+
+
+def test_calls_are_forwarded_with_their_credentials(pair, bob):
+    engine, first, second = pair
+    body = {"msg": "aGVsbG8=", "pubkey": bob.pubkey}
+    assert first.post("/v1/message/send", body).status == 401
+    message_id = first.post("/v1/message/send", body, AUTHORIZED).json["id"]
+    assert second.get(f"/v1/message/{message_id}", AUTHORIZED).json["message"]["pubkey"] == bob.pubkey
+    assert first.get("/v1/node", AUTHORIZED).json["pubkey"] == engine.pubkey
+    own = first.post("/v1/message/send", body | {"pubkey": engine.pubkey}, AUTHORIZED)
+    assert (own.status, own.json["message"]) == (400, "pubkey: is this node's own key")
+
+
+def test_without_the_engine_reads_go_on_and_calls_are_unavailable(pair, bob):
+    engine, first, _ = pair
+    engine.kill()
+    try:
+        body = {"msg": "aGVsbG8=", "pubkey": bob.pubkey}
+        reply = first.post("/v1/message/send", body, AUTHORIZED)
+        assert (reply.status, reply.json["code"]) == (503, 14)
+        assert first.get("/v1/messages", AUTHORIZED).status == 200
+    finally:
+        engine.start()
+    first.wait_until(lambda: first.post("/v1/message/send", body, AUTHORIZED).status == 200)
