@@ -222,16 +222,12 @@ class Outbox:
     def _start_at_once(self, messages: list[Message]) -> list[tuple[Attempt, list[Message]]]:
         """Attempts for the messages whose node has nothing before them and room in flight."""
         free = self._limits.in_flight - self._in_flight
-        room: dict[str, int] = {}
+        room = {pubkey: self._room(pubkey) for pubkey in {message.pubkey for message in messages}}
+        candidates = [message for message in messages if room[message.pubkey] > 0] if free > 0 else []
         starting = []
         now = timezone.now()
-        now_seconds = time.monotonic()
-        for load in pack(messages, safe_room_bytes=self._carrier.safe_room_bytes):
-            destination = self._destinations.get(load.pubkey)
-            taken = destination.in_flight if destination else 0
-            left = room.setdefault(load.pubkey, self._limits.in_flight_per_peer - taken)
-            if free <= 0 or left <= 0 or (destination and destination.has_earlier(now_seconds)):
-                room[load.pubkey] = 0
+        for load in pack(candidates, safe_room_bytes=self._carrier.safe_room_bytes):
+            if free <= 0 or room[load.pubkey] <= 0:
                 continue
             free -= 1
             room[load.pubkey] -= 1
@@ -240,6 +236,15 @@ class Outbox:
                 ledger.take_off(message, attempt, now)
             starting.append((attempt, load.messages))
         return starting
+
+    def _room(self, pubkey: str) -> int:
+        """How many payments to this node may start at once; none when new messages would overtake others."""
+        destination = self._destinations.get(pubkey)
+        if destination is None:
+            return self._limits.in_flight_per_peer
+        if destination.has_earlier(time.monotonic()):
+            return 0
+        return self._limits.in_flight_per_peer - destination.in_flight
 
     # starting what waits
 

@@ -4,12 +4,14 @@ import hmac
 import ipaddress
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from urllib.parse import urlsplit
 
 import grpc
 
 from nodeapi.errors import ApiError
 
+REMEMBERED_HOSTS = 256
 ALL_SCOPES = frozenset({"read", "send", "pay", "admin"})
 
 
@@ -73,7 +75,7 @@ class WebGuard:
     def check(self, headers: Mapping[str, str]) -> None:
         """ApiError PERMISSION_DENIED for a Host or an Origin that is not allowed."""
         host = _host_name(headers.get("host", ""))
-        if not (_is_loopback(host) or host in self._hosts):
+        if not (host in self._hosts or _is_loopback(host)):
             raise ApiError(grpc.StatusCode.PERMISSION_DENIED, "the Host header is not in server.allowed_hosts")
         if "origin" in headers and not self.origin_allowed(headers["origin"]):
             raise ApiError(grpc.StatusCode.PERMISSION_DENIED, "the Origin is not in server.allowed_origins")
@@ -89,6 +91,7 @@ class WebGuard:
             return False
 
 
+@lru_cache(REMEMBERED_HOSTS)
 def _host_name(host: str) -> str:
     try:
         return (urlsplit(f"//{host}").hostname or "").lower()
@@ -96,6 +99,7 @@ def _host_name(host: str) -> str:
         return ""
 
 
+@lru_cache(REMEMBERED_HOSTS)
 def _is_loopback(name: str) -> bool:
     if name == "localhost":
         return True

@@ -5,6 +5,7 @@ protobuf's own json_format does the work; base64 that is none, which it lets pas
 
 import binascii
 import re
+from functools import cache
 from typing import Any
 
 import grpc
@@ -57,12 +58,16 @@ def _load(body: bytes) -> Any:
 
 
 def _normalise_bytes(data: dict, message_class: type[Message]) -> None:
-    for field in message_class.DESCRIPTOR.fields:
-        if field.type != FieldDescriptor.TYPE_BYTES:
-            continue
-        for name in {field.name, field.json_name} & data.keys():
-            if data[name] is not None:
-                data[name] = _standard_base64(name, data[name])
+    for name in _bytes_fields(message_class):
+        if data.get(name) is not None:
+            data[name] = _standard_base64(name, data[name])
+
+
+@cache
+def _bytes_fields(message_class: type[Message]) -> frozenset[str]:
+    """Both JSON names of each field that holds bytes."""
+    fields = [field for field in message_class.DESCRIPTOR.fields if field.type == FieldDescriptor.TYPE_BYTES]
+    return frozenset(name for field in fields for name in (field.name, field.json_name))
 
 
 def _standard_base64(name: str, value: Any) -> str:

@@ -15,9 +15,9 @@ import grpc
 from django.http import HttpRequest
 from google.protobuf.message import Message
 from rest_framework.exceptions import APIException
-from rest_framework.negotiation import BaseContentNegotiation
 from rest_framework.parsers import BaseParser
 from rest_framework.renderers import BaseRenderer
+from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
@@ -49,14 +49,8 @@ class ProtoJsonRenderer(BaseRenderer):
         return codec.dump(codec.json_from_message(data) if isinstance(data, Message) else data)
 
 
-class OnlyJson(BaseContentNegotiation):
-    """The API speaks JSON, whatever is asked for."""
-
-    def select_parser(self, request, parsers):
-        return parsers[0]
-
-    def select_renderer(self, request, renderers, format_suffix=None):
-        return renderers[0], renderers[0].media_type
+PARSERS = (RawParser(),)
+RENDERER = ProtoJsonRenderer()
 
 
 class OperationView(APIView):
@@ -65,15 +59,12 @@ class OperationView(APIView):
     doors: Doors = None
     operation: Operation = None
 
-    authentication_classes = ()
-    permission_classes = ()
-    throttle_classes = ()
-    parser_classes = (RawParser,)
-    renderer_classes = (ProtoJsonRenderer,)
-    content_negotiation_class = OnlyJson
+    def initialize_request(self, request: HttpRequest) -> Request:
+        return Request(request, parsers=PARSERS)
 
-    def perform_authentication(self, request) -> None:
-        """The doors do it, the same for REST and gRPC."""
+    def initial(self, request: Request) -> None:
+        """The API speaks JSON, whatever is asked for. Who may call is the doors' matter, the same for REST and gRPC."""
+        request.accepted_renderer, request.accepted_media_type = RENDERER, RENDERER.media_type
 
     async def dispatch(self, request: HttpRequest, headers: Mapping[str, str], **path_fields: str) -> Response:
         self.args, self.kwargs = (), path_fields

@@ -619,7 +619,3 @@ def test_simulated_node_refuses_to_hide_a_real_lnd(node):
     only(raised.value.problems, "IMPD_LIGHTNING__LND_NODE__IP", "simulated network")
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
-def test_file_without_permission(node):
-    (node.directory / "admin.macaroon").chmod(0)
-    only(node.problems(), "lightning.lnd_node.admin_macaroon", "Permission denied", "admin.macaroon")
