@@ -116,7 +116,8 @@ def test_key_at_the_websocket(guarded, bob):
         assert browser.connection.subprotocol == "Bearer"
         with WebsocketStream(guarded, additional_headers={"Authorization": f"Bearer {KEY}"}) as program:
             message_id = send(bob, guarded)
-            assert browser.event()["id"] == program.event()["id"] == message_id
+            for stream in (browser, program):
+                stream.until(lambda event: event["id"] == message_id)
 
 
 def test_configured_origin_and_host(guarded):
