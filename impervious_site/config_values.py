@@ -408,12 +408,3 @@ CertificateHex = Annotated[bytes, PlainValidator(lambda value: checked_pem(parse
 MacaroonFile = Annotated[SecretStr, PlainValidator(read_macaroon)]
 MacaroonHex = Annotated[SecretStr, PlainValidator(lambda value: SecretStr(parse_hex(value).hex()))]
 ApiKeyFile = Annotated[SecretStr, PlainValidator(read_api_key)]
-
-
-def is_wireguard_key(key: str) -> bool:
-    """Canonical base64 of 32 bytes."""
-    try:
-        raw = base64.b64decode(key, validate=True)
-    except (binascii.Error, ValueError):
-        return False
-    return len(raw) == 32 and base64.b64encode(raw).decode() == key

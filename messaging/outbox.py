@@ -5,14 +5,11 @@ paid, together; nothing ever waits in order to be joined. A node that is away ho
 """
 
 import asyncio
-import heapq
 import logging
 import random
-import time
-from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID, uuid4
 
@@ -27,6 +24,7 @@ from messaging.events import Published
 from messaging.idempotency import Claim, Claims
 from messaging.models import Attempt, Direction, IdempotencyKey, Message, State
 from messaging.packing import pack
+from messaging.traffic import Batch, Limits, Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -35,14 +33,6 @@ LONGEST_RETRY_SECONDS = 300.0
 UNKNOWN_RETRY_SECONDS = 2.0
 # After this long an attempt counts only against its own destination: a node that holds payments stops nobody else.
 HELD_SECONDS = 60.0
-MAX_STARTED_AT_ONCE = 64
-
-
-@dataclass(frozen=True, kw_only=True)
-class Limits:
-    in_flight: int
-    in_flight_per_peer: int
-    expires_seconds: int
 
 
 @dataclass(frozen=True)
@@ -52,36 +42,6 @@ class Accepted:
     message: Message
     stored: asyncio.Future
     key: IdempotencyKey | None
-
-
-@dataclass
-class Destination:
-    """What waits for one node, by primary key: first tries in their order, retries by their time (monotonic seconds)."""
-
-    waiting: deque[int] = field(default_factory=deque)
-    retries: list[tuple[float, int]] = field(default_factory=list)
-    in_flight: int = 0
-    starting: bool = False
-    timer: asyncio.TimerHandle | None = None
-
-    def take_due(self, now: float, most: int) -> list[int]:
-        keys = []
-        while len(keys) < most and self.retries and self.retries[0][0] <= now:
-            keys.append(heapq.heappop(self.retries)[1])
-        while len(keys) < most and self.waiting:
-            keys.append(self.waiting.popleft())
-        return keys
-
-    def has_due(self, now: float) -> bool:
-        return bool(self.waiting) or bool(self.retries and self.retries[0][0] <= now)
-
-    def has_earlier(self, now: float) -> bool:
-        """Whether a new message would overtake others."""
-        return self.starting or self.has_due(now)
-
-    @property
-    def idle(self) -> bool:
-        return not (self.waiting or self.retries or self.in_flight or self.starting)
 
 
 class Outbox:
@@ -95,13 +55,14 @@ class Outbox:
         own_pubkey: bytes,
         record_numbers: Mapping[str, int],
         limits: Limits,
+        expires_seconds: int,
         published: Published,
     ):
         self._database = database
         self._carrier = carrier
         self._own_pubkey = own_pubkey
         self._record_numbers = record_numbers
-        self._limits = limits
+        self._expires_seconds = expires_seconds
         self._published = published
         self._claims = Claims(database)
         self._accepted: list[Accepted] = []
@@ -109,10 +70,7 @@ class Outbox:
         self._settled: list[tuple[Attempt, list[Message], int]] = []
         self._settled_stored: list[asyncio.Future] = []
         self._settling = asyncio.Event()
-        self._work = asyncio.Event()
-        self._destinations: dict[str, Destination] = {}
-        self._turn: deque[str] = deque()
-        self._in_flight = 0
+        self._traffic = Traffic(limits)
         self._tasks: set[asyncio.Task] = set()
 
     async def accept(
@@ -150,7 +108,7 @@ class Outbox:
             state=State.QUEUED,
             created_at=now,
             updated_at=now,
-            expires_at=now + timedelta(seconds=self._limits.expires_seconds),
+            expires_at=now + timedelta(seconds=self._expires_seconds),
         )
         stored = asyncio.get_running_loop().create_future()
         self._accepted.append(Accepted(message, stored, claim.row(message.message_id) if claim else None))
@@ -172,14 +130,7 @@ class Outbox:
 
     def retry_now(self) -> None:
         """lnd is back: what waits for its next try is due."""
-        for pubkey, destination in self._destinations.items():
-            destination.retries = [(0.0, key) for _, key in sorted(destination.retries)]
-            self._line_up(pubkey)
-
-    @property
-    def depth(self) -> int:
-        """Messages that wait for an attempt."""
-        return sum(len(d.waiting) + len(d.retries) for d in self._destinations.values())
+        self._traffic.retry_now()
 
     # accepting
 
@@ -194,7 +145,7 @@ class Outbox:
         messages = [entry.message for entry in accepted]
         starting = self._start_at_once(messages)
         for attempt, carried in starting:
-            self._occupy(attempt)
+            self._traffic.occupy(attempt)
         signing = [self._spawn(self._sign(attempt)) for attempt, _ in starting]
         try:
             await self._database.write(
@@ -208,7 +159,7 @@ class Outbox:
         except Exception as error:
             for task, (attempt, _) in zip(signing, starting):
                 task.cancel()
-                self._release(attempt)
+                self._traffic.release(attempt)
             _answer(accepted, error)
             return
         for task, (attempt, carried) in zip(signing, starting):
@@ -216,13 +167,12 @@ class Outbox:
         _answer(accepted, None)
         for message in messages:
             if message.state == State.QUEUED:
-                self._destination(message.pubkey).waiting.append(message.pk)
-                self._line_up(message.pubkey)
+                self._traffic.wait(message.pubkey, message.pk)
 
     def _start_at_once(self, messages: list[Message]) -> list[tuple[Attempt, list[Message]]]:
         """Attempts for the messages whose node has nothing before them and room in flight."""
-        free = self._limits.in_flight - self._in_flight
-        room = {pubkey: self._room(pubkey) for pubkey in {message.pubkey for message in messages}}
+        free = self._traffic.free
+        room = {pubkey: self._traffic.room(pubkey) for pubkey in {message.pubkey for message in messages}}
         candidates = [message for message in messages if room[message.pubkey] > 0] if free > 0 else []
         starting = []
         now = timezone.now()
@@ -237,57 +187,28 @@ class Outbox:
             starting.append((attempt, load.messages))
         return starting
 
-    def _room(self, pubkey: str) -> int:
-        """How many payments to this node may start at once; none when new messages would overtake others."""
-        destination = self._destinations.get(pubkey)
-        if destination is None:
-            return self._limits.in_flight_per_peer
-        if destination.has_earlier(time.monotonic()):
-            return 0
-        return self._limits.in_flight_per_peer - destination.in_flight
-
     # starting what waits
 
     async def _start_forever(self) -> None:
         while True:
-            await self._work.wait()
-            self._work.clear()
-            while batch := self._next_batch():
-                await self._start(*batch)
+            await self._traffic.work.wait()
+            self._traffic.work.clear()
+            while batch := self._traffic.next_batch():
+                await self._start(batch)
 
-    def _next_batch(self) -> tuple[str, list[int], int] | None:
-        """Messages of the node whose turn it is, and how many payments may carry them: a payment may carry several."""
-        now = time.monotonic()
-        free = self._limits.in_flight - self._in_flight
-        if free <= 0:
-            return None
-        for _ in range(len(self._turn)):
-            pubkey = self._turn.popleft()
-            destination = self._destinations[pubkey]
-            slots = min(free, self._limits.in_flight_per_peer - destination.in_flight)
-            if slots <= 0 or not destination.has_due(now):
-                continue
-            return pubkey, destination.take_due(now, MAX_STARTED_AT_ONCE), slots
-        return None
-
-    async def _start(self, pubkey: str, keys: list[int], slots: int) -> None:
-        destination = self._destination(pubkey)
-        destination.starting = True
+    async def _start(self, batch: Batch) -> None:
         try:
             started, left = await self._database.write(
-                partial(ledger.start_attempts, keys, self._carrier, most=slots)
+                partial(ledger.start_attempts, batch.keys, self._carrier, most=batch.payments)
             )
         except Exception:
             logger.exception("messages could not be started; they are tried again")
             await asyncio.sleep(FIRST_RETRY_SECONDS)
-            started, left = [], keys
-        finally:
-            destination.starting = False
+            started, left = [], batch.keys
         for attempt, messages in started:
-            self._occupy(attempt)
+            self._traffic.occupy(attempt)
             self._spawn(self._ship(attempt, messages, self._spawn(self._sign(attempt))))
-        destination.waiting.extendleft(reversed(left))
-        self._line_up(pubkey)
+        self._traffic.started(batch, left)
 
     # on the way
 
@@ -301,7 +222,7 @@ class Outbox:
 
     async def _ship(self, attempt: Attempt, messages: list[Message], signing: asyncio.Task) -> None:
         """Sends an attempt that is stored, and stores its end."""
-        held = asyncio.get_running_loop().call_later(HELD_SECONDS, self._held, attempt)
+        held = asyncio.get_running_loop().call_later(HELD_SECONDS, self._traffic.held, attempt)
         try:
             outcome = await self._send(attempt, signing)
             while outcome.verdict in (Verdict.UNKNOWN, Verdict.NEVER_SENT):
@@ -309,7 +230,7 @@ class Outbox:
             await self._finish(attempt, messages, outcome)
         finally:
             held.cancel()
-            self._release(attempt)
+            self._traffic.release(attempt)
 
     async def _send(self, attempt: Attempt, signing: asyncio.Task) -> Outcome:
         try:
@@ -353,9 +274,7 @@ class Outbox:
             return
         waiting = await self._write_surely(partial(self._setback(outcome, messages), attempt, messages))
         for message in waiting or ():
-            due = time.monotonic() + (message.next_try_at - timezone.now()).total_seconds()
-            heapq.heappush(self._destination(message.pubkey).retries, (due, message.pk))
-            self._line_up(message.pubkey)
+            self._traffic.wait(message.pubkey, message.pk, seconds=_seconds_until(message.next_try_at))
 
     async def _settle_forever(self) -> None:
         """All that settles while a commit is under way is written by the next."""
@@ -391,63 +310,14 @@ class Outbox:
             published=self._published,
         )
 
-    # slots
-
-    def _occupy(self, attempt: Attempt) -> None:
-        attempt.counts_in_all = True
-        self._in_flight += 1
-        self._destination(attempt.destination).in_flight += 1
-
-    def _held(self, attempt: Attempt) -> None:
-        if attempt.counts_in_all:
-            attempt.counts_in_all = False
-            self._in_flight -= 1
-            self._work.set()
-
-    def _release(self, attempt: Attempt) -> None:
-        self._held(attempt)
-        destination = self._destinations[attempt.destination]
-        destination.in_flight -= 1
-        if destination.idle:
-            del self._destinations[attempt.destination]
-        else:
-            self._line_up(attempt.destination)
-
-    def _destination(self, pubkey: str) -> Destination:
-        return self._destinations.setdefault(pubkey, Destination())
-
-    def _line_up(self, pubkey: str) -> None:
-        """Gives a node its turn if something of it is due, and a timer for what is due later."""
-        destination = self._destinations[pubkey]
-        now = time.monotonic()
-        if destination.has_due(now):
-            if pubkey not in self._turn:
-                self._turn.append(pubkey)
-            self._work.set()
-        elif destination.retries:
-            if destination.timer:
-                destination.timer.cancel()
-            wait = max(0.0, destination.retries[0][0] - now)
-            destination.timer = asyncio.get_running_loop().call_later(wait, self._line_up_if_known, pubkey)
-
-    def _line_up_if_known(self, pubkey: str) -> None:
-        if pubkey in self._destinations:
-            self._line_up(pubkey)
-
     # after a start
 
     async def _take_up(self) -> None:
         for attempt, messages in await self._database.read(ledger.unfinished_attempts):
-            self._occupy(attempt)
+            self._traffic.occupy(attempt)
             self._spawn(self._resume(attempt, messages))
-        now = timezone.now()
         for key, pubkey, next_try_at in await self._database.read(ledger.waiting_messages):
-            destination = self._destination(pubkey)
-            if next_try_at is None:
-                destination.waiting.append(key)
-            else:
-                heapq.heappush(destination.retries, (time.monotonic() + (next_try_at - now).total_seconds(), key))
-            self._line_up(pubkey)
+            self._traffic.wait(pubkey, key, seconds=_seconds_until(next_try_at) if next_try_at else None)
 
     async def _resume(self, attempt: Attempt, messages: list[Message]) -> None:
         """Asks lnd what became of an attempt that an earlier process left; its secret stays the same."""
@@ -457,7 +327,7 @@ class Outbox:
                 outcome = await self._ask_again(attempt, outcome)
             await self._finish(attempt, messages, outcome)
         finally:
-            self._release(attempt)
+            self._traffic.release(attempt)
 
     def _spawn(self, coroutine) -> asyncio.Task:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -469,6 +339,10 @@ class Outbox:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, LndError):
             logger.error("outbox task failed", exc_info=error)
+
+
+def _seconds_until(moment: datetime) -> float:
+    return (moment - timezone.now()).total_seconds()
 
 
 def backoff_seconds(attempts: int) -> float:

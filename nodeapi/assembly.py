@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from lightning.client import LndClient
 from messaging.database import Database
-from messaging.outbox import Limits
+from messaging.traffic import Limits
 from messaging.registry import Registry
 from nodeapi.auth import Key, Keys, WebGuard
 from nodeapi.doors import Doors
@@ -50,11 +50,11 @@ def make_engine(
 ) -> Engine:
     limits = EngineLimits(
         max_bytes=config.message.max_bytes,
-        outbox=Limits(
+        traffic=Limits(
             in_flight=config.message.in_flight,
             in_flight_per_peer=config.message.in_flight_per_peer,
-            expires_seconds=config.message.expires_seconds,
         ),
+        expires_seconds=config.message.expires_seconds,
         max_fee_sat=config.lightning.max_fee_sat,
         max_fee_percent=config.lightning.max_fee_percent,
         keep_days=config.events.keep_days,

@@ -12,8 +12,9 @@ from messaging.database import Database
 from messaging.events import Published, Waker
 from messaging.events import prune as prune_events
 from messaging.inbox import Inbox
-from messaging.outbox import Limits, Outbox
+from messaging.outbox import Outbox
 from messaging.registry import Registry
+from messaging.traffic import Limits
 from nodeapi.lnd_status import LndStatus
 
 logger = logging.getLogger(__name__)
@@ -29,10 +30,11 @@ PRUNE_AT_ONCE = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """Bytes of one message; the outbox' limits; lnd's fee limits (the larger of the two holds)."""
+    """Bytes of one message; payments under way; how long a message is tried; fee limits (the larger of the two holds)."""
 
     max_bytes: int
-    outbox: Limits
+    traffic: Limits
+    expires_seconds: int
     max_fee_sat: int
     max_fee_percent: float
     keep_days: int
@@ -67,7 +69,8 @@ class Engine:
             ),
             own_pubkey=self.own_pubkey,
             record_numbers={service.service_type: service.record_number for service in registry.services},
-            limits=limits.outbox,
+            limits=limits.traffic,
+            expires_seconds=limits.expires_seconds,
             published=self._waker.published,
         )
         self.inbox = Inbox(

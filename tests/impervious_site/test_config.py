@@ -3,7 +3,6 @@
 import datetime
 import ipaddress
 import json
-import os
 from pathlib import Path
 
 import pytest

@@ -10,7 +10,7 @@ from uuid import uuid4
 import grpc
 from websockets.sync.client import ClientConnection, connect
 
-from protos import messaging_pb2, messaging_pb2_grpc, websocket_pb2, websocket_pb2_grpc
+from protos import messaging_pb2_grpc, websocket_pb2, websocket_pb2_grpc
 from tests.support.nodes import Node
 
 GUARD_SECONDS = 60

@@ -127,7 +127,8 @@ def test_service_filter(alice, bob):
 
 
 def test_ack_holds_back(alice, bob):
-    with WebsocketStream(bob, "?ack=2") as held, WebsocketStream(bob) as free:
+    query = "?service=message"
+    with WebsocketStream(bob, query + "&ack=2") as held, WebsocketStream(bob, query) as free:
         ids = {send(alice, bob) for _ in range(5)}
         seqs = [int(free.event()["seq"]) for _ in range(5)]
         assert [int(held.event()["seq"]) for _ in range(2)] == seqs[:2]
