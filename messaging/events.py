@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 from functools import partial
 
-from channels.layers import get_channel_layer
+from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import transaction
 from django.utils import timezone
 
@@ -77,6 +77,9 @@ class Waker:
 
     async def run(self) -> None:
         layer = get_channel_layer()
+        if isinstance(layer, InMemoryChannelLayer):
+            # Nobody but this process could hear it, and its hub is fed.
+            return
         while True:
             await self._committed.wait()
             self._committed.clear()

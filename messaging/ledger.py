@@ -129,18 +129,25 @@ def _move(
     """Moves those messages that are where they may come from, and tells of them."""
     if not messages:
         return
-    may_move = Message.objects.filter(pk__in=[message.pk for message in messages], state__in=TRANSITIONS[state])
-    moving = set(may_move.values_list("pk", flat=True))
-    moved = [message for message in messages if message.pk in moving]
-    alike: dict[tuple, list[int]] = {}
-    for message in moved:
+    alike: dict[tuple, list[Message]] = {}
+    for message in messages:
         next_try_at = message.next_try_at if state == State.RETRYING else None
-        alike.setdefault((message.fee_msat, message.alone, next_try_at), []).append(message.pk)
-    for (fee_msat, alone, next_try_at), keys in alike.items():
-        Message.objects.filter(pk__in=keys).update(
+        alike.setdefault((message.fee_msat, message.alone, next_try_at), []).append(message)
+    moved: list[Message] = []
+    for (fee_msat, alone, next_try_at), group in alike.items():
+        keys = [message.pk for message in group]
+        count = Message.objects.filter(pk__in=keys, state__in=TRANSITIONS[state]).update(
             state=state, error=cause[:500], fee_msat=fee_msat, alone=alone, next_try_at=next_try_at, updated_at=now
         )
+        moved += group if count == len(group) else _moved_now(group, now)
     events.append([_delivery(message, state, cause) for message in moved], published=published)
+
+
+def _moved_now(messages: list[Message], now: datetime) -> list[Message]:
+    """Those that this step moved; the others had been moved before."""
+    keys = [message.pk for message in messages]
+    moved = set(Message.objects.filter(pk__in=keys, updated_at=now).values_list("pk", flat=True))
+    return [message for message in messages if message.pk in moved]
 
 
 def _delivery(message: Message, state: State, cause: str) -> Event:
