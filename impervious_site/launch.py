@@ -2,8 +2,11 @@
 there is no configuration at all and the node was started by ./impervious."""
 
 import atexit
+import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import MutableMapping
 from pathlib import Path
@@ -57,7 +60,16 @@ def _start_simulator(directory: Path) -> subprocess.Popen:
         [*command, "--echo", PARTNER, NODE, PARTNER], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0
     )
     atexit.register(_end, simulator)
+    threading.Thread(target=_end_with, args=[simulator], daemon=True).start()
     return simulator
+
+
+def _end_with(simulator: subprocess.Popen) -> None:
+    """Without its network the node would wait for lnd for ever."""
+    code = simulator.wait()
+    if code:
+        print("The simulated network has ended; its message stands above.", file=sys.stderr, flush=True)
+        os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end(simulator: subprocess.Popen) -> None:
