@@ -12,14 +12,16 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
     # gRPC's own lines would stand between the JSON lines of the log.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
-    arguments = launch.take_config(sys.argv, os.environ)
-    launch.prepare_simulation(arguments, os.environ)
-    from django.core.management import execute_from_command_line
-
     try:
+        arguments = launch.take_config(sys.argv, os.environ)
+        launch.prepare_simulation(arguments, os.environ)
+        from django.core.management import execute_from_command_line
+
         execute_from_command_line(arguments)
     except ConfigError as error:
         sys.exit(f"The configuration cannot be used:\n{error}")
+    except KeyboardInterrupt:
+        sys.exit(130)
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ def _end_with(simulator: subprocess.Popen) -> None:
     code = simulator.wait()
     if code:
         print("The simulated network has ended; its message stands above.", file=sys.stderr, flush=True)
-        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGINT)
 
 
 def _end(simulator: subprocess.Popen) -> None:

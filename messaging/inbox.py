@@ -141,7 +141,10 @@ class Inbox:
             self._drop(service, reason, count)
         if packet.shares_disbelieved:
             logger.warning("shares claim more than was paid", extra={"peer": packet.sender.hex()})
-        return [self._message(service, packet.sender.hex(), item) for item in packet.items]
+        sender = packet.sender.hex()
+        return [
+            _received(service, sender, item.id, item.reply_to, item.body, item.amount_msat) for item in packet.items
+        ]
 
     def _read_foreign(self, service: Service, record: bytes, paid_msat: int, key: bytes) -> list[Message]:
         if service.service_type not in FOREIGN_WELCOME:
@@ -152,9 +155,6 @@ class Inbox:
             return []
         identity = uuid5(NAMESPACE_OID, f"{key.hex()}/{service.record_number}")
         return [_received(service, "", identity, None, record, paid_msat)]
-
-    def _message(self, service: Service, sender: str, item: envelope.ReceivedItem) -> Message:
-        return _received(service, sender, item.id, item.reply_to, item.body, item.amount_msat)
 
     def _drop(self, service: Service, reason: str, count: int = 1) -> None:
         self.dropped[f"{service.service_type}/{reason}"] += count

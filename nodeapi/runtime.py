@@ -23,6 +23,9 @@ from nodeapi.web import ApiApplication
 
 logger = logging.getLogger(__name__)
 
+# An event loop holds its tasks only weakly.
+_background: set[asyncio.Task] = set()
+
 GRACE_SECONDS = 1.0
 AWAY_SECONDS = 2.0
 SWITCH_SECONDS = 0.0005
@@ -55,7 +58,7 @@ class Runtime:
     def run(self) -> None:
         # The database threads hand over to the event loop many times a second: the default of 5 ms would be felt.
         sys.setswitchinterval(SWITCH_SECONDS)
-        with exclusive_lock(self._config.database.sqlite_path):
+        with DatabaseLock(self._config.database.sqlite_path):
             self._check_ports()
             self._before()
             if self._with_http:
@@ -158,7 +161,7 @@ async def _when_lnd_answers(step: Callable[[], Awaitable[None]]) -> None:
             await asyncio.sleep(AWAY_SECONDS)
 
 
-class exclusive_lock:
+class DatabaseLock:
     """Holds the lock of a database's engine: a file beside it, which the system frees when the process ends."""
 
     def __init__(self, database: Path):
@@ -203,5 +206,5 @@ async def make_api(config) -> ApiApplication:
     hub = assembly.make_hub(config, database, beside_engine=False)
     await hub.start()
     doors = assembly.make_doors(config, database=database, hub=hub, engine=None)
-    doors.hub_task = asyncio.get_running_loop().create_task(hub.run())
+    _background.add(asyncio.get_running_loop().create_task(hub.run()))
     return ApiApplication(doors)
