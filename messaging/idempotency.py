@@ -38,22 +38,32 @@ class Claims:
         self._database = database
         self._under_way: dict[tuple[str, str], tuple[bytes, asyncio.Future]] = {}
 
+    async def answer(self, claim: Claim) -> UUID | None:
+        """The id that this was answered with before, if it was. Raises KeyReused."""
+        under_way = self._under_way.get((claim.caller, claim.key))
+        if under_way:
+            request_hash, answer = under_way
+            _same_request(claim, request_hash)
+            return await asyncio.shield(answer)
+        return await self._stored_answer(claim)
+
     async def once(self, claim: Claim, make: Callable[[], Awaitable[UUID]]) -> UUID:
         """The id that `make` answered when this was first asked for. Raises KeyReused, and what `make` raises."""
         name = (claim.caller, claim.key)
         if name in self._under_way:
-            request_hash, answer = self._under_way[name]
-            _same_request(claim, request_hash)
-            return await asyncio.shield(answer)
-        answer = asyncio.ensure_future(self._find_or(claim, make))
+            return await self.answer(claim)
+        answer = asyncio.ensure_future(self._answer_or(claim, make))
         self._under_way[name] = (claim.request_hash, answer)
         answer.add_done_callback(lambda _: self._under_way.pop(name))
         return await asyncio.shield(answer)
 
-    async def _find_or(self, claim: Claim, make: Callable[[], Awaitable[UUID]]) -> UUID:
+    async def _answer_or(self, claim: Claim, make: Callable[[], Awaitable[UUID]]) -> UUID:
+        return await self._stored_answer(claim) or await make()
+
+    async def _stored_answer(self, claim: Claim) -> UUID | None:
         found = await self._database.read(lambda: find(claim))
         if found is None:
-            return await make()
+            return None
         _same_request(claim, bytes(found.request_hash))
         return found.message_id
 

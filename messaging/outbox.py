@@ -73,6 +73,10 @@ class Outbox:
         self._traffic = Traffic(limits)
         self._tasks: set[asyncio.Task] = set()
 
+    async def answer(self, claim: Claim) -> UUID | None:
+        """The id of the message that was accepted under this claim before, if there is one. Raises KeyReused."""
+        return await self._claims.answer(claim)
+
     async def accept(
         self,
         *,

@@ -21,6 +21,9 @@ async def send_message(
         raise invalid("msg", f"has {len(msg)} bytes, more than message.max_bytes ({engine.limits.max_bytes})")
     if pubkey == engine.own_pubkey.hex():
         raise invalid("pubkey", "is this node's own key")
+    # Before the balance is looked at: what was accepted once is not refused when it is asked for again.
+    if claim and (accepted := await engine.outbox.answer(claim)):
+        return {"id": str(accepted)}
     spendable_sat = engine.lnd.spendable_sat
     if spendable_sat is not None and amount > spendable_sat:
         raise ApiError(

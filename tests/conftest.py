@@ -39,7 +39,7 @@ class Network:
         return self.command("pay", node=sender, dest=dest, records=values, **arguments)
 
 
-async def _start(simulated: SimulatedNetwork) -> None:
+async def start_simulated(simulated: SimulatedNetwork) -> None:
     await simulated.start()
     await simulated.control.close()
 
@@ -47,7 +47,7 @@ async def _start(simulated: SimulatedNetwork) -> None:
 @pytest.fixture(scope="session")
 def network(tmp_path_factory) -> Iterator[Network]:
     simulated = SimulatedNetwork(tmp_path_factory.mktemp("network"), NAMES)
-    asyncio.run(_start(simulated))
+    asyncio.run(start_simulated(simulated))
     try:
         yield Network(simulated)
     finally:

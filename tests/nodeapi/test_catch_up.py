@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from lightning.simulator.process import SimulatedNetwork
-from tests.conftest import _start as start_simulated
+from tests.conftest import start_simulated
 from tests.support.nodes import Node
 
 

@@ -1,11 +1,15 @@
 """The same Idempotency-Key and request give the same id, and nothing is sent twice."""
 
+import asyncio
 import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
 
+from lightning.simulator.process import SimulatedNetwork
 from protos import messaging_pb2, messaging_pb2_grpc
+from tests.conftest import start_simulated
+from tests.support.nodes import Node
 
 
 def fresh_key() -> dict[str, str]:
@@ -51,3 +55,19 @@ def test_key_is_shared_by_rest_and_grpc_and_survives_kill(alice, bob):
 def test_key_that_is_none(alice, bob):
     reply = alice.post("/v1/message/send", {"msg": "b25jZQ==", "pubkey": bob.pubkey}, {"Idempotency-Key": "x" * 256})
     assert reply.status == 400 and "Idempotency-Key" in reply.json["message"]
+
+
+def test_what_was_accepted_is_not_refused_for_a_balance_that_it_spent(tmp_path):
+    simulated = SimulatedNetwork(tmp_path / "network", ["alice", "bob"])
+    asyncio.run(start_simulated(simulated))
+    try:
+        with Node(simulated.nodes["alice"], tmp_path / "alice") as alice:
+            amount = int(alice.get("/v1/node").json["spendableSat"]) - 100
+            body = {"msg": "b25jZQ==", "pubkey": simulated.nodes["bob"].pubkey, "amount": amount}
+            key = fresh_key()
+            first = alice.post("/v1/message/send", body, key)
+            alice.wait_until(lambda: int(alice.get("/v1/node").json["spendableSat"]) < amount)
+            assert alice.post("/v1/message/send", body, key).json == first.json
+            assert alice.post("/v1/message/send", body, fresh_key()).json["code"] == 9
+    finally:
+        asyncio.run(simulated.stop())
