@@ -13,12 +13,20 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from django.db import connection, transaction
+from django.db import connection, models, transaction
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 MAX_GROUP = 512
+
+
+def insert_new(model: type[models.Model], rows: list[models.Model]) -> None:
+    """Inserts rows whose keys the database gives. A job that runs a second time must not bring the keys that a rolled
+    back run was given: others may have them by now."""
+    for row in rows:
+        row.pk = None
+    model.objects.bulk_create(rows)
 
 
 class Database:

@@ -15,7 +15,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from django.db import IntegrityError, OperationalError, transaction
 
 from messaging import envelope, events, peers
-from messaging.database import Database
+from messaging.database import Database, insert_new
 from messaging.models import Direction, Event, Message, ReceivedHtlc, State
 from messaging.registry import FOREIGN_WELCOME, Registry, Service
 from protos.lnrpc import lightning_pb2
@@ -181,7 +181,7 @@ def store_arrivals(arrivals: list[Arrival], *, published: events.Published) -> i
 def _insert(arrivals: list[Arrival], published: events.Published) -> int:
     ReceivedHtlc.objects.bulk_create([ReceivedHtlc(key=arrival.key) for arrival in arrivals])
     pairs = [pair for arrival in arrivals for pair in arrival.messages]
-    Message.objects.bulk_create([message for _, message in pairs])
+    insert_new(Message, [message for _, message in pairs])
     peers.touch(message.pubkey for _, message in pairs)
     told: list[Event] = [event for service, message in pairs for event in service.handler(message)]
     events.append(told, published=published)

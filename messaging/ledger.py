@@ -11,6 +11,7 @@ from django.utils import timezone
 
 from lightning.carrier import Carrier
 from messaging import envelope, events, idempotency, peers
+from messaging.database import insert_new
 from messaging.models import TRANSITIONS, Attempt, Direction, Event, IdempotencyKey, Message, State
 from messaging.packing import Load, pack
 
@@ -32,7 +33,7 @@ def store_accepted(messages: list[Message], attempts: list[Attempt], keys: list[
     """New messages, the attempts of those that leave at once, and the keys that callers gave."""
     idempotency.store(keys)
     Attempt.objects.bulk_create(attempts)
-    Message.objects.bulk_create(messages)
+    insert_new(Message, messages)
     peers.touch(message.pubkey for message in messages)
 
 
