@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from impervious_site.config import Config, find_config, load_config
+from impervious_site.config import PLACES, Config, find_config, load_config
 from impervious_site.secret_key import read_or_make
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -12,6 +12,8 @@ VERSION = "0.2.0"
 _path = find_config(os.environ.get("IMPD_CONFIG"), Path.cwd())
 # None for commands that need no node (simulate, makemigrations); runimpd and daphne refuse to run without.
 IMPD: Config | None = load_config(_path, os.environ) if _path else None
+
+CONFIG_PLACES = PLACES
 
 INSTALLED_APPS = [
     "django.contrib.admin",
@@ -94,7 +96,7 @@ ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = []
 if IMPD:
     ALLOWED_HOSTS += [*IMPD.server.allowed_hosts]
-    if IMPD.server.http_addr.host not in ("0.0.0.0", "::"):
+    if not IMPD.server.http_addr.is_any:
         ALLOWED_HOSTS.append(IMPD.server.http_addr.host)
     CSRF_TRUSTED_ORIGINS += [*IMPD.server.allowed_origins]
 

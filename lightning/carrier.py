@@ -45,7 +45,6 @@ class Shipment:
 
 class Carrier(Protocol):
     safe_room_bytes: int
-    max_room_bytes: int
 
     def new_secret(self) -> bytes: ...
     def name_of(self, secret: bytes) -> bytes: ...
@@ -58,7 +57,6 @@ class KeysendCarrier:
     """Records as keysend payments over one lnd. The secret is the preimage, the name its payment hash."""
 
     safe_room_bytes = keysend.SAFE_ROOM_BYTES
-    max_room_bytes = keysend.ROOM_ONE_HOP_BYTES
 
     def __init__(self, client: LndClient, *, max_fee_sat: int, max_fee_percent: float):
         self._client = client

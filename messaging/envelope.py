@@ -37,16 +37,9 @@ class EnvelopeError(Exception):
 
 
 @dataclass(frozen=True, kw_only=True)
-class OutgoingItem:
-    id: UUID
-    reply_to: UUID | None
-    body: bytes
-    amount_msat: int
-    sent_at_ms: int
+class Item:
+    """One message as it travels, whole. `amount_msat` is its share of the payment; `sent_at_ms` is never trusted."""
 
-
-@dataclass(frozen=True, kw_only=True)
-class ReceivedItem:
     id: UUID
     reply_to: UUID | None
     body: bytes
@@ -59,7 +52,7 @@ class ReceivedPacket:
     """A verified packet. `dropped` counts its broken items by reason."""
 
     sender: bytes
-    items: tuple[ReceivedItem, ...]
+    items: tuple[Item, ...]
     dropped: dict[str, int]
     shares_disbelieved: bool
 
@@ -69,7 +62,7 @@ def is_ours(record: bytes) -> bool:
     return record.startswith(MAGIC)
 
 
-def encode_item(item: OutgoingItem) -> envelope_pb2.Item:
+def encode_item(item: Item) -> envelope_pb2.Item:
     body, compression = _compress(item.body)
     return envelope_pb2.Item(
         id=item.id.bytes,
@@ -132,7 +125,7 @@ def _open_packet(sender: bytes, packet: bytes, *, paid_msat: int, max_bytes: int
     return ReceivedPacket(sender=sender, items=tuple(items), dropped=dropped, shares_disbelieved=not believed)
 
 
-def _open_item(item: envelope_pb2.Item, share_msat: int, max_bytes: int) -> ReceivedItem:
+def _open_item(item: envelope_pb2.Item, share_msat: int, max_bytes: int) -> Item:
     if len(item.id) != 16:
         raise EnvelopeError("item_id")
     if len(item.reply_to) not in (0, 16):
@@ -141,7 +134,7 @@ def _open_item(item: envelope_pb2.Item, share_msat: int, max_bytes: int) -> Rece
         raise EnvelopeError("item_empty")
     if item.HasField("part"):
         raise EnvelopeError("item_part")
-    return ReceivedItem(
+    return Item(
         id=UUID(bytes=item.id),
         reply_to=UUID(bytes=item.reply_to) if item.reply_to else None,
         body=_decompress(item.body, item.compression, max_bytes),

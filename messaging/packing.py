@@ -46,8 +46,8 @@ def pack(messages: Iterable[Message], *, safe_room_bytes: int) -> list[Load]:
     return loads
 
 
-def _outgoing(message: Message) -> envelope.OutgoingItem:
-    return envelope.OutgoingItem(
+def _outgoing(message: Message) -> envelope.Item:
+    return envelope.Item(
         id=message.message_id,
         reply_to=message.reply_to,
         body=bytes(message.body),

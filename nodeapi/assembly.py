@@ -1,11 +1,9 @@
 """Puts the parts of the node together, from the configuration. Each function makes one part."""
 
-from collections.abc import Iterable
-
 from lightning.client import LndClient
 from messaging.database import Database
-from messaging.traffic import Limits
 from messaging.registry import Registry
+from messaging.traffic import Limits
 from nodeapi.auth import Key, Keys, WebGuard
 from nodeapi.doors import Doors
 from nodeapi.engine import Engine, EngineLimits
@@ -36,13 +34,9 @@ def make_guard(config) -> WebGuard:
     return WebGuard(
         allowed_hosts=config.server.allowed_hosts,
         allowed_origins=config.server.allowed_origins,
-        bound_hosts=_bound_hosts([config.server.http_addr.host]),
+        # The address that is listened on is a name of this node, unless it stands for all addresses.
+        bound_hosts=() if config.server.http_addr.is_any else (config.server.http_addr.host,),
     )
-
-
-def _bound_hosts(hosts: Iterable[str]) -> list[str]:
-    """The address that is listened on is a name of this node, unless it stands for all addresses."""
-    return [host for host in hosts if host not in ("0.0.0.0", "::")]
 
 
 def make_engine(

@@ -3,7 +3,6 @@
 protobuf's own json_format does the work; base64 that is none, which it lets pass, is refused before.
 """
 
-import binascii
 import re
 from functools import cache
 from typing import Any
@@ -77,12 +76,7 @@ def _standard_base64(name: str, value: Any) -> str:
     raw = value.replace("-", "+").replace("_", "/").rstrip("=").encode("ascii", "replace")
     if not _BASE64.fullmatch(raw) or len(raw) % 4 == 1:
         raise invalid(name, "is not base64")
-    padded = raw + b"=" * (-len(raw) % 4)
-    try:
-        binascii.a2b_base64(padded)
-    except binascii.Error:
-        raise invalid(name, "is not base64") from None
-    return padded.decode()
+    return raw.decode() + "=" * (-len(raw) % 4)
 
 
 def _field_error(text: str) -> ApiError:

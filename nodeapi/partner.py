@@ -97,8 +97,8 @@ class EchoPartner:
         except (envelope.EnvelopeError, LndError) as error:
             logger.warning("partner could not answer: %s", error)
 
-    async def _send(self, recipient: bytes, number: int, received: envelope.ReceivedItem) -> None:
-        item = envelope.OutgoingItem(
+    async def _send(self, recipient: bytes, number: int, received: envelope.Item) -> None:
+        item = envelope.Item(
             id=uuid4(),
             reply_to=received.id,
             body=received.body,

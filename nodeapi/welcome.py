@@ -1,17 +1,16 @@
 """What the node prints for the person who started it."""
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
 
-PLACES = ("config/local.config.yml", "config/config.yml")
 
-
-def no_configuration() -> str:
+def no_configuration(places: Iterable[str]) -> str:
     return (
         "no configuration file: looked for "
-        + " and ".join(str(Path.cwd() / place) for place in PLACES)
+        + " and ".join(str(Path.cwd() / place) for place in places)
         + ". Name one by --config PATH, copy config/example.config.yml, or run ./impervious to try the node on a "
         "simulated network."
     )

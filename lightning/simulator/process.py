@@ -19,6 +19,8 @@ START_SECONDS = 30
 
 @dataclass(frozen=True)
 class LndNode:
+    """One running lnd, simulated or real, as a client sees it. `pubkey` is hex."""
+
     name: str
     host: str
     port: int

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from messaging import envelope
-from messaging.envelope import EnvelopeError, OutgoingItem
+from messaging.envelope import EnvelopeError, Item
 from protos import envelope_pb2
 from tests.messaging.records import RECORD_NUMBER, compact_signature, deflated, item, packet, sealed
 
@@ -19,7 +19,7 @@ bodies = st.binary(min_size=1, max_size=3_000) | st.builds(
     lambda unit, count: unit * count, st.binary(min_size=1, max_size=8), st.integers(1, 2_000)
 )
 outgoing_items = st.builds(
-    OutgoingItem,
+    Item,
     id=st.uuids(),
     reply_to=st.none() | st.uuids(),
     body=bodies,
@@ -283,5 +283,5 @@ def _lenient(raw: bytes) -> envelope_pb2.Item:
         return item(raw, compression=envelope_pb2.DEFLATE)
 
 
-def _outgoing(body: bytes) -> OutgoingItem:
-    return OutgoingItem(id=uuid4(), reply_to=None, body=body, amount_msat=1_000, sent_at_ms=0)
+def _outgoing(body: bytes) -> Item:
+    return Item(id=uuid4(), reply_to=None, body=body, amount_msat=1_000, sent_at_ms=0)

@@ -25,9 +25,9 @@ from pathlib import Path
 import grpc
 from coincurve import PrivateKey
 
+from lightning.simulator.process import LndNode
 from protos.lnrpc import lightning_pb2
 from tests.support.lnd_rpc import BareClient
-from tests.support.networks import LndNode
 
 PROGRAMS = ("lnd", "lncli", "btcd", "btcctl")
 HOST = "127.0.0.1"
