@@ -17,7 +17,6 @@ DEFAULT_RECORDS = {
 # Keys that protect or spend: to ignore them would be worse than to refuse to start.
 NOT_AVAILABLE = frozenset({
     "server.tls_cert", "server.tls_key",
-    "lightning.max_amount_sat", "lightning.daily_budget_sat",
     "federate.accept", "federate.max_members",
     "socket.port_range", "socket.pin", "socket.max_bytes_per_second", "socket.idle_seconds",
     "vpn.min_seconds", "vpn.max_seconds", "vpn.quote_seconds", "vpn.quotes_per_minute", "vpn.quarantine_seconds",
@@ -65,10 +64,13 @@ class Lnd(Section):
 
 
 class Lightning(Section):
-    """Fee limit of a payment: the larger of max_fee_sat (sat) and max_fee_percent (% of its amount)."""
+    """Fee limit of a payment: the larger of max_fee_sat (sat) and max_fee_percent (% of its amount). The most that one call
+    may send, and that all may cost in 24 hours; None: no limit."""
 
     max_fee_sat: values.whole(0) = 10
     max_fee_percent: values.Percent = 5.0
+    max_amount_sat: values.whole(1) | None = None
+    daily_budget_sat: values.whole(0) | None = None
 
 
 class Federate(Section):
@@ -98,10 +100,16 @@ class Socket(Section):
 
 
 class Message(Section):
+    """A message is tried for expires_seconds at most: receivers keep its parts for an hour more than a day."""
+
     max_bytes: values.whole(1) = 1_048_576
     in_flight: values.whole(1) = 256
     in_flight_per_peer: values.whole(1) = 64
-    expires_seconds: values.whole(1) = 86_400
+    expires_seconds: values.whole(1, 86_400) = 86_400
+    incomplete_per_peer: values.whole(1) = 64
+    incomplete: values.whole(2) = 1_024
+    incomplete_bytes: values.whole(2) = 64 * 2**20
+    incomplete_seconds: values.whole(1) = 90_000
 
 
 class Events(Section):

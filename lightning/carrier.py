@@ -4,13 +4,14 @@ The outbox knows records, amounts and outcomes; it knows no keysend.
 """
 
 import enum
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import grpc
 
 from lightning import keysend
 from lightning.client import LndClient, LndError
+from lightning.hints import HopHint
 from lightning.keysend import KeysendPayment
 from protos.lnrpc import lightning_pb2
 
@@ -21,6 +22,7 @@ class Verdict(enum.Enum):
     SETTLED = "settled"
     PASSING = "passing"      # was not received; may succeed later
     FINAL = "final"          # was not received; will not succeed as it is
+    TOO_LARGE = "too_large"  # was not received; a smaller record may succeed
     UNKNOWN = "unknown"      # cannot be told now: ask again
     NEVER_SENT = "never_sent"  # lnd has not heard of it: send the same again
 
@@ -41,14 +43,42 @@ class Shipment:
     record: bytes
     amount_msat: int
     secret: bytes
+    hints: tuple[HopHint, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Parcel:
+    """What is asked before something is sent: a record of that size, with that amount, to that node."""
+
+    destination: bytes
+    record_number: int
+    record_bytes: int
+    amount_msat: int
+    hints: tuple[HopHint, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Way:
+    """A way to a node, as it is now: its hops, the fee of the one payment that was asked about, whether its record fits,
+    and the bytes of a record that would fit over two hops more."""
+
+    hops: int
+    fee_msat: int
+    fits: bool
+    careful_room_bytes: int
 
 
 class Carrier(Protocol):
+    """Records of up to `safe_room_bytes` need no survey. `survey` answers an Outcome when there is no way now."""
+
     safe_room_bytes: int
 
     def new_secret(self) -> bytes: ...
     def name_of(self, secret: bytes) -> bytes: ...
+    def fee_limit_msat(self, amount_msat: int) -> int: ...
     async def sign(self, message: bytes) -> str: ...
+    async def survey(self, parcel: Parcel) -> Way | Outcome: ...
+    async def announced(self, destination: bytes) -> bool: ...
     async def send(self, shipment: Shipment) -> Outcome: ...
     async def outcome(self, secret: bytes) -> Outcome: ...
 
@@ -69,21 +99,52 @@ class KeysendCarrier:
     def name_of(self, secret: bytes) -> bytes:
         return keysend.payment_hash(secret)
 
+    def fee_limit_msat(self, amount_msat: int) -> int:
+        """The most that one payment of this amount may pay for its way."""
+        return keysend.fee_limit_msat(
+            amount_msat=amount_msat, max_fee_sat=self._max_fee_sat, max_fee_percent=self._max_fee_percent
+        )
+
     async def sign(self, message: bytes) -> str:
         return await self._client.sign_message(message)
 
     async def send(self, shipment: Shipment) -> Outcome:
         """Pays and waits for the end. Never raises LndError: what went wrong is in the outcome."""
         payment = self._payment(shipment)
-        if len(shipment.record) > self.safe_room_bytes:
-            misfit = await self._misfit(payment)
-            if misfit:
-                return misfit
         try:
             result = await self._client.send_payment(keysend.send_request(payment, timeout_seconds=PAYMENT_SECONDS))
         except LndError as error:
             return await self._after_error(error, shipment.secret)
         return await self._judge(result, payment)
+
+    async def survey(self, parcel: Parcel) -> Way | Outcome:
+        """The way to a node, from lnd's QueryRoutes with a record of the very size. Never raises LndError."""
+        payment = self._surveyed(parcel, parcel.record_bytes)
+        try:
+            route = await self._route(payment)
+            fits = route is not None
+            route = route or await self._route(self._surveyed(parcel, 1))
+            if route is None:
+                return await self._no_route(payment)
+        except LndError as error:
+            return Outcome(verdict=Verdict.PASSING, cause=str(error))
+        hops = len(route.hops)
+        return Way(
+            hops=hops,
+            fee_msat=route.total_fees_msat,
+            fits=fits,
+            careful_room_bytes=keysend.room_bytes(hops=hops + keysend.HOPS_TO_SPARE, amount_msat=parcel.amount_msat),
+        )
+
+    async def announced(self, destination: bytes) -> bool:
+        """Whether the graph knows the node as one that takes keysend. Raises LndError."""
+        try:
+            info = await self._client.node_info(destination)
+        except LndError as error:
+            if error.code is grpc.StatusCode.NOT_FOUND:
+                return False
+            raise
+        return keysend.is_announced(info.node.features)
 
     async def outcome(self, secret: bytes) -> Outcome:
         """What became of a shipment whose end was not seen, for example before a crash."""
@@ -100,11 +161,30 @@ class KeysendCarrier:
             destination=shipment.destination,
             preimage=shipment.secret,
             amount_msat=shipment.amount_msat,
-            fee_limit_msat=keysend.fee_limit_msat(
-                amount_msat=shipment.amount_msat, max_fee_sat=self._max_fee_sat, max_fee_percent=self._max_fee_percent
-            ),
+            fee_limit_msat=self.fee_limit_msat(shipment.amount_msat),
             records={shipment.record_number: shipment.record},
+            route_hints=tuple(hint.as_route_hint() for hint in shipment.hints),
         )
+
+    def _surveyed(self, parcel: Parcel, record_bytes: int) -> KeysendPayment:
+        """A payment that is only asked about."""
+        return KeysendPayment(
+            destination=parcel.destination,
+            preimage=bytes(keysend.PREIMAGE_BYTES),
+            amount_msat=parcel.amount_msat,
+            fee_limit_msat=self.fee_limit_msat(parcel.amount_msat),
+            records={parcel.record_number: bytes(record_bytes)},
+            route_hints=tuple(hint.as_route_hint() for hint in parcel.hints),
+        )
+
+    async def _route(self, payment: KeysendPayment) -> lightning_pb2.Route | None:
+        """lnd's best route for it; None when there is none, or none that has room for its record."""
+        try:
+            return (await self._client.query_routes(keysend.routes_request(payment))).routes[0]
+        except LndError as error:
+            if "unable to find a path" in error.details or "insufficient local balance" in error.details:
+                return None
+            raise
 
     async def _after_error(self, error: LndError, secret: bytes) -> Outcome:
         if error.code is grpc.StatusCode.ALREADY_EXISTS:
@@ -132,56 +212,45 @@ class KeysendCarrier:
     async def _no_route(self, payment: KeysendPayment) -> Outcome:
         """Why there is no route: what can never be delivered is told apart from what may pass."""
         try:
-            stranger = await self._stranger(payment.destination)
+            stranger = await self._stranger(payment)
             if stranger:
                 return stranger
             return await self._misfit(payment) or Outcome(verdict=Verdict.PASSING, cause=_WORDS[_NO_ROUTE])
         except LndError as error:
             return Outcome(verdict=Verdict.PASSING, cause=str(error))
 
-    async def _stranger(self, destination: bytes) -> Outcome | None:
+    async def _stranger(self, payment: KeysendPayment) -> Outcome | None:
         try:
-            info = await self._client.node_info(destination)
+            info = await self._client.node_info(payment.destination)
         except LndError as error:
             if error.code is not grpc.StatusCode.NOT_FOUND:
                 raise
-            channels = await self._client.list_channels()
-            if any(channel.remote_pubkey == destination.hex() for channel in channels.channels):
-                return None
-            return Outcome(verdict=Verdict.FINAL, cause="no route: the Lightning graph does not know this node")
-        features = info.node.features
-        if features and not {keysend.KEYSEND_FEATURE_BIT, keysend.KEYSEND_FEATURE_BIT - 1} & set(features):
+            return None if payment.route_hints or await self._is_channel_peer(payment.destination) else _UNKNOWN_NODE
+        if info.node.features and not keysend.is_announced(info.node.features):
             return Outcome(verdict=Verdict.FINAL, cause="the recipient does not announce keysend (feature bit 55)")
         return None
 
+    async def _is_channel_peer(self, destination: bytes) -> bool:
+        channels = await self._client.list_channels()
+        return any(channel.remote_pubkey == destination.hex() for channel in channels.channels)
+
     async def _misfit(self, payment: KeysendPayment) -> Outcome | None:
-        """An outcome when the record is too large for a route that exists; None when it fits or cannot be told."""
-        try:
-            await self._client.query_routes(keysend.routes_request(payment))
+        """An outcome when the record is too large for a route that exists; None when it fits, or there is no route."""
+        if await self._route(payment):
             return None
-        except LndError as error:
-            if "unable to find a path" not in error.details:
-                return None
         number, record = next(iter(payment.records.items()))
-        bare = KeysendPayment(
-            destination=payment.destination,
-            preimage=payment.preimage,
-            amount_msat=payment.amount_msat,
-            fee_limit_msat=payment.fee_limit_msat,
-            records={number: record[:1]},
-        )
-        try:
-            routes = await self._client.query_routes(keysend.routes_request(bare))
-        except LndError:
+        route = await self._route(replace(payment, records={number: record[:1]}))
+        if route is None:
             return None
-        hops = len(routes.routes[0].hops)
-        room = keysend.ROOM_ONE_HOP_BYTES - keysend.ROOM_PER_HOP_BYTES * (hops - 1)
+        hops = len(route.hops)
+        room = keysend.room_bytes(hops=hops, amount_msat=payment.amount_msat)
         return Outcome(
-            verdict=Verdict.FINAL,
-            cause=f"the message is too long: its record has {len(record)} bytes, a route of {hops} hops has room for about {room}",
+            verdict=Verdict.TOO_LARGE,
+            cause=f"too long: its record has {len(record)} bytes, a route of {hops} hops has room for about {room}",
         )
 
 
+_UNKNOWN_NODE = Outcome(verdict=Verdict.FINAL, cause="no route: the Lightning graph does not know this node")
 _NO_ROUTE = lightning_pb2.FAILURE_REASON_NO_ROUTE
 _WORDS = {
     _NO_ROUTE: "no route now: no channels with enough balance lead to the recipient",

@@ -82,6 +82,9 @@ class LndClient:
     async def node_info(self, pubkey: bytes) -> lightning_pb2.NodeInfo:
         return await self._call(self._lightning.GetNodeInfo, lightning_pb2.NodeInfoRequest(pub_key=pubkey.hex()))
 
+    async def channel_info(self, chan_id: int) -> lightning_pb2.ChannelEdge:
+        return await self._call(self._lightning.GetChanInfo, lightning_pb2.ChanInfoRequest(chan_id=chan_id))
+
     async def query_routes(self, request: lightning_pb2.QueryRoutesRequest) -> lightning_pb2.QueryRoutesResponse:
         return await self._call(self._lightning.QueryRoutes, request)
 

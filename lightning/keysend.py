@@ -6,18 +6,23 @@ all records share the 1,300 bytes of the onion with the hops of the route.
 
 import hashlib
 import os
+from collections.abc import Container
 from dataclasses import dataclass, field
 
 from protos.lnrpc import lightning_pb2
 from protos.routerrpc import router_pb2
 
 PREIMAGE_RECORD = 5482373484
+PREIMAGE_BYTES = 32
 MIN_CUSTOM_RECORD = 65536
 KEYSEND_FEATURE_BIT = 55
 
-# Room for the value of one record at 1 sat over one hop; each further hop takes 52 bytes, and 2 more from the third on.
+# Room for the value of one record at 1 sat over one hop, and what each further hop takes (one byte more from the second on
+# at today's block heights). An amount of 65,536 msat or more takes a byte more at every hop, 2^24 msat another.
 ROOM_ONE_HOP_BYTES = 1206
 ROOM_PER_HOP_BYTES = 52
+# A message that is divided may take this many hops more than its route has now.
+HOPS_TO_SPARE = 2
 # What fits even ten hops away: such a record is sent without asking lnd for a route first.
 SAFE_ROOM_BYTES = 720
 
@@ -40,7 +45,7 @@ class KeysendPayment:
 
 def new_preimage() -> bytes:
     """32 random bytes. Never used twice: whoever has seen a settled preimage can pay it again."""
-    return os.urandom(32)
+    return os.urandom(PREIMAGE_BYTES)
 
 
 def payment_hash(preimage: bytes) -> bytes:
@@ -50,6 +55,17 @@ def payment_hash(preimage: bytes) -> bytes:
 def fee_limit_msat(*, amount_msat: int, max_fee_sat: int, max_fee_percent: float) -> int:
     """The most that may be paid for routing: the larger of the fixed limit and the share of the amount."""
     return max(max_fee_sat * 1000, int(amount_msat * max_fee_percent / 100))
+
+
+def room_bytes(*, hops: int, amount_msat: int) -> int:
+    """About how many bytes a record may have over so many hops; below 0 where not even an empty one fits."""
+    larger_amount_bytes = max(0, (amount_msat.bit_length() + 7) // 8 - 2)
+    return ROOM_ONE_HOP_BYTES - ROOM_PER_HOP_BYTES * (hops - 1) - larger_amount_bytes * hops
+
+
+def is_announced(features: Container[int]) -> bool:
+    """Whether a node's features say that it takes keysend; an even bit says that it demands it."""
+    return KEYSEND_FEATURE_BIT in features or KEYSEND_FEATURE_BIT - 1 in features
 
 
 def send_request(payment: KeysendPayment, *, timeout_seconds: int) -> router_pb2.SendPaymentRequest:

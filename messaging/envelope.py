@@ -9,11 +9,13 @@ packet to a third node, or to another service, as if it had been sent there.
 import zlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from uuid import UUID
 
 from google.protobuf.message import DecodeError
 
 from lightning import signature
+from lightning.hints import MAX_HINTS, HopHint
 from protos import envelope_pb2
 
 MAGIC = b"IMP"
@@ -48,11 +50,29 @@ class Item:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ItemPart:
+    """One part of a message as it travels. `count`, `size` (bytes) and `sha256` are of the whole as it was sent."""
+
+    id: UUID
+    reply_to: UUID | None
+    body: bytes
+    amount_msat: int
+    sent_at_ms: int
+    compression: int
+    index: int
+    count: int
+    size: int
+    sha256: bytes
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReceivedPacket:
-    """A verified packet. `dropped` counts its broken items by reason."""
+    """A verified packet. `dropped` counts its broken items by reason; hints are ignored unless all of them make sense."""
 
     sender: bytes
     items: tuple[Item, ...]
+    parts: tuple[ItemPart, ...]
+    reply_hints: tuple[HopHint, ...]
     dropped: dict[str, int]
     shares_disbelieved: bool
 
@@ -63,7 +83,7 @@ def is_ours(record: bytes) -> bool:
 
 
 def encode_item(item: Item) -> envelope_pb2.Item:
-    body, compression = _compress(item.body)
+    body, compression = compress(item.body)
     return envelope_pb2.Item(
         id=item.id.bytes,
         reply_to=item.reply_to.bytes if item.reply_to else b"",
@@ -74,8 +94,30 @@ def encode_item(item: Item) -> envelope_pb2.Item:
     )
 
 
-def encode_packet(items: Iterable[envelope_pb2.Item]) -> bytes:
-    return envelope_pb2.Packet(items=items).SerializeToString()
+def encode_part(part: ItemPart) -> envelope_pb2.Item:
+    return envelope_pb2.Item(
+        id=part.id.bytes,
+        reply_to=part.reply_to.bytes if part.reply_to else b"",
+        body=part.body,
+        amount_msat=part.amount_msat,
+        compression=part.compression,
+        part=envelope_pb2.Part(index=part.index, count=part.count, size=part.size, sha256=part.sha256),
+        sent_at_ms=part.sent_at_ms,
+    )
+
+
+def encode_packet(items: Iterable[envelope_pb2.Item], reply_hints: Iterable[HopHint] = ()) -> bytes:
+    hints = [
+        envelope_pb2.HopHint(
+            node_id=hint.node_id,
+            chan_id=hint.chan_id,
+            fee_base_msat=hint.fee_base_msat,
+            fee_ppm=hint.fee_ppm,
+            cltv_delta=hint.cltv_delta,
+        )
+        for hint in reply_hints
+    ]
+    return envelope_pb2.Packet(items=items, reply_hints=hints).SerializeToString()
 
 
 def signed_bytes(*, recipient: bytes, record_number: int, packet: bytes) -> bytes:
@@ -116,16 +158,23 @@ def _open_packet(sender: bytes, packet: bytes, *, paid_msat: int, max_bytes: int
     if len(parsed.items) > MAX_ITEMS:
         raise EnvelopeError("too_many_items")
     shares, believed = _shares([item.amount_msat for item in parsed.items], paid_msat)
-    items, dropped = [], {}
+    opened, dropped = [], {}
     for item, share in zip(parsed.items, shares):
         try:
-            items.append(_open_item(item, share, max_bytes))
+            opened.append(_open_item(item, share, max_bytes))
         except EnvelopeError as error:
             dropped[error.reason] = dropped.get(error.reason, 0) + 1
-    return ReceivedPacket(sender=sender, items=tuple(items), dropped=dropped, shares_disbelieved=not believed)
+    return ReceivedPacket(
+        sender=sender,
+        items=tuple(item for item in opened if isinstance(item, Item)),
+        parts=tuple(item for item in opened if isinstance(item, ItemPart)),
+        reply_hints=_open_hints(parsed.reply_hints),
+        dropped=dropped,
+        shares_disbelieved=not believed,
+    )
 
 
-def _open_item(item: envelope_pb2.Item, share_msat: int, max_bytes: int) -> Item:
+def _open_item(item: envelope_pb2.Item, share_msat: int, max_bytes: int) -> Item | ItemPart:
     if len(item.id) != 16:
         raise EnvelopeError("item_id")
     if len(item.reply_to) not in (0, 16):
@@ -133,14 +182,56 @@ def _open_item(item: envelope_pb2.Item, share_msat: int, max_bytes: int) -> Item
     if not item.body:
         raise EnvelopeError("item_empty")
     if item.HasField("part"):
-        raise EnvelopeError("item_part")
+        return _open_part(item, share_msat, max_bytes)
     return Item(
         id=UUID(bytes=item.id),
-        reply_to=UUID(bytes=item.reply_to) if item.reply_to else None,
-        body=_decompress(item.body, item.compression, max_bytes),
+        reply_to=_reply_to(item),
+        body=decompress(item.body, item.compression, max_bytes),
         amount_msat=share_msat,
         sent_at_ms=item.sent_at_ms,
     )
+
+
+def _open_part(item: envelope_pb2.Item, share_msat: int, max_bytes: int) -> ItemPart:
+    part = item.part
+    if item.compression not in envelope_pb2.Compression.values():
+        raise EnvelopeError("item_compression")
+    if part.size > max_bytes:
+        raise EnvelopeError("item_too_large")
+    # Each part has at least a byte, so there are at most as many as bytes.
+    if not part.index < part.count <= part.size or len(item.body) > part.size or len(part.sha256) != 32:
+        raise EnvelopeError("item_part")
+    return ItemPart(
+        id=UUID(bytes=item.id),
+        reply_to=_reply_to(item),
+        body=item.body,
+        amount_msat=share_msat,
+        sent_at_ms=item.sent_at_ms,
+        compression=item.compression,
+        index=part.index,
+        count=part.count,
+        size=part.size,
+        sha256=part.sha256,
+    )
+
+
+def _reply_to(item: envelope_pb2.Item) -> UUID | None:
+    return UUID(bytes=item.reply_to) if item.reply_to else None
+
+
+def _open_hints(raw: Iterable[envelope_pb2.HopHint]) -> tuple[HopHint, ...]:
+    """The first two; none of them when one makes no sense."""
+    hints = tuple(
+        HopHint(
+            node_id=hint.node_id,
+            chan_id=hint.chan_id,
+            fee_base_msat=hint.fee_base_msat,
+            fee_ppm=hint.fee_ppm,
+            cltv_delta=hint.cltv_delta,
+        )
+        for hint in islice(raw, MAX_HINTS)
+    )
+    return hints if all(hint.is_sane for hint in hints) else ()
 
 
 def _shares(claimed: list[int], paid_msat: int) -> tuple[list[int], bool]:
@@ -150,7 +241,8 @@ def _shares(claimed: list[int], paid_msat: int) -> tuple[list[int], bool]:
     return [paid_msat] + [0] * (len(claimed) - 1), False
 
 
-def _compress(body: bytes) -> tuple[bytes, int]:
+def compress(body: bytes) -> tuple[bytes, int]:
+    """The body as it travels, compressed where that helps and a receiver takes it, and which compression that is."""
     compressor = zlib.compressobj(level=9, wbits=-15)
     small = compressor.compress(body) + compressor.flush()
     if len(small) < len(body) <= MAX_EXPANSION * len(small):
@@ -158,7 +250,8 @@ def _compress(body: bytes) -> tuple[bytes, int]:
     return body, envelope_pb2.NONE
 
 
-def _decompress(body: bytes, compression: int, max_bytes: int) -> bytes:
+def decompress(body: bytes, compression: int, max_bytes: int) -> bytes:
+    """The body as it was. Raises EnvelopeError, before more than `max_bytes` or 64 times what came is in memory."""
     if compression == envelope_pb2.NONE:
         if len(body) > max_bytes:
             raise EnvelopeError("item_too_large")

@@ -8,14 +8,18 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from django.db import IntegrityError, OperationalError, transaction
 
-from messaging import envelope, events, peers
+from lightning.hints import HopHint
+from messaging import envelope, events, hints, peers
 from messaging.database import Database, insert_new
+from messaging.hints import HintBook
+from messaging.joining import Arrived, Bounds, Whole, forget_old, join
 from messaging.models import Direction, Event, Message, ReceivedHtlc, State
 from messaging.registry import FOREIGN_WELCOME, Registry, Service
 from protos.lnrpc import lightning_pb2
@@ -32,6 +36,22 @@ class Arrival:
 
     key: bytes
     messages: tuple[tuple[Service, Message], ...]
+    parts: tuple[Arrived, ...] = ()
+    # How the sender is reached, by its key in hexadecimal.
+    hints: tuple[tuple[str, tuple[HopHint, ...]], ...] = ()
+
+    @property
+    def is_empty(self) -> bool:
+        return not (self.messages or self.parts)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stored:
+    """Payments that were not known before; what was dropped while they were stored, by reason; peers whose hints are new."""
+
+    payments: int
+    dropped: Counter[str]
+    hinted: tuple[str, ...] = ()
 
 
 class Inbox:
@@ -43,13 +63,15 @@ class Inbox:
         database: Database,
         registry: Registry,
         own_pubkey: bytes,
-        max_bytes: int,
+        bounds: Bounds,
         published: events.Published,
+        hints: HintBook,
     ):
         self._database = database
         self._registry = registry
         self._own_pubkey = own_pubkey
-        self._max_bytes = max_bytes
+        self._bounds = bounds
+        self._hints = hints
         self._published = published
         self._pending: list[Arrival] = []
         self._arrived = asyncio.Event()
@@ -77,7 +99,7 @@ class Inbox:
             return []
         settled = [htlc for htlc in invoice.htlcs if htlc.state == lightning_pb2.SETTLED]
         arrivals = [self._open(invoice.r_hash, htlc) for htlc in settled]
-        return [arrival for arrival in arrivals if arrival.messages]
+        return [arrival for arrival in arrivals if not arrival.is_empty]
 
     async def run(self) -> None:
         while True:
@@ -90,7 +112,7 @@ class Inbox:
     async def _store(self, arrivals: list[Arrival]) -> int:
         while True:
             try:
-                return await self._database.write(partial(store_arrivals, arrivals, published=self._published))
+                return self._note(await self._database.write(self._storing(arrivals)))
             except OperationalError as error:
                 # lnd has settled it and tells it only once on this stream: keep it until the database is well again.
                 logger.error("received messages could not be stored (%s); trying again", error)
@@ -105,6 +127,23 @@ class Inbox:
         logger.error("a received payment's messages could not be stored; dropped", exc_info=failure)
         return 0
 
+    def _storing(self, arrivals: list[Arrival]) -> Callable[[], Stored]:
+        return partial(
+            store_arrivals, arrivals, registry=self._registry, bounds=self._bounds, published=self._published
+        )
+
+    def _note(self, stored: Stored) -> int:
+        for reason, count in stored.dropped.items():
+            self._drop("parts", reason, count)
+        for pubkey in stored.hinted:
+            self._hints.learned(pubkey)
+        return stored.payments
+
+    async def forget_old_parts(self) -> None:
+        """What has been incomplete for too long is dropped."""
+        if count := await self._database.write(partial(forget_old, self._bounds)):
+            self._drop("parts", "incomplete_for_too_long", count)
+
     def _open(self, payment_hash: bytes, htlc: lightning_pb2.InvoiceHTLC) -> Arrival:
         key = htlc_key(self._own_pubkey, payment_hash, htlc)
         ours = [
@@ -112,53 +151,59 @@ class Inbox:
             for number in sorted(htlc.custom_records)
             if (service := self._registry.by_number(number))
         ]
-        messages: list[tuple[Service, Message]] = []
+        whole: list[tuple[Service, Message]] = []
+        parts: list[Arrived] = []
+        hints: dict[str, tuple[HopHint, ...]] = {}
         # Several records of ours in one payment: the payment counts for the first alone.
         paid_msat = htlc.amt_msat
         for service, record in ours:
-            messages += [(service, message) for message in self._read(service, record, paid_msat, key)]
+            if service.state != "running":
+                self._drop(service.service_type, f"service_{service.state}")
+            elif not envelope.is_ours(record):
+                whole += [(service, message) for message in self._read_foreign(service, record, paid_msat, key)]
+            elif packet := self._read(service, record, paid_msat):
+                sender = packet.sender.hex()
+                whole += [
+                    (service, _received(service.service_type, sender, item.id, item.reply_to, item.body, item.amount_msat))
+                    for item in packet.items
+                ]
+                parts += [Arrived(sender, service.service_type, part) for part in packet.parts]
+                if packet.reply_hints:
+                    hints[sender] = packet.reply_hints
             paid_msat = 0
-        return Arrival(key=key, messages=tuple(messages))
+        return Arrival(key=key, messages=tuple(whole), parts=tuple(parts), hints=tuple(hints.items()))
 
-    def _read(self, service: Service, record: bytes, paid_msat: int, key: bytes) -> list[Message]:
-        if service.state != "running":
-            self._drop(service, f"service_{service.state}")
-            return []
-        if not envelope.is_ours(record):
-            return self._read_foreign(service, record, paid_msat, key)
+    def _read(self, service: Service, record: bytes, paid_msat: int) -> envelope.ReceivedPacket | None:
         try:
             packet = envelope.decode_record(
                 record,
                 recipient=self._own_pubkey,
                 record_number=service.record_number,
                 paid_msat=paid_msat,
-                max_bytes=self._max_bytes,
+                max_bytes=self._bounds.max_bytes,
             )
         except envelope.EnvelopeError as error:
-            self._drop(service, error.reason)
-            return []
+            self._drop(service.service_type, error.reason)
+            return None
         for reason, count in packet.dropped.items():
-            self._drop(service, reason, count)
+            self._drop(service.service_type, reason, count)
         if packet.shares_disbelieved:
             logger.warning("shares claim more than was paid", extra={"peer": packet.sender.hex()})
-        sender = packet.sender.hex()
-        return [
-            _received(service, sender, item.id, item.reply_to, item.body, item.amount_msat) for item in packet.items
-        ]
+        return packet
 
     def _read_foreign(self, service: Service, record: bytes, paid_msat: int, key: bytes) -> list[Message]:
         if service.service_type not in FOREIGN_WELCOME:
-            self._drop(service, "foreign")
+            self._drop(service.service_type, "foreign")
             return []
-        if not record or len(record) > self._max_bytes:
-            self._drop(service, "foreign_size")
+        if not record or len(record) > self._bounds.max_bytes:
+            self._drop(service.service_type, "foreign_size")
             return []
         identity = uuid5(NAMESPACE_OID, f"{key.hex()}/{service.record_number}")
-        return [_received(service, "", identity, None, record, paid_msat)]
+        return [_received(service.service_type, "", identity, None, record, paid_msat)]
 
-    def _drop(self, service: Service, reason: str, count: int = 1) -> None:
-        self.dropped[f"{service.service_type}/{reason}"] += count
-        logger.warning("record dropped", extra={"service": service.service_type, "reason": reason, "count": count})
+    def _drop(self, what: str, reason: str, count: int = 1) -> None:
+        self.dropped[f"{what}/{reason}"] += count
+        logger.warning("record dropped", extra={"service": what, "reason": reason, "count": count})
 
 
 def htlc_key(own_pubkey: bytes, payment_hash: bytes, htlc: lightning_pb2.InvoiceHTLC) -> bytes:
@@ -167,25 +212,38 @@ def htlc_key(own_pubkey: bytes, payment_hash: bytes, htlc: lightning_pb2.Invoice
     return hashlib.sha256(own_pubkey + payment_hash + place).digest()
 
 
-def store_arrivals(arrivals: list[Arrival], *, published: events.Published) -> int:
-    """Messages, their HTLCs' keys and their events, in the caller's transaction. What is known already is passed over;
-    answers how many payments were not."""
+def store_arrivals(
+    arrivals: list[Arrival], *, registry: Registry, bounds: Bounds, published: events.Published
+) -> Stored:
+    """Messages, parts, their HTLCs' keys and their events, in the caller's transaction. What is known already is passed
+    over."""
     try:
         # Almost always all of it is new, and the database says so itself; what is not is looked up.
         with transaction.atomic():
-            return _insert(arrivals, published)
+            return _insert(arrivals, registry, bounds, published)
     except IntegrityError:
-        return _insert(_fresh_arrivals(arrivals), published)
+        return _insert(_fresh_arrivals(arrivals), registry, bounds, published)
 
 
-def _insert(arrivals: list[Arrival], published: events.Published) -> int:
+def _insert(arrivals: list[Arrival], registry: Registry, bounds: Bounds, published: events.Published) -> Stored:
     ReceivedHtlc.objects.bulk_create([ReceivedHtlc(key=arrival.key) for arrival in arrivals])
     pairs = [pair for arrival in arrivals for pair in arrival.messages]
     insert_new(Message, [message for _, message in pairs])
-    peers.touch(message.pubkey for _, message in pairs)
+    parts = [part for arrival in arrivals for part in arrival.parts]
+    peers.touch([message.pubkey for _, message in pairs] + [part.sender for part in parts])
+    dropped: Counter[str] = Counter()
+    if parts:
+        joined = join(parts, bounds)
+        dropped = joined.dropped
+        complete = [(registry.by_type(whole.service), _received_whole(whole)) for whole in joined.whole]
+        insert_new(Message, [message for _, message in complete])
+        pairs += complete
+    hinted = [
+        pubkey for arrival in arrivals for pubkey, hop_hints in arrival.hints if hints.store(pubkey, hop_hints)
+    ]
     told: list[Event] = [event for service, message in pairs for event in service.handler(message)]
     events.append(told, published=published)
-    return len(arrivals)
+    return Stored(payments=len(arrivals), dropped=dropped, hinted=tuple(hinted))
 
 
 def _fresh_arrivals(arrivals: list[Arrival]) -> list[Arrival]:
@@ -214,14 +272,18 @@ def _known_names(pairs: list[tuple[Service, Message]]) -> set[tuple[str, UUID]]:
     )
 
 
+def _received_whole(whole: Whole) -> Message:
+    return _received(whole.service, whole.sender, whole.id, whole.reply_to, whole.body, whole.amount_msat)
+
+
 def _received(
-    service: Service, sender: str, message_id: UUID, reply_to: UUID | None, body: bytes, amount_msat: int
+    service_type: str, sender: str, message_id: UUID, reply_to: UUID | None, body: bytes, amount_msat: int
 ) -> Message:
     return Message(
         message_id=message_id,
         direction=Direction.IN,
         pubkey=sender,
-        service=service.service_type,
+        service=service_type,
         reply_to=reply_to,
         body=body,
         amount_msat=amount_msat,

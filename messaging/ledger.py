@@ -4,29 +4,72 @@ Every step is committed before its side effect: an attempt is stored before lnd 
 it is told. State changes name the states they may come from, so that a repeated step changes nothing.
 """
 
-import json
+from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from django.utils import timezone
 
 from lightning.carrier import Carrier
-from messaging import envelope, events, idempotency, peers
+from lightning.hints import HopHint
+from messaging import deliveries, divided, envelope, events, idempotency, peers
 from messaging.database import insert_new
-from messaging.models import TRANSITIONS, Attempt, Direction, Event, IdempotencyKey, Message, State
+from messaging.models import TRANSITIONS, Attempt, Direction, Division, IdempotencyKey, Message, Part, State
 from messaging.packing import Load, pack
+from messaging.traffic import WHOLE, Key
+
+# Whether a longer body fits is not tried by compressing it while others wait.
+MAX_TRIED_BYTES = 8_192
 
 
-def attempt_for(load: Load, carrier: Carrier) -> Attempt:
+@dataclass(frozen=True, kw_only=True)
+class Payer:
+    """Who pays, by what carrier, and how the recipients may answer."""
+
+    pubkey: str
+    carrier: Carrier
+    hints: Callable[[], tuple[HopHint, ...]]
+
+
+@dataclass(frozen=True)
+class Started:
+    """Attempts that are stored, each with what it carries; the keys that go on waiting; and, when it is its turn, a
+    message that may be too long for one payment."""
+
+    attempts: list[tuple[Attempt, list[Message | Part]]]
+    left: list[Key]
+    long: Message | None = None
+
+
+def attempt_for(load: Load, payer: Payer, hints: tuple[HopHint, ...]) -> Attempt:
     """A new attempt, with a fresh secret, not yet stored."""
-    secret = carrier.new_secret()
+    secret = payer.carrier.new_secret()
     return Attempt(
         secret=secret,
-        name=carrier.name_of(secret),
+        name=payer.carrier.name_of(secret),
+        payer=payer.pubkey,
         destination=load.pubkey,
         service=load.service,
-        packet=envelope.encode_packet(load.items),
+        packet=envelope.encode_packet(load.items, hints),
         amount_msat=load.amount_msat,
     )
+
+
+def loads_of(carried: list[Message | Part], payer: Payer) -> list[tuple[Load, tuple[HopHint, ...]]]:
+    """What shares a payment, and the hints that go with it: of a divided message only the first part brings them."""
+    hints = payer.hints()
+    loads = pack(carried, safe_room_bytes=payer.carrier.safe_room_bytes, hints=hints)
+    return [(load, hints if _may_bring_hints(load) else ()) for load in loads]
+
+
+def _may_bring_hints(load: Load) -> bool:
+    first = load.carried[0]
+    return not isinstance(first, Part) or first.index == 0
+
+
+def is_long(message: Message, carrier: Carrier) -> bool:
+    """Whether a message surely does not fit the safe room uncompressed, and is too long to try."""
+    return len(message.body) > max(MAX_TRIED_BYTES, carrier.safe_room_bytes)
 
 
 def store_accepted(messages: list[Message], attempts: list[Attempt], keys: list[IdempotencyKey]) -> None:
@@ -34,27 +77,93 @@ def store_accepted(messages: list[Message], attempts: list[Attempt], keys: list[
     idempotency.store(keys)
     Attempt.objects.bulk_create(attempts)
     insert_new(Message, messages)
-    peers.touch(message.pubkey for message in messages)
+    peers.touch((message.pubkey for message in messages), written_to=True)
 
 
-def start_attempts(
-    message_keys: list[int], carrier: Carrier, *, most: int
-) -> tuple[list[tuple[Attempt, list[Message]]], list[int]]:
-    """Packs waiting messages (by primary key) and stores up to `most` attempts. Also the keys that found no room."""
-    found = Message.objects.filter(pk__in=message_keys, state__in=TRANSITIONS[State.IN_FLIGHT])
-    by_key = {message.pk: message for message in found}
-    messages = [by_key[key] for key in message_keys if key in by_key]
-    loads = pack(messages, safe_room_bytes=carrier.safe_room_bytes)
-    started = []
+def start_attempts(keys: list[Key], payer: Payer, *, most: int) -> Started:
+    """Packs what waits under these keys, in their order, and stores up to `most` attempts."""
+    found = _waiting(keys)
+    order = [key for key in keys if key in found]
+    short: list[Message | Part] = []
+    for key in order:
+        if isinstance(found[key], Message) and is_long(found[key], payer.carrier):
+            break
+        short.append(found[key])
+    loads = loads_of(short, payer)
+    first_long = next((n for n, (load, _) in enumerate(loads) if _is_long_load(load, payer.carrier)), len(loads))
+    starting = loads[: min(most, first_long)]
+    attempts = [(attempt_for(load, payer, hints), load.carried) for load, hints in starting]
+    _store_attempts(attempts, timezone.now())
+    gone = {_key(one) for _, carried in attempts for one in carried}
+    left = [key for key in order if key not in gone]
+    long = found[left[0]] if left and len(starting) == first_long < most else None
+    return Started(attempts, left, long if isinstance(long, Message) else None)
+
+
+def start_whole(message: Message, payer: Payer) -> Started:
+    """Stores the attempt of a message that was found to fit its route."""
+    found = _waiting([(message.pk, WHOLE)])
+    attempts = [(attempt_for(load, payer, hints), load.carried) for load, hints in loads_of(list(found.values()), payer)]
+    _store_attempts(attempts, timezone.now())
+    return Started(attempts, [])
+
+
+def start_divided(division: Division, parts: list[Part], *, cost_msat: int) -> list[Key]:
+    """Stores a message's division; the keys of its parts, which wait from now on."""
+    if not _waiting([(division.message.pk, WHOLE)]):
+        return []
+    division.message.cost_msat = cost_msat
+    divided.store(division, parts, timezone.now())
+    return [(division.message.pk, part.index) for part in parts]
+
+
+def put_off(message: Message, *, cause: str, delay_seconds: float, published: events.Published) -> Message | None:
+    """There is no way to its recipient now: it waits without an attempt. None when its time is over."""
     now = timezone.now()
-    for load in loads[:most]:
-        attempt = attempt_for(load, carrier)
-        attempt.save(force_insert=True)
-        for message in load.messages:
-            take_off(message, attempt, now)
-        Message.objects.bulk_update(load.messages, ["state", "attempt", "attempts", "updated_at", "next_try_at"])
-        started.append((attempt, load.messages))
-    return started, sorted(message.pk for load in loads[most:] for message in load.messages)
+    message.attempts += 1
+    message.next_try_at = now + timedelta(seconds=delay_seconds)
+    if message.expires_at and message.expires_at <= message.next_try_at:
+        give_up(message, cause=_late(cause), published=published)
+        return None
+    deliveries.move([message], State.RETRYING, now, cause=cause, published=published)
+    return message
+
+
+def give_up(message: Message, *, cause: str, published: events.Published) -> None:
+    """A message of which nothing was sent, and nothing will be."""
+    message.cost_msat = 0
+    deliveries.move([message], State.FAILED, timezone.now(), cause=cause, published=published)
+
+
+def _waiting(keys: list[Key]) -> dict[Key, Message | Part]:
+    """What may leave under these keys."""
+    whole = [message_key for message_key, index in keys if index == WHOLE]
+    messages = Message.objects.filter(pk__in=whole, parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
+    found: dict[Key, Message | Part] = {(message.pk, WHOLE): message for message in messages}
+    return found | divided.waiting(key for key in keys if key[1] != WHOLE)
+
+
+def _key(carried: Message | Part) -> Key:
+    return (carried.message_id, carried.index) if isinstance(carried, Part) else (carried.pk, WHOLE)
+
+
+def _is_long_load(load: Load, carrier: Carrier) -> bool:
+    return isinstance(load.carried[0], Message) and load.size_bytes > carrier.safe_room_bytes
+
+
+def _store_attempts(attempts: list[tuple[Attempt, list[Message | Part]]], now: datetime) -> None:
+    Attempt.objects.bulk_create([attempt for attempt, _ in attempts])
+    messages = []
+    for attempt, carried in attempts:
+        for message in carried:
+            if isinstance(message, Message):
+                take_off(message, attempt, now)
+                messages.append(message)
+    if messages:
+        Message.objects.bulk_update(messages, ["state", "attempt", "attempts", "updated_at", "next_try_at"])
+    parts = [(attempt, carried[0]) for attempt, carried in attempts if isinstance(carried[0], Part)]
+    if parts:
+        divided.take_off(parts, now)
 
 
 def take_off(message: Message, attempt: Attempt, now: datetime) -> None:
@@ -65,109 +174,108 @@ def take_off(message: Message, attempt: Attempt, now: datetime) -> None:
     message.next_try_at = None
 
 
-def settle(ended: list[tuple[Attempt, list[Message], int]], *, published: events.Published) -> None:
-    """Attempts that were paid, each with its messages and its routing fee in msat."""
+def settle(ended: list[tuple[Attempt, list[Message | Part], int]], *, published: events.Published) -> None:
+    """Attempts that were paid, each with what it carried and its routing fee in msat."""
     now = timezone.now()
     attempts_by_fee: dict[int, list[Attempt]] = {}
-    messages = []
+    messages: list[Message] = []
+    parts: list[tuple[Part, int]] = []
     for attempt, carried, fee_msat in ended:
         attempts_by_fee.setdefault(fee_msat, []).append(attempt)
+        if carried and isinstance(carried[0], Part):
+            parts.append((carried[0], fee_msat))
+            continue
         share, rest = divmod(fee_msat, max(1, len(carried)))
         for position, message in enumerate(carried):
             message.fee_msat = share + (rest if position == 0 else 0)
+            message.cost_msat = message.amount_msat + message.fee_msat
             messages.append(message)
     for fee_msat, attempts in attempts_by_fee.items():
         _end_attempts(attempts, Attempt.State.SETTLED, now, fee_msat=fee_msat)
-    _move(messages, State.SETTLED, now, published=published)
+    deliveries.move(messages, State.SETTLED, now, published=published)
+    if parts:
+        divided.settle(parts, now, published=published)
 
 
-def fail(attempt: Attempt, messages: list[Message], *, cause: str, published: events.Published) -> None:
-    """Ends the attempt and its messages for good."""
+def fail(attempt: Attempt, carried: list[Message | Part], *, cause: str, published: events.Published) -> None:
+    """Ends the attempt, and what it carried for good."""
     now = timezone.now()
     _end_attempts([attempt], Attempt.State.FAILED, now, cause=cause)
-    _move(messages, State.FAILED, now, cause=cause, published=published)
+    if carried and isinstance(carried[0], Part):
+        divided.fail(carried[0], now, cause=cause, published=published)
+        return
+    for message in carried:
+        message.cost_msat = 0
+    deliveries.move(carried, State.FAILED, now, cause=cause, published=published)
 
 
 def retry(
-    attempt: Attempt, messages: list[Message], *, cause: str, delay_seconds: float, alone: bool, published: events.Published
-) -> list[Message]:
-    """Ends the attempt; its messages wait for another, or fail where their time is over. Answers those that wait."""
+    attempt: Attempt,
+    carried: list[Message | Part],
+    *,
+    cause: str,
+    delay_seconds: float,
+    alone: bool,
+    published: events.Published,
+) -> list[tuple[Key, datetime]]:
+    """Ends the attempt; what it carried waits for another, or fails where its time is over. Answers what waits, and until
+    when."""
     now = timezone.now()
     _end_attempts([attempt], Attempt.State.FAILED, now, cause=cause)
+    if carried and isinstance(carried[0], Part):
+        part = carried[0]
+        next_try_at = divided.retry(part, now, cause=cause, delay_seconds=delay_seconds, published=published)
+        return [(_key(part), next_try_at)] if next_try_at else []
     next_try_at = now + timedelta(seconds=delay_seconds)
-    late = [message for message in messages if message.expires_at and message.expires_at <= next_try_at]
-    waiting = [message for message in messages if message not in late]
+    late = [message for message in carried if message.expires_at and message.expires_at <= next_try_at]
+    waiting = [message for message in carried if message not in late]
     for message in waiting:
         message.next_try_at = next_try_at
         message.alone = message.alone or alone
-    _move(waiting, State.RETRYING, now, cause=cause, published=published)
-    _move(late, State.FAILED, now, cause=f"its time is over; last: {cause}", published=published)
-    return waiting
+    for message in late:
+        message.cost_msat = 0
+    deliveries.move(waiting, State.RETRYING, now, cause=cause, published=published)
+    deliveries.move(late, State.FAILED, now, cause=_late(cause), published=published)
+    return [(_key(message), next_try_at) for message in waiting]
 
 
-def unfinished_attempts() -> list[tuple[Attempt, list[Message]]]:
+def expire(*, published: events.Published) -> None:
+    """Fails what waits and whose time is over. What is in flight is never failed for its time."""
+    now = timezone.now()
+    waiting = Message.objects.filter(direction=Direction.OUT, parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
+    by_cause: dict[str, list[Message]] = {}
+    for message in waiting.filter(expires_at__lte=now).defer("body"):
+        message.cost_msat = 0
+        by_cause.setdefault(message.error, []).append(message)
+    for cause, messages in by_cause.items():
+        deliveries.move(messages, State.FAILED, now, cause=_late(cause), published=published)
+    divided.expire(now, published=published)
+
+
+def _late(cause: str) -> str:
+    return f"its time is over; last: {cause}" if cause else "its time is over"
+
+
+def unfinished_attempts() -> list[tuple[Attempt, list[Message | Part]]]:
     attempts = Attempt.objects.filter(state=Attempt.State.IN_FLIGHT).order_by("created_at")
-    return [(attempt, list(attempt.messages.filter(state=State.IN_FLIGHT).order_by("pk"))) for attempt in attempts]
+    return [(attempt, _carried_by(attempt)) for attempt in attempts]
 
 
-def waiting_messages() -> list[tuple[int, str, datetime | None]]:
-    """(primary key, peer, next try) of all messages that wait for an attempt, oldest first."""
-    waiting = Message.objects.filter(direction=Direction.OUT, state__in=TRANSITIONS[State.IN_FLIGHT])
-    return list(waiting.order_by("pk").values_list("pk", "pubkey", "next_try_at"))
+def _carried_by(attempt: Attempt) -> list[Message | Part]:
+    parts = list(attempt.parts.filter(state=State.IN_FLIGHT).select_related("message"))
+    return parts or list(attempt.messages.filter(state=State.IN_FLIGHT).order_by("pk"))
+
+
+def waiting_keys() -> list[tuple[Key, str, datetime | None]]:
+    """(key, peer, next try) of all that waits for an attempt, oldest first."""
+    waiting = Message.objects.filter(direction=Direction.OUT, parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
+    whole = [((key, WHOLE), pubkey, at) for key, pubkey, at in waiting.values_list("pk", "pubkey", "next_try_at")]
+    return sorted(whole + divided.waiting_keys(), key=lambda row: row[0])
 
 
 def _end_attempts(
     attempts: list[Attempt], state: Attempt.State, now: datetime, *, fee_msat: int = 0, cause: str = ""
 ) -> None:
     Attempt.objects.filter(pk__in=[attempt.pk for attempt in attempts], state=Attempt.State.IN_FLIGHT).update(
-        state=state, fee_msat=fee_msat, cause=cause[:500], ended_at=now
-    )
-
-
-def _move(
-    messages: list[Message], state: State, now: datetime, *, cause: str = "", published: events.Published
-) -> None:
-    """Moves those messages that are where they may come from, and tells of them."""
-    if not messages:
-        return
-    alike: dict[tuple, list[Message]] = {}
-    for message in messages:
-        next_try_at = message.next_try_at if state == State.RETRYING else None
-        alike.setdefault((message.fee_msat, message.alone, next_try_at), []).append(message)
-    moved: list[Message] = []
-    for (fee_msat, alone, next_try_at), group in alike.items():
-        keys = [message.pk for message in group]
-        count = Message.objects.filter(pk__in=keys, state__in=TRANSITIONS[state]).update(
-            state=state, error=cause[:500], fee_msat=fee_msat, alone=alone, next_try_at=next_try_at, updated_at=now
-        )
-        moved += group if count == len(group) else _moved_now(group, now)
-    events.append([_delivery(message, state, cause) for message in moved], published=published)
-
-
-def _moved_now(messages: list[Message], now: datetime) -> list[Message]:
-    """Those that this step moved; the others had been moved before."""
-    keys = [message.pk for message in messages]
-    moved = set(Message.objects.filter(pk__in=keys, updated_at=now).values_list("pk", flat=True))
-    return [message for message in messages if message.pk in moved]
-
-
-def _delivery(message: Message, state: State, cause: str) -> Event:
-    data = {
-        "state": state.value,
-        "service": message.service,
-        "pubkey": message.pubkey,
-        "attempts": message.attempts,
-        "parts": 1,
-        "amount": str(message.amount_msat // 1000),
-        "feeMsat": str(message.fee_msat),
-        "error": cause[:500],
-    }
-    if state == State.RETRYING:
-        data["nextTryAt"] = message.next_try_at.isoformat()
-    return Event(
-        message_id=message.message_id,
-        reply_to=message.reply_to,
-        data=json.dumps(data, separators=(",", ":")).encode(),
-        service_type="delivery",
-        amount_sat=message.amount_msat // 1000,
+        state=state, fee_msat=fee_msat, cause=cause[:500], packet=b"", ended_at=now
     )

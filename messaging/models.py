@@ -20,7 +20,8 @@ class State(models.TextChoices):
 # From which states a message may come into each state.
 TRANSITIONS = {
     State.IN_FLIGHT: (State.QUEUED, State.RETRYING),
-    State.RETRYING: (State.IN_FLIGHT,),
+    # Without an attempt, when there was no way to even try one.
+    State.RETRYING: (State.QUEUED, State.IN_FLIGHT, State.RETRYING),
     State.SETTLED: (State.IN_FLIGHT,),
     State.FAILED: (State.QUEUED, State.IN_FLIGHT, State.RETRYING),
 }
@@ -37,6 +38,13 @@ class Peer(models.Model):
 
     pubkey = models.CharField(max_length=66, primary_key=True, help_text="The node's key in hexadecimal.")
     label = models.CharField(max_length=100, blank=True, help_text="Your own name for this node.")
+    marked = models.BooleanField(
+        "known to you", default=False, help_text="Room for its long messages is kept when strangers fill the rest."
+    )
+    written_to = models.BooleanField(default=False, help_text="This node has sent it a message.")
+    reply_hints = models.JSONField(
+        default=list, blank=True, help_text="Private channels over which it can be reached, as it told last."
+    )
     first_seen_at = models.DateTimeField(default=timezone.now)
     last_seen_at = models.DateTimeField(default=timezone.now, db_index=True)
 
@@ -59,9 +67,10 @@ class Attempt(models.Model):
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     secret = models.BinaryField(help_text="The preimage.")
     name = models.BinaryField(max_length=32, unique=True, help_text="The payment hash.")
+    payer = models.CharField(max_length=66, blank=True, help_text="The node whose lnd pays.")
     destination = models.CharField(max_length=66)
     service = models.CharField(max_length=32)
-    packet = models.BinaryField()
+    packet = models.BinaryField(help_text="Kept until the payment has ended.")
     amount_msat = models.BigIntegerField()
     fee_msat = models.BigIntegerField(default=0)
     state = models.CharField(max_length=16, choices=State, default=State.IN_FLIGHT)
@@ -78,8 +87,27 @@ class Attempt(models.Model):
         return f"{bytes(self.name).hex()[:16]}… to {self.destination[:16]}…"
 
 
-class Message(models.Model):
-    """One message, sent or received, of whatever service. Amounts are in msat; `body` is the user's bytes."""
+class Carried(models.Model):
+    """What an attempt carries, a whole message or a part of one, and how far it has come."""
+
+    state = models.CharField(max_length=16, choices=State)
+    attempts = models.PositiveIntegerField(default=0)
+    attempt = models.ForeignKey(Attempt, null=True, on_delete=models.PROTECT, related_name="%(class)ss")
+    amount_msat = models.BigIntegerField()
+    fee_msat = models.BigIntegerField(default=0)
+    error = models.CharField("cause", max_length=500, blank=True)
+    next_try_at = models.DateTimeField(null=True)
+
+    class Meta:
+        abstract = True
+
+
+class Message(Carried):
+    """One message, sent or received, of whatever service. `body` is the user's bytes.
+
+    One that is divided into parts (`parts` > 1) is never carried itself; its parts are. `amount_msat` is what is paid in
+    all, `cost_msat` what the message may cost with its fees while it is under way, and what it has cost when it has ended.
+    """
 
     message_id = models.UUIDField()
     direction = models.CharField(max_length=3, choices=Direction)
@@ -87,16 +115,11 @@ class Message(models.Model):
     service = models.CharField(max_length=32)
     reply_to = models.UUIDField(null=True)
     body = models.BinaryField()
-    amount_msat = models.BigIntegerField()
-    state = models.CharField(max_length=16, choices=State)
-    attempts = models.PositiveIntegerField(default=0)
-    attempt = models.ForeignKey(Attempt, null=True, on_delete=models.PROTECT, related_name="messages")
-    fee_msat = models.BigIntegerField(default=0)
-    error = models.CharField("cause", max_length=500, blank=True)
+    parts = models.PositiveIntegerField(default=1, help_text="How many payments carry it.")
+    cost_msat = models.BigIntegerField(default=0)
     alone = models.BooleanField(default=False, help_text="Failed in company: not joined with others again.")
     created_at = models.DateTimeField(default=timezone.now)
     updated_at = models.DateTimeField(default=timezone.now)
-    next_try_at = models.DateTimeField(null=True)
     expires_at = models.DateTimeField(null=True)
 
     class Meta:
@@ -111,6 +134,73 @@ class Message(models.Model):
 
     def __str__(self) -> str:
         return str(self.message_id)
+
+
+class Division(models.Model):
+    """How a message that is too long for its route is divided: stored before the first attempt, deleted at the end.
+
+    `body` are the bytes as they are sent, compressed or not; each part but the last has `part_bytes` of them.
+    """
+
+    message = models.OneToOneField(Message, primary_key=True, on_delete=models.CASCADE)
+    body = models.BinaryField()
+    compression = models.PositiveSmallIntegerField()
+    sha256 = models.BinaryField(max_length=32)
+    part_bytes = models.PositiveIntegerField()
+
+
+class Part(Carried):
+    """One part of a divided message that is sent; its states are those of a message."""
+
+    message = models.ForeignKey(Message, on_delete=models.CASCADE)
+    index = models.PositiveIntegerField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["message", "index"], name="part_once")]
+
+    @property
+    def pubkey(self) -> str:
+        return self.message.pubkey
+
+    @property
+    def service(self) -> str:
+        return self.message.service
+
+
+class Assembly(models.Model):
+    """A message of which some parts have been received. The first part that came set what all must agree with."""
+
+    pubkey = models.CharField("sender", max_length=66)
+    message_id = models.UUIDField()
+    service = models.CharField(max_length=32)
+    reply_to = models.UUIDField(null=True)
+    compression = models.PositiveSmallIntegerField()
+    count = models.BigIntegerField(help_text="Parts in all.")
+    size = models.BigIntegerField(help_text="Bytes of the whole, as its sender declares.")
+    sha256 = models.BinaryField(max_length=32)
+    known = models.BooleanField(help_text="From a peer that this node has written to, or that was marked.")
+    received_parts = models.BigIntegerField(default=0)
+    received_bytes = models.BigIntegerField(default=0)
+    amount_msat = models.BigIntegerField(default=0)
+    created_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        verbose_name = "incomplete message"
+        constraints = [models.UniqueConstraint(fields=["pubkey", "message_id"], name="assembly_once")]
+
+    def __str__(self) -> str:
+        return f"{self.received_parts} of {self.count} parts of {self.message_id}"
+
+
+class ReceivedPart(models.Model):
+    """One part of an incomplete message."""
+
+    assembly = models.ForeignKey(Assembly, on_delete=models.CASCADE, related_name="received")
+    index = models.BigIntegerField()
+    body = models.BinaryField()
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["assembly", "index"], name="received_part_once")]
 
 
 class ReceivedHtlc(models.Model):

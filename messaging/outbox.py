@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from uuid import UUID, uuid4
@@ -16,15 +16,26 @@ from uuid import UUID, uuid4
 from django.utils import timezone
 
 from lightning import signature
-from lightning.carrier import Carrier, Outcome, Shipment, Verdict
+from lightning.carrier import Carrier, Outcome, Parcel, Shipment, Verdict
 from lightning.client import LndError
-from messaging import envelope, ledger
+from lightning.hints import HopHint
+from messaging import divided, envelope, ledger
+from messaging.budget import Budget
 from messaging.database import Database
 from messaging.events import Published
+from messaging.hints import HintBook
 from messaging.idempotency import Claim, Claims
-from messaging.models import Attempt, Direction, IdempotencyKey, Message, State
-from messaging.packing import pack
-from messaging.traffic import Batch, Limits, Traffic
+from messaging.models import Attempt, Direction, IdempotencyKey, Message, Part, State
+from messaging.packing import (
+    MIN_AMOUNT_MSAT,
+    Undividable,
+    divide,
+    most_parts,
+    most_record_bytes,
+    part_bytes,
+    record_bytes,
+)
+from messaging.traffic import WHOLE, Batch, Key, Limits, Traffic
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +44,22 @@ LONGEST_RETRY_SECONDS = 300.0
 UNKNOWN_RETRY_SECONDS = 2.0
 # After this long an attempt counts only against its own destination: a node that holds payments stops nobody else.
 HELD_SECONDS = 60.0
+EXPIRE_SECONDS = 10.0
+# A receiver has room for 64 incomplete messages of one sender; parts that wait for a retry keep theirs open.
+MAX_DIVIDED_PER_PEER = 16
+EXCHANGED = "lnd was exchanged for another node while the payment was under way: whether it was paid is not known here"
+
+Carried = Message | Part
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    """What sending takes: payments, hops of each, fees and amount in all."""
+
+    parts: int
+    hops: int
+    fee_msat: int
+    amount_msat: int
 
 
 @dataclass(frozen=True)
@@ -57,9 +84,15 @@ class Outbox:
         limits: Limits,
         expires_seconds: int,
         published: Published,
+        hints: HintBook,
+        own_hints: Callable[[], tuple[HopHint, ...]],
+        budget: Budget,
     ):
         self._database = database
         self._carrier = carrier
+        self._payer = ledger.Payer(pubkey=own_pubkey.hex(), carrier=carrier, hints=own_hints)
+        self._hints = hints
+        self._budget = budget
         self._own_pubkey = own_pubkey
         self._record_numbers = record_numbers
         self._expires_seconds = expires_seconds
@@ -67,7 +100,7 @@ class Outbox:
         self._claims = Claims(database)
         self._accepted: list[Accepted] = []
         self._arrived = asyncio.Event()
-        self._settled: list[tuple[Attempt, list[Message], int]] = []
+        self._settled: list[tuple[Attempt, list[Carried], int]] = []
         self._settled_stored: list[asyncio.Future] = []
         self._settling = asyncio.Event()
         self._traffic = Traffic(limits)
@@ -85,10 +118,13 @@ class Outbox:
         body: bytes,
         amount_sat: int,
         reply_to: UUID | None,
+        expires_seconds: int | None = None,
         claim: Claim | None = None,
     ) -> UUID:
-        """Stores a message and sends it. The answer comes after the commit. With a claim: once; raises KeyReused."""
-        make = partial(self._accept, claim, service, pubkey, body, amount_sat, reply_to)
+        """Stores a message and sends it. The answer comes after the commit. With a claim: once; raises KeyReused. Raises
+        OverBudget, having stored nothing."""
+        expires_seconds = expires_seconds or self._expires_seconds
+        make = partial(self._accept, claim, service, pubkey, body, amount_sat, reply_to, expires_seconds)
         return await (self._claims.once(claim, make) if claim else make())
 
     async def _accept(
@@ -99,6 +135,7 @@ class Outbox:
         body: bytes,
         amount_sat: int,
         reply_to: UUID | None,
+        expires_seconds: int,
     ) -> UUID:
         now = timezone.now()
         message = Message(
@@ -109,16 +146,46 @@ class Outbox:
             reply_to=reply_to,
             body=body,
             amount_msat=amount_sat * 1000,
+            cost_msat=self.most_msat(len(body), amount_sat * 1000),
             state=State.QUEUED,
             created_at=now,
             updated_at=now,
-            expires_at=now + timedelta(seconds=self._expires_seconds),
+            expires_at=now + timedelta(seconds=expires_seconds),
         )
-        stored = asyncio.get_running_loop().create_future()
-        self._accepted.append(Accepted(message, stored, claim.row(message.message_id) if claim else None))
-        self._arrived.set()
-        await stored
+        async with self._budget.reserved(message.cost_msat):
+            stored = asyncio.get_running_loop().create_future()
+            self._accepted.append(Accepted(message, stored, claim.row(message.message_id) if claim else None))
+            self._arrived.set()
+            await stored
         return message.message_id
+
+    def most_msat(self, size_bytes: int, amount_msat: int) -> int:
+        """The most that a message of so many bytes can cost: amount, or a satoshi a part if that is more, and fees."""
+        parts = most_parts(size_bytes, safe_room_bytes=self._carrier.safe_room_bytes)
+        paid_msat = max(amount_msat, parts * MIN_AMOUNT_MSAT)
+        return paid_msat + parts * self._carrier.fee_limit_msat(-(-paid_msat // parts))
+
+    async def estimate(self, *, service: str, pubkey: str, size_bytes: int, amount_msat: int) -> Estimate | Outcome:
+        """What it would take to send so many bytes now, as no reply and not compressed; an Outcome when there is no way."""
+        hints = await self._hints.of(pubkey)
+        message = Message(message_id=UUID(int=0), pubkey=pubkey, service=service, amount_msat=amount_msat)
+        parcel = self._parcel(message, most_record_bytes(size_bytes), amount_msat, hints)
+        way = await self._carrier.survey(parcel)
+        if isinstance(way, Outcome):
+            return way
+        if way.fits:
+            return Estimate(parts=1, hops=way.hops, fee_msat=way.fee_msat, amount_msat=amount_msat)
+        each = part_bytes(message, size_bytes=size_bytes, room_bytes=way.careful_room_bytes, hints=self._payer.hints())
+        parts = -(-size_bytes // each)
+        paid_msat = max(amount_msat, parts * MIN_AMOUNT_MSAT)
+        way = await self._carrier.survey(replace(parcel, record_bytes=way.careful_room_bytes, amount_msat=paid_msat // parts))
+        if isinstance(way, Outcome):
+            return way
+        return Estimate(parts=parts, hops=way.hops, fee_msat=parts * way.fee_msat, amount_msat=paid_msat)
+
+    async def announced(self, pubkey: str) -> bool:
+        """Whether the recipient is known to take what the carrier brings. Raises LndError."""
+        return await self._carrier.announced(bytes.fromhex(pubkey))
 
     async def run(self) -> None:
         """Takes up what an earlier process left, then works until cancelled."""
@@ -128,6 +195,7 @@ class Outbox:
                 group.create_task(self._accept_forever())
                 group.create_task(self._start_forever())
                 group.create_task(self._settle_forever())
+                group.create_task(self._expire_forever())
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -171,24 +239,30 @@ class Outbox:
         _answer(accepted, None)
         for message in messages:
             if message.state == State.QUEUED:
-                self._traffic.wait(message.pubkey, message.pk)
+                self._traffic.wait(message.pubkey, (message.pk, WHOLE))
 
     def _start_at_once(self, messages: list[Message]) -> list[tuple[Attempt, list[Message]]]:
-        """Attempts for the messages whose node has nothing before them and room in flight."""
+        """Attempts for the messages whose node has nothing before them and room in flight. Long ones, and what comes behind
+        them, wait for their turn: their way has to be looked at first."""
         free = self._traffic.free
         room = {pubkey: self._traffic.room(pubkey) for pubkey in {message.pubkey for message in messages}}
+        for message in messages:
+            if ledger.is_long(message, self._carrier):
+                room[message.pubkey] = 0
         candidates = [message for message in messages if room[message.pubkey] > 0] if free > 0 else []
         starting = []
         now = timezone.now()
-        for load in pack(candidates, safe_room_bytes=self._carrier.safe_room_bytes):
+        for load, hints in ledger.loads_of(candidates, self._payer):
+            if load.size_bytes > self._carrier.safe_room_bytes:
+                room[load.pubkey] = 0
             if free <= 0 or room[load.pubkey] <= 0:
                 continue
             free -= 1
             room[load.pubkey] -= 1
-            attempt = ledger.attempt_for(load, self._carrier)
-            for message in load.messages:
+            attempt = ledger.attempt_for(load, self._payer, hints)
+            for message in load.carried:
                 ledger.take_off(message, attempt, now)
-            starting.append((attempt, load.messages))
+            starting.append((attempt, load.carried))
         return starting
 
     # starting what waits
@@ -202,17 +276,93 @@ class Outbox:
 
     async def _start(self, batch: Batch) -> None:
         try:
-            started, left = await self._database.write(
-                partial(ledger.start_attempts, batch.keys, self._carrier, most=batch.payments)
+            started = await self._database.write(
+                partial(ledger.start_attempts, batch.keys, self._payer, most=batch.payments)
             )
         except Exception:
             logger.exception("messages could not be started; they are tried again")
             await asyncio.sleep(FIRST_RETRY_SECONDS)
-            started, left = [], batch.keys
-        for attempt, messages in started:
+            started = ledger.Started([], batch.keys)
+        self._ship_all(started)
+        if started.long:
+            # To look at its way takes an answer of lnd: the other nodes need not wait for that.
+            self._traffic.narrow(batch)
+            self._spawn(self._start_long(batch, started.long, started.left))
+        else:
+            self._traffic.started(batch, started.left)
+
+    def _ship_all(self, started: ledger.Started) -> None:
+        for attempt, carried in started.attempts:
             self._traffic.occupy(attempt)
-            self._spawn(self._ship(attempt, messages, self._spawn(self._sign(attempt))))
-        self._traffic.started(batch, left)
+            self._spawn(self._ship(attempt, carried, self._spawn(self._sign(attempt))))
+
+    async def _start_long(self, batch: Batch, message: Message, left: list[Key]) -> None:
+        """Sends a message that may be too long for one payment, whole or in parts. `left` begins with its key."""
+        keys: list[Key] = []
+        try:
+            keys = await self._keys_of_long(message)
+        except Exception:
+            logger.exception("a long message could not be started; it is tried again")
+            self._traffic.wait(message.pubkey, (message.pk, WHOLE), seconds=UNKNOWN_RETRY_SECONDS)
+        finally:
+            self._traffic.started(batch, keys + left[1:])
+
+    async def _keys_of_long(self, message: Message) -> list[Key]:
+        """Starts it whole, or answers the keys of its parts, which are next."""
+        if await self._database.read(partial(divided.count_open, message.pubkey)) >= MAX_DIVIDED_PER_PEER:
+            # The receiver has room for so many incomplete messages of one sender, and no more.
+            self._traffic.wait(message.pubkey, (message.pk, WHOLE), seconds=UNKNOWN_RETRY_SECONDS)
+            return []
+        own_hints = self._payer.hints()
+        size = await asyncio.to_thread(record_bytes, message, hints=own_hints)
+        hints = await self._hints.of(message.pubkey)
+        way = await self._carrier.survey(self._parcel(message, size, message.amount_msat, hints))
+        if isinstance(way, Outcome):
+            await self._put_off(message, way)
+            return []
+        if way.fits:
+            self._ship_all(await self._database.write(partial(ledger.start_whole, message, self._payer)))
+            return []
+        try:
+            division, parts = await asyncio.to_thread(
+                divide, message, room_bytes=way.careful_room_bytes, hints=own_hints
+            )
+        except Undividable:
+            cause = f"too long: a route of {way.hops} hops has no room for even a part of it"
+            await self._database.write(partial(ledger.give_up, message, cause=cause, published=self._published))
+            return []
+        cost_msat = sum(part.amount_msat + self._carrier.fee_limit_msat(part.amount_msat) for part in parts)
+        logger.info("message divided", extra={"messages": [str(message.message_id)], "parts": len(parts), "hops": way.hops})
+        return await self._database.write(partial(ledger.start_divided, division, parts, cost_msat=cost_msat))
+
+    async def _put_off(self, message: Message, outcome: Outcome) -> None:
+        if outcome.verdict is Verdict.FINAL:
+            step = partial(ledger.give_up, message, cause=outcome.cause, published=self._published)
+            await self._database.write(step)
+            return
+        delay_seconds = backoff_seconds(message.attempts + 1)
+        step = partial(
+            ledger.put_off, message, cause=outcome.cause, delay_seconds=delay_seconds, published=self._published
+        )
+        if await self._database.write(step):
+            self._traffic.wait(message.pubkey, (message.pk, WHOLE), seconds=delay_seconds)
+
+    def _parcel(self, message: Message, size_bytes: int, amount_msat: int, hints: tuple[HopHint, ...]) -> Parcel:
+        return Parcel(
+            destination=bytes.fromhex(message.pubkey),
+            record_number=self._record_numbers[message.service],
+            record_bytes=size_bytes,
+            amount_msat=amount_msat,
+            hints=hints,
+        )
+
+    async def _expire_forever(self) -> None:
+        while True:
+            try:
+                await self._database.write(partial(ledger.expire, published=self._published))
+            except Exception:
+                logger.exception("messages whose time is over could not be looked for; trying again")
+            await asyncio.sleep(EXPIRE_SECONDS)
 
     # on the way
 
@@ -224,14 +374,14 @@ class Outbox:
         )
         return signature.compact_from_zbase32(await self._carrier.sign(message))
 
-    async def _ship(self, attempt: Attempt, messages: list[Message], signing: asyncio.Task) -> None:
+    async def _ship(self, attempt: Attempt, carried: list[Carried], signing: asyncio.Task) -> None:
         """Sends an attempt that is stored, and stores its end."""
         held = asyncio.get_running_loop().call_later(HELD_SECONDS, self._traffic.held, attempt)
         try:
             outcome = await self._send(attempt, signing)
             while outcome.verdict in (Verdict.UNKNOWN, Verdict.NEVER_SENT):
                 outcome = await self._ask_again(attempt, outcome)
-            await self._finish(attempt, messages, outcome)
+            await self._finish(attempt, carried, outcome)
         finally:
             held.cancel()
             self._traffic.release(attempt)
@@ -242,7 +392,7 @@ class Outbox:
         except LndError as error:
             # lnd never heard of this attempt, so another one is safe.
             return Outcome(verdict=Verdict.PASSING, cause=str(error))
-        return await self._carrier.send(self._shipment(attempt, compact))
+        return await self._carrier.send(await self._shipment(attempt, compact))
 
     async def _ask_again(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         if outcome.verdict is Verdict.UNKNOWN:
@@ -253,9 +403,9 @@ class Outbox:
             compact = await self._sign(attempt)
         except LndError as error:
             return Outcome(verdict=Verdict.UNKNOWN, cause=str(error))
-        return await self._carrier.send(self._shipment(attempt, compact))
+        return await self._carrier.send(await self._shipment(attempt, compact))
 
-    def _shipment(self, attempt: Attempt, compact: bytes) -> Shipment:
+    async def _shipment(self, attempt: Attempt, compact: bytes) -> Shipment:
         return Shipment(
             destination=bytes.fromhex(attempt.destination),
             record_number=self._record_numbers[attempt.service],
@@ -264,21 +414,22 @@ class Outbox:
             ),
             amount_msat=attempt.amount_msat,
             secret=bytes(attempt.secret),
+            hints=await self._hints.of(attempt.destination),
         )
 
-    async def _finish(self, attempt: Attempt, messages: list[Message], outcome: Outcome) -> None:
-        ids = [str(message.message_id) for message in messages]
+    async def _finish(self, attempt: Attempt, carried: list[Carried], outcome: Outcome) -> None:
+        ids = [_name(one) for one in carried]
         logger.info("attempt ended", extra={"verdict": outcome.verdict.value, "cause": outcome.cause, "messages": ids})
         if outcome.verdict is Verdict.SETTLED:
             stored = asyncio.get_running_loop().create_future()
-            self._settled.append((attempt, messages, outcome.fee_msat))
+            self._settled.append((attempt, carried, outcome.fee_msat))
             self._settled_stored.append(stored)
             self._settling.set()
             await stored
             return
-        waiting = await self._write_surely(partial(self._setback(outcome, messages), attempt, messages))
-        for message in waiting or ():
-            self._traffic.wait(message.pubkey, message.pk, seconds=_seconds_until(message.next_try_at))
+        waiting = await self._write_surely(partial(self._setback(outcome, carried), attempt, carried))
+        for key, next_try_at in waiting or ():
+            self._traffic.wait(attempt.destination, key, seconds=_seconds_until(next_try_at))
 
     async def _settle_forever(self) -> None:
         """All that settles while a commit is under way is written by the next."""
@@ -301,35 +452,45 @@ class Outbox:
                 logger.exception("the end of an attempt could not be stored; trying again")
                 await asyncio.sleep(UNKNOWN_RETRY_SECONDS)
 
-    def _setback(self, outcome: Outcome, messages: list[Message]) -> Callable:
-        """What becomes of messages whose attempt failed."""
-        if outcome.verdict is Verdict.FINAL and len(messages) == 1:
+    def _setback(self, outcome: Outcome, carried: list[Carried]) -> Callable:
+        """What becomes of what a failed attempt carried."""
+        at_once = outcome.verdict in (Verdict.FINAL, Verdict.TOO_LARGE)
+        if at_once and len(carried) == 1 and not self._may_be_divided(outcome, carried[0]):
             return partial(ledger.fail, cause=outcome.cause, published=self._published)
         # In company one message may be to blame for all: each is tried again by itself.
         return partial(
             ledger.retry,
             cause=outcome.cause,
-            delay_seconds=0.0 if outcome.verdict is Verdict.FINAL else backoff_seconds(messages[0].attempts),
-            alone=len(messages) > 1,
+            delay_seconds=0.0 if at_once else backoff_seconds(max((one.attempts for one in carried), default=1)),
+            alone=len(carried) > 1,
             published=self._published,
         )
+
+    def _may_be_divided(self, outcome: Outcome, carried: Carried) -> bool:
+        """Whether a route that has become longer is no more than a reason to look at it again."""
+        if outcome.verdict is not Verdict.TOO_LARGE or isinstance(carried, Part):
+            return False
+        return record_bytes(carried, hints=self._payer.hints()) > self._carrier.safe_room_bytes
 
     # after a start
 
     async def _take_up(self) -> None:
-        for attempt, messages in await self._database.read(ledger.unfinished_attempts):
+        for attempt, carried in await self._database.read(ledger.unfinished_attempts):
             self._traffic.occupy(attempt)
-            self._spawn(self._resume(attempt, messages))
-        for key, pubkey, next_try_at in await self._database.read(ledger.waiting_messages):
+            self._spawn(self._resume(attempt, carried))
+        for key, pubkey, next_try_at in await self._database.read(ledger.waiting_keys):
             self._traffic.wait(pubkey, key, seconds=_seconds_until(next_try_at) if next_try_at else None)
 
-    async def _resume(self, attempt: Attempt, messages: list[Message]) -> None:
+    async def _resume(self, attempt: Attempt, carried: list[Carried]) -> None:
         """Asks lnd what became of an attempt that an earlier process left; its secret stays the same."""
         try:
+            if attempt.payer not in ("", self._own_pubkey.hex()):
+                await self._finish(attempt, carried, Outcome(verdict=Verdict.FINAL, cause=EXCHANGED))
+                return
             outcome = await self._carrier.outcome(bytes(attempt.secret))
             while outcome.verdict in (Verdict.UNKNOWN, Verdict.NEVER_SENT):
                 outcome = await self._ask_again(attempt, outcome)
-            await self._finish(attempt, messages, outcome)
+            await self._finish(attempt, carried, outcome)
         finally:
             self._traffic.release(attempt)
 
@@ -343,6 +504,12 @@ class Outbox:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, LndError):
             logger.error("outbox task failed", exc_info=error)
+
+
+def _name(carried: Carried) -> str:
+    if isinstance(carried, Part):
+        return f"{carried.message.message_id} part {carried.index}"
+    return str(carried.message_id)
 
 
 def _seconds_until(moment: datetime) -> float:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from messaging.models import Peer
@@ -10,27 +11,35 @@ from messaging.models import Peer
 # A peer's last_seen_at is written at most this often: it is for people, not worth a write a message.
 TOUCH_SECONDS = 60
 _MAX_REMEMBERED = 100_000
-_touched_at: dict[str, float] = {}
+_touched_at: dict[tuple[str, bool], float] = {}
 
 
-def touch(pubkeys: Iterable[str]) -> None:
-    """Notes that these nodes were written to or heard from. Part of the caller's transaction."""
+def touch(pubkeys: Iterable[str], *, written_to: bool = False) -> None:
+    """Notes that these nodes were heard from, or written to. Part of the caller's transaction."""
     now = timezone.now()
     due = {
-        pubkey for pubkey in pubkeys if pubkey and now.timestamp() - _touched_at.get(pubkey, 0.0) > TOUCH_SECONDS
+        pubkey
+        for pubkey in pubkeys
+        if pubkey and now.timestamp() - _touched_at.get((pubkey, written_to), 0.0) > TOUCH_SECONDS
     }
     if not due:
         return
     Peer.objects.bulk_create(
-        [Peer(pubkey=pubkey) for pubkey in due],
+        [Peer(pubkey=pubkey, written_to=written_to) for pubkey in due],
         update_conflicts=True,
         unique_fields=["pubkey"],
-        update_fields=["last_seen_at"],
+        update_fields=["last_seen_at", "written_to"] if written_to else ["last_seen_at"],
     )
-    transaction.on_commit(lambda: _remember(due, now.timestamp()))
+    transaction.on_commit(lambda: _remember({(pubkey, written_to) for pubkey in due}, now.timestamp()))
 
 
-def _remember(pubkeys: set[str], now_seconds: float) -> None:
+def _remember(touched: set[tuple[str, bool]], now_seconds: float) -> None:
     if len(_touched_at) > _MAX_REMEMBERED:
         _touched_at.clear()
-    _touched_at.update(dict.fromkeys(pubkeys, now_seconds))
+    _touched_at.update(dict.fromkeys(touched, now_seconds))
+
+
+def are_known(pubkeys: Iterable[str]) -> set[str]:
+    """Those that this node has written to, or that were marked."""
+    known = Peer.objects.filter(Q(written_to=True) | Q(marked=True), pubkey__in=list(pubkeys))
+    return set(known.values_list("pubkey", flat=True))

@@ -3,6 +3,7 @@
 from datetime import UTC, datetime
 from uuid import UUID
 
+from lightning.carrier import Outcome
 from messaging.idempotency import Claim
 from messaging.models import Direction, Message, State
 from messaging.outbox import Outbox
@@ -18,13 +19,38 @@ async def message_send(
     body: bytes,
     amount_sat: int,
     reply_to: UUID | None,
+    expires_seconds: int | None,
     claim: Claim | None,
 ) -> dict:
-    """Accepts a message of `service` to `pubkey` (hex). Answers with its id once it is committed. Raises KeyReused."""
+    """Accepts a message of `service` to `pubkey` (hex). Answers with its id once it is committed. Raises KeyReused and
+    OverBudget."""
     message_id = await outbox.accept(
-        service=service, pubkey=pubkey, body=body, amount_sat=amount_sat, reply_to=reply_to, claim=claim
+        service=service,
+        pubkey=pubkey,
+        body=body,
+        amount_sat=amount_sat,
+        reply_to=reply_to,
+        expires_seconds=expires_seconds,
+        claim=claim,
     )
     return {"id": str(message_id)}
+
+
+async def message_estimate(*, outbox: Outbox, service: str, pubkey: str, size_bytes: int, amount_sat: int) -> dict:
+    """What it would take to send a message now. Raises LndError."""
+    announced = await outbox.announced(pubkey)
+    found = await outbox.estimate(service=service, pubkey=pubkey, size_bytes=size_bytes, amount_msat=amount_sat * 1000)
+    if isinstance(found, Outcome):
+        return {"reachable": False, "problem": found.cause, "keysend": announced}
+    return {
+        "reachable": True,
+        "keysend": announced,
+        "parts": found.parts,
+        "hops": found.hops,
+        "amount": -(-found.amount_msat // 1000),
+        "fee_msat": found.fee_msat,
+        "cost_msat": found.amount_msat + found.fee_msat,
+    }
 
 
 def message_get(*, message_id: UUID) -> dict | None:
@@ -69,6 +95,7 @@ def _shown(message: Message) -> dict:
         "error": message.error,
         "created_at": _rfc3339(message.created_at),
         "updated_at": _rfc3339(message.updated_at),
+        "parts": message.parts,
     }
 
 

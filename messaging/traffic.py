@@ -16,6 +16,10 @@ from messaging.models import Attempt
 
 MAX_STARTED_AT_ONCE = 64
 
+# What waits: the primary key of a message, and WHOLE or the index of one of its parts.
+Key = tuple[int, int]
+WHOLE = -1
+
 
 @dataclass(frozen=True, kw_only=True)
 class Limits:
@@ -27,24 +31,24 @@ class Limits:
 
 @dataclass(frozen=True)
 class Batch:
-    """Messages (by primary key) of one node that are due, and how many payments may carry them: each may carry several."""
+    """Messages (by their keys) of one node that are due, and how many payments may carry them: each may carry several."""
 
     pubkey: str
-    keys: list[int]
+    keys: list[Key]
     payments: int
 
 
 @dataclass
 class Destination:
-    """What waits for one node, by primary key: first tries in their order, retries by their time (monotonic seconds)."""
+    """What waits for one node, by its keys: first tries in their order, retries by their time (monotonic seconds)."""
 
-    waiting: deque[int] = field(default_factory=deque)
-    retries: list[tuple[float, int]] = field(default_factory=list)
+    waiting: deque[Key] = field(default_factory=deque)
+    retries: list[tuple[float, Key]] = field(default_factory=list)
     in_flight: int = 0
     starting: bool = False
     timer: asyncio.TimerHandle | None = None
 
-    def take_due(self, now: float, most: int) -> list[int]:
+    def take_due(self, now: float, most: int) -> list[Key]:
         keys = []
         while len(keys) < most and self.retries and self.retries[0][0] <= now:
             keys.append(heapq.heappop(self.retries)[1])
@@ -68,12 +72,13 @@ class Traffic:
         self._destinations: dict[str, Destination] = {}
         self._turn: dict[str, None] = {}
         self._counted: set[UUID] = set()
+        self._reserved: dict[str, int] = {}
         self.work = asyncio.Event()
 
     @property
     def free(self) -> int:
         """How many more payments may start in all."""
-        return self._limits.in_flight - len(self._counted)
+        return self._limits.in_flight - len(self._counted) - sum(self._reserved.values())
 
     @property
     def depth(self) -> int:
@@ -91,7 +96,7 @@ class Traffic:
 
     # waiting
 
-    def wait(self, pubkey: str, key: int, *, seconds: float | None = None) -> None:
+    def wait(self, pubkey: str, key: Key, *, seconds: float | None = None) -> None:
         """A message waits for its first try, or for a retry in so many seconds."""
         destination = self._destination(pubkey)
         if seconds is None:
@@ -118,15 +123,23 @@ class Traffic:
             payments = min(self.free, self._limits.in_flight_per_peer - destination.in_flight)
             if payments > 0:
                 destination.starting = True
+                self._reserved[pubkey] = payments
                 return Batch(pubkey, destination.take_due(now, MAX_STARTED_AT_ONCE), payments)
         return None
 
-    def started(self, batch: Batch, left: Iterable[int]) -> None:
+    def narrow(self, batch: Batch) -> None:
+        """No more than one further payment of the batch will start."""
+        self._reserved[batch.pubkey] = 1
+        self.work.set()
+
+    def started(self, batch: Batch, left: Iterable[Key]) -> None:
         """The batch has been seen to; those that are left go on waiting, before all others."""
         destination = self._destination(batch.pubkey)
         destination.starting = False
+        del self._reserved[batch.pubkey]
         destination.waiting.extendleft(reversed(list(left)))
         self._line_up_or_forget(batch.pubkey)
+        self.work.set()
 
     # under way
 

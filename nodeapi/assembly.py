@@ -2,6 +2,7 @@
 
 from lightning.client import LndClient
 from messaging.database import Database
+from messaging.joining import Bounds
 from messaging.registry import Registry
 from messaging.traffic import Limits
 from nodeapi.auth import Key, Keys, WebGuard
@@ -43,7 +44,13 @@ def make_engine(
     config, *, database: Database, client: LndClient, lnd: LndStatus, hub: Hub, version: str
 ) -> Engine:
     limits = EngineLimits(
-        max_bytes=config.message.max_bytes,
+        bounds=Bounds(
+            max_bytes=config.message.max_bytes,
+            per_peer=config.message.incomplete_per_peer,
+            in_all=config.message.incomplete,
+            received_bytes=config.message.incomplete_bytes,
+            seconds=config.message.incomplete_seconds,
+        ),
         traffic=Limits(
             in_flight=config.message.in_flight,
             in_flight_per_peer=config.message.in_flight_per_peer,
@@ -51,6 +58,8 @@ def make_engine(
         expires_seconds=config.message.expires_seconds,
         max_fee_sat=config.lightning.max_fee_sat,
         max_fee_percent=config.lightning.max_fee_percent,
+        max_amount_sat=config.lightning.max_amount_sat,
+        daily_budget_sat=config.lightning.daily_budget_sat,
         keep_days=config.events.keep_days,
     )
     registry = Registry(config.services)

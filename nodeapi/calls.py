@@ -6,21 +6,27 @@ from uuid import UUID
 
 import grpc
 
+from lightning.client import LndError
 from messaging import services
+from messaging.budget import OverBudget
 from messaging.idempotency import Claim
 from nodeapi.errors import ApiError, invalid
 
 
 async def send_message(
-    doors, *, msg: bytes, pubkey: str, amount: int, reply_to_id: UUID | None, claim: Claim | None
+    doors,
+    *,
+    msg: bytes,
+    pubkey: str,
+    amount: int,
+    reply_to_id: UUID | None,
+    expires_in: int | None,
+    claim: Claim | None,
 ) -> dict[str, Any]:
     """Sends `amount` sat with a message. Refuses what can be known to fail before anything is stored."""
     engine = doors.engine
     require_running(engine, "message")
-    if len(msg) > engine.limits.max_bytes:
-        raise invalid("msg", f"has {len(msg)} bytes, more than message.max_bytes ({engine.limits.max_bytes})")
-    if pubkey == engine.own_pubkey.hex():
-        raise invalid("pubkey", "is this node's own key")
+    require_sendable(engine, pubkey, len(msg), "msg", amount)
     # Before the balance is looked at: what was accepted once is not refused when it is asked for again.
     if claim and (accepted := await engine.outbox.answer(claim)):
         return {"id": str(accepted)}
@@ -30,15 +36,30 @@ async def send_message(
             grpc.StatusCode.FAILED_PRECONDITION,
             f"amount: {amount} sat is more than the {spendable_sat} sat that this node can spend",
         )
-    return await services.message_send(
-        outbox=engine.outbox,
-        service="message",
-        pubkey=pubkey,
-        body=msg,
-        amount_sat=amount,
-        reply_to=reply_to_id,
-        claim=claim,
-    )
+    try:
+        return await services.message_send(
+            outbox=engine.outbox,
+            service="message",
+            pubkey=pubkey,
+            body=msg,
+            amount_sat=amount,
+            reply_to=reply_to_id,
+            expires_seconds=expires_in,
+            claim=claim,
+        )
+    except OverBudget as error:
+        raise ApiError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+
+
+async def estimate_message(doors, *, pubkey: str, size: int, amount: int) -> dict[str, Any]:
+    engine = doors.engine
+    require_sendable(engine, pubkey, size, "size", amount)
+    try:
+        return await services.message_estimate(
+            outbox=engine.outbox, service="message", pubkey=pubkey, size_bytes=size, amount_sat=amount
+        )
+    except LndError as error:
+        raise ApiError(grpc.StatusCode.UNAVAILABLE, str(error)) from None
 
 
 async def get_message(doors, *, id: UUID) -> dict[str, Any]:
@@ -71,6 +92,17 @@ async def get_info(doors) -> dict[str, Any]:
             for service in engine.registry.services
         ],
     }
+
+
+def require_sendable(engine, pubkey: str, size_bytes: int, size_field: str, amount_sat: int) -> None:
+    """ApiError when nothing of the kind may be sent from this node."""
+    limits = engine.limits
+    if size_bytes > limits.max_bytes:
+        raise invalid(size_field, f"{size_bytes} bytes are more than message.max_bytes ({limits.max_bytes})")
+    if pubkey == engine.own_pubkey.hex():
+        raise invalid("pubkey", "is this node's own key")
+    if limits.max_amount_sat is not None and amount_sat > limits.max_amount_sat:
+        raise invalid("amount", f"{amount_sat} sat are more than lightning.max_amount_sat ({limits.max_amount_sat})")
 
 
 def require_running(engine, service_type: str) -> None:

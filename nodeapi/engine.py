@@ -7,11 +7,14 @@ from functools import partial
 
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
+from messaging.budget import Budget, spent_on_messages
 from messaging.catchup import Walk
 from messaging.database import Database
 from messaging.events import Published, Waker
 from messaging.events import prune as prune_events
+from messaging.hints import HintBook
 from messaging.inbox import Inbox
+from messaging.joining import Bounds
 from messaging.outbox import Outbox
 from messaging.registry import Registry
 from messaging.traffic import Limits
@@ -24,20 +27,29 @@ RECONNECT_SECONDS = 1.0
 FIRST_WALKS_SECONDS = (3.0,)
 WALK_SECONDS = 120.0
 PRUNE_SECONDS = 86_400.0
+OLD_PARTS_SECONDS = 600.0
 # A little at a time, so that other writes need not wait.
 PRUNE_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """Bytes of one message; payments under way; how long a message is tried; fee limits (the larger of the two holds)."""
+    """What is received; payments under way; how long a message is tried; fee limits (the larger of the two holds); the
+    most that one call may send, and all of them in 24 hours (None: no limit); days that events are kept."""
 
-    max_bytes: int
+    bounds: Bounds
     traffic: Limits
     expires_seconds: int
     max_fee_sat: int
     max_fee_percent: float
+    max_amount_sat: int | None
+    daily_budget_sat: int | None
     keep_days: int
+
+    @property
+    def max_bytes(self) -> int:
+        """Of one message, sent or received."""
+        return self.bounds.max_bytes
 
 
 class Engine:
@@ -62,6 +74,7 @@ class Engine:
         self._client = client
         self._database = database
         self._waker = Waker(feed)
+        hints = HintBook(database)
         self.outbox = Outbox(
             database=database,
             carrier=KeysendCarrier(
@@ -72,13 +85,17 @@ class Engine:
             limits=limits.traffic,
             expires_seconds=limits.expires_seconds,
             published=self._waker.published,
+            hints=hints,
+            own_hints=lambda: lnd.reply_hints,
+            budget=Budget(database=database, limit_sat=limits.daily_budget_sat, sources=[spent_on_messages]),
         )
         self.inbox = Inbox(
             database=database,
             registry=registry,
             own_pubkey=self.own_pubkey,
-            max_bytes=limits.max_bytes,
+            bounds=limits.bounds,
             published=self._waker.published,
+            hints=hints,
         )
         self._walk = Walk(
             database=database, inbox=self.inbox, own_pubkey=self.own_pubkey, list_invoices=client.list_invoices
@@ -97,6 +114,7 @@ class Engine:
             group.create_task(self.lnd.run())
             group.create_task(self._listen())
             group.create_task(self._prune_daily())
+            group.create_task(self._forget_old_parts())
 
     async def _listen(self) -> None:
         """lnd's invoices into the inbox: live, over a stream that is replaced when it ends or hangs, and by walks."""
@@ -143,6 +161,14 @@ class Engine:
         if found:
             logger.info("payments found by looking through lnd's invoices", extra={"payments": found})
         return found
+
+    async def _forget_old_parts(self) -> None:
+        while True:
+            try:
+                await self.inbox.forget_old_parts()
+            except Exception:
+                logger.exception("old parts could not be dropped; trying again later")
+            await asyncio.sleep(OLD_PARTS_SECONDS)
 
     async def _prune_daily(self) -> None:
         while True:

@@ -22,12 +22,19 @@ class Connection:
     def __init__(self, send):
         # Daphne hands its application partial(server.handle_reply, protocol).
         protocol = next(iter(getattr(send, "args", ())), None)
+        self._protocol = protocol
         channel = getattr(protocol, "channel", None) or protocol
         self._transport = getattr(channel, "transport", None)
 
     @property
     def stalled(self) -> bool:
         return bool(getattr(self._transport, "producerPaused", False))
+
+    def allow(self, frame_bytes: int) -> None:
+        """Daphne's websocket ends a connection rather than send a frame above a limit, which here grows with the need."""
+        limit = getattr(self._protocol, "maxMessagePayloadSize", 0)
+        if 0 < limit < frame_bytes:
+            self._protocol.maxMessagePayloadSize = frame_bytes
 
     async def drained(self) -> bool:
         """Waits until the client reads again; False when it did not for STALL_SECONDS."""

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from typing import Any
 
 from lightning.client import LndClient, LndError, Trouble
+from lightning.hints import HopHint, hint_for, usable_channels
 from lightning.keysend import KEYSEND_FEATURE_BIT
 from protos.lnrpc import lightning_pb2
 
@@ -28,6 +29,8 @@ class LndStatus:
         self.trouble = ""
         self.spendable_sat: int | None = None
         self.receivable_sat: int | None = None
+        # How this node is reached when it has only private channels; travels with what it sends.
+        self.reply_hints: tuple[HopHint, ...] = ()
 
     async def connect(self, *, expected_pubkey: str) -> None:
         """Waits, with backoff, until lnd answers and is in sync. LndError for what waiting does not mend."""
@@ -83,6 +86,7 @@ class LndStatus:
             self.reachable, self.trouble = False, str(error)
             raise
         self._count(channels)
+        self.reply_hints = await self._hints(channels)
         self.trouble = ""
         if not self.reachable:
             self.reachable = True
@@ -96,6 +100,15 @@ class LndStatus:
         self.receivable_sat = sum(
             max(0, channel.remote_balance - channel.remote_constraints.chan_reserve_sat) for channel in active
         )
+
+    async def _hints(self, channels: lightning_pb2.ListChannelsResponse) -> tuple[HopHint, ...]:
+        hints = []
+        for channel in usable_channels(channels.channels):
+            try:
+                hints.append(hint_for(channel, await self._client.channel_info(channel.chan_id)))
+            except LndError as error:
+                logger.debug("no policy of a private channel: %s", error)
+        return tuple(hint for hint in hints if hint)
 
     async def run(self) -> None:
         """Keeps the status fresh until cancelled."""

@@ -77,6 +77,16 @@ OPERATIONS = (
         reads_only=True,
     ),
     Operation(
+        service="messaging.Messaging",
+        method="EstimateMessage",
+        http="GET",
+        path="/v1/message/estimate",
+        request=serializers.EstimateMessageRequest(),
+        reply=serializers.EstimateMessageResponse(),
+        function=calls.estimate_message,
+        scope="read",
+    ),
+    Operation(
         service="node.Node",
         method="GetInfo",
         http="GET",

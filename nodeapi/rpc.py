@@ -19,9 +19,8 @@ from protos import websocket_pb2
 logger = logging.getLogger(__name__)
 
 STREAM_SERVICE = "websocket.Websocket"
-MAX_MESSAGE_BYTES = 4 * 2**20
+MIN_MESSAGE_BYTES = 4 * 2**20
 _OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.so_reuseport", 0),
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
@@ -132,9 +131,10 @@ def service_names() -> list[str]:
     return sorted({operation.service for operation in OPERATIONS} | {STREAM_SERVICE})
 
 
-async def make_server(doors: Doors) -> grpc.aio.Server:
-    """A server with all services, not yet bound to an address."""
-    server = grpc.aio.server(options=_OPTIONS)
+async def make_server(doors: Doors, *, max_message_bytes: int) -> grpc.aio.Server:
+    """A server with all services, not yet bound to an address. gRPC's usual limit holds where more is not needed."""
+    limit = ("grpc.max_receive_message_length", max(MIN_MESSAGE_BYTES, max_message_bytes))
+    server = grpc.aio.server(options=(*_OPTIONS, limit))
     names = service_names()
     server.add_generic_rpc_handlers(tuple(handlers_for(name, doors) for name in names))
     health_servicer = health.aio.HealthServicer()

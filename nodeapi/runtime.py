@@ -133,7 +133,7 @@ class Runtime:
                 group.create_task(hub.run())
                 group.create_task(engine.run())
                 if config.server.enabled:
-                    server = await rpc.make_server(doors)
+                    server = await rpc.make_server(doors, max_message_bytes=assembly.max_body_bytes(config))
                     server.add_insecure_port(str(config.server.grpc_addr))
                     await server.start()
                 api_entry.install(ApiApplication(doors))

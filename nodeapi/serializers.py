@@ -12,6 +12,9 @@ from nodeapi.errors import invalid
 from protos import messaging_pb2, node_pb2
 
 MAX_SAT = 21_000_000 * 100_000_000
+# Receivers keep the parts of a message for an hour more than this.
+MAX_EXPIRES_SECONDS = 86_400
+_EXPIRES = f"must be 1 to {MAX_EXPIRES_SECONDS} seconds"
 
 
 class RequestSerializer(ProtoSerializer):
@@ -63,16 +66,29 @@ class UUIDField(serializers.UUIDField):
     default_error_messages = {"invalid": "is not a UUID"}
 
 
+class SatField(serializers.IntegerField):
+    """An amount that is paid; 1 when it is left out."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            default=1,
+            min_value=1,
+            max_value=MAX_SAT,
+            error_messages={"min_value": "must not be negative", "max_value": "is more than there are satoshis"},
+        )
+
+
 class SendMessageRequest(RequestSerializer):
     msg = BytesField(error_messages={"required": "is missing or empty"})
     pubkey = PubkeyField(error_messages={"required": "is missing"})
-    amount = serializers.IntegerField(
-        default=1,
-        min_value=1,
-        max_value=MAX_SAT,
-        error_messages={"min_value": "must not be negative", "max_value": "is more than there are satoshis"},
-    )
+    amount = SatField()
     reply_to_id = UUIDField(default=None)
+    expires_in = serializers.IntegerField(
+        default=None,
+        min_value=1,
+        max_value=MAX_EXPIRES_SECONDS,
+        error_messages={"min_value": _EXPIRES, "max_value": _EXPIRES},
+    )
 
     class Meta:
         proto_class = messaging_pb2.SendMessageRequest
@@ -119,6 +135,20 @@ class ListMessagesRequest(RequestSerializer):
 class ListMessagesResponse(ReplySerializer):
     class Meta:
         proto_class = messaging_pb2.ListMessagesResponse
+
+
+class EstimateMessageRequest(RequestSerializer):
+    pubkey = PubkeyField(error_messages={"required": "is missing"})
+    size = serializers.IntegerField(default=1, min_value=1, error_messages={"min_value": "must not be negative"})
+    amount = SatField()
+
+    class Meta:
+        proto_class = messaging_pb2.EstimateMessageRequest
+
+
+class EstimateMessageResponse(ReplySerializer):
+    class Meta:
+        proto_class = messaging_pb2.EstimateMessageResponse
 
 
 class GetInfoRequest(RequestSerializer):

@@ -93,6 +93,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
                     return
                 if self._window:
                     await self._window.room_for(frame.seq)
+                connection.allow(len(frame.text))
                 await send({"type": "websocket.send", "text": frame.text})
         except asyncio.CancelledError:
             raise

@@ -50,6 +50,11 @@ class MessagingStub:
                 request_serializer=protos_dot_messaging__pb2.ListMessagesRequest.SerializeToString,
                 response_deserializer=protos_dot_messaging__pb2.ListMessagesResponse.FromString,
                 _registered_method=True)
+        self.EstimateMessage = channel.unary_unary(
+                '/messaging.Messaging/EstimateMessage',
+                request_serializer=protos_dot_messaging__pb2.EstimateMessageRequest.SerializeToString,
+                response_deserializer=protos_dot_messaging__pb2.EstimateMessageResponse.FromString,
+                _registered_method=True)
 
 
 class MessagingServicer:
@@ -77,6 +82,13 @@ class MessagingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def EstimateMessage(self, request, context):
+        """What it would take to send so many bytes now; nothing is sent. GET /v1/message/estimate
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MessagingServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -94,6 +106,11 @@ def add_MessagingServicer_to_server(servicer, server):
                     servicer.ListMessages,
                     request_deserializer=protos_dot_messaging__pb2.ListMessagesRequest.FromString,
                     response_serializer=protos_dot_messaging__pb2.ListMessagesResponse.SerializeToString,
+            ),
+            'EstimateMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.EstimateMessage,
+                    request_deserializer=protos_dot_messaging__pb2.EstimateMessageRequest.FromString,
+                    response_serializer=protos_dot_messaging__pb2.EstimateMessageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -178,6 +195,33 @@ class Messaging:
             '/messaging.Messaging/ListMessages',
             protos_dot_messaging__pb2.ListMessagesRequest.SerializeToString,
             protos_dot_messaging__pb2.ListMessagesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def EstimateMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messaging.Messaging/EstimateMessage',
+            protos_dot_messaging__pb2.EstimateMessageRequest.SerializeToString,
+            protos_dot_messaging__pb2.EstimateMessageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -175,6 +175,7 @@ def test_defaults(node):
     assert (config.lightning.max_fee_sat, config.lightning.max_fee_percent) == (10, 5)
     assert config.message.model_dump() == {
         "max_bytes": 1_048_576, "in_flight": 256, "in_flight_per_peer": 64, "expires_seconds": 86_400,
+        "incomplete_per_peer": 64, "incomplete": 1_024, "incomplete_bytes": 67_108_864, "incomplete_seconds": 90_000,
     }  # fmt: skip
     assert config.events.keep_days == 30 and config.redis_url is None and config.services == ()
     assert config.database.sqlite_path == node.directory / "impervious.sqlite3"
@@ -412,7 +413,9 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
         ("vpn", {"binary_path": "/path/to/wg"}, "vpn.binary_path", ("still the placeholder",)),
         ("sqlite3", {"username": "a b"}, "sqlite3.username", ("letters",)),
         ("server", {"tls_cert": "x"}, "server.tls_cert", ("is not available in this version; remove it",)),
-        ("lightning", {"daily_budget_sat": 0}, "lightning.daily_budget_sat", ("is not available in this version",)),
+        ("lightning", {"daily_budget_sat": -1}, "lightning.daily_budget_sat", ("0",)),
+        ("lightning", {"max_amount_sat": "much"}, "lightning.max_amount_sat", ("number",)),
+        ("message", {"expires_seconds": 86_401}, "message.expires_seconds", ("86400",)),
         ("vpn", {"auto_renew": {"enabled": True}}, "vpn.auto_renew.enabled", ("is not available in this version",)),
         ("socket", [1], "socket", ("is a list", "must be a mapping", "line")),
     ],

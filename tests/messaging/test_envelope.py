@@ -250,11 +250,59 @@ def test_compressed_bodies_stay_within_the_ratio(body):
     assert len(encoded.body) <= len(body) <= envelope.MAX_EXPANSION * len(encoded.body)
 
 
-def test_parts_and_more_hints_than_two():
-    """Parts are not taken yet; hints are, and never hurt."""
-    hints = [envelope_pb2.HopHint(node_id=ALICE_KEY) for _ in range(5)]
+def hints_of(*hints: envelope_pb2.HopHint):
     raw = envelope_pb2.Packet(items=[item(b"whole")], reply_hints=hints).SerializeToString()
-    assert [item.body for item in opened(sealed(ALICE, raw, recipient=BOB_KEY)).items] == [b"whole"]
+    received = opened(sealed(ALICE, raw, recipient=BOB_KEY))
+    assert [item.body for item in received.items] == [b"whole"]
+    return received.reply_hints
+
+
+def test_two_hints_and_no_more():
+    given = [envelope_pb2.HopHint(node_id=CAROL_KEY, chan_id=n, fee_base_msat=1, cltv_delta=80) for n in range(1, 6)]
+    assert [(hint.node_id, hint.chan_id) for hint in hints_of(*given)] == [(CAROL_KEY, 1), (CAROL_KEY, 2)]
+
+
+@pytest.mark.parametrize(
+    "broken", [{"node_id": b"\x05" * 33}, {"node_id": CAROL_KEY[:-1]}, {"chan_id": 0}, {"cltv_delta": 2**31}]
+)
+def test_hints_that_make_no_sense_never_hurt(broken):
+    good = {"node_id": CAROL_KEY, "chan_id": 1}
+    assert hints_of(envelope_pb2.HopHint(**good), envelope_pb2.HopHint(**good | broken)) == ()
+
+
+def part(**fields) -> envelope_pb2.Part:
+    return envelope_pb2.Part(**{"index": 0, "count": 2, "size": 9, "sha256": bytes(32)} | fields)
+
+
+def test_parts_are_told_apart():
+    received = opened_items(item(b"whole"), item(b"half", part=part(index=1)))
+    assert [item.body for item in received.items] == [b"whole"]
+    (half,) = received.parts
+    assert (half.body, half.index, half.count, half.size, half.sha256) == (b"half", 1, 2, 9, bytes(32))
+
+
+@pytest.mark.parametrize(
+    "why, broken",
+    [
+        ("item_part", part(index=2)),
+        ("item_part", part(count=0)),
+        ("item_part", part(count=10)),
+        ("item_part", part(count=2**32 - 1)),
+        ("item_part", part(size=3)),
+        ("item_part", part(size=0)),
+        ("item_part", part(sha256=bytes(31))),
+        ("item_part", part(sha256=b"")),
+        ("item_too_large", part(size=MAX_BYTES + 1)),
+        ("item_too_large", part(size=2**64 - 1)),
+    ],
+)
+def test_broken_parts_are_dropped(why, broken):
+    received = opened_items(item(b"whole"), item(b"half", part=broken))
+    assert (len(received.items), received.parts, received.dropped) == (1, (), {why: 1})
+
+
+def test_part_of_unknown_compression():
+    assert opened_items(item(b"half", part=part(), compression=7)).dropped == {"item_compression": 1}
 
 
 @settings(max_examples=300, deadline=None)

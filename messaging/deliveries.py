@@ -1,0 +1,66 @@
+"""Messages that are sent, from state to state, and the events that tell of it. Part of the caller's transaction.
+
+A move names the states it may come from, so that a repeated step changes nothing and tells nothing.
+"""
+
+import json
+from datetime import datetime
+
+from messaging import events
+from messaging.models import TRANSITIONS, Event, Message, State
+
+
+def move(
+    messages: list[Message], state: State, now: datetime, *, cause: str = "", published: events.Published
+) -> None:
+    """Moves those messages that are where they may come from, and tells of them. Their fee_msat, cost_msat, alone,
+    attempts and (when retrying) next_try_at are stored as they are."""
+    alike: dict[tuple, list[Message]] = {}
+    for message in messages:
+        next_try_at = message.next_try_at if state == State.RETRYING else None
+        key = (message.fee_msat, message.cost_msat, message.alone, message.attempts, next_try_at)
+        alike.setdefault(key, []).append(message)
+    moved: list[Message] = []
+    for (fee_msat, cost_msat, alone, attempts, next_try_at), group in alike.items():
+        keys = [message.pk for message in group]
+        count = Message.objects.filter(pk__in=keys, state__in=TRANSITIONS[state]).update(
+            state=state,
+            error=cause[:500],
+            fee_msat=fee_msat,
+            cost_msat=cost_msat,
+            alone=alone,
+            attempts=attempts,
+            next_try_at=next_try_at,
+            updated_at=now,
+        )
+        moved += group if count == len(group) else _moved_now(group, now)
+    events.append([_delivery(message, state, cause) for message in moved], published=published)
+
+
+def _moved_now(messages: list[Message], now: datetime) -> list[Message]:
+    """Those that this step moved; the others had been moved before."""
+    keys = [message.pk for message in messages]
+    moved = set(Message.objects.filter(pk__in=keys, updated_at=now).values_list("pk", flat=True))
+    return [message for message in messages if message.pk in moved]
+
+
+def _delivery(message: Message, state: State, cause: str) -> Event:
+    data = {
+        "state": state.value,
+        "service": message.service,
+        "pubkey": message.pubkey,
+        "attempts": message.attempts,
+        "parts": message.parts,
+        "amount": str(message.amount_msat // 1000),
+        "feeMsat": str(message.fee_msat),
+        "error": cause[:500],
+    }
+    if state == State.RETRYING:
+        data["nextTryAt"] = message.next_try_at.isoformat()
+    return Event(
+        message_id=message.message_id,
+        reply_to=message.reply_to,
+        data=json.dumps(data, separators=(",", ":")).encode(),
+        service_type="delivery",
+        amount_sat=message.amount_msat // 1000,
+    )

@@ -1,0 +1,53 @@
+"""The hop hints that peers gave with their messages, for the answers to them. Read when needed, a bounded number kept."""
+
+from collections import OrderedDict
+from functools import partial
+
+from lightning.hints import HopHint
+from messaging.database import Database
+from messaging.models import Peer
+
+MAX_KEPT = 10_000
+
+
+class HintBook:
+    """Use from one event loop; `learned` from any thread."""
+
+    def __init__(self, database: Database):
+        self._database = database
+        self._kept: OrderedDict[str, tuple[HopHint, ...]] = OrderedDict()
+
+    async def of(self, pubkey: str) -> tuple[HopHint, ...]:
+        """How this peer is reached, as it told last; nothing for most."""
+        if pubkey not in self._kept:
+            self._keep(pubkey, await self._database.read(partial(read, pubkey)))
+        return self._kept.get(pubkey, ())
+
+    def learned(self, pubkey: str) -> None:
+        """What is stored of this peer has changed."""
+        self._kept.pop(pubkey, None)
+
+    def _keep(self, pubkey: str, hints: tuple[HopHint, ...]) -> None:
+        self._kept[pubkey] = hints
+        if len(self._kept) > MAX_KEPT:
+            self._kept.popitem(last=False)
+
+
+def read(pubkey: str) -> tuple[HopHint, ...]:
+    stored = Peer.objects.filter(pubkey=pubkey).values_list("reply_hints", flat=True).first()
+    return tuple(HopHint(**{**hint, "node_id": bytes.fromhex(hint["node_id"])}) for hint in stored or ())
+
+
+def store(pubkey: str, hints: tuple[HopHint, ...]) -> bool:
+    """Part of the caller's transaction, in which the peer was touched. Whether they were new."""
+    rows = [
+        {
+            "node_id": hint.node_id.hex(),
+            "chan_id": hint.chan_id,
+            "fee_base_msat": hint.fee_base_msat,
+            "fee_ppm": hint.fee_ppm,
+            "cltv_delta": hint.cltv_delta,
+        }
+        for hint in hints
+    ]
+    return bool(Peer.objects.filter(pubkey=pubkey).exclude(reply_hints=rows).update(reply_hints=rows))
