@@ -64,6 +64,8 @@ class Walk:
         end = newest.last_index_offset
         mark = await self._database.read(partial(read_mark, self._pubkey))
         if mark is None:
+            if await self._database.read(InvoiceMark.objects.exists):
+                logger.warning("this lnd is not the one that this node has worked with; its older payments are no news")
             await self._database.write(partial(move_mark, self._pubkey, end))
             return end
         if mark > end:

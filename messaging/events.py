@@ -11,6 +11,7 @@ from functools import partial
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import transaction
+from django.db.models import Max, Min
 from django.utils import timezone
 
 from messaging.models import Event
@@ -35,6 +36,12 @@ def append(events: list[Event], *, published: Published) -> None:
 def last_seq() -> int:
     """The newest event's place in the log; 0 when there is none."""
     return Event.objects.order_by("-seq").values_list("seq", flat=True).first() or 0
+
+
+def kept() -> tuple[int, int]:
+    """The places in the log of the oldest and of the newest event that are kept; (0, 0) when there is none."""
+    ends = Event.objects.aggregate(oldest=Min("seq"), newest=Max("seq"))
+    return ends["oldest"] or 0, ends["newest"] or 0
 
 
 def read_after(seq: int, *, limit: int, services: Iterable[str] = ()) -> list[Event]:

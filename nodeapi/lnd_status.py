@@ -78,7 +78,7 @@ class LndStatus:
     async def refresh(self) -> None:
         """Asks lnd. Raises LndError, having noted the trouble."""
         try:
-            self.info = await self._client.get_info()
+            self._take(await self._client.get_info())
             channels = await self._client.list_channels()
         except LndError as error:
             if self.reachable:
@@ -91,6 +91,16 @@ class LndStatus:
         if not self.reachable:
             self.reachable = True
             self.on_return()
+
+    def _take(self, info: lightning_pb2.GetInfoResponse) -> None:
+        known = self.info.identity_pubkey
+        if known and info.identity_pubkey != known:
+            raise LndError(
+                Trouble.WRONG_NODE,
+                f"the lnd at {self._client.address} was {known} and is {info.identity_pubkey} now: start this node again, "
+                "with the lnd that it belongs to",
+            )
+        self.info = info
 
     def _count(self, channels: lightning_pb2.ListChannelsResponse) -> None:
         active = [channel for channel in channels.channels if channel.active]
@@ -116,8 +126,9 @@ class LndStatus:
             await asyncio.sleep(REFRESH_SECONDS)
             try:
                 await self.refresh()
-            except LndError:
-                continue
+            except LndError as error:
+                if error.trouble is Trouble.WRONG_NODE:
+                    raise
             except Exception:
                 logger.exception("lnd's status could not be read")
 

@@ -107,10 +107,9 @@ class Runtime:
             await working
         except asyncio.CancelledError:
             logger.info("IMPD stopped")
-        except LndError as error:
-            self._failure = StartError(str(error))
         except Exception as error:
-            self._failure = error
+            cause = only_cause(error)
+            self._failure = StartError(str(cause)) if isinstance(cause, LndError) else cause
 
     async def _work(self) -> None:
         config = self._config
@@ -147,6 +146,13 @@ class Runtime:
                 await server.stop(GRACE_SECONDS)
             await client.close()
             await database.close()
+
+
+def only_cause(error: BaseException) -> BaseException:
+    """What is inside of groups of one."""
+    while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
 
 
 async def _when_lnd_answers(step: Callable[[], Awaitable[None]]) -> None:

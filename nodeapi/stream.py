@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import cached_property, partial
+from uuid import UUID
 
 from channels.layers import get_channel_layer
 
@@ -24,6 +25,8 @@ logger = logging.getLogger(__name__)
 PAGE = 1_000
 MAX_QUEUED = 1_000
 REJOIN_SECONDS = 3_600
+# The service type of notices about the stream itself.
+NOTICE = "log"
 # Without a channel layer nobody wakes this hub.
 UNWOKEN_POLL_SECONDS = 0.1
 
@@ -56,6 +59,12 @@ class Frame:
         return codec.dump({"result": codec.json_from_message(self.message)}).decode()
 
 
+def notice(seq: int, text: str) -> Frame:
+    """What the stream says of itself: no event of the log, but in its place."""
+    data = codec.dump({"error": text})
+    return Frame(Event(seq=seq, message_id=UUID(int=0), data=data, service_type=NOTICE, amount_sat=0))
+
+
 class Subscription:
     """One subscriber's place in the log. Invariant: every matching event up to `position` was handed out, none twice."""
 
@@ -65,11 +74,15 @@ class Subscription:
         self._queue: deque[Frame] = deque()
         self._wake: asyncio.Future | None = None
         self._live = live
+        self._cursor_checked = live
         self.position = position
 
     def offer(self, frame: Frame) -> None:
         """A new event. A subscriber that lags behind goes on from the log."""
         if not self._live or (self._services and frame.event.service_type not in self._services):
+            return
+        # A cursor that another process gave out may be ahead of this one's hub.
+        if frame.seq <= self.position:
             return
         if len(self._queue) >= MAX_QUEUED:
             self._queue.clear()
@@ -102,7 +115,22 @@ class Subscription:
             for frame in await self.next():
                 yield frame
 
+    async def _check_cursor(self) -> list[Frame]:
+        """A notice, when the log does not go back, or not up, to the subscriber's cursor."""
+        self._cursor_checked = True
+        cursor = self.position
+        oldest, newest = await self._hub.kept()
+        if cursor > newest:
+            self.position = newest
+            return [notice(newest, f"the log ends at {newest}, before {cursor}: it is not the log that this cursor is from")]
+        if 0 < cursor < oldest - 1:
+            self.position = oldest - 1
+            return [notice(oldest - 1, f"events {cursor + 1} to {oldest - 1} are no longer kept")]
+        return []
+
     async def _from_log(self) -> list[Frame]:
+        if not self._cursor_checked and (frames := await self._check_cursor()):
+            return frames
         read_up_to = self._hub.last_seq
         frames = await self._hub.read(self.position, self._services)
         if frames:
@@ -140,6 +168,9 @@ class Hub:
     async def read(self, after: int, services: frozenset[str]) -> list[Frame]:
         found = await self._database.read(partial(events.read_after, after, limit=PAGE, services=services))
         return [Frame(event) for event in found]
+
+    async def kept(self) -> tuple[int, int]:
+        return await self._database.read(events.kept)
 
     async def start(self) -> None:
         """Must have ended before the first subscription: what is in the log now is not new."""

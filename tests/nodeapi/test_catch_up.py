@@ -49,6 +49,22 @@ def test_what_came_while_the_node_was_down_is_delivered_once(own_network, tmp_pa
             assert received_ids(bob) == sorted(ids)
 
 
+async def exchange(simulated: SimulatedNetwork) -> None:
+    """The same addresses and credentials, other nodes."""
+    await simulated.kill()
+    for file in simulated.directory.glob("simulator.sqlite3*"):
+        file.unlink()
+    await start_simulated(simulated)
+
+
+def test_another_lnd_at_the_same_address_ends_the_node(own_network, tmp_path):
+    """Its signatures and payments would be another's."""
+    with Node(own_network.nodes["alice"], tmp_path / "alice") as alice:
+        asyncio.run(exchange(own_network))
+        assert alice.process.wait(timeout=60) == 1
+        assert "start this node again" in alice.log
+
+
 def test_payments_from_before_the_first_start_are_no_news(own_network, tmp_path):
     with Node(own_network.nodes["alice"], tmp_path / "alice") as alice:
         bob = Node(own_network.nodes["bob"], tmp_path / "bob")

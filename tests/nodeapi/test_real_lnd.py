@@ -1,8 +1,10 @@
 """Whole nodes on real lnds: what the simulator stands for elsewhere is tried on the thing itself."""
 
 import asyncio
+import base64
 import dataclasses
 import json
+import os
 import threading
 from concurrent.futures import Future
 
@@ -37,7 +39,13 @@ def loop():
 
 @pytest.fixture(scope="module")
 def network(loop, tmp_path_factory):
-    real = RealNetwork(tmp_path_factory.mktemp("real"), ["alice", "bob", "mute"], without_keysend=["mute"])
+    real = RealNetwork(
+        tmp_path_factory.mktemp("real"),
+        ["alice", "bob", "mute", "carol"],
+        channels=[("alice", "bob"), ("bob", "mute"), ("bob", "carol")],
+        without_keysend=["mute"],
+        private=["carol"],
+    )
     loop.run(real.__aenter__())
     yield real
     loop.run(real.stop())
@@ -87,6 +95,36 @@ def test_node_that_takes_no_keysend(alice, network):
     stored = alice.get(f"/v1/message/{message_id}").json["message"]
     assert stored["state"] == "failed"
     assert "keysend" in stored["error"]
+
+
+def message_of(node: Node, message_id: str) -> dict:
+    return node.get(f"/v1/message/{message_id}").json["message"]
+
+
+@pytest.mark.parametrize("size", [900, 1_000, 1_100, 20_000])
+def test_message_of_any_length_arrives_as_estimated(alice, bob, size):
+    body = os.urandom(size)
+    estimate = alice.get(f"/v1/message/estimate?pubkey={bob.pubkey}&size={size}").json
+    with connect(f"ws://{bob.http}/v1/subscribe") as far:
+        message_id = send(alice, bob.pubkey, msg=base64.b64encode(body).decode())
+        assert base64.b64decode(until(far, message_id, "message")["data"]) == body
+    alice.wait_until(lambda: message_of(alice, message_id)["state"] == "settled")
+    sent = message_of(alice, message_id)
+    assert (sent["parts"], sent["feeMsat"], estimate["hops"]) == (estimate["parts"], estimate["feeMsat"], "1")
+
+
+@pytest.mark.parametrize("size", [5, 3_000])
+def test_node_with_a_private_channel_only_is_answered(alice, network, tmp_path, size):
+    with Node(network.nodes["carol"], tmp_path / "carol") as carol:
+        with connect(f"ws://{alice.http}/v1/subscribe") as stream:
+            question = send(carol, alice.pubkey)
+            until(stream, question, "message")
+        body = base64.b64encode(os.urandom(size)).decode()
+        with connect(f"ws://{carol.http}/v1/subscribe") as stream:
+            answer = send(alice, carol.pubkey, msg=body, replyToId=question)
+            assert until(stream, answer, "message")["data"] == body
+        alice.wait_until(lambda: message_of(alice, answer)["state"] == "settled")
+        assert int(message_of(alice, answer)["feeMsat"]) > 0
 
 
 def test_what_came_while_the_node_was_down(alice, bob):

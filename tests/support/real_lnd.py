@@ -110,7 +110,7 @@ class _Lnd:
 class RealNetwork:
     """`names` in a chain: each has a channel of 10,000,000 sat with the next, half of it on either side.
 
-    `channels` tells other pairs. Nodes in `without_keysend` take no keysend. `database` is "bbolt", lnd's own choice,
+    `channels` tells other pairs; those of nodes in `private` are not announced. Nodes in `without_keysend` take no keysend. `database` is "bbolt", lnd's own choice,
     or "sqlite", for which lnd must have been built (kvdb_sqlite). `lnd_arguments` go to every lnd.
     """
 
@@ -120,6 +120,7 @@ class RealNetwork:
         names: Sequence[str],
         *,
         channels: Sequence[tuple[str, str]] | None = None,
+        private: Collection[str] = (),
         without_keysend: Collection[str] = (),
         database: str = "bbolt",
         lnd_arguments: Sequence[str] = (),
@@ -128,6 +129,7 @@ class RealNetwork:
         self.names = list(names)
         self.nodes: dict[str, LndNode] = {}
         self._channels = list(zip(names, names[1:], strict=False)) if channels is None else list(channels)
+        self._private = set(private)
         self._without_keysend = set(without_keysend)
         self._lnd_arguments = [*DATABASES[database], *lnd_arguments]
         self._miner_key = PrivateKey()
@@ -297,6 +299,7 @@ class RealNetwork:
                     f"--local_amt={CHANNEL_SAT}",
                     f"--push_amt={CHANNEL_SAT // 2}",
                     "--sat_per_vbyte=2",
+                    *(["--private"] if self._private & {lnd.name, peer.name} else []),
                 )
             except NetworkError as error:
                 if "synced" in str(error) or "syncing" in str(error):
@@ -334,8 +337,9 @@ class RealNetwork:
         ids = set()
         for lnd in self._lnds.values():
             answer = await lnd.client.lightning.ListChannels(lightning_pb2.ListChannelsRequest())
-            ids |= {channel.chan_id for channel in answer.channels}
-        with_channels = [node.pubkey for name, node in self.nodes.items() if self._lnds[name].channel_peers]
+            ids |= {channel.chan_id for channel in answer.channels if not channel.private}
+        announced = self.nodes.keys() - self._private
+        with_channels = [self.nodes[name].pubkey for name in announced if self._lnds[name].channel_peers]
 
         async def knows_all(lnd: _Lnd) -> None:
             async def known() -> bool:
