@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from django.db import IntegrityError, OperationalError, transaction
+from django.db import IntegrityError, InterfaceError, InternalError, OperationalError, transaction
 
 from messaging import envelope, events, peers
 from messaging.database import Database, insert_new
@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING = 1_000
 DATABASE_RETRY_SECONDS = 2.0
+# InternalError: a PostgreSQL that takes no writes for now, such as a standby.
+DATABASE_IS_AWAY = (OperationalError, InterfaceError, InternalError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ class Inbox:
         while True:
             try:
                 return await self._database.write(partial(store_arrivals, arrivals, published=self._published))
-            except OperationalError as error:
+            except DATABASE_IS_AWAY as error:
                 # lnd has settled it and tells it only once on this stream: keep it until the database is well again.
                 logger.error("received messages could not be stored (%s); trying again", error)
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)
