@@ -4,8 +4,8 @@ A write is answered after its commit. All jobs that wait while a commit is under
 of a commit is paid once for many. A job is a function without arguments that uses the ORM; it may run a second time when
 a neighbour in its group fails, so it changes nothing but the database.
 
-A database server may go away. What is asked of it meanwhile fails at once, and the next job finds a new connection. Only
-a write whose commit was sent and not answered waits until the server is back and says what became of it.
+A database server may go away. What is asked of it meanwhile fails, and a job that finds its connection lost, but the server
+there, runs again. Only a write whose commit was sent and not answered waits until the server is back and says what became of it.
 """
 
 import asyncio
@@ -99,16 +99,17 @@ def _read(job: Callable[[], Result]) -> Result:
     try:
         return job()
     except Error:
-        _drop_lost_connection()
-        raise
+        if not _drop_lost_connection():
+            raise
+    return job()
 
 
-def _commit_group(group: list, doubts: list[Doubt]) -> list:
+def _commit_group(group: list, doubts: list[Doubt], *, again: bool = False) -> list:
     """(future, result, error) for each job, all committed together if all of them succeed, else each by itself. What the
     server has not answered is added to `doubts` instead."""
     if not group:
         return []
-    committing = None
+    committing, used = None, connection.connection
     try:
         with transaction.atomic():
             answers = [(future, job(), None) for job, future in group]
@@ -119,9 +120,14 @@ def _commit_group(group: list, doubts: list[Doubt]) -> list:
         if committing and isinstance(error, (OperationalError, InterfaceError)):
             doubts.append(Doubt(committing, answers, error))
             return []
-        if len(group) == 1 or away:
+        if away:
             return [(future, None, error) for _, future in group]
-        return [answer for entry in group for answer in _commit_group([entry], doubts)]
+        if len(group) > 1:
+            return [answer for entry in group for answer in _commit_group([entry], doubts)]
+        # Its connection was lost, perhaps long ago, and Django has made a new one: the server is there.
+        if connection.connection is not used and not again:
+            return _commit_group(group, doubts, again=True)
+        return [(group[0][1], None, error)]
 
 
 def _transaction_id() -> str | None:

@@ -48,7 +48,7 @@ class Reply:
 class Node:
     """One node beside `lnd` (anything with host, port, tls_cert_path, macaroon_path, pubkey). `extra` are sections of its
     configuration that replace the defaults; `environ` is added to its environment. Without `database_url` it gets a
-    database of its own."""
+    database of its own. `root` is where its code is."""
 
     lnd: object
     directory: Path
@@ -57,6 +57,7 @@ class Node:
     arguments: tuple[str, ...] = ()
     with_http: bool = True
     database_url: str = ""
+    root: Path = ROOT
 
     def __post_init__(self):
         self.grpc_port, self.http_port = free_port(), free_port()
@@ -110,7 +111,7 @@ class Node:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("IMPD_")}
         with open(self.log_path, "a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "manage.py"), "runimpd", "--config", str(self.config_path), *self.arguments],
+                [sys.executable, str(self.root / "manage.py"), "runimpd", "--config", str(self.config_path), *self.arguments],
                 cwd=self.directory,
                 env=environ | self.environ,
                 stdout=log,
