@@ -109,8 +109,8 @@ class Events(Section):
 
 
 class Database(Section):
-    """Where all is stored: an SQLite file, or the PostgreSQL database that libpq finds by these parameters (by their names
-    in libpq, the password among them). One of the two is None. `secret_key_path` is of Django's secret key."""
+    """Where all is stored: an SQLite file, or a PostgreSQL database by libpq's parameters, the password among them. One
+    of the two is None. `secret_key_path` is of Django's secret key."""
 
     sqlite_path: Path | None
     postgres: Secret[dict[str, str]] | None

@@ -1,4 +1,4 @@
-"""Django's settings for the node's database, of either kind. What was answered with an id survives a power cut in both."""
+"""Django's settings for either kind of database. What was answered with an id survives a power cut in both."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -20,7 +20,7 @@ def sqlite_settings(name: str) -> dict[str, Any]:
 
 
 def postgres_settings(parameters: Mapping[str, str]) -> dict[str, Any]:
-    """From libpq's parameters. The server's synchronous_commit stays as it is; a node refuses to start where it is off."""
+    """From libpq's parameters. synchronous_commit stays the server's; a node refuses to start where it is off."""
     named = {django: parameters[libpq] for libpq, django in _DJANGO_NAMES.items() if libpq in parameters}
     options = {name: value for name, value in parameters.items() if name not in _DJANGO_NAMES}
     return {"ENGINE": "django.db.backends.postgresql", **named, "OPTIONS": options}

@@ -4,8 +4,9 @@ A write is answered after its commit. All jobs that wait while a commit is under
 of a commit is paid once for many. A job is a function without arguments that uses the ORM; it may run a second time when
 a neighbour in its group fails, so it changes nothing but the database.
 
-A database server may go away. What is asked of it meanwhile fails, and a job that finds its connection lost, but the server
-there, runs again. Only a write whose commit was sent and not answered waits until the server is back and says what became of it.
+A database server may go away. What is asked of it meanwhile fails; a job that finds its connection lost, but the server
+there, runs again. Only a write whose commit was sent and not answered waits until the server is back and says what
+became of it.
 """
 
 import asyncio
@@ -36,8 +37,8 @@ def insert_new(model: type[models.Model], rows: list[models.Model]) -> None:
 
 @dataclass(frozen=True)
 class Doubt:
-    """A group whose commit was sent when the server went away: its transaction's id there, and the answers and the error
-    that its callers get when it was, or was not, committed."""
+    """A group whose commit was sent when the server went away: its transaction's id there, and what its callers get:
+    `answers` if it was committed, `error` if not."""
 
     transaction: str
     answers: list
@@ -45,7 +46,7 @@ class Doubt:
 
 
 class Database:
-    """Use from one event loop. `write` and `read` raise what their job raised; django.db.Error when the database is away."""
+    """Use from one event loop. `write` and `read` raise what their job raised: django.db.Error if the database is away."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -105,8 +106,8 @@ def _read(job: Callable[[], Result]) -> Result:
 
 
 def _commit_group(group: list, doubts: list[Doubt], *, again: bool = False) -> list:
-    """(future, result, error) for each job, all committed together if all of them succeed, else each by itself. What the
-    server has not answered is added to `doubts` instead."""
+    """(future, result, error) for each job, all committed together if all of them succeed, else each by itself. A
+    group whose commit the server has not answered is added to `doubts` instead."""
     if not group:
         return []
     committing, used = None, connection.connection

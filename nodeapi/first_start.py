@@ -1,5 +1,4 @@
-"""The database as the node needs it at its start: migrated, copied before that where it is a file, and with a first admin
-account."""
+"""The database as the node needs it at its start: migrated (where it is a file, copied before), with a first admin."""
 
 import logging
 

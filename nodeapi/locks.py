@@ -8,6 +8,7 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 
 import psycopg
@@ -47,18 +48,19 @@ class FileLock:
 
     def __enter__(self) -> "FileLock":
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._path, "a+")
+        self._file = open(self._path, "a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             self._file.seek(0)
-            holder = self._file.read().strip() or "unknown"
+            holder = self._file.read().decode(errors="replace").strip() or "unknown"
             raise StartError(
                 f"another runimpd (process {holder}) runs on this database; stop it first ({self._path} is locked)"
             ) from None
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
+        # The process is named for people only: on a full disk the lock holds without it.
+        with suppress(OSError):
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()).encode())
         return self
 
     def __exit__(self, *_) -> None:
@@ -82,7 +84,7 @@ class ServerLock:
             self._take()
         except psycopg.Error as error:
             raise StartError(
-                f"database.url: the PostgreSQL database cannot be used ({error}); correct the address or start the server"
+                f"database.url: the PostgreSQL database cannot be used ({error}); correct the address, start the server"
             ) from None
         return self
 
@@ -140,6 +142,6 @@ class ServerLock:
 def _refuse_lossy(connection: psycopg.Connection) -> None:
     if connection.execute("SHOW synchronous_commit").fetchone()[0] == "off":
         raise StartError(
-            "database.url: synchronous_commit is off on this PostgreSQL server, so that a power cut would lose messages "
-            "that were accepted; set it on (ALTER ROLE … SET synchronous_commit = on)"
+            "database.url: synchronous_commit is off on this PostgreSQL server: a power cut would lose what was accepted; "
+            "set it on (ALTER ROLE … SET synchronous_commit = on)"
         )

@@ -10,7 +10,7 @@ from nodeapi.errors import StartError
 
 
 def copy_before_migration(database: Path, migration: str) -> Path:
-    """The path of a whole copy beside the database, readable by the node's user alone, that says in its name before which
+    """The path of a whole copy beside the database, readable by the node's user alone, whose name says before which
     migration and when it was made. StartError when it cannot be made; nothing is left of it then."""
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     copy = database.with_name(f"{database.name}.{now}.before-{migration}")
@@ -26,8 +26,8 @@ def copy_before_migration(database: Path, migration: str) -> Path:
     except (OSError, sqlite3.Error) as error:
         megabytes = database.stat().st_size // 2**20 + 1
         raise StartError(
-            f"the database has to be migrated and cannot be copied to {copy} first ({error}); it is as it was: make room "
-            f"for {megabytes} MB there and start again"
+            f"the database has to be migrated and cannot be copied to {copy} first ({error}); it is as it was: "
+            f"make room for {megabytes} MB there and start again"
         ) from None
     return copy
 

@@ -6,8 +6,9 @@ need() {
     shift
     "$@" >/dev/null 2>&1 && return 0
     say "Installing $package …"
-    { $as_root apt-get update -qq && $as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends "$package"; } >/dev/null 2>&1 &&
-        "$@" >/dev/null 2>&1 && return 0
+    apt_get="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq"
+    { $apt_get update && $apt_get install -y --no-install-recommends "$package"; } >/dev/null 2>&1 || true
+    "$@" >/dev/null 2>&1 && return 0
     say "The tests need $package, which could not be installed here: apt install $package"
     exit 1
 }
@@ -21,7 +22,8 @@ refuse_packaged_cluster() {
 
 # Debian keeps PostgreSQL's programs out of PATH.
 find_postgres() {
-    for directory in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV) $(dirname "$(command -v initdb)" 2>/dev/null); do
+    in_path=$(command -v initdb || true)
+    for directory in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV) "${in_path%/initdb}"; do
         [ -x "$directory/initdb" ] && [ -x "$directory/postgres" ] && postgres_bin=$directory && return 0
     done
     return 1

@@ -1,4 +1,4 @@
-"""A node whose files cannot grow, as on a full disk: it refuses what it cannot store, reads, loses nothing, goes on later."""
+"""A node whose files cannot grow, as on a full disk: it refuses what it cannot store, reads, and loses nothing."""
 
 import asyncio
 import resource

@@ -1,5 +1,5 @@
-"""A node that starts on an older database keeps a copy of it, then migrates. A migration that only these tests know stands
-for whatever the newest one is: it is put beside the others in a copy of the project, as an update of the node would."""
+"""A node that starts on an older database keeps a copy of it, then migrates. A migration that only these tests know is
+put beside the others in a copy of the project, as an update of the node would do it."""
 
 import os
 import resource

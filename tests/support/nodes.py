@@ -111,7 +111,7 @@ class Node:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("IMPD_")}
         with open(self.log_path, "a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(self.root / "manage.py"), "runimpd", "--config", str(self.config_path), *self.arguments],
+                [sys.executable, str(self.root / "manage.py"), "runimpd", "--config", self.config_path, *self.arguments],
                 cwd=self.directory,
                 env=environ | self.environ,
                 stdout=log,
