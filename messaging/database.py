@@ -126,7 +126,7 @@ def _commit_group(group: list, doubts: list[Doubt], *, again: bool = False) -> l
         if len(group) > 1:
             return [answer for entry in group for answer in _commit_group([entry], doubts)]
         # Its connection was lost, perhaps long ago, and Django has made a new one: the server is there.
-        if connection.connection is not used and not again:
+        if used is not None and connection.connection is not used and not again:
             return _commit_group(group, doubts, again=True)
         return [(group[0][1], None, error)]
 
