@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import Secret, ValidationError
 
 from impervious_site import config_values as values
 from impervious_site.config_models import (
@@ -163,10 +163,18 @@ class _Loader:
         return Config.model_construct(
             path=path, simulated=simulated, server=server, admin=sections["sqlite3"], services=services, lnd=lnd,
             lightning=sections["lightning"], federate=sections["federate"], vpn=vpn, socket=sections["socket"],
-            database=Database(sqlite_path=sections["database"].url or self.directory / DATABASE_NAME),
+            database=self._database(sections["database"].url, path),
             redis_url=sections["redis"].url, message=message, events=sections["events"],
             warnings=tuple(self.findings.warnings),
         )  # fmt: skip
+
+    def _database(self, url: Any, path: Path | None) -> Database:
+        default = self.directory / DATABASE_NAME
+        if isinstance(url, Secret):
+            beside = path or default
+            return Database(sqlite_path=None, postgres=url, secret_key_path=beside.with_suffix(".secret_key"))
+        file = url or default
+        return Database(sqlite_path=file, postgres=None, secret_key_path=file.with_suffix(".secret_key"))
 
     def _refuse_unavailable(self) -> None:
         for key in sorted(NOT_AVAILABLE & self.flat.keys()):

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, SecretStr
+from pydantic import BaseModel, ConfigDict, Field, PlainValidator, Secret, SecretStr
 
 from impervious_site import config_values as values
 from impervious_site.config_values import Address, is_unset
@@ -117,7 +117,12 @@ class Events(Section):
 
 
 class Database(Section):
-    sqlite_path: Path
+    """Where all is stored: an SQLite file, or a PostgreSQL database by libpq's parameters, the password among them. One
+    of the two is None. `secret_key_path` is of Django's secret key."""
+
+    sqlite_path: Path | None
+    postgres: Secret[dict[str, str]] | None
+    secret_key_path: Path
 
 
 def _parse_service_type(value: Any) -> str:
@@ -187,7 +192,7 @@ class LndNode(Section):
 
 
 class DatabaseUrl(Section):
-    url: values.SqlitePath | None = None
+    url: values.DatabaseUrl | None = None
 
 
 class RedisUrl(Section):

@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import PlainValidator, SecretStr, ValidationInfo
+import psycopg
+from psycopg.conninfo import conninfo_to_dict
+from pydantic import PlainValidator, Secret as SecretOf, SecretStr, ValidationInfo
 
 SCOPES = ("read", "send", "pay", "admin")
 API_KEY_PATTERN = re.compile(r"[A-Za-z0-9._~-]{20,}")
@@ -25,6 +27,11 @@ _HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([
 _PLACEHOLDER = re.compile(r"/path/to\b.*|<.*>|your_.*|.*(…|\.\.\.)|(server_)?(ip|port|pub_?key)", re.IGNORECASE)
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+# A server that has vanished without a word is given up within half a minute (seconds, but tcp_user_timeout in ms).
+_POSTGRES_DEFAULTS = {
+    "connect_timeout": "10", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3",
+    "tcp_user_timeout": "20000", "application_name": "impervious",
+}  # fmt: skip
 
 
 class Address(NamedTuple):
@@ -288,18 +295,40 @@ def is_wireguard_key(text: str) -> bool:
         return False
 
 
-def parse_sqlite_path(value: Any, info: ValidationInfo) -> Path:
-    """sqlite:///name is relative to the configuration file, sqlite:////name is absolute."""
+def parse_database_url(value: Any, info: ValidationInfo) -> Path | SecretOf[dict[str, str]]:
+    """The path of an SQLite file, or libpq's parameters for a PostgreSQL database, the password among them."""
     text = parse_secret(value).get_secret_value().strip()
-    right = "must be sqlite:///file.sqlite3 or sqlite:////directory/file.sqlite3"
     if re.match(r"postgres(ql)?(\+\w+)?:", text):
-        raise ValueError(f"PostgreSQL is not available in this version; {right}")
+        return SecretOf(parse_postgres_url(text))
+    return parse_sqlite_path(text, info.context)
+
+
+def parse_postgres_url(text: str) -> dict[str, str]:
+    """libpq's parameters by their names, with defaults that end the wait for a server that has vanished."""
+    try:
+        parameters = conninfo_to_dict(text)
+    except (psycopg.Error, ValueError):
+        parameters = {}
+    ports = parameters.get("port", "").split(",")
+    # An @ in the host is the end of a password that was not written in percent codes: it must not get into a message.
+    usable = "@" not in parameters.get("host", "") and all(re.fullmatch("[0-9]{0,5}", port) for port in ports)
+    if not text.startswith(("postgresql://", "postgres://")) or not parameters.get("dbname") or not usable:
+        raise ValueError(
+            "is no address of a PostgreSQL database; must be postgresql://user:password@host:port/name with percent "
+            "codes for special characters (%40 for @), and ?host=/directory for a socket"
+        )
+    return _POSTGRES_DEFAULTS | parameters
+
+
+def parse_sqlite_path(text: str, directory: Path) -> Path:
+    """sqlite:///name is relative to directory, sqlite:////name is absolute."""
+    right = "must be sqlite:///file.sqlite3, sqlite:////directory/file.sqlite3 or postgresql://user:password@host/name"
     name = text.removeprefix("sqlite:///")
     if name == text or name in ("", "/") or "?" in name or "\0" in name or name == ":memory:":
         raise ValueError(f"is no address of an SQLite file; {right}")
     refuse_placeholder(name, "the path of the database file")
     try:
-        path = info.context / Path(name).expanduser()
+        path = directory / Path(name).expanduser()
         has_parent, is_directory = path.parent.is_dir(), path.is_dir()
     except (OSError, RuntimeError, ValueError):
         raise ValueError(f"{shown(name)} is no usable file name; {right}") from None
@@ -402,7 +431,7 @@ PubKey = Annotated[str, PlainValidator(parse_pub_key)]
 RedisUrl = Annotated[SecretStr, PlainValidator(parse_redis_url)]
 MessageEncoding = Annotated[str, PlainValidator(parse_message_encoding)]
 Scopes = Annotated[frozenset[str], PlainValidator(parse_scopes)]
-SqlitePath = Annotated[Path, PlainValidator(parse_sqlite_path)]
+DatabaseUrl = Annotated[Path | SecretOf[dict[str, str]], PlainValidator(parse_database_url)]
 CertificateFile = Annotated[bytes, PlainValidator(read_certificate)]
 CertificateHex = Annotated[bytes, PlainValidator(lambda value: checked_pem(parse_hex(value)))]
 MacaroonFile = Annotated[SecretStr, PlainValidator(read_macaroon)]

@@ -12,6 +12,11 @@ def read_or_make(path: Path) -> str:
     except FileExistsError:
         return path.read_text()
     key = secrets.token_urlsafe(50)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key)
+    try:
+        with os.fdopen(descriptor, "w") as file:
+            file.write(key)
+    except OSError:
+        # Half a key, on a full disk, would be taken for one at the next start.
+        path.unlink()
+        raise
     return key

@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from impervious_site.config import PLACES, Config, find_config, load_config
+from impervious_site.databases import postgres_settings, sqlite_settings
 from impervious_site.secret_key import read_or_make
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -56,20 +57,12 @@ TEMPLATES = [
 ROOT_URLCONF = "impervious_site.urls"
 ASGI_APPLICATION = "impervious_site.asgi.application"
 
-DATABASES = {
-    "default": {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": str(IMPD.database.sqlite_path) if IMPD else ":memory:",
-        "OPTIONS": {
-            "timeout": 20,
-            "transaction_mode": "IMMEDIATE",
-            # What was answered with an id survives a power cut: FULL waits for the disk at each (grouped) commit.
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-8000;",
-        },
-        # The node's threads keep their connections; under ASGI a longer CONN_MAX_AGE leaks those of admin requests.
-        "CONN_MAX_AGE": 0,
-    }
-}
+if IMPD and IMPD.database.postgres:
+    _database = postgres_settings(IMPD.database.postgres.get_secret_value())
+else:
+    _database = sqlite_settings(str(IMPD.database.sqlite_path) if IMPD else ":memory:")
+# The node's threads keep their connections; under ASGI a longer CONN_MAX_AGE leaks those of admin requests.
+DATABASES = {"default": _database | {"CONN_MAX_AGE": 0}}
 
 if IMPD and IMPD.redis_url:
     CHANNEL_LAYERS = {
@@ -91,7 +84,7 @@ REST_FRAMEWORK = {
 }
 
 DEBUG = False
-SECRET_KEY = read_or_make(IMPD.database.sqlite_path.with_suffix(".secret_key")) if IMPD else "no node, no sessions"
+SECRET_KEY = read_or_make(IMPD.database.secret_key_path) if IMPD else "no node, no sessions"
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = []
 if IMPD:

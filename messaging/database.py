@@ -3,6 +3,10 @@
 A write is answered after its commit. All jobs that wait while a commit is under way share the next one, so that the price
 of a commit is paid once for many. A job is a function without arguments that uses the ORM; it may run a second time when
 a neighbour in its group fails, so it changes nothing but the database.
+
+A database server may go away. What is asked of it meanwhile fails; a job that finds its connection lost, but the server
+there, runs again. Only a write whose commit was sent and not answered waits until the server is back and says what
+became of it.
 """
 
 import asyncio
@@ -11,14 +15,16 @@ import queue
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from typing import TypeVar
 
-from django.db import connection, models, transaction
+from django.db import DataError, Error, InterfaceError, OperationalError, connection, models, transaction
 
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
 MAX_GROUP = 512
+DOUBT_SECONDS = 0.5
 
 
 def insert_new(model: type[models.Model], rows: list[models.Model]) -> None:
@@ -29,8 +35,18 @@ def insert_new(model: type[models.Model], rows: list[models.Model]) -> None:
     model.objects.bulk_create(rows)
 
 
+@dataclass(frozen=True)
+class Doubt:
+    """A group whose commit was sent when the server went away: its transaction's id there, and what its callers get:
+    `answers` if it was committed, `error` if not."""
+
+    transaction: str
+    answers: list
+    error: Exception
+
+
 class Database:
-    """Use from one event loop. `write` and `read` raise what their job raised."""
+    """Use from one event loop. `write` and `read` raise what their job raised: django.db.Error if the database is away."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -46,7 +62,7 @@ class Database:
         return await future
 
     async def read(self, job: Callable[[], Result]) -> Result:
-        return await self._loop.run_in_executor(self._reader, job)
+        return await self._loop.run_in_executor(self._reader, _read, job)
 
     async def close(self) -> None:
         """Ends after all that was handed in is committed."""
@@ -57,25 +73,110 @@ class Database:
 
     def _run_writer(self) -> None:
         ended = False
+        doubts: list[Doubt] = []
         while not ended:
-            group = [self._jobs.get()]
-            while len(group) < MAX_GROUP and not self._jobs.empty():
-                group.append(self._jobs.get_nowait())
+            group = self._next_group(DOUBT_SECONDS if doubts else None)
             ended = None in group
-            answers = _commit_group([entry for entry in group if entry is not None])
+            # Before anything new: the server gives the id of a transaction that it lost to another one.
+            answers, doubts = _resolve(doubts)
+            answers += _commit_group([entry for entry in group if entry is not None], doubts)
+            if ended:
+                answers += [answer for doubt in doubts for answer in _failed(doubt)]
             self._loop.call_soon_threadsafe(_answer, answers)
         connection.close()
 
+    def _next_group(self, seconds: float | None) -> list:
+        """What waits, or comes within so many seconds."""
+        try:
+            group = [self._jobs.get(timeout=seconds)]
+        except queue.Empty:
+            return []
+        while len(group) < MAX_GROUP and not self._jobs.empty():
+            group.append(self._jobs.get_nowait())
+        return group
 
-def _commit_group(group: list) -> list:
-    """(future, result, error) for each job, all committed together if all of them succeed, else each by itself."""
+
+def _read(job: Callable[[], Result]) -> Result:
+    try:
+        return job()
+    except Error:
+        if not _drop_lost_connection():
+            raise
+    return job()
+
+
+def _commit_group(group: list, doubts: list[Doubt], *, again: bool = False) -> list:
+    """(future, result, error) for each job, all committed together if all of them succeed, else each by itself. A
+    group whose commit the server has not answered is added to `doubts` instead."""
+    if not group:
+        return []
+    committing, used = None, connection.connection
     try:
         with transaction.atomic():
-            return [(future, job(), None) for job, future in group]
+            answers = [(future, job(), None) for job, future in group]
+            committing = _transaction_id()
+        return answers
     except Exception as error:
-        if len(group) == 1:
-            return [(group[0][1], None, error)]
-        return [answer for entry in group for answer in _commit_group([entry])]
+        away = isinstance(error, Error) and _drop_lost_connection()
+        if committing and isinstance(error, (OperationalError, InterfaceError)):
+            doubts.append(Doubt(committing, answers, error))
+            return []
+        if away:
+            return [(future, None, error) for _, future in group]
+        if len(group) > 1:
+            return [answer for entry in group for answer in _commit_group([entry], doubts)]
+        # Its connection was lost, perhaps long ago, and Django has made a new one: the server is there.
+        if used is not None and connection.connection is not used and not again:
+            return _commit_group(group, doubts, again=True)
+        return [(group[0][1], None, error)]
+
+
+def _transaction_id() -> str | None:
+    """Under which id the server can be asked what became of this transaction; None where that is never in doubt."""
+    if connection.vendor != "postgresql":
+        return None
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_current_xact_id_if_assigned()::text")
+        return cursor.fetchone()[0]
+
+
+def _resolve(doubts: list[Doubt]) -> tuple[list, list[Doubt]]:
+    """The answers of those whose end the server tells, and the others."""
+    answers, left = [], []
+    for doubt in doubts:
+        committed = _was_committed(doubt.transaction)
+        if committed is None:
+            left.append(doubt)
+        else:
+            answers += doubt.answers if committed else _failed(doubt)
+    return answers, left
+
+
+def _was_committed(transaction_id: str) -> bool | None:
+    """None while the server does not tell."""
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("SELECT pg_xact_status(%s::xid8)", [transaction_id])
+            status = cursor.fetchone()[0]
+    except DataError:
+        # An id of the future: a crash of the server took the whole transaction with it.
+        return False
+    except Error:
+        _drop_lost_connection()
+        return None
+    return None if status == "in progress" else status == "committed"
+
+
+def _failed(doubt: Doubt) -> list:
+    return [(future, None, doubt.error) for future, _, _ in doubt.answers]
+
+
+def _drop_lost_connection() -> bool:
+    """Whether this thread's connection is lost; the next job makes a new one then."""
+    if connection.connection is not None and connection.is_usable():
+        return False
+    connection.close()
+    return True
 
 
 def _answer(answers: list) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from functools import partial
 from uuid import NAMESPACE_OID, UUID, uuid5
 
-from django.db import IntegrityError, OperationalError, transaction
+from django.db import IntegrityError, InterfaceError, InternalError, OperationalError, transaction
 
 from lightning.hints import HopHint
 from messaging import envelope, events, hints, peers
@@ -28,6 +28,8 @@ logger = logging.getLogger(__name__)
 
 MAX_PENDING = 1_000
 DATABASE_RETRY_SECONDS = 2.0
+# InternalError: a PostgreSQL that takes no writes for now, such as a standby.
+DATABASE_IS_AWAY = (OperationalError, InterfaceError, InternalError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +115,7 @@ class Inbox:
         while True:
             try:
                 return self._note(await self._database.write(self._storing(arrivals)))
-            except OperationalError as error:
+            except DATABASE_IS_AWAY as error:
                 # lnd has settled it and tells it only once on this stream: keep it until the database is well again.
                 logger.error("received messages could not be stored (%s); trying again", error)
                 await asyncio.sleep(DATABASE_RETRY_SECONDS)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import grpc
-from django.db import DatabaseError
+from django.db import Error as DatabaseError
 from google.protobuf.message import Message
 
 from messaging.database import Database
@@ -54,7 +54,10 @@ class Doors:
             ) from None
         except DatabaseError as error:
             logger.error("database: %s", error)
-            raise ApiError(grpc.StatusCode.UNAVAILABLE, "the database does not answer now; try again") from None
+            raise ApiError(
+                grpc.StatusCode.UNAVAILABLE,
+                "the database cannot do this now, it may be away or its disk full (the node's log tells); try again",
+            ) from None
         except Exception:
             logger.exception("%s failed", operation.rpc_path)
             raise ApiError(grpc.StatusCode.INTERNAL, "internal error; the node's log tells more") from None

@@ -1,4 +1,4 @@
-"""One error for all doors, and its place in HTTP as grpc-gateway defines it."""
+"""One error for all doors, and its place in HTTP as grpc-gateway defines it; one for what ends the node."""
 
 import grpc
 
@@ -37,6 +37,10 @@ class ApiError(Exception):
 
     def as_json(self) -> dict:
         return {"code": self.code.value[0], "message": self.message, "details": []}
+
+
+class StartError(Exception):
+    """The node cannot start, or go on; `str()` says why and what to do."""
 
 
 def invalid(field: str, text: str) -> ApiError:

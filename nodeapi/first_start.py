@@ -1,4 +1,4 @@
-"""The database as the node needs it at its start: migrated, and with a first admin account."""
+"""The database as the node needs it at its start: migrated (where it is a file, copied before), with a first admin."""
 
 import logging
 
@@ -7,17 +7,30 @@ from django.core.management import call_command
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from nodeapi.safety_copy import copy_before_migration
+
 logger = logging.getLogger(__name__)
 
 
 def prepare_database(config) -> None:
-    """Blocks; runs before the event loop."""
+    """Blocks; runs before the event loop. StartError when an older database cannot be copied before its migration."""
     executor = MigrationExecutor(connection)
-    if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+    pending = [migration for migration, _ in executor.migration_plan(executor.loader.graph.leaf_nodes())]
+    if pending:
+        if executor.loader.applied_migrations:
+            _keep_what_was(config.database.sqlite_path, pending[0])
         call_command("migrate", interactive=False, verbosity=0)
         logger.info("database migrated")
     _make_first_admin(config.admin)
     connection.close()
+
+
+def _keep_what_was(path, migration) -> None:
+    if path is None:
+        logger.warning("the PostgreSQL database is migrated now; a copy of what it was is yours to make (pg_dump)")
+        return
+    copy = copy_before_migration(path, f"{migration.app_label}.{migration.name}")
+    logger.info("the database is migrated now; what it was is kept in %s", copy)
 
 
 def _make_first_admin(admin) -> None:

@@ -70,9 +70,9 @@ async def _subscribe(self, request, context) -> AsyncIterator[websocket_pb2.Subs
     try:
         refuse_undecodable(request, websocket_pb2.SubscribeRequest)
         require(self.doors.keys.authenticate(metadata_of(context)), SCOPE)
+        subscription = subscribe(self.doors, request)
     except ApiError as error:
         await context.abort(error.code, error.message)
-    subscription = subscribe(self.doors, request)
     try:
         # The subscription is live before the client is told that it is.
         await context.send_initial_metadata(())

@@ -1,15 +1,12 @@
 """Starts and stops the parts of the node in their order: the runimpd process, and the API of a daphne beside it."""
 
 import asyncio
-import fcntl
 import gc
 import logging
-import os
 import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 
 import daphne.server
 from channels.routing import get_default_application
@@ -18,7 +15,9 @@ from lightning.client import LndError
 from messaging.database import Database
 from nodeapi import assembly, rpc
 from nodeapi.entry import api_entry
+from nodeapi.errors import StartError
 from nodeapi.lnd_status import LndStatus
+from nodeapi.locks import lock_of
 from nodeapi.web import ApiApplication
 
 logger = logging.getLogger(__name__)
@@ -29,10 +28,6 @@ _background: set[asyncio.Task] = set()
 GRACE_SECONDS = 1.0
 AWAY_SECONDS = 2.0
 SWITCH_SECONDS = 0.0005
-
-
-class StartError(Exception):
-    """The node cannot start; `str()` says why and what to do."""
 
 
 class Runtime:
@@ -52,13 +47,14 @@ class Runtime:
         self._version = version
         self._with_http = with_http and config.server.enabled
         self._on_started = on_started
+        self._lock = lock_of(config.database)
         self._failure: BaseException | None = None
         self._stop = asyncio.Event()
 
     def run(self) -> None:
         # The database threads hand over to the event loop many times a second: the default of 5 ms would be felt.
         sys.setswitchinterval(SWITCH_SECONDS)
-        with DatabaseLock(self._config.database.sqlite_path):
+        with self._lock:
             self._check_ports()
             self._before()
             if self._with_http:
@@ -100,9 +96,12 @@ class Runtime:
             loop.add_signal_handler(number, self._stop.set)
         working = loop.create_task(self._work())
         stopping = loop.create_task(self._stop.wait())
-        await asyncio.wait({working, stopping}, return_when=asyncio.FIRST_COMPLETED)
-        stopping.cancel()
-        working.cancel()
+        watching = loop.create_task(self._lock.watch())
+        await asyncio.wait({working, stopping, watching}, return_when=asyncio.FIRST_COMPLETED)
+        if watching.done():
+            self._failure = watching.exception()
+        for task in (working, stopping, watching):
+            task.cancel()
         try:
             await working
         except asyncio.CancelledError:
@@ -165,31 +164,6 @@ async def _when_lnd_answers(step: Callable[[], Awaitable[None]]) -> None:
                 raise
             logger.warning("%s; waiting for it", error)
             await asyncio.sleep(AWAY_SECONDS)
-
-
-class DatabaseLock:
-    """Holds the lock of a database's engine: a file beside it, which the system frees when the process ends."""
-
-    def __init__(self, database: Path):
-        self._path = database.with_name(database.name + ".lock")
-
-    def __enter__(self):
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = open(self._path, "a+")
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._file.seek(0)
-            holder = self._file.read().strip() or "unknown"
-            raise StartError(
-                f"another runimpd (process {holder}) runs on this database; stop it first ({self._path} is locked)"
-            ) from None
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
-
-    def __exit__(self, *_):
-        self._file.close()
 
 
 def check_free(key: str, address) -> None:

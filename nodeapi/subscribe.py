@@ -23,6 +23,9 @@ MAX_ACK_WINDOW = 1_000
 
 
 def subscribe(doors: Doors, request: websocket_pb2.SubscribeRequest) -> Subscription:
+    """ApiError when a field is wrong."""
+    if any("\0" in service for service in request.services):
+        raise invalid("service", "must not contain the character NUL")
     after = request.after if request.HasField("after") else None
     return doors.hub.subscribe(after=after, services=frozenset(request.services))
 
@@ -64,12 +67,12 @@ class StreamConsumer(AsyncWebsocketConsumer):
             headers, subprotocol = bearer_from_subprotocol(headers, self.scope["subprotocols"])
             require(self._doors.keys.authenticate(headers), SCOPE)
             request, window = request_from_query(self.scope["query_string"])
+            self._subscription = subscribe(self._doors, request)
         except ApiError as error:
             logger.info("websocket refused: %s", error.message)
             await self.close()
             return
         self._window = Window(window) if window else None
-        self._subscription = subscribe(self._doors, request)
         await self.accept(subprotocol)
         self._sender = asyncio.get_running_loop().create_task(self._send_forever())
 

@@ -10,6 +10,7 @@ import pytest
 
 from lightning.simulator.control import SimulatorControl
 from lightning.simulator.process import SimulatedNetwork
+from tests.support.databases import drop_databases
 from tests.support.nodes import Node
 
 NAMES = ["alice", "bob", "carol"]
@@ -42,6 +43,12 @@ class Network:
 async def start_simulated(simulated: SimulatedNetwork) -> None:
     await simulated.start()
     await simulated.control.close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def databases() -> Iterator[None]:
+    yield
+    drop_databases()
 
 
 @pytest.fixture(scope="session")

@@ -1,31 +1,97 @@
 # Sourced by ./impervious test: installs and starts what the tests need beside Python, on free ports, and stops it at the end.
 
-find_redis() {
-    command -v redis-server >/dev/null 2>&1 && return 0
-    say "Installing redis-server …"
-    as_root=""
-    [ "$(id -u)" = 0 ] || as_root="sudo -n"
-    { $as_root apt-get update -qq && DEBIAN_FRONTEND=noninteractive $as_root apt-get install -y -qq --no-install-recommends redis-server; } >/dev/null 2>&1 &&
-        command -v redis-server >/dev/null 2>&1 && return 0
-    say "The tests need redis-server, which could not be installed here: apt install redis-server"
+# $1: a package of apt; the rest: a command that succeeds once it is there.
+need() {
+    package=$1
+    shift
+    "$@" >/dev/null 2>&1 && return 0
+    say "Installing $package …"
+    apt_get="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq"
+    { $apt_get update && $apt_get install -y --no-install-recommends "$package"; } >/dev/null 2>&1 || true
+    "$@" >/dev/null 2>&1 && return 0
+    say "The tests need $package, which could not be installed here: apt install $package"
+    exit 1
+}
+
+# The package starts a server of its own on the usual port unless it is told not to.
+refuse_packaged_cluster() {
+    [ -e /etc/postgresql-common/createcluster.conf ] && return 0
+    $as_root mkdir -p /etc/postgresql-common
+    echo "create_main_cluster = false" | $as_root tee /etc/postgresql-common/createcluster.conf >/dev/null
+}
+
+# Debian keeps PostgreSQL's programs out of PATH.
+find_postgres() {
+    in_path=$(command -v initdb || true)
+    for directory in $(ls -d /usr/lib/postgresql/*/bin 2>/dev/null | sort -rV) "${in_path%/initdb}"; do
+        [ -x "$directory/initdb" ] && [ -x "$directory/postgres" ] && postgres_bin=$directory && return 0
+    done
     return 1
 }
 
+free_port() {
+    "$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+}
+
 start_redis() {
-    services=$(mktemp -d)
-    trap stop_services EXIT
-    trap 'exit 130' INT
-    trap 'exit 143' TERM
-    port=$("$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])')
+    port=$(free_port)
     redis-server --bind 127.0.0.1 --port "$port" --dir "$services" --save "" --appendonly no >"$services/redis.log" 2>&1 &
     redis_process=$!
     export TEST_REDIS_URL="redis://127.0.0.1:$port/0"
 }
 
-stop_services() {
-    kill "$redis_process" 2>/dev/null || true
-    rm -rf "$services"
+start_postgres() {
+    port=$(free_port)
+    password=$("$venv/bin/python" -c 'import secrets; print(secrets.token_hex(16))')
+    printf '%s' "$password" >"$postgres/password"
+    owner=""
+    if [ "$(id -u)" = 0 ]; then
+        # PostgreSQL refuses to run as root.
+        user=postgres
+        id "$user" >/dev/null 2>&1 || user=nobody
+        chown -R "$user" "$postgres"
+        owner="setpriv --reuid=$user --regid=$(id -g "$user") --clear-groups"
+    fi
+    (
+        cd "$postgres"
+        $owner "$postgres_bin/initdb" --pgdata="$postgres/data" --username=impervious --pwfile="$postgres/password" \
+            --auth=scram-sha-256 --encoding=UTF8 --locale=C --no-sync
+        # The tests end processes, not the machine: nothing needs to reach the disk.
+        $owner tee -a "$postgres/data/postgresql.conf" >/dev/null <<END
+port = $port
+listen_addresses = '127.0.0.1'
+unix_socket_directories = '$postgres'
+fsync = off
+END
+        $owner "$postgres_bin/pg_ctl" --pgdata="$postgres/data" --log="$postgres/log" --wait start
+    ) >"$services/postgres.log" 2>&1 || {
+        cat "$services/postgres.log" "$postgres/log" >&2
+        say "PostgreSQL could not be started."
+        exit 1
+    }
+    export TEST_POSTGRES_URL="postgresql://impervious:$password@127.0.0.1:$port/postgres"
+    export TEST_POSTGRES_CTL="$owner $postgres_bin/pg_ctl --pgdata=$postgres/data --log=$postgres/log --wait"
 }
 
-find_redis || exit 1
+stop_services() {
+    if [ -n "$redis_process" ]; then kill "$redis_process" 2>/dev/null || true; fi
+    if [ -n "${TEST_POSTGRES_CTL:-}" ]; then (cd / && $TEST_POSTGRES_CTL --mode=immediate stop >/dev/null 2>&1) || true; fi
+    rm -rf "$services" "$postgres"
+}
+
+as_root=""
+[ "$(id -u)" = 0 ] || as_root="sudo -n"
+need redis-server command -v redis-server
+find_postgres || refuse_packaged_cluster
+need postgresql find_postgres
+find_postgres
+
+redis_process=""
+services=$(mktemp -d)
+# Of short name, for the socket in it, and below a directory that its user may enter.
+postgres=$(mktemp -d /tmp/impervious-postgres.XXXXXX)
+trap stop_services EXIT
+trap 'exit 130' INT
+trap 'exit 143' TERM
 start_redis
+start_postgres

@@ -15,6 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from impervious_site.config import PLACES, Address, Config, ConfigError, find_config, load_config, simulated_config
+from impervious_site.databases import postgres_settings
 
 PUB_KEY = "02" + "ab" * 32
 MACAROON = bytes.fromhex("0201036c6e64") + b"\x07" * 40
@@ -397,7 +398,11 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
     "section, values, key, words",
     [
         ("server", {"message_encoding": "text"}, "server.message_encoding", ("is not available in this version",)),
-        ("database", {"url": "postgresql://u:hunter2@h/d"}, "database.url", ("is not available in this version",)),
+        ("database", {"url": "postgresql://u:hunter2@h"}, "database.url", ("is no address of a PostgreSQL database",)),
+        ("database", {"url": "postgresql://u:@hunter2@h/d"}, "database.url", ("percent codes", "%40")),
+        ("database", {"url": "postgresql://u:hunter2/x@h/d"}, "database.url", ("percent codes",)),
+        ("database", {"url": "postgresql://u:hunter2@h/d?ssl=1"}, "database.url", ("postgresql://user:password@",)),
+        ("database", {"url": "postgresql+psycopg://u:hunter2@h/d"}, "database.url", ("postgresql://user:password@",)),
         ("database", {"url": "sqlite:///:memory:"}, "database.url", ("sqlite:///",)),
         ("database", {"url": "sqlite:///none/x.db"}, "database.url", ("there is no directory",)),
         ("database", {"url": "sqlite:///~nobody-here/x"}, "database.url", ("no usable file name",)),
@@ -463,10 +468,38 @@ def test_passwords_stay_as_written(node, password):
     assert config.admin.password.get_secret_value() == password
 
 
+@pytest.mark.parametrize(
+    "url, named",
+    [
+        ("postgresql://me:p%40ss@db.example.com:5433/node", ("me", "p@ss", "db.example.com", "5433", "node")),
+        ("postgres://me@[::1]/node", ("me", None, "::1", None, "node")),
+        ("postgresql://me@/node?host=/var/run/postgresql", ("me", None, "/var/run/postgresql", None, "node")),
+        ("postgresql:///node", (None, None, None, None, "node")),
+        ("postgresql://me:x@h1:1,h2:2/node", ("me", "x", "h1,h2", "1,2", "node")),
+    ],
+)
+def test_postgresql_addresses(node, url, named):
+    database = node.load(database={"url": url}).database
+    parameters = database.postgres.get_secret_value()
+    assert tuple(parameters.get(name) for name in ("user", "password", "host", "port", "dbname")) == named
+    assert database.sqlite_path is None and database.secret_key_path == node.directory / "node.secret_key"
+
+
+def test_parameters_of_the_address_win_over_the_defaults(node):
+    given = node.load(database={"url": "postgresql://h/d?sslmode=verify-full&connect_timeout=3"}).database.postgres
+    assert given.get_secret_value()["sslmode"] == "verify-full" and given.get_secret_value()["connect_timeout"] == "3"
+    settings = postgres_settings(given.get_secret_value())
+    assert (settings["NAME"], settings["HOST"], settings["OPTIONS"]["sslmode"]) == ("d", "h", "verify-full")
+
+
 def test_secrets_are_in_no_text(node):
-    environ = {"IMPD_SERVER__API_KEY": KEY, "IMPD_REDIS__URL": "redis://:hunter3@localhost"}
+    environ = {
+        "IMPD_SERVER__API_KEY": KEY,
+        "IMPD_REDIS__URL": "redis://:hunter3@localhost",
+        "IMPD_DATABASE__URL": "postgresql://u:hunter4@h/d",
+    }
     config = node.load(environ, sqlite3={"username": "admin", "password": "hunter2"})
-    for secret in (KEY, "hunter2", "hunter3", MACAROON.hex()):
+    for secret in (KEY, "hunter2", "hunter3", "hunter4", MACAROON.hex()):
         assert secret not in repr(config) and secret not in str(config)
     with pytest.raises(ConfigError) as raised:
         node.load({"IMPD_SERVER__API_KEY": KEY + "!"}, sqlite3={"password": ["hunter2"]}, redis={"url": "hunter3"})

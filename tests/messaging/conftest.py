@@ -1,4 +1,4 @@
-"""Django with a configuration of its own, before modules that import models are collected. No test here needs a database."""
+"""Django with a configuration of its own, before modules that import models are collected."""
 
 import os
 import tempfile
@@ -7,6 +7,8 @@ from pathlib import Path
 import django
 import yaml
 
+from tests.support.databases import new_database_url
+
 DIRECTORY = tempfile.TemporaryDirectory(prefix="impervious-tests-")
 
 
@@ -14,7 +16,7 @@ def set_up_django(directory: Path) -> None:
     config = {
         "service_list": [{"service_type": "message", "active": True, "custom_record_number": 400000}],
         "lightning": {"lnd_node": {"ip": "127.0.0.1", "port": 10009, "admin_macaroon_hex": "00" * 32}},
-        "database": {"url": f"sqlite:///{directory / 'impervious.sqlite3'}"},
+        "database": {"url": new_database_url(directory)},
     }
     path = directory / "config.yml"
     path.write_text(yaml.safe_dump(config))

@@ -1,4 +1,4 @@
-"""Grouped commits and what they store, on a real SQLite file."""
+"""Grouped commits and what they store, on a real database."""
 
 from datetime import timedelta
 from functools import partial
@@ -44,7 +44,7 @@ def fail() -> None:
 
 
 def results(*jobs) -> list[Exception | None]:
-    return [error for _, _, error in _commit_group([(job, None) for job in jobs])]
+    return [error for _, _, error in _commit_group([(job, None) for job in jobs], [])]
 
 
 def test_one_job_that_fails_fails_alone():

@@ -11,7 +11,7 @@ from coincurve import PrivateKey
 from websockets.exceptions import ConnectionClosed
 
 from tests.messaging.records import deflated, item, packet, sealed
-from tests.nodeapi.streams import SEND, WebsocketStream, b64, data_of, nothing_told
+from tests.nodeapi.streams import SEND, WebsocketStream, b64, data_of, grpc_stream, nothing_told
 
 HUNDRED_MB = 100 * 2**20
 GROWTH_KB = 64 * 1024
@@ -154,6 +154,19 @@ def test_bad_filters(alice, query):
     reply = alice.get(f"/v1/messages?{query}")
     assert (reply.status, reply.json["code"]) == (400, 3)
     assert reply.json["message"].startswith(query.partition("=")[0] + ":")
+
+
+@pytest.mark.parametrize("path", ["/v1/messages?service=a%00b", "/v1/subscribe?service=a%00b"])
+def test_nul_in_a_filter(alice, path):
+    reply = alice.get(path)
+    assert (reply.status, reply.json["code"]) == (400, 3) and reply.json["message"].startswith("service:")
+
+
+def test_nul_in_a_filter_of_grpc(alice):
+    with pytest.raises(grpc.RpcError) as caught, grpc_stream(alice, services=["a\0b"]) as call:
+        next(call)
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details().startswith("service:")
 
 
 def test_bytes_that_are_no_http(alice, bob):

@@ -256,9 +256,7 @@ def test_foreign_record_is_shown_as_it_is(bob, network):
 
 
 def test_second_engine_on_the_same_database_is_refused(alice):
-    other = Node(alice.lnd, alice.directory.parent / "second")
-    config = other.config_path.read_text().replace(str(other.directory), str(alice.directory))
-    other.config_path.write_text(config)
+    other = Node(alice.lnd, alice.directory.parent / "second", database_url=alice.database_url)
     other.launch()
     assert other.process.wait(timeout=60) == 1
     assert f"process {alice.process.pid}" in other.log

@@ -13,6 +13,8 @@ from pathlib import Path
 
 import yaml
 
+from tests.support.databases import new_database_url
+
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 90
 SERVICES = {
@@ -45,7 +47,8 @@ class Reply:
 @dataclass
 class Node:
     """One node beside `lnd` (anything with host, port, tls_cert_path, macaroon_path, pubkey). `extra` are sections of its
-    configuration that replace the defaults; `environ` is added to its environment."""
+    configuration that replace the defaults; `environ` is added to its environment. Without `database_url` it gets a
+    database of its own. `root` is where its code is."""
 
     lnd: object
     directory: Path
@@ -53,6 +56,8 @@ class Node:
     environ: dict = field(default_factory=dict)
     arguments: tuple[str, ...] = ()
     with_http: bool = True
+    database_url: str = ""
+    root: Path = ROOT
 
     def __post_init__(self):
         self.grpc_port, self.http_port = free_port(), free_port()
@@ -60,6 +65,7 @@ class Node:
         self.config_path = self.directory / "config.yml"
         self.log_path = self.directory / "node.log"
         self.process: subprocess.Popen | None = None
+        self.database_url = self.database_url or new_database_url(self.directory)
         self.config_path.write_text(yaml.safe_dump(self._config()))
 
     @property
@@ -94,7 +100,7 @@ class Node:
                     "admin_macaroon": str(self.lnd.macaroon_path),
                 }
             },
-            "database": {"url": f"sqlite:///{self.directory / 'impervious.sqlite3'}"},
+            "database": {"url": self.database_url},
         }
         for section, values in self.extra.items():
             config[section] = {**config[section], **values} if isinstance(values, dict) and section in config else values
@@ -105,7 +111,7 @@ class Node:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("IMPD_")}
         with open(self.log_path, "a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(ROOT / "manage.py"), "runimpd", "--config", str(self.config_path), *self.arguments],
+                [sys.executable, str(self.root / "manage.py"), "runimpd", "--config", self.config_path, *self.arguments],
                 cwd=self.directory,
                 env=environ | self.environ,
                 stdout=log,

@@ -7,7 +7,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 
 from nodeapi import first_start, welcome
-
+from nodeapi.errors import StartError
 
 logger = logging.getLogger(__name__)
 
@@ -24,7 +24,7 @@ class Command(BaseCommand):
             raise CommandError(welcome.no_configuration(settings.CONFIG_PLACES))
         # asgi.py then leaves the making of the API to the runtime.
         os.environ["IMPD_ENGINE_HERE"] = "1"
-        from nodeapi.runtime import Runtime, StartError
+        from nodeapi.runtime import Runtime
 
         for warning in settings.IMPD.warnings:
             logger.warning("configuration: %s", warning)

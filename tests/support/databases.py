@@ -1,0 +1,52 @@
+"""The database of each node under test: an SQLite file in its directory, or, where the environment says
+TEST_DATABASE=postgresql, a fresh database on the server that tests/services.sh started."""
+
+import os
+import shlex
+import subprocess
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from uuid import uuid4
+
+import psycopg
+import pytest
+from psycopg import sql
+
+ON_POSTGRES = os.environ.get("TEST_DATABASE") == "postgresql"
+only_on_sqlite = pytest.mark.skipif(ON_POSTGRES, reason="about the SQLite file")
+only_on_postgres = pytest.mark.skipif(not ON_POSTGRES, reason="about PostgreSQL")
+
+_made: list[str] = []
+
+
+def new_database_url(directory: Path) -> str:
+    if not ON_POSTGRES:
+        return f"sqlite:///{directory / 'impervious.sqlite3'}"
+    name = f"test_{uuid4().hex}"
+    _on_server(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    _made.append(name)
+    return urlunsplit(urlsplit(os.environ["TEST_POSTGRES_URL"])._replace(path=f"/{name}"))
+
+
+def drop_databases() -> None:
+    while _made:
+        _on_server(sql.SQL("DROP DATABASE {} WITH (FORCE)").format(sql.Identifier(_made.pop())))
+
+
+def end_sessions(database_url: str) -> None:
+    """The server ends every connection to this database, in the middle of whatever it does."""
+    _on_server(
+        sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}").format(
+            urlsplit(database_url).path.lstrip("/")
+        )
+    )
+
+
+def control_server(*arguments: str) -> None:
+    """pg_ctl for the whole server."""
+    subprocess.run([*shlex.split(os.environ["TEST_POSTGRES_CTL"]), *arguments], check=True, stdout=subprocess.DEVNULL)
+
+
+def _on_server(statement: sql.Composable) -> None:
+    with psycopg.connect(os.environ["TEST_POSTGRES_URL"], autocommit=True) as connection:
+        connection.execute(statement)
