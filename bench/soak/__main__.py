@@ -1,0 +1,56 @@
+"""./impervious soak: kills nodes, lnds and Redis under traffic, and proves that no message is lost, doubled or paid twice."""
+
+import argparse
+import asyncio
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from pathlib import Path
+
+from bench import machine
+from bench.soak.run import Plan, soak
+
+
+def main() -> int:
+    options = _options()
+    machine.raise_file_limit()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
+    directory = Path(tempfile.mkdtemp(prefix="impervious-soak-"))
+    good = False
+    try:
+        good = asyncio.run(_run(directory, options))
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    finally:
+        if good:
+            shutil.rmtree(directory)
+        else:
+            print(f"logs and databases are in {directory}", flush=True)
+    return 0 if good else 1
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="./impervious soak", description=__doc__)
+    parser.add_argument("--kills", type=int, default=100, metavar="N", help="kill -9 of nodes, lnds and Redis (100)")
+    parser.add_argument("--minutes", type=float, default=60, metavar="M", help="the most that faults go on (60)")
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(10**9), help="of the schedule (random)")
+    parser.add_argument(
+        "--long", action=argparse.BooleanOptionalAction, help="messages that need splitting (if the node accepts them)"
+    )
+    return parser.parse_args()
+
+
+async def _run(directory: Path, options: argparse.Namespace) -> bool:
+    plan = Plan(seed=options.seed, kills=options.kills, minutes=options.minutes, long=options.long)
+    result = await soak(directory, plan, say=lambda line: print(line, flush=True))
+    print(result.text(), flush=True)
+    return result.verdict.good
+
+
+if __name__ == "__main__":
+    sys.exit(main())
