@@ -65,11 +65,15 @@ class Subscription:
         self._queue: deque[Frame] = deque()
         self._wake: asyncio.Future | None = None
         self._live = live
+        self._read_up_to = 0
         self.position = position
 
     def offer(self, frame: Frame) -> None:
         """A new event. A subscriber that lags behind goes on from the log."""
         if not self._live or (self._services and frame.event.service_type not in self._services):
+            return
+        # The log may have told it of an event before the hub heard of it.
+        if frame.seq <= self._read_up_to:
             return
         if len(self._queue) >= MAX_QUEUED:
             self._queue.clear()
@@ -106,7 +110,7 @@ class Subscription:
         read_up_to = self._hub.last_seq
         frames = await self._hub.read(self.position, self._services)
         if frames:
-            self.position = frames[-1].seq
+            self.position = self._read_up_to = frames[-1].seq
         if len(frames) < PAGE:
             self.position = max(self.position, read_up_to)
         # No await between this check and the next offer: what comes from now on is queued, what came before was read.
