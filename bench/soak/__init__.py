@@ -1,1 +1,1 @@
-"""./impervious soak: two nodes under traffic while everything around them dies; then ledgers outside of them are compared."""
+"""What `./impervious soak` runs: nodes under traffic while everything dies, and records that are compared then."""

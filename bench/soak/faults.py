@@ -1,4 +1,4 @@
-"""What goes wrong, and how it ends again. A fault begins at once and answers with its end, which comes some time later."""
+"""What goes wrong, and how it ends again. A fault begins at once and answers with its end, which comes later."""
 
 import asyncio
 import contextlib
@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 
 from bench.soak.watchers import Watcher
-from bench.soak.world import Member, World
+from bench.soak.world import Member, Unhealed, World
 
 End = Callable[[], Awaitable[None]]
 NOT_NOW = (OSError, grpc.aio.AioRpcError)
@@ -19,6 +19,7 @@ REASONS = ("ERROR", "TIMEOUT", "NO_ROUTE")
 FULL_BYTES = 8_192
 # Seconds, each times a random share: from one blow right behind the other to a node that has worked for a while.
 PAUSES = (0, 0.2, 1, 2, 4, 8)
+CALM_SHARE, CALM_SECONDS = 0.25, 30
 LASTS = (0.1, 0.5, 2, 4, 8)
 
 
@@ -45,6 +46,8 @@ class Faults:
         time is over."""
         loop = asyncio.get_running_loop()
         while loop.time() < until and (self.kills.total() < kills or self._deck):
+            if self._dice.random() < CALM_SHARE:
+                await self._calm()
             fault = self._draw()
             with contextlib.suppress(*NOT_NOW):
                 self._later(await fault())
@@ -68,6 +71,12 @@ class Faults:
             await control.up(name)
             # Streams that hang are told nothing for good; a real connection would be found dead.
             await control.drop_streams(name)
+
+    async def _calm(self) -> None:
+        """Lets both nodes come up: on a slow machine they would otherwise be killed at their start alone."""
+        with contextlib.suppress(Unhealed):
+            for member in self._world.members.values():
+                await member.ready(CALM_SECONDS)
 
     def _draw(self) -> Callable:
         if not self._deck:

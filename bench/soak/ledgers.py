@@ -1,4 +1,4 @@
-"""What is told by others than the nodes' own answers: lnd's invoices and balances, the attempts in a node's database file."""
+"""Records beside the nodes' own answers: lnd's invoices and balances, the attempts in a node's database file."""
 
 import sqlite3
 from collections import Counter
@@ -20,12 +20,13 @@ Part = tuple[str, int]
 
 @dataclass
 class Paid:
-    """What one lnd was paid. `parts` counts the settled HTLCs of each (message id, part index); `hashes` the HTLCs of each
-    payment hash; `joined` is how many packets held more than one item."""
+    """What one lnd was paid. `parts` counts the settled HTLCs of each (message id, part index), `hashes` those of each
+    payment hash; `split` has the number of parts of each message that came in parts; `joined` is how many packets held
+    more than one item."""
 
     parts: Counter[Part] = field(default_factory=Counter)
     hashes: Counter[bytes] = field(default_factory=Counter)
-    split: set[str] = field(default_factory=set)
+    split: dict[str, int] = field(default_factory=dict)
     joined: int = 0
     msat: int = 0
 
@@ -58,7 +59,7 @@ def _count(found: Paid, payment_hash: bytes, htlc: lightning_pb2.InvoiceHTLC) ->
         message_id = str(UUID(bytes=item.id))
         found.parts[message_id, item.part.index] += 1
         if item.part.count > 1:
-            found.split.add(message_id)
+            found.split[message_id] = item.part.count
 
 
 async def balance_msat(lnd) -> int:

@@ -55,7 +55,7 @@ async def soak(directory: Path, plan: Plan, say=print) -> Result:
         habits = Habits()
         clients = clients_between(alice, bob, habits, dice)
         habits.long = await _takes_long_ones(clients[0]) if plan.long is None else plan.long
-        say(f"seed {plan.seed}; long messages: {'yes' if habits.long else 'no'}; redis: {'yes' if place.redis else 'no'}")
+        say(f"seed {plan.seed}; messages in parts: {_yes(habits.long)}; redis: {_yes(place.redis)}")
         async with _watching(place) as watchers:
             faults = Faults(place, watchers, random.Random(dice.random()))
             watch = asyncio.create_task(place.watch())
@@ -69,14 +69,22 @@ async def soak(directory: Path, plan: Plan, say=print) -> Result:
             judged = await _judge(place, clients, watchers, balances, say)
         ends = [end for member in place.members.values() for end in member.ends]
         return Result(
-            plan=plan, kills=faults.kills, others=faults.others, ends=ends, verdict=judged, seconds=time.monotonic() - start
+            plan=plan,
+            kills=faults.kills,
+            others=faults.others,
+            ends=ends,
+            verdict=judged,
+            seconds=time.monotonic() - start,
         )
 
 
 async def _takes_long_ones(client: Client) -> bool:
     """Whether the node splits what is too long for one payment."""
     probe = Sent(
-        sender=client.sender.name, recipient=client.recipient.node.pubkey, body=client.random.randbytes(4_000), kind="long"
+        sender=client.sender.name,
+        recipient=client.recipient.node.pubkey,
+        body=f"{client.sender.name} {next(client.numbers)} ".encode() + client.random.randbytes(4_000),
+        kind="long",
     )
     await client.start(probe)
     await until(lambda: _ended(client.sender, probe.id), "the first message has no end")
@@ -108,8 +116,8 @@ async def _progress(faults: Faults, clients: list[Client], say) -> AsyncIterator
             await asyncio.sleep(PROGRESS_SECONDS)
             sent = [message for client in clients for message in client.sent]
             answered = sum(bool(message.id) for message in sent)
-            kills = faults.kills.total()
-            say(f"{time.monotonic() - start:5.0f} s  {kills} kills  {len(sent):,} asked for, {answered:,} answered with an id")
+            seconds, kills = time.monotonic() - start, faults.kills.total()
+            say(f"{seconds:5.0f} s  {kills} kills  {len(sent):,} asked for, {answered:,} answered with an id")
 
     task = asyncio.create_task(tell())
     try:
@@ -130,7 +138,7 @@ async def _judge(place: World, clients: list[Client], watchers: list[Watcher], b
                 pause=0.5,
             )
         say("all messages have their end")
-        last = {client.sender.name: await _last_message(client) for client in clients}
+        last = {client.sender.name: await last_message(client) for client in clients}
     except world.Unhealed as error:
         judged.fault("lost", str(error))
         return judged
@@ -141,10 +149,15 @@ async def _judge(place: World, clients: list[Client], watchers: list[Watcher], b
     return judged
 
 
-async def _last_message(client: Client) -> str:
+async def last_message(client: Client) -> str:
     """Sent when all is over: what is behind it in a log cannot come any more."""
-    last = Sent(sender=client.sender.name, recipient=client.recipient.node.pubkey, body=b"last " + client.sender.name.encode(),
-                kind="small", key=client.random.randbytes(12).hex())  # fmt: skip
+    last = Sent(
+        sender=client.sender.name,
+        recipient=client.recipient.node.pubkey,
+        body=f"{client.sender.name} {next(client.numbers)} last".encode(),
+        kind="small",
+        key=client.random.randbytes(12).hex(),
+    )
     await client.start(last)
     await until(lambda: _ended(client.sender, last.id), f"the last message of {client.sender.name} has no end")
     return last.id
@@ -176,7 +189,7 @@ async def _compare(judged: Verdict, place: World, clients: list[Client], watcher
     members = {client.sender.name: client.sender for client in clients}
     far = {client.sender.name: client.recipient.name for client in clients}
     ids = {client.sender.name: [message.id for message in client.sent if message.id] for client in clients}
-    states = {name: await _states(member, ids[name]) for name, member in members.items()}
+    states = {name: await ask_states(member, ids[name]) for name, member in members.items()}
     everything = {message_id: state for known in states.values() for message_id, state in known.items()}
     sent = [message for client in clients for message in client.sent]
     verdict.check_messages(judged, sent, everything, {name: logs[far[name]] for name in members})
@@ -197,7 +210,7 @@ async def _compare(judged: Verdict, place: World, clients: list[Client], watcher
             judged.fault("books", f"{name}'s balance changed by {change} msat, its payments make {booked} msat")
 
 
-async def _states(member: Member, ids: Iterable[str]) -> dict[str, dict]:
+async def ask_states(member: Member, ids: Iterable[str]) -> dict[str, dict]:
     """By id, what the node answers; ids that it does not know are left out."""
     limit, found = asyncio.Semaphore(GETS_AT_ONCE), {}
 
@@ -222,6 +235,10 @@ async def _ended(member: Member, message_id: str) -> bool:
 
 def _database(member: Member) -> Path:
     return member.node.directory / "impervious.sqlite3"
+
+
+def _yes(value) -> str:
+    return "yes" if value else "no"
 
 
 def _counted(counts: Counter[str]) -> str:

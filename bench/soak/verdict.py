@@ -1,4 +1,4 @@
-"""The comparison: what clients were answered, what the streams told, what lnd was paid, what the nodes hold for paid."""
+"""The comparison of what clients were answered, what streams told, what lnd was paid, what nodes hold for paid."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -37,14 +37,16 @@ class Verdict:
         return "\n".join(lines)
 
 
-def check_messages(verdict: Verdict, sent: Iterable[Sent], states: dict[str, dict], received: dict[str, list[Told]]) -> None:
-    """`states`: by id, what the sender's node answers; `received`: by the sender's name, what the far end's log has of it."""
+def check_messages(
+    verdict: Verdict, sent: Iterable[Sent], states: dict[str, dict], received: dict[str, list[Told]]
+) -> None:
+    """`states`: by id, what the sender's node answers; `received`: by the sender's name, the far end's log."""
     by_id = {name: _grouped(log, lambda told: told.id) for name, log in received.items()}
     by_body = {name: _grouped(log, lambda told: told.data) for name, log in received.items()}
     for message in sent:
         seen = by_body[message.sender].get(message.body, [])
         if len(seen) > 1:
-            verdict.fault("twice", f"{[told.id for told in seen]} of {_shown(message)} in the far end's log")
+            verdict.fault("twice", f"{_shown(message)}: {len(seen)} events ({seen[0].id}, {seen[1].id} …) of this body")
         if not message.id:
             verdict.counts["without an answer"] += 1
             if message.key and not message.status:
@@ -113,14 +115,15 @@ def check_payments(verdict: Verdict, name: str, paid: Paid, attempts: list[bytes
 
 
 def check_paid_messages(verdict: Verdict, paid: Paid, states: dict[str, dict], ids: Iterable[str]) -> None:
-    """A settled message was paid for; a failed one was not, whole."""
-    known = {message_id for message_id, _ in paid.parts}
+    """A settled message was paid for, with all its parts; a failed one was not, whole."""
     for message_id in ids:
-        state = states.get(message_id, {})
-        if state.get("state") == "settled" and message_id not in known:
-            verdict.fault("lost", f"{message_id} is settled and no settled HTLC holds it")
-        if state.get("state") == "failed" and message_id in known and message_id not in paid.split:
-            verdict.fault("books", f"{message_id} has failed, but a settled HTLC holds it")
+        state = states.get(message_id, {}).get("state")
+        parts = range(paid.split.get(message_id, 1))
+        missing = [part for part in parts if (message_id, part) not in paid.parts]
+        if state == "settled" and missing:
+            verdict.fault("lost", f"{message_id} is settled and no settled HTLC holds its parts {missing}")
+        if state == "failed" and not missing:
+            verdict.fault("books", f"{message_id} has failed, but settled HTLCs hold it")
 
 
 def check_stream(verdict: Verdict, watcher: Watcher, log: list[Told]) -> None:

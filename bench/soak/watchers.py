@@ -37,17 +37,15 @@ def read(text: str) -> Told:
 
 @dataclass
 class Watcher:
-    """One client of the stream at `address`. `told` is all that it ever saw, in its order."""
+    """One client of the stream at `address`. `told` is all that it ever saw, in its order, or all of one sender."""
 
     name: str
     address: str
+    sender: str = ""
     told: list[Told] = field(default_factory=list)
+    cursor: int = 0
     returns: int = 0
     _connection: ClientConnection | None = None
-
-    @property
-    def cursor(self) -> int:
-        return self.told[-1].seq if self.told else 0
 
     async def run(self) -> None:
         while True:
@@ -67,17 +65,22 @@ class Watcher:
     async def _read(self) -> None:
         async with _open(self.address, self.cursor) as self._connection:
             async for text in self._connection:
-                self.told.append(read(text))
+                event = read(text)
+                self.cursor = event.seq
+                if self.sender in ("", event.sender):
+                    self.told.append(event)
 
 
-async def whole_log(address: str, last: set[tuple[str, str]]) -> list[Told]:
-    """The event log from its beginning, by one fresh client, until all of `last` (service, id) were told."""
+async def whole_log(address: str, last: set[tuple[str, str]], *, sender: str = "") -> list[Told]:
+    """The event log from its beginning (or all of one sender in it), by one fresh client, until all of `last` (service,
+    id) were told."""
     told: list[Told] = []
     missing = set(last)
     async with _open(address, 0) as connection:
         while missing:
             event = read(await asyncio.wait_for(connection.recv(), READ_SECONDS))
-            told.append(event)
+            if sender in ("", event.sender):
+                told.append(event)
             if event.service != "delivery" or event.delivery["state"] in ENDED:
                 missing.discard((event.service, event.id))
     return told
@@ -85,4 +88,5 @@ async def whole_log(address: str, last: set[tuple[str, str]]) -> list[Told]:
 
 def _open(address: str, after: int) -> connect:
     uri = f"ws://{address}/v1/subscribe?after={after}"
-    return connect(uri, compression=None, proxy=None, max_size=None, open_timeout=20, ping_interval=None, close_timeout=1)
+    options = {"open_timeout": 20, "close_timeout": 1, "ping_interval": None, "max_size": None}
+    return connect(uri, compression=None, proxy=None, **options)

@@ -80,8 +80,9 @@ class Member:
         if self.running:
             self.node.kill()
 
-    async def ready(self) -> None:
-        await until(lambda: _answers(self.node.http), f"{self.name} does not answer: {self.node.log_path}")
+    async def ready(self, seconds: float = READY_SECONDS) -> None:
+        failure = f"{self.name} does not answer: {self.node.log_path}"
+        await until(lambda: _answers(self.node.http), failure, seconds=seconds)
 
 
 @dataclass
@@ -109,7 +110,9 @@ class World:
 
 
 @asynccontextmanager
-async def running(directory: Path, names: list[str], *, with_redis: bool = True, lnds: tuple = ()) -> AsyncIterator[World]:
+async def running(
+    directory: Path, names: list[str], *, with_redis: bool = True, lnds: tuple[str, ...] = ()
+) -> AsyncIterator[World]:
     """Everything runs and answers. `lnds` are further nodes of the network without a node of ours beside them."""
     directory.mkdir(parents=True, exist_ok=True)
     redis = _redis(directory) if with_redis and shutil.which("redis-server") else None
@@ -144,8 +147,8 @@ async def _start(world: World) -> None:
 def _redis(directory: Path) -> Process:
     port, home = free_port(), directory / "redis"
     home.mkdir(exist_ok=True)
-    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", str(home), "--save", "", "--appendonly", "no"]
-    return Process("redis", command, home / "redis.log", port=port)
+    command = ["redis-server", "--bind", "127.0.0.1", "--port", str(port), "--dir", str(home)]
+    return Process("redis", [*command, "--save", "", "--appendonly", "no"], home / "redis.log", port=port)
 
 
 def _daphne(directory: Path, member: Member) -> Process:
@@ -193,8 +196,9 @@ async def request(
         reader, writer = await asyncio.open_connection(host, int(port))
         try:
             raw = json.dumps(body).encode() if body is not None else b""
-            lines = [f"{method} {path} HTTP/1.1", f"Host: {address}", "Connection: close", f"Content-Length: {len(raw)}"]
-            lines += ["Content-Type: application/json", *(f"{name}: {value}" for name, value in (headers or {}).items())]
+            fields = {"Host": address, "Connection": "close", "Content-Type": "application/json", **(headers or {})}
+            fields["Content-Length"] = str(len(raw))
+            lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
             writer.write("\r\n".join([*lines, "", ""]).encode() + raw)
             head = await reader.readuntil(b"\r\n\r\n")
             answer = await reader.readexactly(_length(head))
