@@ -13,6 +13,8 @@ from messaging.database import Database
 from messaging.models import Event
 from nodeapi.stream import Hub
 
+GUARD_SECONDS = 60
+
 
 @pytest.fixture(autouse=True)
 def migrated():
@@ -34,6 +36,7 @@ async def read_before_the_hub_heard() -> tuple[list[int], list[int]]:
     """What a subscriber is told of two events, the first of which it finds in the log before the hub hears of it."""
     database = Database()
     try:
+        await committed(database)
         hub = Hub(database, poll_seconds=60)
         await hub.start()
         subscription = hub.subscribe(after=hub.last_seq)
@@ -49,5 +52,5 @@ async def read_before_the_hub_heard() -> tuple[list[int], list[int]]:
 
 
 def test_event_that_was_read_before_the_hub_heard_of_it_is_told_once():
-    told, stored = asyncio.run(read_before_the_hub_heard())
+    told, stored = asyncio.run(asyncio.wait_for(read_before_the_hub_heard(), GUARD_SECONDS))
     assert told == stored
