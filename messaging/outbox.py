@@ -475,10 +475,13 @@ class Outbox:
     # after a start
 
     async def _take_up(self) -> None:
-        for attempt, carried in await self._database.read(ledger.unfinished_attempts):
+        unfinished = await self._database.read(ledger.unfinished_attempts)
+        # Both are read before anything moves: a message whose attempt fails now would be found here, and wait twice.
+        waiting = await self._database.read(ledger.waiting_keys)
+        for attempt, carried in unfinished:
             self._traffic.occupy(attempt)
             self._spawn(self._resume(attempt, carried))
-        for key, pubkey, next_try_at in await self._database.read(ledger.waiting_keys):
+        for key, pubkey, next_try_at in waiting:
             self._traffic.wait(pubkey, key, seconds=_seconds_until(next_try_at) if next_try_at else None)
 
     async def _resume(self, attempt: Attempt, carried: list[Carried]) -> None:

@@ -81,7 +81,7 @@ class Subscription:
         """A new event. A subscriber that lags behind goes on from the log."""
         if not self._live or (self._services and frame.event.service_type not in self._services):
             return
-        # A cursor that another process gave out may be ahead of this one's hub.
+        # The log, or another process's hub, may have told it of an event before this hub heard of it.
         if frame.seq <= self.position:
             return
         if len(self._queue) >= MAX_QUEUED:

@@ -3,10 +3,12 @@
 One method takes and gives JSON: {"command": NAME, …arguments}. Node names are the network's; null is any node.
 """
 
+import asyncio
 import hashlib
 import inspect
 import json
 import os
+from collections import Counter
 from pathlib import Path
 
 import grpc
@@ -166,10 +168,12 @@ class Commands:
         payment_hash: str | None = None,
         fee_limit_msat: int = 100_000,
         keysend: bool = True,
+        any_size: bool = False,
     ):
         """Pays whatever is asked for, also what lnd's own API refuses: any record number, a preimage known before.
 
-        `records`: number to hex. `dest`: a node's name or its key. Returns how the payment ended.
+        `records`: number to hex. `dest`: a node's name or its key. `any_size`: records that no onion has room for.
+        Returns how the payment ended.
         """
         secret = bytes.fromhex(preimage) if preimage else os.urandom(32)
         values = {int(number): bytes.fromhex(value) for number, value in (records or {}).items()}
@@ -183,10 +187,18 @@ class Commands:
             dest_features=[lightning_pb2.TLV_ONION_OPT],
             fee_limit_msat=fee_limit_msat,
         )
-        return await self._pay(self._network.node(node), request, secret)
+        return await self._pay(self._network.node(node), request, secret, any_size)
 
-    async def _pay(self, sender: Node, request: router_pb2.SendPaymentRequest, secret: bytes):
-        _, stream = self._services.payments.send(sender, request, raw=True)
+    async def pay_many(self, node: str, dest: str, payments: list[dict]):
+        """All at once, each with the arguments of `pay`. How many ended in which way."""
+        ends = await asyncio.gather(*(self.pay(node, dest, **asked) for asked in payments), return_exceptions=True)
+        for end in ends:
+            if isinstance(end, Exception) and not isinstance(end, CallError):
+                raise end
+        return Counter("REFUSED" if isinstance(end, CallError) else end["status"] for end in ends)
+
+    async def _pay(self, sender: Node, request: router_pb2.SendPaymentRequest, secret: bytes, any_size: bool):
+        _, stream = self._services.payments.send(sender, request, raw=True, any_size=any_size)
         try:
             async for payment in stream:
                 if payment.status in ENDED:

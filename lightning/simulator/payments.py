@@ -5,7 +5,7 @@ A payment is a task of its own: it goes on after the client is gone, and after a
 
 import asyncio
 import time
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from lightning.simulator import bolt11, onion
 from lightning.simulator.errors import CallError, already_exists, amount_msat, need_hash, need_vertex, not_found
@@ -44,6 +44,7 @@ class Intent:
     features_told: bool
     payment_addr: bytes
     timeout_seconds: int
+    any_size: bool = False
 
 
 @dataclass(eq=False, slots=True)
@@ -138,10 +139,11 @@ class Payments:
     # what clients ask
 
     def send(
-        self, sender: Node, request: router_pb2.SendPaymentRequest, *, raw: bool = False
+        self, sender: Node, request: router_pb2.SendPaymentRequest, *, raw: bool = False, any_size: bool = False
     ) -> tuple[Attempt, Stream]:
-        """Starts a payment. `raw` (hostile tests) also pays again what this node has paid."""
-        intent = read_intent(request, sender=sender.pubkey, raw=raw)
+        """Starts a payment. `raw` (hostile tests) also pays again what this node has paid; `any_size` as if the onion
+        had room for everything."""
+        intent = replace(read_intent(request, sender=sender.pubkey, raw=raw), any_size=any_size)
         self._refuse_known(sender, intent.payment_hash, raw=raw)
         stream = sender.streams.open(("payment", intent.payment_hash))
         attempt = Attempt(sender, intent, self._new_payment(sender, intent, request.payment_request), request)
@@ -304,7 +306,7 @@ class Payments:
             target=target.id,
             amount=intent.amount,
             fee_limit=intent.fee_limit,
-            final_size=onion.final_size(intent.records, intent.amount, payment_addr=bool(intent.payment_addr)),
+            final_size=0 if intent.any_size else _final_size(intent),
             hints={(by_pubkey[node].id, channel) for node, channel in intent.hints if node in by_pubkey},
             need_balance=need_balance,
         )
@@ -413,6 +415,10 @@ def _resumed_intent(request: router_pb2.SendPaymentRequest, payment: Payment) ->
         payment_addr=asked.payment_addr if asked else b"",
         timeout_seconds=request.timeout_seconds or DEFAULT_TIMEOUT_SECONDS,
     )
+
+
+def _final_size(intent: Intent) -> int:
+    return onion.final_size(intent.records, intent.amount, payment_addr=bool(intent.payment_addr))
 
 
 def _query_fee_limit(request: lightning_pb2.QueryRoutesRequest, amount: int) -> int:
