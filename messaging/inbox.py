@@ -8,7 +8,7 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
 from uuid import NAMESPACE_OID, UUID, uuid5
@@ -20,7 +20,7 @@ from messaging import envelope, events, hints, peers
 from messaging.database import Database, insert_new
 from messaging.hints import HintBook
 from messaging.joining import Arrived, Bounds, Whole, forget_old, join
-from messaging.models import Direction, Event, Message, ReceivedHtlc, State
+from messaging.models import Direction, Message, ReceivedHtlc, State
 from messaging.registry import FOREIGN_WELCOME, Registry, Service
 from protos.lnrpc import lightning_pb2
 
@@ -49,11 +49,13 @@ class Arrival:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Payments that were not known before; what was dropped while they were stored, by reason; peers whose hints are new."""
+    """Payments that were not known before; what was dropped while they were stored, by reason; peers whose hints are new;
+    messages to be sent in answer."""
 
     payments: int
     dropped: Counter[str]
     hinted: tuple[str, ...] = ()
+    answers: tuple[Message, ...] = ()
 
 
 class Inbox:
@@ -68,8 +70,12 @@ class Inbox:
         bounds: Bounds,
         published: events.Published,
         hints: HintBook,
+        send_stored: Callable[[Iterable[Message]], None],
+        cost_msat: Callable[[int, int], int],
     ):
         self._database = database
+        self._send_stored = send_stored
+        self._cost_msat = cost_msat
         self._registry = registry
         self._own_pubkey = own_pubkey
         self._bounds = bounds
@@ -131,7 +137,12 @@ class Inbox:
 
     def _storing(self, arrivals: list[Arrival]) -> Callable[[], Stored]:
         return partial(
-            store_arrivals, arrivals, registry=self._registry, bounds=self._bounds, published=self._published
+            store_arrivals,
+            arrivals,
+            registry=self._registry,
+            bounds=self._bounds,
+            published=self._published,
+            cost_msat=self._cost_msat,
         )
 
     def _note(self, stored: Stored) -> int:
@@ -139,6 +150,7 @@ class Inbox:
             self._drop("parts", reason, count)
         for pubkey in stored.hinted:
             self._hints.learned(pubkey)
+        self._send_stored(stored.answers)
         return stored.payments
 
     async def forget_old_parts(self) -> None:
@@ -214,20 +226,25 @@ def htlc_key(own_pubkey: bytes, payment_hash: bytes, htlc: lightning_pb2.Invoice
     return hashlib.sha256(own_pubkey + payment_hash + place).digest()
 
 
-def store_arrivals(
-    arrivals: list[Arrival], *, registry: Registry, bounds: Bounds, published: events.Published
-) -> Stored:
-    """Messages, parts, their HTLCs' keys and their events, in the caller's transaction. What is known already is passed
-    over."""
+def store_arrivals(arrivals: list[Arrival], **context) -> Stored:
+    """Messages, parts, their HTLCs' keys, their events and answers, in the caller's transaction. What is known already is
+    passed over. The context is that of `_insert`."""
     try:
         # Almost always all of it is new, and the database says so itself; what is not is looked up.
         with transaction.atomic():
-            return _insert(arrivals, registry, bounds, published)
+            return _insert(arrivals, **context)
     except IntegrityError:
-        return _insert(_fresh_arrivals(arrivals), registry, bounds, published)
+        return _insert(_fresh_arrivals(arrivals), **context)
 
 
-def _insert(arrivals: list[Arrival], registry: Registry, bounds: Bounds, published: events.Published) -> Stored:
+def _insert(
+    arrivals: list[Arrival],
+    *,
+    registry: Registry,
+    bounds: Bounds,
+    published: events.Published,
+    cost_msat: Callable[[int, int], int],
+) -> Stored:
     ReceivedHtlc.objects.bulk_create([ReceivedHtlc(key=arrival.key) for arrival in arrivals])
     pairs = [pair for arrival in arrivals for pair in arrival.messages]
     insert_new(Message, [message for _, message in pairs])
@@ -243,9 +260,22 @@ def _insert(arrivals: list[Arrival], registry: Registry, bounds: Bounds, publish
     hinted = [
         pubkey for arrival in arrivals for pubkey, hop_hints in arrival.hints if hints.store(pubkey, hop_hints)
     ]
-    told: list[Event] = [event for service, message in pairs for event in service.handler(message)]
-    events.append(told, published=published)
-    return Stored(payments=len(arrivals), dropped=dropped, hinted=tuple(hinted))
+    answers = _react(pairs, published, cost_msat)
+    return Stored(payments=len(arrivals), dropped=dropped, hinted=tuple(hinted), answers=tuple(answers))
+
+
+def _react(
+    pairs: list[tuple[Service, Message]], published: events.Published, cost_msat: Callable[[int, int], int]
+) -> list[Message]:
+    """What the services make of new messages: events, and messages that are to be sent, which are stored."""
+    reactions = [service.handler(message) for service, message in pairs]
+    events.append([event for reaction in reactions for event in reaction.events], published=published)
+    answers = [message for reaction in reactions for message in reaction.answers]
+    for message in answers:
+        message.cost_msat = cost_msat(len(message.body), message.amount_msat)
+    insert_new(Message, answers)
+    peers.touch((message.pubkey for message in answers), written_to=True)
+    return answers
 
 
 def _fresh_arrivals(arrivals: list[Arrival]) -> list[Arrival]:

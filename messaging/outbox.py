@@ -7,11 +7,11 @@ paid, together; nothing ever waits in order to be joined. A node that is away ho
 import asyncio
 import logging
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from functools import partial
-from uuid import UUID, uuid4
+from uuid import UUID
 
 from django.utils import timezone
 
@@ -25,7 +25,8 @@ from messaging.database import Database
 from messaging.events import Published
 from messaging.hints import HintBook
 from messaging.idempotency import Claim, Claims
-from messaging.models import Attempt, Direction, IdempotencyKey, Message, Part, State
+from messaging.models import Attempt, IdempotencyKey, Message, Part, State
+from messaging.outgoing import new_message
 from messaging.packing import (
     MIN_AMOUNT_MSAT,
     Undividable,
@@ -137,27 +138,26 @@ class Outbox:
         reply_to: UUID | None,
         expires_seconds: int,
     ) -> UUID:
-        now = timezone.now()
-        message = Message(
-            message_id=uuid4(),
-            direction=Direction.OUT,
-            pubkey=pubkey,
+        message = new_message(
             service=service,
-            reply_to=reply_to,
+            pubkey=pubkey,
             body=body,
-            amount_msat=amount_sat * 1000,
-            cost_msat=self.most_msat(len(body), amount_sat * 1000),
-            state=State.QUEUED,
-            created_at=now,
-            updated_at=now,
-            expires_at=now + timedelta(seconds=expires_seconds),
+            amount_sat=amount_sat,
+            reply_to=reply_to,
+            expires_seconds=expires_seconds,
         )
+        message.cost_msat = self.most_msat(len(body), message.amount_msat)
         async with self._budget.reserved(message.cost_msat):
             stored = asyncio.get_running_loop().create_future()
             self._accepted.append(Accepted(message, stored, claim.row(message.message_id) if claim else None))
             self._arrived.set()
             await stored
         return message.message_id
+
+    def send_stored(self, messages: Iterable[Message]) -> None:
+        """Sends messages that another step has stored, and committed, as queued."""
+        for message in messages:
+            self._traffic.wait(message.pubkey, (message.pk, WHOLE))
 
     def most_msat(self, size_bytes: int, amount_msat: int) -> int:
         """The most that a message of so many bytes can cost: amount, or a satoshi a part if that is more, and fees."""

@@ -1,18 +1,28 @@
 """Service type ↔ record number ↔ handler.
 
 A service is one row of HANDLERS. A handler is a function that gets a received Message inside the transaction that stores
-it, and answers with the events to publish: `def handle(message: Message) -> list[Event]`.
+it, and says what follows from it: `def handle(message: Message) -> Reaction`. It may read and write the database and nothing
+else; what it answers with is sent after the commit.
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from django.utils.module_loading import import_string
 
 from messaging.models import Event, Message
 
-Handler = Callable[[Message], list[Event]]
+
+@dataclass(frozen=True)
+class Reaction:
+    """Events to publish, and messages to send (made by `messaging.outgoing.new_message`), of whatever service."""
+
+    events: list[Event] = field(default_factory=list)
+    answers: list[Message] = field(default_factory=list)
+
+
+Handler = Callable[[Message], Reaction]
 
 HANDLERS = {
     "message": "messaging.handlers.publish",

@@ -96,6 +96,8 @@ class Engine:
             bounds=limits.bounds,
             published=self._waker.published,
             hints=hints,
+            send_stored=self.outbox.send_stored,
+            cost_msat=self.outbox.most_msat,
         )
         self._walk = Walk(
             database=database, inbox=self.inbox, own_pubkey=self.own_pubkey, list_invoices=client.list_invoices

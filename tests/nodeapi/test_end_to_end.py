@@ -176,14 +176,6 @@ def test_unknown_node_fails_at_once_with_a_cause(alice):
     assert "does not know this node" in message["error"]
 
 
-def test_message_that_fits_no_route_fails_with_the_room_there_is(alice, bob):
-    noise = PrivateKey(b"\x0b" * 32)
-    body = b"".join(noise.sign(bytes([number])) for number in range(30))
-    message = ended(alice, send(alice, bob, body))
-    assert message["state"] == "failed"
-    assert "too long" in message["error"]
-
-
 def test_long_text_that_compresses_arrives(alice, bob):
     text = b"All of this says the same thing. " * 100
     with WebsocketStream(bob) as stream:
