@@ -82,6 +82,13 @@ def unfinished(database: Path) -> int:
     return _column(database, f"SELECT count(*) FROM messaging_message WHERE direction = 'out' AND {states}")[0]
 
 
+def undelivered(sender: Path, receiver: Path) -> set[str]:
+    """Messages that the sender holds for settled and the receiver has not stored, by the ids in their databases."""
+    settled = "SELECT message_id FROM messaging_message WHERE direction = 'out' AND state = 'settled'"
+    received = "SELECT message_id FROM messaging_message WHERE direction = 'in'"
+    return set(_column(sender, settled)) - set(_column(receiver, received))
+
+
 def _column(database: Path, query: str) -> list:
     connection = sqlite3.connect(f"file:{database}?mode=ro", uri=True, timeout=30)
     try:

@@ -1,6 +1,7 @@
 """One soak: traffic and faults, then healing, waiting, and the comparison."""
 
 import asyncio
+import contextlib
 import random
 import time
 from collections import Counter
@@ -22,6 +23,8 @@ PROGRESS_SECONDS = 15
 # A message that has failed often waits up to five minutes for its next try.
 FINISH_SECONDS = 1_200
 GETS_AT_ONCE = 4
+# Longer than a node's pause between two walks over lnd's invoices.
+WALK_SECONDS = 200
 
 
 @dataclass(kw_only=True)
@@ -138,6 +141,8 @@ async def _judge(place: World, clients: list[Client], watchers: list[Watcher], b
                 pause=0.5,
             )
         say("all messages have their end")
+        for client in clients:
+            await _delivered(client)
         last = {client.sender.name: await last_message(client) for client in clients}
     except world.Unhealed as error:
         judged.fault("lost", str(error))
@@ -147,6 +152,13 @@ async def _judge(place: World, clients: list[Client], watchers: list[Watcher], b
         await _read_to_the_end(watchers, members, logs)
         await _compare(judged, place, clients, watchers, logs, balances)
     return judged
+
+
+async def _delivered(client: Client) -> None:
+    """What was paid while the receiver was away is found by its next walk: what is not there after that is lost."""
+    pair = _database(client.sender), _database(client.recipient)
+    with contextlib.suppress(world.Unhealed):
+        await until(lambda: not ledgers.undelivered(*pair), "", seconds=WALK_SECONDS, pause=0.5)
 
 
 async def last_message(client: Client) -> str:
