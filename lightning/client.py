@@ -17,7 +17,8 @@ _CHANNEL_OPTIONS = (
     # A dead TCP connection would otherwise hang a stream for days. lnd allows a ping every 5 seconds.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 15_000),
-    ("grpc.max_receive_message_length", 64 * 2**20),
+    # As lncli: an invoice that was paid many times is large.
+    ("grpc.max_receive_message_length", 200 * 2**20),
     ("grpc.initial_reconnect_backoff_ms", 200),
     ("grpc.min_reconnect_backoff_ms", 200),
     ("grpc.max_reconnect_backoff_ms", 5_000),

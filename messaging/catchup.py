@@ -10,6 +10,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import partial
 
+import grpc
+
+from lightning.client import LndError
 from messaging.database import Database
 from messaging.inbox import Inbox
 from messaging.models import InvoiceMark
@@ -44,9 +47,7 @@ class Walk:
         offset = await self.begin()
         found, mark, passing = 0, offset, True
         while True:
-            page = await self._list_invoices(
-                lightning_pb2.ListInvoiceRequest(index_offset=offset, num_max_invoices=PAGE)
-            )
+            page = await self._page(offset)
             if not page.invoices:
                 return Found(found)
             found += await self._inbox.store_now(list(page.invoices))
@@ -56,6 +57,24 @@ class Walk:
                 mark = invoice.add_index if passing else mark
             await self._database.write(partial(move_mark, self._pubkey, mark))
             offset = page.last_index_offset
+
+    async def _page(self, offset: int) -> lightning_pb2.ListInvoiceResponse:
+        """The next invoices, fewer where they are so large that lnd's answer would be too much: whoever pays a known preimage
+        again and again makes one invoice grow. One that alone is too large is passed over."""
+        count = PAGE
+        while True:
+            try:
+                return await self._list_invoices(
+                    lightning_pb2.ListInvoiceRequest(index_offset=offset, num_max_invoices=count)
+                )
+            except LndError as error:
+                if error.code is not grpc.StatusCode.RESOURCE_EXHAUSTED:
+                    raise
+            if count == 1:
+                logger.error("invoice %d is too large to be read: passed over", offset + 1)
+                offset += 1
+            else:
+                count = max(1, count // 10)
 
     async def begin(self) -> int:
         """Where to begin. An lnd never seen before begins at its end, years of old payments are no news: so this has to

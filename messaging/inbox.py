@@ -7,7 +7,7 @@ that it leads to is written in one transaction.
 import asyncio
 import hashlib
 import logging
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -27,6 +27,8 @@ from protos.lnrpc import lightning_pb2
 logger = logging.getLogger(__name__)
 
 MAX_PENDING = 1_000
+INVOICES_AT_ONCE = 20
+MAX_HANDLED = 50_000
 DATABASE_RETRY_SECONDS = 2.0
 # InternalError: a PostgreSQL that takes no writes for now, such as a standby.
 DATABASE_IS_AWAY = (OperationalError, InterfaceError, InternalError)
@@ -58,6 +60,22 @@ class Stored:
     answers: tuple[Message, ...] = ()
 
 
+class Handled:
+    """HTLCs that were stored or dropped of late, by their keys. lnd tells all HTLCs of an invoice again with each further
+    one, and each walk sees them again: they need not be verified again. The table decides; this only saves work."""
+
+    def __init__(self) -> None:
+        self._keys: OrderedDict[bytes, None] = OrderedDict()
+
+    def __contains__(self, key: bytes) -> bool:
+        return key in self._keys
+
+    def add(self, key: bytes) -> None:
+        self._keys[key] = None
+        if len(self._keys) > MAX_HANDLED:
+            self._keys.popitem(last=False)
+
+
 class Inbox:
     """`take` invoices as lnd tells them; `run` stores and publishes what they bring until cancelled."""
 
@@ -85,6 +103,7 @@ class Inbox:
         self._arrived = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
+        self._handled = Handled()
         self.dropped: Counter[str] = Counter()
 
     async def take(self, invoice: lightning_pb2.Invoice) -> None:
@@ -99,15 +118,28 @@ class Inbox:
 
     async def store_now(self, invoices: list[lightning_pb2.Invoice]) -> int:
         """Stores what these bring; how many payments were not known before."""
-        arrivals = [arrival for invoice in invoices for arrival in self._arrivals(invoice)]
+        arrivals = []
+        for number, invoice in enumerate(invoices):
+            arrivals += self._arrivals(invoice)
+            if number % INVOICES_AT_ONCE == 0:
+                # To verify a whole page takes long; others want the event loop too.
+                await asyncio.sleep(0)
         return await self._store(arrivals) if arrivals else 0
 
     def _arrivals(self, invoice: lightning_pb2.Invoice) -> list[Arrival]:
         if not invoice.is_keysend or invoice.state != lightning_pb2.Invoice.SETTLED:
             return []
-        settled = [htlc for htlc in invoice.htlcs if htlc.state == lightning_pb2.SETTLED]
-        arrivals = [self._open(invoice.r_hash, htlc) for htlc in settled]
-        return [arrival for arrival in arrivals if not arrival.is_empty]
+        arrivals = []
+        for htlc in invoice.htlcs:
+            key = htlc_key(self._own_pubkey, invoice.r_hash, htlc)
+            if htlc.state != lightning_pb2.SETTLED or key in self._handled:
+                continue
+            arrival = self._open(key, htlc)
+            if arrival.is_empty:
+                self._handled.add(key)
+            else:
+                arrivals.append(arrival)
+        return arrivals
 
     async def run(self) -> None:
         while True:
@@ -120,7 +152,10 @@ class Inbox:
     async def _store(self, arrivals: list[Arrival]) -> int:
         while True:
             try:
-                return self._note(await self._database.write(self._storing(arrivals)))
+                stored = await self._database.write(self._storing(arrivals))
+                for arrival in arrivals:
+                    self._handled.add(arrival.key)
+                return self._note(stored)
             except DATABASE_IS_AWAY as error:
                 # lnd has settled it and tells it only once on this stream: keep it until the database is well again.
                 logger.error("received messages could not be stored (%s); trying again", error)
@@ -158,8 +193,7 @@ class Inbox:
         if count := await self._database.write(partial(forget_old, self._bounds)):
             self._drop("parts", "incomplete_for_too_long", count)
 
-    def _open(self, payment_hash: bytes, htlc: lightning_pb2.InvoiceHTLC) -> Arrival:
-        key = htlc_key(self._own_pubkey, payment_hash, htlc)
+    def _open(self, key: bytes, htlc: lightning_pb2.InvoiceHTLC) -> Arrival:
         ours = [
             (service, htlc.custom_records[number])
             for number in sorted(htlc.custom_records)

@@ -16,7 +16,9 @@ from django.utils import timezone
 from lightning.carrier import Outcome, Shipment, Verdict
 from lightning.simulator.signing import sign_message
 from messaging import ledger
+from messaging.budget import Budget
 from messaging.database import Database
+from messaging.hints import HintBook
 from messaging.models import Attempt, Direction, Message, State
 from messaging.outbox import Outbox
 from messaging.packing import pack
@@ -43,7 +45,7 @@ class LateReader(Database):
     """Its list of what waits comes late, as that of a very long queue does."""
 
     async def read(self, job):
-        if job is ledger.waiting_messages:
+        if job is ledger.waiting_keys:
             await asyncio.sleep(LATE_SECONDS)
         return await super().read(job)
 
@@ -81,7 +83,8 @@ def store_under_way(carrier: Courier) -> None:
         amount_msat=1_000, state=State.QUEUED, expires_at=now + timedelta(days=1),
     )  # fmt: skip
     load = pack([message], safe_room_bytes=carrier.safe_room_bytes)[0]
-    attempt = ledger.attempt_for(load, carrier)
+    payer = ledger.Payer(pubkey=KEY.public_key.format().hex(), carrier=carrier, hints=lambda: ())
+    attempt = ledger.attempt_for(load, payer, ())
     ledger.take_off(message, attempt, now)
     ledger.store_accepted([message], [attempt], [])
 
@@ -92,6 +95,7 @@ async def take_up(carrier: Courier) -> Message:
     outbox = Outbox(
         database=database, carrier=carrier, own_pubkey=KEY.public_key.format(), record_numbers={"message": 400_000},
         limits=Limits(in_flight=8, in_flight_per_peer=4), expires_seconds=86_400, published=lambda events: None,
+        hints=HintBook(database), own_hints=lambda: (), budget=Budget(database=database, limit_sat=None, sources=[]),
     )  # fmt: skip
     await database.write(partial(store_under_way, carrier))
     running = asyncio.create_task(outbox.run())

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import time
 from uuid import UUID, uuid4
 
 import pytest
@@ -188,6 +189,7 @@ def test_what_stays_incomplete_is_forgotten(network, alice, tmp_path):
         network.pay("bob", carol.pubkey, {RECORD_NUMBER: message.record(carol.pubkey, 0)})
         assert received(carol, alice) == {}
         carol.kill()
+        time.sleep(1.1)
         carol.start()
         carol.wait_until(lambda: "incomplete_for_too_long" in carol.log)
         network.pay("bob", carol.pubkey, {RECORD_NUMBER: message.record(carol.pubkey, 1)})
