@@ -1,10 +1,9 @@
 """A cursor that the event log does not reach back to, or not up to, is told so, in the place of what is missing."""
 
-import sqlite3
-
 import pytest
 
 from tests.nodeapi.streams import LineStream, WebsocketStream, delivery_of, grpc_stream, send
+from tests.support.databases import execute
 from tests.support.nodes import Node
 
 
@@ -15,8 +14,7 @@ def carol(network, tmp_path, bob):
         for _ in range(8):
             send(node, bob)
         node.wait_until(lambda: len(node.get("/v1/messages?state=settled").json["messages"]) == 8)
-        with sqlite3.connect(node.directory / "impervious.sqlite3") as database:
-            database.execute("DELETE FROM messaging_event WHERE seq <= 3")
+        execute(node.database_url, "DELETE FROM messaging_event WHERE seq <= 3")
         yield node
 
 

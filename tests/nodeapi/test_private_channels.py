@@ -1,13 +1,13 @@
 """A node with private channels only is answered: its reply hints travel with what it sends."""
 
 import asyncio
-import sqlite3
 
 import pytest
 
 from lightning.simulator.process import SimulatedNetwork
 from tests.conftest import start_simulated
 from tests.nodeapi.streams import WebsocketStream, data_of, send
+from tests.support.databases import execute
 from tests.support.nodes import Node
 
 
@@ -55,5 +55,5 @@ def test_private_node_is_answered(pair, size):
 def test_node_with_a_public_channel_tells_no_hints(alice, bob):
     send(alice, bob)
     bob.wait_until(lambda: bob.get(f"/v1/messages?direction=in&pubkey={alice.pubkey}").json["messages"])
-    with sqlite3.connect(bob.directory / "impervious.sqlite3") as database:
-        assert database.execute("SELECT DISTINCT reply_hints FROM messaging_peer").fetchall() == [("[]",)]
+    rows = execute(bob.database_url, "SELECT DISTINCT CAST(reply_hints AS TEXT) FROM messaging_peer")
+    assert rows == [("[]",)]

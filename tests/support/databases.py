@@ -3,7 +3,9 @@ TEST_DATABASE=postgresql, a fresh database on the server that tests/services.sh 
 
 import os
 import shlex
+import sqlite3
 import subprocess
+from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
@@ -50,3 +52,13 @@ def control_server(*arguments: str) -> None:
 def _on_server(statement: sql.Composable) -> None:
     with psycopg.connect(os.environ["TEST_POSTGRES_URL"], autocommit=True) as connection:
         connection.execute(statement)
+
+
+def execute(database_url: str, statement: str) -> list[tuple]:
+    """Runs one statement beside a node, and commits it; its rows, if it has any."""
+    if database_url.startswith("sqlite:///"):
+        with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"), timeout=30)) as connection, connection:
+            return connection.execute(statement).fetchall()
+    with psycopg.connect(database_url) as connection:
+        cursor = connection.execute(statement)
+        return cursor.fetchall() if cursor.description else []
