@@ -145,10 +145,10 @@ def decode_record(
     message = signed_bytes(recipient=recipient, record_number=record_number, packet=packet)
     if not signature.verify(message=message, compact=compact, pubkey=sender):
         raise EnvelopeError("signature")
-    return _open_packet(sender, packet, paid_msat=paid_msat, max_bytes=max_bytes)
+    return open_packet(sender, packet, paid_msat=paid_msat, max_bytes=max_bytes)
 
 
-def _open_packet(sender: bytes, packet: bytes, *, paid_msat: int, max_bytes: int) -> ReceivedPacket:
+def open_packet(sender: bytes, packet: bytes, *, paid_msat: int, max_bytes: int) -> ReceivedPacket:
     try:
         parsed = envelope_pb2.Packet.FromString(packet)
     except DecodeError:
