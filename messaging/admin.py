@@ -4,7 +4,7 @@ from django.contrib import admin
 from django.db.models import Count, Q
 from django.utils.html import format_html
 
-from messaging.models import Attempt, Direction, Event, Message, Peer
+from messaging.models import Assembly, Attempt, Direction, Event, Message, Peer
 
 SHOWN_BODY_BYTES = 2_000
 SHOWN_IN_LIST = 60
@@ -73,7 +73,7 @@ class MessageAdmin(When, HistoryAdmin):
     search_help_text = "A message id (whole), the beginning of a peer's key, or words of a cause"
     fields = (
         "message_id", "direction", "pubkey", "service", "reply_to", "text", "amount", "fee", "state", "error",
-        "attempts", "attempt", "next_try_at", "expires_at", "created_at", "updated_at",
+        "parts", "attempts", "attempt", "next_try_at", "expires_at", "created_at", "updated_at",
     )
     readonly_fields = ("text", "amount", "fee")
 
@@ -131,7 +131,9 @@ class AttemptAdmin(When, HistoryAdmin):
 
     @admin.display(description="messages")
     def messages_carried(self, attempt: Attempt) -> str:
-        return ", ".join(str(identity) for identity in attempt.messages.values_list("message_id", flat=True)) or "none now"
+        whole = [str(identity) for identity in attempt.messages.values_list("message_id", flat=True)]
+        parts = attempt.parts.values_list("message__message_id", "index", "message__parts")
+        return ", ".join(whole + [f"part {index + 1} of {count} of {identity}" for identity, index, count in parts]) or "none now"
 
     @admin.display(description="amount", ordering="amount_msat")
     def amount(self, attempt: Attempt) -> str:
@@ -169,15 +171,42 @@ class EventAdmin(When, HistoryAdmin):
         return shown_bytes(event.data)
 
 
+@admin.register(Assembly)
+class AssemblyAdmin(When, HistoryAdmin):
+    """Long messages of which parts are missing."""
+
+    list_display = ("when", "short_sender", "service", "parts", "received_bytes", "size", "amount", "known")
+    list_filter = ("service", "known", "created_at")
+    search_fields = ("pubkey__startswith",)
+    fields = ("message_id", "pubkey", "service", "parts", "received_bytes", "size", "amount", "known", "created_at")
+    readonly_fields = ("parts", "amount")
+
+    @admin.display(description="sender", ordering="pubkey")
+    def short_sender(self, assembly: Assembly) -> str:
+        return short(assembly.pubkey)
+
+    @admin.display(description="parts here")
+    def parts(self, assembly: Assembly) -> str:
+        return f"{assembly.received_parts:,} of {assembly.count:,}"
+
+    @admin.display(description="amount so far", ordering="amount_msat")
+    def amount(self, assembly: Assembly) -> str:
+        return sat(assembly.amount_msat)
+
+
 @admin.register(Peer)
 class PeerAdmin(admin.ModelAdmin):
-    """Peers come by themselves; only the operator's own name for them can be written."""
+    """Peers come by themselves; the operator may name them, and mark those that are known."""
 
-    list_display = ("pubkey", "label", "sent", "received", "first_seen_at", "last_seen_at")
-    list_filter = ("last_seen_at",)
+    list_display = ("short_pubkey", "label", "marked", "sent", "received", "first_seen_at", "last_seen_at")
+    list_filter = ("marked", "last_seen_at")
     search_fields = ("pubkey__startswith", "label")
-    fields = ("pubkey", "label", "sent", "received", "first_seen_at", "last_seen_at")
-    readonly_fields = ("pubkey", "sent", "received", "first_seen_at", "last_seen_at")
+    fields = (
+        "pubkey", "label", "marked", "sent", "received", "written_to", "private_channels", "first_seen_at", "last_seen_at",
+    )
+    readonly_fields = (
+        "pubkey", "sent", "received", "written_to", "private_channels", "first_seen_at", "last_seen_at",
+    )
     show_full_result_count = False
 
     def has_add_permission(self, request) -> bool:
@@ -185,6 +214,14 @@ class PeerAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request, obj=None) -> bool:
         return False
+
+    @admin.display(description="node", ordering="pubkey")
+    def short_pubkey(self, peer: Peer) -> str:
+        return short(peer.pubkey)
+
+    @admin.display(description="reached by private channels of")
+    def private_channels(self, peer: Peer) -> str:
+        return ", ".join(hint["node_id"] for hint in peer.reply_hints) or "none told"
 
     @admin.display(description="messages sent")
     def sent(self, peer: Peer) -> int:
