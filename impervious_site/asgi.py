@@ -28,7 +28,7 @@ if settings.IMPD is None:
 
 flow.bound_bodies(assembly.max_body_bytes(settings.IMPD))
 if "IMPD_ENGINE_HERE" not in os.environ:
-    api_entry.make_with(lambda: make_api(settings.IMPD))
+    api_entry.make_with(lambda: make_api(settings.IMPD, version=settings.VERSION))
 
 
 async def _http(scope, receive, send) -> None:

@@ -26,6 +26,7 @@ INSTALLED_APPS = [
     "rest_framework",
     "django_grpc_framework",
     "channels",
+    "drf_spectacular_sidecar",
     "messaging",
     "nodeapi",
 ]

@@ -2,7 +2,7 @@
 
 from django.contrib import admin
 from django.urls import path
-from django.views.generic import RedirectView
+from django.views.generic import RedirectView, TemplateView
 
 admin.site.site_header = "Impervious node"
 admin.site.site_title = "Impervious node"
@@ -14,4 +14,5 @@ admin.site.enable_nav_sidebar = False
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/")),
     path("admin/", admin.site.urls),
+    path("docs/api", TemplateView.as_view(template_name="nodeapi/api.html")),
 ]

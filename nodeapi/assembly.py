@@ -79,13 +79,14 @@ def make_hub(config, database: Database, *, beside_engine: bool) -> Hub:
     return Hub(database, poll_seconds=POLL_WHEN_WOKEN_SECONDS if woken else UNWOKEN_POLL_SECONDS)
 
 
-def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None) -> Doors:
+def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None, version: str) -> Doors:
     """The doors of the runimpd process with its engine, or of another process without one."""
     return Doors(
         database=database,
         hub=hub,
         keys=make_keys(config),
         guard=make_guard(config),
+        version=version,
         engine=engine,
         forwarder=None if engine else Forwarder(str(config.server.grpc_addr)),
     )

@@ -52,6 +52,7 @@ async def send_message(
 
 
 async def estimate_message(doors, *, pubkey: str, size: int, amount: int) -> dict[str, Any]:
+    """What it would take to send a message of `size` bytes now. Nothing is sent."""
     engine = doors.engine
     require_sendable(engine, pubkey, size, "size", amount)
     try:
@@ -63,6 +64,7 @@ async def estimate_message(doors, *, pubkey: str, size: int, amount: int) -> dic
 
 
 async def get_message(doors, *, id: UUID) -> dict[str, Any]:
+    """One message, sent or received, with what became of it."""
     found = await doors.database.read(partial(services.message_get, message_id=id))
     if found is None:
         raise ApiError(grpc.StatusCode.NOT_FOUND, f"id: there is no message {id}")
@@ -70,6 +72,7 @@ async def get_message(doors, *, id: UUID) -> dict[str, Any]:
 
 
 async def list_messages(doors, **filters) -> dict[str, Any]:
+    """The history of messages, newest first."""
     found = await doors.database.read(partial(services.message_list, **filters))
     if found is None:
         raise invalid("before", "names no message of this node")
@@ -77,6 +80,7 @@ async def list_messages(doors, **filters) -> dict[str, Any]:
 
 
 async def get_info(doors) -> dict[str, Any]:
+    """This node: its key, network, lnd, balances and services."""
     engine = doors.engine
     return {
         **engine.lnd.describe(),

@@ -32,6 +32,7 @@ class Doors:
     hub: Hub
     keys: Keys
     guard: WebGuard
+    version: str
     engine: Engine | None = None
     forwarder: Forwarder | None = None
 

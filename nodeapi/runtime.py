@@ -126,7 +126,7 @@ class Runtime:
                 config, database=database, client=client, lnd=lnd, hub=hub, version=self._version
             )
             await _when_lnd_answers(engine.begin)
-            doors = assembly.make_doors(config, database=database, hub=hub, engine=engine)
+            doors = assembly.make_doors(config, database=database, hub=hub, engine=engine, version=self._version)
             async with asyncio.TaskGroup() as group:
                 group.create_task(hub.run())
                 group.create_task(engine.run())
@@ -180,11 +180,11 @@ def check_free(key: str, address) -> None:
             ) from None
 
 
-async def make_api(config) -> ApiApplication:
+async def make_api(config, *, version: str) -> ApiApplication:
     """The API of a process beside runimpd: it reads the database and forwards all else."""
     database = Database()
     hub = assembly.make_hub(config, database, beside_engine=False)
     await hub.start()
-    doors = assembly.make_doors(config, database=database, hub=hub, engine=None)
+    doors = assembly.make_doors(config, database=database, hub=hub, engine=None, version=version)
     _background.add(asyncio.get_running_loop().create_task(hub.run()))
     return ApiApplication(doors)

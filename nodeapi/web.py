@@ -9,10 +9,14 @@ from nodeapi import codec
 from nodeapi.auth import headers_of
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
+from nodeapi.openapi import describe
+from nodeapi.operations import OPERATIONS
 from nodeapi.rest import ApiRequest, Routes
 from nodeapi.subscribe import StreamConsumer, stream_lines
 
 SUBSCRIBE_PATH = "/v1/subscribe"
+# Open to all: it says nothing of this node but its version.
+OPENAPI_PATH = "/v1/openapi.json"
 JSON_HEADERS = [(b"content-type", b"application/json")]
 
 
@@ -22,6 +26,7 @@ class ApiApplication:
     def __init__(self, doors: Doors):
         self._doors = doors
         self._routes = Routes(doors)
+        self._description = codec.dump(describe(OPERATIONS, version=doors.version))
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "websocket":
@@ -48,6 +53,8 @@ class ApiApplication:
         try:
             if scope["method"] == "OPTIONS" and origin:
                 await self._preflight(scope, send, extra)
+            elif scope["path"] == OPENAPI_PATH and scope["method"] == "GET":
+                await respond(send, 200, self._description, extra)
             elif scope["path"] == SUBSCRIBE_PATH and scope["method"] == "GET":
                 await stream_lines(self._doors, scope, headers, receive, send, extra)
             else:
