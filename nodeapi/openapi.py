@@ -81,7 +81,7 @@ def _operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
 def summary(operation: Operation) -> str:
     """The first sentence of what the function behind it says of itself."""
     text = " ".join((operation.function.__doc__ or "").split("\n\n")[0].split())
-    return text.partition(". ")[0].rstrip(".")
+    return text.partition(". ")[0].rstrip(".").replace("`", "")
 
 
 def _request_body(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
