@@ -171,12 +171,12 @@ class EventAdmin(When, HistoryAdmin):
 
 @admin.register(Peer)
 class PeerAdmin(admin.ModelAdmin):
-    """Peers come by themselves; only the operator's own name for them can be written."""
+    """Peers come by themselves; only the operator's own name for them, and whether they are known, can be written."""
 
-    list_display = ("pubkey", "label", "sent", "received", "first_seen_at", "last_seen_at")
+    list_display = ("pubkey", "label", "marked", "sent", "received", "first_seen_at", "last_seen_at")
     list_filter = ("last_seen_at",)
     search_fields = ("pubkey__startswith", "label")
-    fields = ("pubkey", "label", "sent", "received", "first_seen_at", "last_seen_at")
+    fields = ("pubkey", "label", "marked", "sent", "received", "first_seen_at", "last_seen_at")
     readonly_fields = ("pubkey", "sent", "received", "first_seen_at", "last_seen_at")
     show_full_result_count = False
 
