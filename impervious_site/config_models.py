@@ -17,7 +17,6 @@ DEFAULT_RECORDS = {
 # Keys that protect or spend: to ignore them would be worse than to refuse to start.
 NOT_AVAILABLE = frozenset({
     "server.tls_cert", "server.tls_key",
-    "federate.accept", "federate.max_members",
     "socket.port_range", "socket.pin", "socket.max_bytes_per_second", "socket.idle_seconds",
     "vpn.min_seconds", "vpn.max_seconds", "vpn.quote_seconds", "vpn.quotes_per_minute", "vpn.quarantine_seconds",
     "vpn.auto_renew.enabled", "vpn.auto_renew.budget_sat", "vpn.auto_renew.lead_seconds", "vpn.exit_rules",
@@ -74,10 +73,13 @@ class Lightning(Section):
 
 
 class Federate(Section):
-    """ttl in seconds."""
+    """ttl in seconds, at most 100 years; whose requests are accepted: everybody's (auto), those of peers that are marked as
+    known, or those that the admin accepts (manual)."""
 
-    ttl: values.whole(1) = 31_560_000
-    imp_id: values.Text = ""
+    ttl: values.whole(1, 3_155_760_000) = 31_560_000
+    imp_id: values.ImpId = ""
+    accept: values.FederateAccept = "auto"
+    max_members: values.whole(1, 1_000) = 100
 
 
 class Vpn(Section):

@@ -272,6 +272,20 @@ def parse_message_encoding(value: Any) -> str:
     return text
 
 
+def parse_imp_id(value: Any) -> str:
+    text = parse_text(value)
+    if len(text) > 128 or not text.isprintable():
+        raise ValueError(f"is {shown(text)}; must be at most 128 characters, without control characters")
+    return text
+
+
+def parse_federate_accept(value: Any) -> str:
+    text = parse_text(value)
+    if text not in ("auto", "known", "manual"):
+        raise ValueError(f"is {shown(text)}; must be auto, known or manual")
+    return text
+
+
 def parse_scopes(value: Any) -> frozenset[str]:
     words = parse_list(value, parse_text)
     unknown = [word for word in words if word not in SCOPES]
@@ -430,6 +444,8 @@ Username = Annotated[str, PlainValidator(parse_username)]
 PubKey = Annotated[str, PlainValidator(parse_pub_key)]
 RedisUrl = Annotated[SecretStr, PlainValidator(parse_redis_url)]
 MessageEncoding = Annotated[str, PlainValidator(parse_message_encoding)]
+ImpId = Annotated[str, PlainValidator(parse_imp_id)]
+FederateAccept = Annotated[str, PlainValidator(parse_federate_accept)]
 Scopes = Annotated[frozenset[str], PlainValidator(parse_scopes)]
 DatabaseUrl = Annotated[Path | SecretOf[dict[str, str]], PlainValidator(parse_database_url)]
 CertificateFile = Annotated[bytes, PlainValidator(read_certificate)]

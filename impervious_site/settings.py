@@ -28,6 +28,7 @@ INSTALLED_APPS = [
     "channels",
     "drf_spectacular_sidecar",
     "messaging",
+    "federation",
     "nodeapi",
 ]
 

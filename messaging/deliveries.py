@@ -8,6 +8,7 @@ from datetime import datetime
 
 from messaging import events
 from messaging.models import TRANSITIONS, Event, Message, State
+from messaging.registry import on_failed
 
 
 def move(
@@ -34,7 +35,10 @@ def move(
             updated_at=now,
         )
         moved += group if count == len(group) else _moved_now(group, now)
-    events.append([_delivery(message, state, cause) for message in moved], published=published)
+    told = [_delivery(message, state, cause) for message in moved]
+    if state == State.FAILED:
+        told += [event for message in moved if (hook := on_failed(message.service)) for event in hook(message, cause)]
+    events.append(told, published=published)
 
 
 def _moved_now(messages: list[Message], now: datetime) -> list[Message]:

@@ -1,7 +1,7 @@
 """The same key and request give the same answer, for a day, and nothing is done twice."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
@@ -26,9 +26,15 @@ class Claim:
     key: str
     request_hash: bytes
 
-    def row(self, message_id: UUID) -> IdempotencyKey:
-        """To be stored in the transaction that stores the message."""
-        return IdempotencyKey(caller=self.caller, key=self.key, request_hash=self.request_hash, message_id=message_id)
+    def row(self, message_id: UUID, further: Iterable[UUID] = ()) -> IdempotencyKey:
+        """To be stored in the transaction that stores the message, or messages."""
+        return IdempotencyKey(
+            caller=self.caller,
+            key=self.key,
+            request_hash=self.request_hash,
+            message_id=message_id,
+            further_ids=[str(identity) for identity in further],
+        )
 
 
 class Claims:
@@ -46,6 +52,12 @@ class Claims:
             _same_request(claim, request_hash)
             return await asyncio.shield(answer)
         return await self._stored_answer(claim)
+
+    async def all_answers(self, claim: Claim) -> list[UUID] | None:
+        """All the ids that this was answered with before, if it was. Raises KeyReused."""
+        first = await self.answer(claim)
+        found = await self._database.read(lambda: find(claim)) if first else None
+        return [first, *(UUID(text) for text in found.further_ids)] if found else first and [first]
 
     async def once(self, claim: Claim, make: Callable[[], Awaitable[UUID]]) -> UUID:
         """The id that `make` answered when this was first asked for. Raises KeyReused, and what `make` raises."""

@@ -80,6 +80,16 @@ def store_accepted(messages: list[Message], attempts: list[Attempt], keys: list[
     peers.touch((message.pubkey for message in messages), written_to=True)
 
 
+def store_queued(messages: list[Message], key: IdempotencyKey | None, step: Callable[[], None] | None) -> None:
+    """New messages that wait for their turn, all or none, the key that a caller gave for them, and, before them, the step
+    that they belong to."""
+    if step:
+        step()
+    idempotency.store([key] if key else [])
+    insert_new(Message, messages)
+    peers.touch((message.pubkey for message in messages), written_to=True)
+
+
 def start_attempts(keys: list[Key], payer: Payer, *, most: int) -> Started:
     """Packs what waits under these keys, in their order, and stores up to `most` attempts."""
     found = _waiting(keys)

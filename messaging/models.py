@@ -221,6 +221,7 @@ class IdempotencyKey(models.Model):
     key = models.CharField(max_length=255)
     request_hash = models.BinaryField(max_length=32)
     message_id = models.UUIDField()
+    further_ids = models.JSONField(default=list, help_text="Where one request made several messages.")
     created_at = models.DateTimeField(default=timezone.now, db_index=True)
 
     class Meta:

@@ -154,6 +154,40 @@ class Outbox:
             await stored
         return message.message_id
 
+    async def accept_all(
+        self,
+        messages: list[Message],
+        *,
+        claim: Claim | None = None,
+        step: Callable[[], None] | None = None,
+    ) -> list[UUID]:
+        """Stores all of these (made by `new_message`), or none, in one commit under one reservation, and sends them. The
+        ids, after the commit. `step` runs in the same transaction, before: it may change the bodies, but not their
+        lengths for more; what it raises is raised here, and nothing is stored. With a claim: once, the same ids again;
+        raises KeyReused. Raises OverBudget, having stored nothing."""
+        make = partial(self._accept_all, messages, claim, step)
+        if claim is None:
+            await make()
+            return [message.message_id for message in messages]
+        await self._claims.once(claim, make)
+        return await self._claims.all_answers(claim)
+
+    async def _accept_all(
+        self, messages: list[Message], claim: Claim | None, step: Callable[[], None] | None
+    ) -> UUID:
+        for message in messages:
+            message.cost_msat = self.most_msat(len(message.body), message.amount_msat)
+        first, *further = (message.message_id for message in messages)
+        key = claim.row(first, further) if claim else None
+        async with self._budget.reserved(sum(message.cost_msat for message in messages)):
+            await self._database.write(partial(ledger.store_queued, messages, key, step))
+        self.send_stored(messages)
+        return first
+
+    async def all_answers(self, claim: Claim) -> list[UUID] | None:
+        """The ids of all messages that were accepted under this claim before, if there are any. Raises KeyReused."""
+        return await self._claims.all_answers(claim)
+
     def send_stored(self, messages: Iterable[Message]) -> None:
         """Sends messages that another step has stored, and committed, as queued."""
         for message in messages:

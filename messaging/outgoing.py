@@ -1,10 +1,13 @@
-"""New messages to be sent, not stored yet."""
+"""New messages to be sent."""
 
+from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID, uuid4
 
 from django.utils import timezone
 
+from messaging import peers
+from messaging.database import insert_new
 from messaging.models import Direction, Message, State
 
 DEFAULT_EXPIRES_SECONDS = 86_400
@@ -20,7 +23,7 @@ def new_message(
     expires_seconds: int = DEFAULT_EXPIRES_SECONDS,
     message_id: UUID | None = None,
 ) -> Message:
-    """A message of `service` to `pubkey` (hex), which carries `amount_sat` and is given up after `expires_seconds`."""
+    """A message, not stored yet, of `service` to `pubkey` (hex), which carries `amount_sat` and is given up after `expires_seconds`."""
     now = timezone.now()
     return Message(
         message_id=message_id or uuid4(),
@@ -35,3 +38,11 @@ def new_message(
         updated_at=now,
         expires_at=now + timedelta(seconds=expires_seconds),
     )
+
+
+def store_all(messages: list[Message], cost_msat: Callable[[int, int], int]) -> None:
+    """Stores new messages as queued, with what they may cost. Part of the caller's transaction."""
+    for message in messages:
+        message.cost_msat = cost_msat(len(message.body), message.amount_msat)
+    insert_new(Message, messages)
+    peers.touch((message.pubkey for message in messages), written_to=True)

@@ -1,13 +1,19 @@
-"""Service type ↔ record number ↔ handler.
+"""Service type ↔ record number ↔ handler, and what else a service may bring: a row in a table, each a dotted path.
 
-A service is one row of HANDLERS. A handler is a function that gets a received Message inside the transaction that stores
-it, and says what follows from it: `def handle(message: Message) -> Reaction`. It may read and write the database and nothing
-else; what it answers with is sent after the commit.
+HANDLERS: a function that gets a received Message inside the transaction that stores it, and says what follows from it:
+`def handle(message: Message) -> Reaction`. It may read and write the database and nothing else; what it answers with is
+sent after the commit. A service that was given settings (assembly.py) gets them too: `handle(message, *, settings=…)`.
+
+WORKERS: `async def run(context: WorkerContext)` (messaging/workers.py), run by the engine while the service is active.
+
+ON_FAILED: `def failed(message: Message, cause: str) -> list[Event]`, for each message of the service that will never be
+delivered, in the transaction that says so, whether or not the service is active.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from functools import partial
+from typing import Any, Protocol
 
 from django.utils.module_loading import import_string
 
@@ -16,18 +22,28 @@ from messaging.models import Event, Message
 
 @dataclass(frozen=True)
 class Reaction:
-    """Events to publish, and messages to send (made by `messaging.outgoing.new_message`), of whatever service."""
+    """Events to publish, and messages to send (made by `messaging.outgoing.new_message`), of whatever service. `dropped`
+    is the reason, a word, when nothing follows from a message because something is wrong with it: it is counted."""
 
     events: list[Event] = field(default_factory=list)
     answers: list[Message] = field(default_factory=list)
+    dropped: str = ""
 
 
 Handler = Callable[[Message], Reaction]
+OnFailed = Callable[[Message, str], list[Event]]
 
 HANDLERS = {
     "message": "messaging.handlers.publish",
     "websocket": "messaging.handlers.publish",
     "sign": "messaging.handlers.publish",
+    "federate": "federation.handlers.handle",
+}
+WORKERS = {
+    "federate": "federation.worker.run",
+}
+ON_FAILED = {
+    "federate": "federation.handlers.failed",
 }
 # Of these services a record without our magic bytes is published too, as it is.
 FOREIGN_WELCOME = frozenset({"message", "websocket"})
@@ -47,6 +63,8 @@ class Service:
     record_number: int
     active: bool
     handler: Handler | None
+    worker: Callable[..., Awaitable[None]] | None = None
+    settings: Any = None
 
     @property
     def state(self) -> str:
@@ -56,15 +74,19 @@ class Service:
 
 
 class Registry:
-    """The services of this node, by type and by record number. Numbers and types are unique."""
+    """The services of this node, by type and by record number. Numbers and types are unique. `settings` are what the
+    handlers and workers of some services need to know, by service type."""
 
-    def __init__(self, rows: Iterable[ServiceConfig]):
+    def __init__(self, rows: Iterable[ServiceConfig], settings: Mapping[str, Any] | None = None):
+        settings = settings or {}
         self.services = tuple(
             Service(
                 service_type=row.service_type,
                 record_number=row.custom_record_number,
                 active=row.active,
-                handler=import_string(HANDLERS[row.service_type]) if row.service_type in HANDLERS else None,
+                handler=_handler(row.service_type, settings.get(row.service_type)),
+                worker=import_string(WORKERS[row.service_type]) if row.service_type in WORKERS else None,
+                settings=settings.get(row.service_type),
             )
             for row in rows
         )
@@ -76,3 +98,15 @@ class Registry:
 
     def by_number(self, record_number: int) -> Service | None:
         return self._by_number.get(record_number)
+
+
+def _handler(service_type: str, settings: Any) -> Handler | None:
+    if service_type not in HANDLERS:
+        return None
+    handler = import_string(HANDLERS[service_type])
+    return handler if settings is None else partial(handler, settings=settings)
+
+
+def on_failed(service_type: str) -> OnFailed | None:
+    """What is to be done for messages of this service that fail."""
+    return import_string(ON_FAILED[service_type]) if service_type in ON_FAILED else None

@@ -7,6 +7,7 @@ from lightning.carrier import Outcome
 from messaging.idempotency import Claim
 from messaging.models import Direction, Message, State
 from messaging.outbox import Outbox
+from messaging.outgoing import new_message
 
 DEFAULT_PAGE = 100
 
@@ -34,6 +35,31 @@ async def message_send(
         claim=claim,
     )
     return {"id": str(message_id)}
+
+
+async def message_broadcast(
+    *,
+    outbox: Outbox,
+    service: str,
+    pubkeys: list[str],
+    body: bytes,
+    amount_sat: int,
+    expires_seconds: int,
+    claim: Claim | None,
+) -> list[UUID]:
+    """Accepts one message to each of these nodes, or none: their ids, once all are committed. Raises KeyReused and
+    OverBudget."""
+    messages = [
+        new_message(service=service, pubkey=pubkey, body=body, amount_sat=amount_sat, expires_seconds=expires_seconds)
+        for pubkey in pubkeys
+    ]
+    return await outbox.accept_all(messages, claim=claim)
+
+
+def messages_pubkeys(ids: list[UUID]) -> list[dict]:
+    """To whom the messages that were sent under these ids go."""
+    sent = Message.objects.filter(direction=Direction.OUT, message_id__in=ids).order_by("pk")
+    return [{"pubkey": pubkey, "id": str(identity)} for pubkey, identity in sent.values_list("pubkey", "message_id")]
 
 
 async def message_estimate(*, outbox: Outbox, service: str, pubkey: str, size_bytes: int, amount_sat: int) -> dict:

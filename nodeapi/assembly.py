@@ -1,5 +1,8 @@
 """Puts the parts of the node together, from the configuration. Each function makes one part."""
 
+from typing import Any
+
+from federation.settings import FederationSettings
 from lightning.client import LndClient
 from messaging.database import Database
 from messaging.joining import Bounds
@@ -62,7 +65,7 @@ def make_engine(
         daily_budget_sat=config.lightning.daily_budget_sat,
         keep_days=config.events.keep_days,
     )
-    registry = Registry(config.services)
+    registry = Registry(config.services, service_settings(config, lnd.info.identity_pubkey))
     return Engine(
         database=database,
         client=client,
@@ -72,6 +75,19 @@ def make_engine(
         version=version,
         feed=hub.feed,
     )
+
+
+def service_settings(config, own_pubkey: str) -> dict[str, Any]:
+    """What the handlers and workers of services are told, by service type."""
+    return {
+        "federate": FederationSettings(
+            own_pubkey=own_pubkey,
+            imp_id=config.federate.imp_id,
+            ttl_seconds=config.federate.ttl,
+            accept=config.federate.accept,
+            max_members=config.federate.max_members,
+        ),
+    }
 
 
 def make_hub(config, database: Database, *, beside_engine: bool) -> Hub:

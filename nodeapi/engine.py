@@ -9,6 +9,7 @@ from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
 from messaging.budget import Budget, spent_on_messages
 from messaging.catchup import Walk
+from messaging.clock import Clock
 from messaging.database import Database
 from messaging.events import Published, Waker
 from messaging.events import prune as prune_events
@@ -16,8 +17,9 @@ from messaging.hints import HintBook
 from messaging.inbox import Inbox
 from messaging.joining import Bounds
 from messaging.outbox import Outbox
-from messaging.registry import Registry
+from messaging.registry import Registry, Service
 from messaging.traffic import Limits
+from messaging.workers import WorkerContext, run_forever
 from nodeapi.lnd_status import LndStatus
 
 logger = logging.getLogger(__name__)
@@ -74,6 +76,8 @@ class Engine:
         self._client = client
         self._database = database
         self._waker = Waker(feed)
+        self.published = self._waker.published
+        self._clock = Clock()
         hints = HintBook(database)
         self.outbox = Outbox(
             database=database,
@@ -117,6 +121,19 @@ class Engine:
             group.create_task(self._listen())
             group.create_task(self._prune_daily())
             group.create_task(self._forget_old_parts())
+            for service in self.registry.services:
+                if service.worker and service.state == "running":
+                    group.create_task(run_forever(service, self._worker_context(service)))
+
+    def _worker_context(self, service: Service) -> WorkerContext:
+        return WorkerContext(
+            database=self._database,
+            clock=self._clock,
+            published=self.published,
+            send_stored=self.outbox.send_stored,
+            cost_msat=self.outbox.most_msat,
+            settings=service.settings,
+        )
 
     async def _listen(self) -> None:
         """lnd's invoices into the inbox: live, over a stream that is replaced when it ends or hangs, and by walks."""

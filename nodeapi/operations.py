@@ -10,7 +10,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from nodeapi import calls, serializers
+from nodeapi import calls, federations, serializers, serializers_federation
 
 Function = Callable[..., Awaitable[dict[str, Any]]]
 
@@ -53,6 +53,50 @@ OPERATIONS = (
         function=calls.send_message,
         scope="send",
         once=True,
+    ),
+    Operation(
+        service="messaging.Messaging",
+        method="Broadcast",
+        http="POST",
+        path="/v1/message/broadcast",
+        request=serializers_federation.BroadcastRequest(),
+        reply=serializers_federation.BroadcastResponse(),
+        function=federations.broadcast,
+        scope="send",
+        once=True,
+    ),
+    Operation(
+        service="federate.Federate",
+        method="RequestFederate",
+        http="POST",
+        path="/v1/federate/request",
+        request=serializers_federation.RequestFederateRequest(),
+        reply=serializers_federation.RequestFederateResponse(),
+        function=federations.request_federate,
+        scope="send",
+        once=True,
+    ),
+    Operation(
+        service="federate.Federate",
+        method="LeaveFederation",
+        http="POST",
+        path="/v1/federate/leave",
+        request=serializers_federation.LeaveFederationRequest(),
+        reply=serializers_federation.LeaveFederationResponse(),
+        function=federations.leave_federation,
+        scope="send",
+        once=True,
+    ),
+    Operation(
+        service="federate.Federate",
+        method="ListFederations",
+        http="GET",
+        path="/v1/federate",
+        request=serializers_federation.ListFederationsRequest(),
+        reply=serializers_federation.ListFederationsResponse(),
+        function=federations.list_federations,
+        scope="read",
+        reads_only=True,
     ),
     Operation(
         service="messaging.Messaging",

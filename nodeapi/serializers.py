@@ -14,7 +14,7 @@ from protos import messaging_pb2, node_pb2
 MAX_SAT = 21_000_000 * 100_000_000
 # Receivers keep the parts of a message for an hour more than this.
 MAX_EXPIRES_SECONDS = 86_400
-_EXPIRES = f"must be 1 to {MAX_EXPIRES_SECONDS} seconds"
+EXPIRES_BOUNDS = f"must be 1 to {MAX_EXPIRES_SECONDS} seconds"
 
 
 class RequestSerializer(ProtoSerializer):
@@ -87,7 +87,7 @@ class SendMessageRequest(RequestSerializer):
         default=None,
         min_value=1,
         max_value=MAX_EXPIRES_SECONDS,
-        error_messages={"min_value": _EXPIRES, "max_value": _EXPIRES},
+        error_messages={"min_value": EXPIRES_BOUNDS, "max_value": EXPIRES_BOUNDS},
     )
 
     class Meta:

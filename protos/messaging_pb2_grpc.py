@@ -40,6 +40,11 @@ class MessagingStub:
                 request_serializer=protos_dot_messaging__pb2.SendMessageRequest.SerializeToString,
                 response_deserializer=protos_dot_messaging__pb2.SendMessageResponse.FromString,
                 _registered_method=True)
+        self.Broadcast = channel.unary_unary(
+                '/messaging.Messaging/Broadcast',
+                request_serializer=protos_dot_messaging__pb2.BroadcastRequest.SerializeToString,
+                response_deserializer=protos_dot_messaging__pb2.BroadcastResponse.FromString,
+                _registered_method=True)
         self.GetMessage = channel.unary_unary(
                 '/messaging.Messaging/GetMessage',
                 request_serializer=protos_dot_messaging__pb2.GetMessageRequest.SerializeToString,
@@ -63,6 +68,13 @@ class MessagingServicer:
 
     def SendMessage(self, request, context):
         """Accepts a message, answers with its id as soon as it is stored, and sends it. POST /v1/message/send
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def Broadcast(self, request, context):
+        """Sends one message to every member of our federation, or to none. POST /v1/message/broadcast
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -96,6 +108,11 @@ def add_MessagingServicer_to_server(servicer, server):
                     servicer.SendMessage,
                     request_deserializer=protos_dot_messaging__pb2.SendMessageRequest.FromString,
                     response_serializer=protos_dot_messaging__pb2.SendMessageResponse.SerializeToString,
+            ),
+            'Broadcast': grpc.unary_unary_rpc_method_handler(
+                    servicer.Broadcast,
+                    request_deserializer=protos_dot_messaging__pb2.BroadcastRequest.FromString,
+                    response_serializer=protos_dot_messaging__pb2.BroadcastResponse.SerializeToString,
             ),
             'GetMessage': grpc.unary_unary_rpc_method_handler(
                     servicer.GetMessage,
@@ -141,6 +158,33 @@ class Messaging:
             '/messaging.Messaging/SendMessage',
             protos_dot_messaging__pb2.SendMessageRequest.SerializeToString,
             protos_dot_messaging__pb2.SendMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Broadcast(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messaging.Messaging/Broadcast',
+            protos_dot_messaging__pb2.BroadcastRequest.SerializeToString,
+            protos_dot_messaging__pb2.BroadcastResponse.FromString,
             options,
             channel_credentials,
             insecure,

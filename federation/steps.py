@@ -1,0 +1,393 @@
+"""The steps of a federation's life, each a part of the caller's transaction, in which it is the only writer.
+
+Both nodes must end up holding each other with the same end, or not at all, in whatever order messages arrive: that is what
+rounds are for (bodies.py). A step that is repeated, or that nothing calls for, changes nothing and tells nothing.
+"""
+
+from datetime import UTC, datetime, timedelta
+from uuid import UUID, uuid4
+
+from django.utils import timezone
+
+from federation import bodies
+from federation.bodies import Body
+from federation.models import Federation, Step
+from federation.settings import ACCEPT_AUTO, ACCEPT_KNOWN, SERVICE, FederationSettings
+from federation.states import ENDED, State, require_way
+from federation.telling import EXPIRED, step_event
+from messaging.models import Direction, Event, Message, Peer
+from messaging.outgoing import DEFAULT_EXPIRES_SECONDS, new_message
+from messaging.registry import Reaction
+
+# Clocks of two nodes differ: so much later than our ttl allows may an end be that the other node has set.
+CLOCK_SLACK_SECONDS = 30
+# Our unanswered requests to one node that are remembered.
+MAX_ASKED = 16
+
+FULL = "full"
+NOT_KNOWN = "not known to this node"
+REFUSED_BY_HAND = "refused by the operator"
+
+
+class NotPossible(Exception):
+    """`str()` says why this cannot be asked for now; it begins with a verb: "is …"."""
+
+
+# what this node asks for
+
+
+def request(message: Message, settings: FederationSettings) -> list[Event]:
+    """Our request, which `message` carries; its body is made here. Raises NotPossible."""
+    found = Federation.objects.filter(pubkey=message.pubkey).first()
+    federation = found or Federation(pubkey=message.pubkey)
+    if _is_full(message.pubkey, settings):
+        raise NotPossible(
+            f"cannot be asked: the federation is full (federate.max_members: {settings.max_members} with those that were asked)"
+        )
+    message.body = request_body(settings, federation.round)
+    federation.asked = [*federation.asked[1 - MAX_ASKED :], str(message.message_id)]
+    federation.received_id = None
+    federation.waits_until = _in_seconds(settings.ttl_seconds)
+    if federation.state == State.MEMBER:
+        _store(federation, step="asked again by this node")
+    else:
+        federation.expires_at = federation.since = None
+        _move(federation, State.REQUESTED, "asked by this node")
+    return [step_event(bodies.REQUEST, federation, message.message_id)]
+
+
+def request_body(settings: FederationSettings, round: int = bodies.LONGEST_ROUND) -> bytes:
+    return bodies.encode(
+        Body(type=bodies.REQUEST, imp_id=settings.imp_id, ttl=settings.ttl_seconds, round=round)
+    )
+
+
+def leave(message: Message, settings: FederationSettings, *, cause: str = "left by this node") -> list[Event]:
+    """We leave, which `message` tells; its body is made here. Raises NotPossible."""
+    federation = Federation.objects.filter(pubkey=message.pubkey).first()
+    if federation is None or federation.state != State.MEMBER:
+        raise NotPossible("is not a node that this one is federated with")
+    message.body = leave_body(settings, federation.round)
+    _end(federation, State.LEFT, cause)
+    return [step_event(bodies.LEAVE, federation, message.message_id)]
+
+
+def leave_body(settings: FederationSettings, round: int = bodies.LONGEST_ROUND) -> bytes:
+    return bodies.encode(Body(type=bodies.LEAVE, imp_id=settings.imp_id, round=round))
+
+
+# what the operator decides
+
+
+def accept_waiting(pubkey: str, settings: FederationSettings) -> Reaction:
+    """Raises NotPossible."""
+    federation = _waiting(pubkey)
+    if _is_full(pubkey, settings):
+        raise NotPossible(f"cannot be accepted: the federation is full (federate.max_members: {settings.max_members})")
+    return _accept(federation, federation.received_id, federation.ttl_seconds, settings, "accepted by the operator")
+
+
+def refuse_waiting(pubkey: str, settings: FederationSettings) -> Reaction:
+    """Raises NotPossible."""
+    federation = _waiting(pubkey)
+    return _refuse(federation, federation.received_id, REFUSED_BY_HAND, settings)
+
+
+def _waiting(pubkey: str) -> Federation:
+    federation = Federation.objects.filter(pubkey=pubkey).first()
+    if federation is None or federation.state != State.RECEIVED:
+        raise NotPossible("has no request that waits")
+    return federation
+
+
+# what the other node tells
+
+
+def request_received(message: Message, body: Body, settings: FederationSettings) -> Reaction:
+    federation = Federation.objects.filter(pubkey=message.pubkey).first() or Federation(pubkey=message.pubkey)
+    federation.imp_id = body.imp_id
+    federation.round = max(federation.round, body.round or 0)
+    told = step_event(bodies.REQUEST, federation, message.message_id, received=message)
+    reaction = _answer_request(federation, message, body, settings)
+    return Reaction(events=[told, *reaction.events], answers=reaction.answers)
+
+
+def _answer_request(
+    federation: Federation, message: Message, body: Body, settings: FederationSettings
+) -> Reaction:
+    if _is_full(federation.pubkey, settings):
+        return _refuse(federation, message.message_id, FULL, settings)
+    # Whom we asked ourselves, or have accepted before, needs no further leave; a mark that was taken away counts.
+    wanted = federation.asked or (federation.state == State.MEMBER and settings.accept != ACCEPT_KNOWN)
+    if wanted or settings.accept == ACCEPT_AUTO:
+        return _accept(federation, message.message_id, body.ttl, settings, "its request was accepted")
+    if settings.accept == ACCEPT_KNOWN:
+        if Peer.objects.filter(pubkey=federation.pubkey, marked=True).exists():
+            return _accept(federation, message.message_id, body.ttl, settings, "its request was accepted: it is known")
+        return _refuse(federation, message.message_id, NOT_KNOWN, settings)
+    waiting = Federation.objects.filter(state=State.RECEIVED).exclude(pubkey=federation.pubkey).count()
+    if waiting >= settings.max_members:
+        return _refuse(federation, message.message_id, FULL, settings)
+    federation.received_id, federation.ttl_seconds = message.message_id, min(body.ttl, settings.ttl_seconds)
+    federation.waits_until = _in_seconds(federation.ttl_seconds)
+    federation.expires_at = federation.since = None
+    _move(federation, State.RECEIVED, "asks this node")
+    return Reaction()
+
+
+def accept_received(message: Message, body: Body, settings: FederationSettings) -> Reaction:
+    federation = Federation.objects.filter(pubkey=message.pubkey).first()
+    if federation is None:
+        return Reaction(dropped="accept_unasked")
+    if not _answers_us(federation, message):
+        return _unasked(federation, message, body, settings)
+    now = timezone.now()
+    latest = int(now.timestamp()) + settings.ttl_seconds + CLOCK_SLACK_SECONDS
+    if body.expires_at > latest:
+        return _decline(federation, message, body, settings)
+    expires_at = datetime.fromtimestamp(body.expires_at, UTC)
+    federation.imp_id = body.imp_id
+    _strike_off(federation, message.reply_to)
+    if _holds_against(federation, body, settings):
+        # Ours, which crossed it, holds at both nodes; should it not get there, theirs does.
+        federation.before_expires_at = expires_at
+        _store(federation)
+        return Reaction(events=[step_event(bodies.ACCEPT, federation, message.reply_to, received=message)])
+    federation.round = federation.round + 1 if body.round is None else max(federation.round, body.round)
+    federation.expires_at, federation.before_expires_at = expires_at, None
+    federation.agreed_id, federation.agreed_here = message.reply_to, False
+    _move_to_member(federation, "accepted by the other node")
+    return Reaction(events=[step_event(bodies.ACCEPT, federation, message.reply_to, received=message)])
+
+
+def _holds_against(federation: Federation, body: Body, settings: FederationSettings) -> bool:
+    """Whether what is agreed already is newer than this accept, by the order that both nodes know."""
+    if federation.state != State.MEMBER or body.round is None or federation.agreed_id is None:
+        return False
+    decider = settings.own_pubkey if federation.agreed_here else federation.pubkey
+    return (federation.round, decider) > (body.round, federation.pubkey)
+
+
+def _answers_us(federation: Federation, message: Message) -> bool:
+    return str(message.reply_to) in federation.asked
+
+
+def _strike_off(federation: Federation, request_id: UUID) -> None:
+    """This request of ours needs no answer any more."""
+    federation.asked = [asked for asked in federation.asked if asked != str(request_id)]
+    if not federation.asked:
+        federation.waits_until = None
+
+
+def _unasked(federation: Federation, message: Message, body: Body, settings: FederationSettings) -> Reaction:
+    """An accept that answers nothing which is still asked. If it was asked once, its sender holds us and may not know that
+    we no longer hold it: it is told."""
+    asked_once = Message.objects.filter(
+        direction=Direction.OUT, pubkey=message.pubkey, message_id=message.reply_to, service=SERVICE
+    )
+    if federation.state in (State.MEMBER, State.REQUESTED) or not asked_once.exists():
+        return Reaction(dropped="accept_unasked")
+    federation.round = max(federation.round, body.round or 0)
+    _store(federation)
+    return Reaction(answers=[_leave_answer(federation, message, settings)], dropped="accept_unasked")
+
+
+def _decline(federation: Federation, message: Message, body: Body, settings: FederationSettings) -> Reaction:
+    cause = "its accept ends later than federate.ttl allows"
+    federation.round = max(federation.round, body.round or 0)
+    answer = _leave_answer(federation, message, settings)
+    _end(federation, State.LEFT if federation.state == State.MEMBER else State.REFUSED, cause)
+    event = step_event(bodies.LEAVE, federation, message.reply_to, received=message, reason=cause)
+    return Reaction(events=[event], answers=[answer])
+
+
+def refuse_received(message: Message, body: Body, settings: FederationSettings) -> Reaction:
+    federation = Federation.objects.filter(pubkey=message.pubkey).first()
+    if federation is None or not _answers_us(federation, message):
+        return Reaction(dropped="refuse_unasked")
+    federation.imp_id = body.imp_id
+    _strike_off(federation, message.reply_to)
+    cause = f"refused by the other node: {body.reason}" if body.reason else "refused by the other node"
+    if federation.state == State.MEMBER or federation.asked:
+        # What was agreed before holds until its end; what was asked later is still to be answered.
+        _store(federation, step=cause)
+    else:
+        _move(federation, State.REFUSED, cause)
+    event = step_event(bodies.REFUSE, federation, message.reply_to, received=message, reason=body.reason)
+    return Reaction(events=[event])
+
+
+def leave_received(message: Message, body: Body, settings: FederationSettings) -> Reaction:
+    federation = Federation.objects.filter(pubkey=message.pubkey).first()
+    if federation is None or not _is_ended_by(federation, body):
+        return Reaction(dropped="leave_of_no_member")
+    federation.imp_id = body.imp_id
+    federation.round = max(federation.round, body.round or 0)
+    _end(federation, State.LEFT, "left by the other node")
+    return Reaction(events=[step_event(bodies.LEAVE, federation, message.message_id, received=message)])
+
+
+def _is_ended_by(federation: Federation, body: Body) -> bool:
+    if federation.state == State.MEMBER:
+        return body.round is None or body.round >= federation.round
+    # It has accepted our request, and left: the accept was slower than the leave.
+    return federation.state == State.REQUESTED and body.round is not None and body.round > federation.round
+
+
+# what time, and messages that do not get there, make of it
+
+
+def expire(now: datetime) -> list[Event]:
+    """Ends what is over at `now`."""
+    told = []
+    for federation in Federation.objects.filter(state=State.MEMBER, expires_at__lte=now):
+        told.append(step_event(EXPIRED, federation, federation.agreed_id or uuid4()))
+        if federation.asked and federation.waits_until > now:
+            federation.since = federation.expires_at = None
+            _move(federation, State.REQUESTED, "its time was over; asked again by this node")
+        else:
+            _end(federation, State.EXPIRED, "its time was over")
+    for federation in Federation.objects.filter(waits_until__lte=now):
+        request_id = UUID(federation.asked[-1]) if federation.asked else federation.received_id
+        if federation.state == State.MEMBER:
+            federation.asked, federation.waits_until = [], None
+            _store(federation)
+            continue
+        cause = "the other node did not answer" if federation.state == State.REQUESTED else "nobody answered its request"
+        _end(federation, State.EXPIRED, cause)
+        told.append(step_event(EXPIRED, federation, request_id or uuid4(), reason=cause))
+    return told
+
+
+def next_end() -> datetime | None:
+    """When something is over next."""
+    ends = Federation.objects.filter(state=State.MEMBER).order_by("expires_at").values_list("expires_at", flat=True)[:1]
+    waits = Federation.objects.filter(waits_until__isnull=False).order_by("waits_until")
+    return min((*ends, *waits.values_list("waits_until", flat=True)[:1]), default=None)
+
+
+def request_failed(message: Message, cause: str) -> list[Event]:
+    federation = Federation.objects.filter(pubkey=message.pubkey).first()
+    if federation is None or str(message.message_id) not in federation.asked:
+        return []
+    _strike_off(federation, message.message_id)
+    cause = f"the request was not delivered: {cause}"
+    if federation.state == State.MEMBER or federation.asked:
+        _store(federation, step=cause)
+        return []
+    _move(federation, State.EXPIRED, cause)
+    return [step_event(EXPIRED, federation, message.message_id, reason=cause)]
+
+
+def accept_failed(message: Message, cause: str) -> list[Event]:
+    """The other node does not know of our accept: what held before it holds again."""
+    federation = Federation.objects.filter(
+        pubkey=message.pubkey, state=State.MEMBER, agreed_here=True, agreed_id=message.reply_to
+    ).first()
+    if federation is None:
+        return []
+    if federation.before_expires_at and federation.before_expires_at > timezone.now():
+        federation.expires_at, federation.before_expires_at = federation.before_expires_at, None
+        _store(federation, step="the accept was not delivered: the end before it holds")
+        return [step_event(bodies.ACCEPT, federation, message.reply_to, reason="the end before this accept holds")]
+    cause = f"the accept was not delivered: {cause}"
+    _end(federation, State.LEFT, cause)
+    return [step_event(bodies.LEAVE, federation, message.reply_to, reason=cause)]
+
+
+# shared
+
+
+def _accept(
+    federation: Federation, request_id: UUID, ttl_seconds: int, settings: FederationSettings, cause: str
+) -> Reaction:
+    ttl_seconds = min(ttl_seconds, settings.ttl_seconds)
+    now = timezone.now()
+    federation.before_expires_at = federation.expires_at if federation.state == State.MEMBER else None
+    federation.expires_at = now.replace(microsecond=0) + timedelta(seconds=ttl_seconds)
+    federation.round += 1
+    federation.agreed_id, federation.agreed_here = request_id, True
+    federation.received_id = None
+    if not federation.asked:
+        federation.waits_until = None
+    _move_to_member(federation, cause)
+    body = Body(
+        type=bodies.ACCEPT,
+        imp_id=settings.imp_id,
+        ttl=ttl_seconds,
+        expires_at=int(federation.expires_at.timestamp()),
+        round=federation.round,
+    )
+    answer = _answer(federation, request_id, body, expires_seconds=ttl_seconds)
+    return Reaction(events=[step_event(bodies.ACCEPT, federation, request_id)], answers=[answer])
+
+
+def _refuse(federation: Federation, request_id: UUID, reason: str, settings: FederationSettings) -> Reaction:
+    federation.received_id = None
+    if federation.state == State.MEMBER or federation.asked:
+        _store(federation, step=f"its request was refused by this node: {reason}")
+    else:
+        federation.waits_until = federation.expires_at = federation.since = None
+        _move(federation, State.REFUSED, f"refused by this node: {reason}")
+    body = Body(type=bodies.REFUSE, imp_id=settings.imp_id, reason=reason)
+    event = step_event(bodies.REFUSE, federation, request_id, reason=reason)
+    return Reaction(events=[event], answers=[_answer(federation, request_id, body)])
+
+
+def _leave_answer(federation: Federation, message: Message, settings: FederationSettings) -> Message:
+    body = Body(type=bodies.LEAVE, imp_id=settings.imp_id, round=federation.round)
+    return _answer(federation, message.message_id, body)
+
+
+def _answer(
+    federation: Federation, reply_to: UUID, body: Body, *, expires_seconds: int = DEFAULT_EXPIRES_SECONDS
+) -> Message:
+    return new_message(
+        service=SERVICE,
+        pubkey=federation.pubkey,
+        body=bodies.encode(body),
+        reply_to=reply_to,
+        expires_seconds=min(expires_seconds, DEFAULT_EXPIRES_SECONDS),
+    )
+
+
+def _is_full(pubkey: str, settings: FederationSettings) -> bool:
+    """Whether there is no place for this node. Those that we have asked have one: their accept must not be too late."""
+    places = Federation.objects.filter(state__in=(State.MEMBER, State.REQUESTED)).exclude(pubkey=pubkey)
+    return places.count() >= settings.max_members
+
+
+def _move_to_member(federation: Federation, cause: str) -> None:
+    if federation.state != State.MEMBER:
+        federation.since = timezone.now()
+    _move(federation, State.MEMBER, cause)
+
+
+def _end(federation: Federation, state: State, cause: str) -> None:
+    federation.asked = []
+    federation.received_id = federation.waits_until = federation.before_expires_at = None
+    _move(federation, state, cause)
+
+
+def _move(federation: Federation, state: State, cause: str) -> None:
+    require_way(State(federation.state) if federation.state else None, state)
+    federation.state, federation.cause = state, cause[:500]
+    _store(federation, step=cause)
+
+
+def _store(federation: Federation, *, step: str = "") -> None:
+    federation.updated_at = timezone.now()
+    federation.save()
+    if step:
+        Step.objects.create(
+            pubkey=federation.pubkey,
+            state=federation.state,
+            cause=step[:500],
+            imp_id=federation.imp_id,
+            expires_at=federation.expires_at,
+            created_at=federation.updated_at,
+        )
+
+
+def _in_seconds(seconds: int) -> datetime:
+    return timezone.now() + timedelta(seconds=seconds)

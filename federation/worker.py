@@ -1,0 +1,83 @@
+"""The federation's worker: ends what is over, to the second, and carries out what the operator wishes in the admin."""
+
+import asyncio
+import logging
+from functools import partial
+
+from django.utils import timezone
+
+from federation import steps
+from federation.models import Wish
+from federation.settings import SERVICE, FederationSettings
+from messaging import events
+from messaging.models import Message
+from messaging.outgoing import new_message, store_all
+from messaging.registry import Reaction
+from messaging.workers import WorkerContext
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+
+
+async def run(context: WorkerContext) -> None:
+    """A database that is away passes: what could not be done is done later."""
+    while True:
+        try:
+            seconds = await look(context)
+        except Exception:
+            logger.exception("the federation could not be looked after; trying again")
+            seconds = LOOK_SECONDS
+        await asyncio.sleep(seconds)
+
+
+async def look(context: WorkerContext) -> float:
+    """Does what is due; after how many seconds to look again."""
+    next_end, wishes = await context.database.read(_due)
+    now = context.clock.now()
+    if next_end and next_end <= now:
+        await context.database.write(partial(_expire, now, context))
+        return 0.0
+    for wish_key in wishes:
+        context.send_stored(await context.database.write(partial(carry_out, wish_key, context)))
+    return min(LOOK_SECONDS, (next_end - now).total_seconds()) if next_end else LOOK_SECONDS
+
+
+def _due():
+    wishes = Wish.objects.filter(done_at__isnull=True).order_by("pk")
+    return steps.next_end(), list(wishes.values_list("pk", flat=True)[:100])
+
+
+def _expire(now, context: WorkerContext) -> None:
+    events.append(steps.expire(now), published=context.published)
+
+
+def carry_out(wish_key: int, context: WorkerContext) -> list[Message]:
+    """One wish, with all that follows from it, in the caller's transaction; messages to send after its commit."""
+    wish = Wish.objects.get(pk=wish_key)
+    if wish.done_at:
+        return []
+    try:
+        reaction = _STEPS[wish.action](wish.pubkey, context.settings)
+        wish.outcome = "done"
+    except steps.NotPossible as error:
+        reaction = Reaction()
+        wish.outcome = f"not done: the node {error}"
+    wish.done_at = timezone.now()
+    wish.save()
+    store_all(reaction.answers, context.cost_msat)
+    events.append(reaction.events, published=context.published)
+    return reaction.answers
+
+
+def _leave(pubkey: str, settings: FederationSettings) -> Reaction:
+    message = new_message(service=SERVICE, pubkey=pubkey, body=steps.leave_body(settings))
+    events_told = steps.leave(message, settings, cause="left by the operator")
+    return Reaction(events=events_told, answers=[message])
+
+
+_STEPS = {
+    Wish.Action.ACCEPT: steps.accept_waiting,
+    Wish.Action.REFUSE: steps.refuse_waiting,
+    Wish.Action.LEAVE: _leave,
+}

@@ -1,0 +1,57 @@
+"""The time that things end by: the wall clock, unless it has just jumped.
+
+A machine whose clock is set wrong for a while must not end everything at once. The wall clock is compared with one that
+only counts seconds; when the two part, time goes on as it was until the wall clock has kept its new course for a while.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+logger = logging.getLogger(__name__)
+
+# What a clock may be corrected by without being doubted; how long it is watched after more than that.
+JUMP_SECONDS = 10.0
+SETTLE_SECONDS = 600.0
+
+
+def steady_seconds() -> float:
+    """Seconds that pass, those in which the machine was suspended among them where the system counts these."""
+    return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+class Clock:
+    """Ask it now and then: it only notices a jump when it is asked."""
+
+    def __init__(self, *, wall: Callable[[], float] = time.time, steady: Callable[[], float] = steady_seconds):
+        self._wall, self._steady = wall, steady
+        # What has to be added to the steady seconds: as trusted, and as the wall clock has it since it jumped.
+        self._trusted = wall() - steady()
+        self._doubted: float | None = None
+        self._doubted_since = 0.0
+
+    def now(self) -> datetime:
+        return datetime.fromtimestamp(self.now_seconds(), UTC)
+
+    def now_seconds(self) -> float:
+        """Unix time in seconds."""
+        steady = self._steady()
+        self._look(self._wall() - steady, steady)
+        return steady + self._trusted
+
+    def _look(self, offset: float, steady: float) -> None:
+        if abs(offset - self._trusted) <= JUMP_SECONDS:
+            if self._doubted is not None:
+                logger.warning("the clock is back from its jump")
+            self._trusted, self._doubted = offset, None
+        elif self._doubted is None or abs(offset - self._doubted) > JUMP_SECONDS:
+            self._doubted, self._doubted_since = offset, steady
+            logger.warning(
+                "the clock jumped by %.0f seconds; nothing ends by it unless it stays so for %.0f seconds",
+                offset - self._trusted,
+                SETTLE_SECONDS,
+            )
+        elif steady - self._doubted_since >= SETTLE_SECONDS:
+            logger.warning("the clock has kept its new time; it holds from now on")
+            self._trusted, self._doubted = offset, None

@@ -1,0 +1,46 @@
+"""What a service does of its own accord, in the runimpd process: its worker, a row of registry.WORKERS."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from messaging.clock import Clock
+from messaging.database import Database
+from messaging.events import Published
+from messaging.models import Message
+from messaging.registry import Service
+
+logger = logging.getLogger(__name__)
+
+AGAIN_SECONDS = 5.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorkerContext:
+    """What a worker works with.
+
+    `database.write` its steps; append events in them with `published`. Messages: stored as queued in a step, with
+    `cost_msat(bytes of the body, amount_msat)` as their cost_msat, and given to `send_stored` after the commit.
+    `messaging.outgoing.store_all` does the former. `clock.now()` is the time by which things end. `settings` are those of
+    the service.
+    """
+
+    database: Database
+    clock: Clock
+    published: Published
+    send_stored: Callable[[Iterable[Message]], None]
+    cost_msat: Callable[[int, int], int]
+    settings: Any
+
+
+async def run_forever(service: Service, context: WorkerContext) -> None:
+    """Runs a service's worker until cancelled. One that fails is started again: it must not end the node."""
+    while True:
+        try:
+            await service.worker(context)
+            logger.error("the worker of %s has ended; starting it again", service.service_type)
+        except Exception:
+            logger.exception("the worker of %s failed; starting it again", service.service_type)
+        await asyncio.sleep(AGAIN_SECONDS)

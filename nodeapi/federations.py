@@ -1,0 +1,86 @@
+"""The calls of federate.Federate, and Broadcast, which puts the federation and messaging together."""
+
+from functools import partial
+from typing import Any
+
+import grpc
+
+from federation import services, steps
+from federation.settings import SERVICE
+from messaging.budget import OverBudget
+from messaging.idempotency import Claim
+from messaging.services import message_broadcast, messages_pubkeys
+from nodeapi.calls import require_running, require_sendable
+from nodeapi.errors import ApiError, invalid
+
+
+async def request_federate(doors, *, pubkey: str, claim: Claim | None) -> dict[str, Any]:
+    return await _ask(doors, services.federation_request, pubkey, claim)
+
+
+async def leave_federation(doors, *, pubkey: str, claim: Claim | None) -> dict[str, Any]:
+    return await _ask(doors, services.federation_leave, pubkey, claim)
+
+
+async def _ask(doors, service, pubkey: str, claim: Claim | None) -> dict[str, Any]:
+    engine = doors.engine
+    require_running(engine, SERVICE)
+    if pubkey == engine.own_pubkey.hex():
+        raise invalid("pubkey", "is this node's own key")
+    # Before the state is looked at: what was accepted once is not refused when it is asked for again.
+    if claim and (accepted := await engine.outbox.answer(claim)):
+        return {"id": str(accepted)}
+    try:
+        message_id = await service(
+            outbox=engine.outbox,
+            published=engine.published,
+            settings=engine.registry.by_type(SERVICE).settings,
+            pubkey=pubkey,
+            expires_seconds=engine.limits.expires_seconds,
+            claim=claim,
+        )
+    except steps.NotPossible as error:
+        raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, f"pubkey: {error}") from None
+    except OverBudget as error:
+        raise ApiError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+    return {"id": str(message_id)}
+
+
+async def list_federations(doors, **filters) -> dict[str, Any]:
+    return {"federations": await doors.database.read(partial(services.federation_list, **filters))}
+
+
+async def broadcast(
+    doors, *, msg: bytes, amount: int, expires_in: int | None, claim: Claim | None
+) -> dict[str, Any]:
+    """Sends `amount` sat with a message to each member: to all of them, or to none."""
+    engine = doors.engine
+    require_running(engine, "message")
+    require_running(engine, SERVICE)
+    if claim and (accepted := await engine.outbox.all_answers(claim)):
+        return {"messages": await doors.database.read(partial(messages_pubkeys, accepted))}
+    members = await doors.database.read(services.member_pubkeys)
+    if not members:
+        raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, "there are no members to broadcast to (federate.Federate)")
+    for pubkey in members:
+        require_sendable(engine, pubkey, len(msg), "msg", amount * len(members))
+    spendable_sat = engine.lnd.spendable_sat
+    if spendable_sat is not None and amount * len(members) > spendable_sat:
+        raise ApiError(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"amount: {amount} sat to each of {len(members)} members is more than the {spendable_sat} sat that this "
+            "node can spend",
+        )
+    try:
+        ids = await message_broadcast(
+            outbox=engine.outbox,
+            service="message",
+            pubkeys=members,
+            body=msg,
+            amount_sat=amount,
+            expires_seconds=expires_in or engine.limits.expires_seconds,
+            claim=claim,
+        )
+    except OverBudget as error:
+        raise ApiError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+    return {"messages": await doors.database.read(partial(messages_pubkeys, ids))}
