@@ -71,7 +71,7 @@ class Engine:
         self.limits = limits
         self.version = version
         self.own_pubkey = bytes.fromhex(lnd.info.identity_pubkey)
-        self._client = client
+        self.client = client
         self._database = database
         self._waker = Waker(feed)
         hints = HintBook(database)
@@ -132,7 +132,7 @@ class Engine:
 
     async def _stream(self) -> None:
         try:
-            async for invoice in self._client.subscribe_invoices():
+            async for invoice in self.client.subscribe_invoices():
                 await self.inbox.take(invoice)
         except LndError as error:
             logger.warning("invoice stream: %s; opening it again", error)

@@ -10,7 +10,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from nodeapi import calls, serializers
+from nodeapi import calls, serializers, serializers_signing, signing
 
 Function = Callable[..., Awaitable[dict[str, Any]]]
 
@@ -94,6 +94,26 @@ OPERATIONS = (
         request=serializers.GetInfoRequest(),
         reply=serializers.GetInfoResponse(),
         function=calls.get_info,
+        scope="read",
+    ),
+    Operation(
+        service="signing.Signing",
+        method="SignMessage",
+        http="POST",
+        path="/v1/sign",
+        request=serializers_signing.SignRequest(),
+        reply=serializers_signing.SignResponse(),
+        function=signing.sign_message,
+        scope="send",
+    ),
+    Operation(
+        service="signing.Signing",
+        method="VerifySignature",
+        http="POST",
+        path="/v1/verify",
+        request=serializers_signing.VerifyRequest(),
+        reply=serializers_signing.VerifyResponse(),
+        function=signing.verify_signature,
         scope="read",
     ),
 )

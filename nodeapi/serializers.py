@@ -62,6 +62,13 @@ class BytesField(serializers.Field):
         return bytes(data)
 
 
+class TextField(serializers.Field):
+    """Text as it is, spaces and all."""
+
+    def to_internal_value(self, data: Any) -> str:
+        return str(data)
+
+
 class UUIDField(serializers.UUIDField):
     default_error_messages = {"invalid": "is not a UUID"}
 
