@@ -10,7 +10,7 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from nodeapi import calls, serializers, serializers_signing, signing
+from nodeapi import calls, invoices, serializers, serializers_invoices, serializers_signing, signing
 
 Function = Callable[..., Awaitable[dict[str, Any]]]
 
@@ -114,6 +114,37 @@ OPERATIONS = (
         request=serializers_signing.VerifyRequest(),
         reply=serializers_signing.VerifyResponse(),
         function=signing.verify_signature,
+        scope="read",
+    ),
+    Operation(
+        service="lightning.Lightning",
+        method="GenerateInvoice",
+        http="POST",
+        path="/v1/lightning/generateinvoice",
+        request=serializers_invoices.GenerateInvoiceRequest(),
+        reply=serializers_invoices.GenerateInvoiceResponse(),
+        function=invoices.generate_invoice,
+        scope="send",
+    ),
+    Operation(
+        service="lightning.Lightning",
+        method="PayInvoice",
+        http="POST",
+        path="/v1/lightning/payinvoice",
+        request=serializers_invoices.PayInvoiceRequest(),
+        reply=serializers_invoices.PayInvoiceResponse(),
+        function=invoices.pay_invoice,
+        scope="pay",
+        once=True,
+    ),
+    Operation(
+        service="lightning.Lightning",
+        method="CheckInvoice",
+        http="POST",
+        path="/v1/lightning/checkinvoice",
+        request=serializers_invoices.CheckInvoiceRequest(),
+        reply=serializers_invoices.CheckInvoiceResponse(),
+        function=invoices.check_invoice,
         scope="read",
     ),
 )
