@@ -147,4 +147,15 @@ OPERATIONS = (
         function=invoices.check_invoice,
         scope="read",
     ),
+    Operation(
+        service="websocket.Websocket",
+        method="Send",
+        http="POST",
+        path="/v1/websocket/send",
+        request=serializers.SendToStreamRequest(),
+        reply=serializers.SendToStreamResponse(),
+        function=calls.send_to_stream,
+        scope="send",
+        once=True,
+    ),
 )

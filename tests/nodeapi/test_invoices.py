@@ -3,10 +3,12 @@
 import hashlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from urllib.parse import urlencode
 
 import grpc
 import pytest
@@ -267,25 +269,70 @@ InvoicePayment.objects.create(
     amount_msat=21000, fee_limit_msat=1000, cost_msat=22000, created_at=timezone.now() - timedelta(minutes={minutes}),
 )
 """
+STATE = 'from invoices.models import InvoicePayment as P; print("state", P.objects.get().state, P.objects.get().cost_msat)'
 
 
-@pytest.mark.parametrize("minutes, is_paid", [(0, True), (11, False)])
-def test_killed_before_lnd_heard_of_the_payment(carol, bob, minutes, is_paid):
+def shell(node: Node, code: str) -> str:
+    """Runs in Django beside the node."""
+    environ = {**os.environ, "IMPD_CONFIG": str(node.config_path)}
+    command = [sys.executable, ROOT / "manage.py", "shell", "-v", "0", "-c", code]
+    return subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.parametrize("minutes, end", [(0, "settled 21000"), (11, "failed 0")])
+def test_killed_before_lnd_heard_of_the_payment(carol, bob, minutes, end):
     """What kill -9 leaves between the commit and the call to lnd. What nobody waits for any more is not paid by itself."""
     made = generate(bob, 21)
     carol.kill()
-    row = STORE.format(
-        payer=carol.pubkey, payee=bob.pubkey, hash=made["paymentHash"], invoice=made["invoice"], minutes=minutes
-    )
-    environ = {**os.environ, "IMPD_CONFIG": str(carol.config_path)}
-    subprocess.run([sys.executable, ROOT / "manage.py", "shell", "-c", row], env=environ, check=True)
+    names = {"payer": carol.pubkey, "payee": bob.pubkey, "hash": made["paymentHash"], "invoice": made["invoice"]}
+    shell(carol, STORE.format(**names, minutes=minutes))
     carol.start()
-    if is_paid:
-        carol.wait_until(lambda: check(bob, made["invoice"])["paid"])
-    else:
-        reply = pay(carol, made["invoice"])
-        assert reply.status == 200 or "has never heard of it" in reply.json["message"]
+    carol.wait_until(lambda: shell(carol, STATE) == f"state {end}\n")
+    assert check(bob, made["invoice"])["paid"] == (minutes == 0)
     assert paid(carol, made["invoice"])["amountMsat"] == "21000"
+
+
+class Browser:
+    """Somebody who is logged in to the admin pages."""
+
+    def __init__(self, node: Node, username: str, password: str):
+        self._node, self._cookies = node, ""
+        form = self._get("/admin/login/")
+        token = re.search(r'name="csrfmiddlewaretoken" value="(\w+)"', form.body.decode())[1]
+        cookie = form.headers["set-cookie"].partition(";")[0]
+        login = urlencode({"csrfmiddlewaretoken": token, "username": username, "password": password}).encode()
+        headers = {"Cookie": cookie, "Content-Type": "application/x-www-form-urlencoded"}
+        reply = node.post("/admin/login/", login, headers)
+        assert reply.status == 302, reply.body
+        self._cookies = reply.headers["set-cookie"].partition(";")[0]
+
+    def _get(self, path: str) -> Reply:
+        return self._node.get(path, {"Cookie": self._cookies} if self._cookies else {})
+
+    def page(self, path: str) -> str:
+        reply = self._get(path)
+        assert reply.status == 200, (path, reply.status)
+        return reply.body.decode()
+
+
+def test_admin_pages_show_both_and_no_preimage(network, bob, tmp_path):
+    account = {"sqlite3": {"username": "admin", "password": "a long password"}}
+    with Node(network.nodes["carol"], tmp_path / "carol", extra=account) as carol:
+        made = generate(carol, 12, memo="two coffees")
+        result = paid(carol, generate(bob, 34, memo="a newspaper")["invoice"])
+        paid(bob, made["invoice"])
+        carol.wait_until(lambda: check(carol, made["invoice"])["paid"])
+        browser = Browser(carol, "admin", "a long password")
+        assert "Invoices made here" in browser.page("/admin/")
+        assert "Invoices paid from here" in browser.page("/admin/")
+        pages = {"invoice": ("two coffees", "12 sat"), "invoicepayment": ("a newspaper", "34 sat")}
+        for model, words in pages.items():
+            listed = browser.page(f"/admin/invoices/{model}/")
+            shown = browser.page(re.search(rf"/admin/invoices/{model}/[-0-9a-f]+/change/", listed)[0])
+            found = browser.page(f"/admin/invoices/{model}/?q={words[0].split()[1]}")
+            for page in (listed, shown, found):
+                assert all(word in page for word in words)
+                assert result["preimage"] not in page and "reimage" not in page
 
 
 def test_settled_while_the_node_was_down_is_told_once(carol, bob):
