@@ -27,6 +27,7 @@ INSTALLED_APPS = [
     "django_grpc_framework",
     "channels",
     "messaging",
+    "vpn",
     "nodeapi",
 ]
 

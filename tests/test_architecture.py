@@ -8,14 +8,15 @@ import pytest
 
 from tests.support.nodes import ROOT
 
-ROOMS = ("lightning", "messaging", "nodeapi", "impervious_site", "protos")
+ROOMS = ("lightning", "messaging", "vpn", "nodeapi", "impervious_site", "protos")
 # A floor imports from these rooms only, and from its own.
 MAY_IMPORT = {
     "protos": set(),
     "lightning": {"protos"},
     "messaging": {"protos", "lightning"},
-    "nodeapi": {"protos", "lightning", "messaging"},
-    "impervious_site": {"protos", "lightning", "messaging", "nodeapi"},
+    "vpn": {"protos", "lightning", "messaging"},
+    "nodeapi": {"protos", "lightning", "messaging", "vpn"},
+    "impervious_site": {"protos", "lightning", "messaging", "vpn", "nodeapi"},
 }
 # Django has to be set up, or not be loaded at all, before these import.
 MAY_IMPORT_INSIDE_FUNCTIONS = {"manage.py", "nodeapi/management/commands/runimpd.py"}
