@@ -18,6 +18,7 @@ from impervious_site.config_models import (
     Admin,
     ApiKey,
     ApiKeyEntry,
+    AutoRenew,
     Config,
     Database,
     Lnd,
@@ -27,9 +28,11 @@ from impervious_site.config_models import (
     Server,
     ServiceConfig,
     Vpn,
+    VpnKeys,
 )
 from impervious_site.config_sources import Findings, env_name, flatten, nearest, read_environment, read_yaml
 from impervious_site.config_values import Address, is_unset
+from vpn.keys import is_public_key
 
 __all__ = [
     "PLACES", "Address", "ApiKey", "Config", "ConfigError", "ServiceConfig", "find_config", "load_config",
@@ -157,7 +160,7 @@ class _Loader:
         self._check_listening(server)
         self._check_password(server, sections["sqlite3"])
         message = self._checked_message(sections["message"])
-        vpn = self._with_usable_key(sections["vpn"])
+        vpn = self._checked_vpn(sections["vpn"], sections["vpn.auto_renew"])
         if self.findings.problems or lnd is None:
             raise ConfigError(self.findings.problems)
         return Config.model_construct(
@@ -310,8 +313,15 @@ class _Loader:
                                                                 f"message.in_flight, {message.in_flight}")
         return message
 
-    def _with_usable_key(self, vpn: Vpn) -> Vpn:
-        if not vpn.server_pub_key or values.is_wireguard_key(vpn.server_pub_key):
+    def _checked_vpn(self, keys: VpnKeys, auto_renew: AutoRenew) -> Vpn:
+        vpn = Vpn.model_construct(**dict(keys), auto_renew=auto_renew)
+        if vpn.min_seconds > vpn.max_seconds and not self.findings.has_problem("vpn.min_seconds", "vpn.max_seconds"):
+            self.findings.problem("vpn.min_seconds", f"is {vpn.min_seconds}; must be at most vpn.max_seconds, "
+                                                     f"{vpn.max_seconds}")
+        if auto_renew.enabled and not auto_renew.budget_sat and not self.findings.has_problem("vpn.auto_renew."):
+            self.findings.problem("vpn.auto_renew.budget_sat", "is missing; set it to the most sat that renewals may "
+                                                               "cost in 24 hours")
+        if not vpn.server_pub_key or is_public_key(vpn.server_pub_key):
             return vpn
         self.findings.warn("vpn.server_pub_key", "is no WireGuard public key, so no VPN can be sold; "
                                                  "put the output of `wg pubkey` there")

@@ -14,12 +14,12 @@ DEFAULT_RECORDS = {
     "federate": 100_000, "vpn": 200_000, "websocket": 300_000, "message": 400_000, "socket": 500_000, "sign": 800_000,
 }  # fmt: skip
 
+MAX_LEASE_SECONDS = 10 * 366 * 86_400
+
 # Keys that protect or spend: to ignore them would be worse than to refuse to start.
 NOT_AVAILABLE = frozenset({
     "server.tls_cert", "server.tls_key",
     "socket.port_range", "socket.pin", "socket.max_bytes_per_second", "socket.idle_seconds",
-    "vpn.min_seconds", "vpn.max_seconds", "vpn.quote_seconds", "vpn.quotes_per_minute", "vpn.quarantine_seconds",
-    "vpn.auto_renew.enabled", "vpn.auto_renew.budget_sat", "vpn.auto_renew.lead_seconds", "vpn.exit_rules",
 })  # fmt: skip
 
 
@@ -82,17 +82,37 @@ class Federate(Section):
     max_members: values.whole(1, 1_000) = 100
 
 
-class Vpn(Section):
-    """price in sat per hour; server_pub_key is empty unless it is a valid WireGuard key."""
+class AutoRenew(Section):
+    """Leases this node has bought are renewed lead_seconds before their end, for at most budget_sat in 24 hours."""
+
+    enabled: values.Flag = False
+    budget_sat: values.whole(1) | None = None
+    lead_seconds: values.whole(60, 86_400) = 600
+
+
+class VpnKeys(Section):
+    """price in sat per hour; server_pub_key is empty unless it is a valid WireGuard key. subnet has one IPv4 network, one
+    IPv6 network, or both in this order. min_seconds and max_seconds bound what one payment may buy; quotes_per_minute is
+    for one buyer."""
 
     price: values.whole(0) = 100
     server_ip: values.Ip = "127.0.0.1"
     server_port: values.Port = 51820
-    subnet: values.Subnet = values.parse_subnet("10.0.0.0/24")
+    subnet: values.Subnets = values.parse_subnets("10.0.0.0/24")
     server_pub_key: values.Text = ""
     allowed_ips: values.Networks = (values.parse_network("0.0.0.0/0"),)
     binary_path: values.Program = "/usr/bin/wg"
-    dns: values.Ip = "8.8.8.8"
+    dns: values.Ip | None = None
+    min_seconds: values.whole(1, MAX_LEASE_SECONDS) = 3_600
+    max_seconds: values.whole(1, MAX_LEASE_SECONDS) = 30 * 86_400
+    quote_seconds: values.whole(1, 86_400) = 300
+    quotes_per_minute: values.whole(1) = 30
+    quarantine_seconds: values.whole(0, 30 * 86_400) = 180
+    exit_rules: values.Flag = False
+
+
+class Vpn(VpnKeys):
+    auto_renew: AutoRenew = AutoRenew()
 
 
 class Socket(Section):
@@ -203,5 +223,6 @@ class RedisUrl(Section):
 
 SECTIONS: dict[str, type[Section]] = {
     "server": Server, "sqlite3": Admin, "lightning": Lightning, "lightning.lnd_node": LndNode, "federate": Federate,
-    "vpn": Vpn, "socket": Socket, "message": Message, "events": Events, "database": DatabaseUrl, "redis": RedisUrl,
+    "vpn": VpnKeys, "vpn.auto_renew": AutoRenew, "socket": Socket, "message": Message, "events": Events,
+    "database": DatabaseUrl, "redis": RedisUrl,
 }  # fmt: skip

@@ -4,8 +4,6 @@ Pure, but for the few kinds that are the content of a file. Each function raises
 "what is wrong; what would be right". Values that are or may be secrets are never repeated in such a text.
 """
 
-import base64
-import binascii
 import ipaddress
 import re
 import ssl
@@ -228,6 +226,17 @@ def parse_subnet(value: Any) -> Network:
     return network
 
 
+def parse_subnets(value: Any) -> tuple[Network, ...]:
+    """One IPv4 network, one IPv6 network, or both with a comma between; IPv4 first in the result."""
+    networks = parse_list(value, parse_subnet)
+    versions = [network.version for network in networks]
+    if not networks or len(set(versions)) != len(versions):
+        what = f"has {len(networks)} networks, of which two are of one kind" if networks else "is empty"
+        raise ValueError(f"{what}; must be one such as 10.0.0.0/24, or one of IPv4 and one of IPv6: "
+                         "10.0.0.0/24, fd00:1::/64")
+    return tuple(sorted(networks, key=lambda network: network.version))
+
+
 def parse_program(value: Any) -> str:
     text = parse_text(value)
     refuse_placeholder(text, "the path of the wg command")
@@ -298,13 +307,6 @@ def parse_api_key(value: Any) -> SecretStr:
     if not API_KEY_PATTERN.fullmatch(text):
         raise ValueError("the key is not of the right form; must be 20 or more of A-Z a-z 0-9 . _ ~ -")
     return SecretStr(text)
-
-
-def is_wireguard_key(text: str) -> bool:
-    try:
-        return len(text) == 44 and len(base64.b64decode(text, validate=True)) == 32
-    except (binascii.Error, ValueError):
-        return False
 
 
 def parse_database_url(value: Any, info: ValidationInfo) -> Path | SecretOf[dict[str, str]]:
@@ -435,7 +437,7 @@ Host = Annotated[str, PlainValidator(parse_host)]
 AddressValue = Annotated[Address, PlainValidator(parse_address)]
 Hosts = Annotated[tuple[str, ...], PlainValidator(lambda value: parse_list(value, parse_host))]
 Origins = Annotated[tuple[str, ...], PlainValidator(lambda value: parse_list(value, parse_origin))]
-Subnet = Annotated[Network, PlainValidator(parse_subnet)]
+Subnets = Annotated[tuple[Network, ...], PlainValidator(parse_subnets)]
 Networks = Annotated[tuple[Network, ...], PlainValidator(lambda value: parse_list(value, parse_network))]
 Program = Annotated[str, PlainValidator(parse_program)]
 Username = Annotated[str, PlainValidator(parse_username)]

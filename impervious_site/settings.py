@@ -30,6 +30,7 @@ INSTALLED_APPS = [
     "messaging",
     "federation",
     "invoices",
+    "vpn",
     "nodeapi",
 ]
 

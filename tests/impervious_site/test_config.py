@@ -156,7 +156,7 @@ def test_file_of_2021_loads_with_its_placeholders_replaced(node):
     assert config.lnd.macaroon_hex.get_secret_value() == MACAROON.hex()
     assert config.lnd.tls_cert.startswith(b"-----BEGIN CERTIFICATE-----")
     assert (config.federate.ttl, config.federate.imp_id) == (31_560_000, "YOUR_IMP_ID")
-    assert (config.vpn.price, config.vpn.server_port, str(config.vpn.subnet)) == (100, 51820, "10.0.0.0/24")
+    assert (config.vpn.price, config.vpn.server_port, config.vpn.subnet) == (100, 51820, networks("10.0.0.0/24"))
     assert config.vpn.server_pub_key == "" and config.vpn.binary_path == "/usr/bin/wg" and config.vpn.dns == "8.8.8.8"
     assert [str(network) for network in config.vpn.allowed_ips] == ["0.0.0.0/0"]
     assert config.socket.server_ip == "1.1.1.1"
@@ -427,7 +427,18 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
         ("lightning", {"daily_budget_sat": -1}, "lightning.daily_budget_sat", ("0",)),
         ("lightning", {"max_amount_sat": "much"}, "lightning.max_amount_sat", ("number",)),
         ("message", {"expires_seconds": 86_401}, "message.expires_seconds", ("86400",)),
-        ("vpn", {"auto_renew": {"enabled": True}}, "vpn.auto_renew.enabled", ("is not available in this version",)),
+        ("vpn", {"subnet": "10.0.0.0/24, 10.1.0.0/24"}, "vpn.subnet", ("two are of one kind", "IPv6")),
+        ("vpn", {"subnet": "10.0.0.0/24, fd00::/127"}, "vpn.subnet", ("item 1", "no room")),
+        ("vpn", {"subnet": []}, "vpn.subnet", ("is empty",)),
+        ("vpn", {"min_seconds": 0}, "vpn.min_seconds", ("from 1 to",)),
+        ("vpn", {"max_seconds": 3_599}, "vpn.min_seconds", ("is 3600", "at most vpn.max_seconds, 3599")),
+        ("vpn", {"quote_seconds": "soon"}, "vpn.quote_seconds", ("whole number",)),
+        ("vpn", {"quotes_per_minute": 0}, "vpn.quotes_per_minute", ("at least 1",)),
+        ("vpn", {"quarantine_seconds": -1}, "vpn.quarantine_seconds", ("from 0",)),
+        ("vpn", {"exit_rules": "maybe"}, "vpn.exit_rules", ("true or false",)),
+        ("vpn", {"auto_renew": {"enabled": True}}, "vpn.auto_renew.budget_sat", ("is missing", "24 hours")),
+        ("vpn", {"auto_renew": {"lead_seconds": 1}}, "vpn.auto_renew.lead_seconds", ("from 60 to",)),
+        ("vpn", {"auto_renew": True}, "vpn.auto_renew", ("must be a mapping",)),
         ("socket", [1], "socket", ("is a list", "must be a mapping", "line")),
     ],
 )
@@ -439,6 +450,25 @@ def test_values_that_are_wrong(node, section, values, key, words):
 
 def test_keys_of_later_versions_may_stand_there_empty(node):
     assert node.load(server={"tls_cert": "", "tls_key": None}, vpn={"auto_renew": {"budget_sat": None}}).warnings == ()
+
+
+def networks(*texts: str) -> tuple:
+    return tuple(ipaddress.ip_network(text) for text in texts)
+
+
+def test_vpn_defaults_and_values(node):
+    vpn = node.load().vpn
+    times = (vpn.min_seconds, vpn.max_seconds, vpn.quote_seconds, vpn.quotes_per_minute, vpn.quarantine_seconds)
+    assert times == (3_600, 2_592_000, 300, 30, 180)
+    assert vpn.subnet == networks("10.0.0.0/24") and vpn.dns is None and vpn.exit_rules is False
+    assert vpn.auto_renew.model_dump() == {"enabled": False, "budget_sat": None, "lead_seconds": 600}
+    given = {"subnet": "fd00:1::/64, 10.9.0.0/16", "dns": "", "exit_rules": True, "min_seconds": "60"}
+    renew = {"enabled": "yes", "budget_sat": 5_000, "lead_seconds": 60}
+    environ = {"IMPD_VPN__AUTO_RENEW__BUDGET_SAT": "6000", "IMPD_VPN__QUARANTINE_SECONDS": "0"}
+    vpn = node.load(environ, vpn={**given, "auto_renew": renew}).vpn
+    assert vpn.subnet == networks("10.9.0.0/16", "fd00:1::/64")
+    assert (vpn.dns, vpn.exit_rules, vpn.min_seconds, vpn.quarantine_seconds) == (None, True, 60, 0)
+    assert vpn.auto_renew.model_dump() == {"enabled": True, "budget_sat": 6_000, "lead_seconds": 60}
 
 
 def test_unknown_keys_are_warned_of_with_the_nearest(node):
