@@ -7,7 +7,7 @@ import enum
 from collections.abc import AsyncIterator
 
 import grpc
-from protos.invoicesrpc import invoices_pb2_grpc
+from protos.invoicesrpc import invoices_pb2, invoices_pb2_grpc
 from protos.lnrpc import lightning_pb2, lightning_pb2_grpc
 from protos.routerrpc import router_pb2, router_pb2_grpc
 
@@ -100,6 +100,19 @@ class LndClient:
         """LndError with code NOT_FOUND for a hash that is not of this lnd's invoices."""
         return await self._call(self._lightning.LookupInvoice, lightning_pb2.PaymentHash(r_hash=payment_hash))
 
+    async def add_hold_invoice(self, request: invoices_pb2.AddHoldInvoiceRequest) -> invoices_pb2.AddHoldInvoiceResp:
+        """LndError with code UNKNOWN, "invoice with payment hash already exists", for a hash that was used before."""
+        return await self._call(self._invoices.AddHoldInvoice, request)
+
+    async def settle_invoice(self, preimage: bytes) -> None:
+        """Takes the payment that a hold invoice holds. A second time is no error; LndError with code UNKNOWN, "invoice
+        already canceled", after a cancel."""
+        await self._call(self._invoices.SettleInvoice, invoices_pb2.SettleInvoiceMsg(preimage=preimage))
+
+    async def cancel_invoice(self, payment_hash: bytes) -> None:
+        """Gives the payment back. LndError with code UNKNOWN, "invoice already settled", after a settlement."""
+        await self._call(self._invoices.CancelInvoice, invoices_pb2.CancelInvoiceMsg(payment_hash=payment_hash))
+
     async def decode_payment_request(self, text: str) -> lightning_pb2.PayReq:
         return await self._call(self._lightning.DecodePayReq, lightning_pb2.PayReqString(pay_req=text))
 
@@ -121,6 +134,17 @@ class LndClient:
         """New invoices and settlements from now on. Ends with LndError."""
         # settle_index 0: lnd tells no backlog, and a cursor ahead of a restored node cannot mute it.
         call = self._lightning.SubscribeInvoices(lightning_pb2.InvoiceSubscription(), metadata=self._metadata)
+        async for invoice in self._invoices_of(call):
+            yield invoice
+
+    async def subscribe_single_invoice(self, payment_hash: bytes) -> AsyncIterator[lightning_pb2.Invoice]:
+        """One invoice as it is, then each of its changes, ACCEPTED among them, which no other stream tells. Ends with
+        LndError, also after a final state."""
+        request = invoices_pb2.SubscribeSingleInvoiceRequest(r_hash=payment_hash)
+        async for invoice in self._invoices_of(self._invoices.SubscribeSingleInvoice(request, metadata=self._metadata)):
+            yield invoice
+
+    async def _invoices_of(self, call) -> AsyncIterator[lightning_pb2.Invoice]:
         try:
             async for invoice in call:
                 yield invoice

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from lightning.client import LndClient
 from messaging.clock import Clock
 from messaging.database import Database
 from messaging.events import Published
@@ -23,8 +24,8 @@ class WorkerContext:
 
     `database.write` its steps; append events in them with `published`. Messages: stored as queued in a step, with
     `cost_msat(bytes of the body, amount_msat)` as their cost_msat, and given to `send_stored` after the commit.
-    `messaging.outgoing.store_all` does the former. `clock.now()` is the time by which things end. `settings` are those of
-    the service.
+    `messaging.outgoing.store_all` does the former. `clock.now()` is the time by which things end. `payer` pays invoices
+    (invoices.paying.Payer). `settings` are those of the service.
     """
 
     database: Database
@@ -32,6 +33,8 @@ class WorkerContext:
     published: Published
     send_stored: Callable[[Iterable[Message]], None]
     cost_msat: Callable[[int, int], int]
+    client: LndClient
+    payer: Any
     settings: Any
 
 

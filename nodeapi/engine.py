@@ -148,6 +148,8 @@ class Engine:
             published=self.published,
             send_stored=self.outbox.send_stored,
             cost_msat=self.outbox.most_msat,
+            client=self.client,
+            payer=self.payer,
             settings=service.settings,
         )
 

@@ -1,0 +1,144 @@
+"""The bodies of vpn messages: JSON objects with `type`. Pure; every byte that is read comes from strangers.
+
+Prices are whole sat as decimal text, times RFC 3339 in UTC. What a seller tells of a tunnel is read by vpn/wgquick.py.
+"""
+
+import re
+from collections.abc import Callable
+from datetime import UTC, datetime
+from typing import Any
+from uuid import UUID
+
+import orjson
+
+QUOTE_REQUEST, QUOTE, CONTRACT, INVOICE, LEASE = "quote_request", "quote", "contract", "invoice", "lease"
+LEASE_REQUEST, REFRESH, REFUSAL, EXPIRING, ENDED = "lease_request", "refresh", "refusal", "expiring", "ended"
+
+MAX_BODY_BYTES = 65_536
+MAX_NONCE_CHARACTERS = 64
+MAX_PRICE_CHARACTERS = 16
+MAX_KEY_CHARACTERS = 64
+MAX_REASON_CHARACTERS = 40
+MAX_TEXT_CHARACTERS = 300
+MAX_INVOICE_CHARACTERS = 7_089
+MAX_LIST_CHARACTERS = 16_384
+MAX_NUMBER = 2**53
+
+_NONCE = re.compile(r"[0-9A-Za-z_-]+", re.ASCII)
+_REASON = re.compile(r"[a-z0-9_]+", re.ASCII)
+_HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
+
+
+class Unreadable(Exception):
+    """`reason` is a word for what is wrong, to be counted."""
+
+    def __init__(self, reason: str):
+        super().__init__(reason)
+        self.reason = reason
+
+
+def rfc3339(moment: datetime) -> str:
+    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def encode(type: str, **fields: Any) -> bytes:
+    """Moments become text, UUIDs and numbers stay what they are in JSON."""
+    return orjson.dumps({"type": type} | {name: rfc3339(v) if isinstance(v, datetime) else v for name, v in fields.items()})
+
+
+def decode(raw: bytes) -> dict[str, Any]:
+    """`type`, and the fields of that type, each of its Python type. Raises Unreadable and nothing else. Unknown keys are
+    passed over."""
+    if len(raw) > MAX_BODY_BYTES:
+        raise Unreadable("body_size")
+    try:
+        data = orjson.loads(raw)
+    except orjson.JSONDecodeError:
+        raise Unreadable("no_json") from None
+    if not isinstance(data, dict) or not isinstance(data.get("type"), str):
+        raise Unreadable("no_type")
+    fields = _FIELDS.get(data["type"])
+    if fields is None:
+        raise Unreadable("unknown_type")
+    read = {"type": data["type"]}
+    for name, take in fields.items():
+        try:
+            read[name] = take(data.get(name))
+        except ValueError:
+            raise Unreadable(f"bad_{name}") from None
+    return read
+
+
+Take = Callable[[Any], Any]
+
+
+def _text(max_characters: int, pattern: re.Pattern | None = None, *, optional: bool = False) -> Take:
+    """Without control characters, and without those that change the direction of what follows."""
+
+    def take(value: Any) -> str:
+        if value is None and optional:
+            return ""
+        if not isinstance(value, str) or len(value) > max_characters or not value.isprintable():
+            raise ValueError
+        if pattern and not pattern.fullmatch(value):
+            raise ValueError
+        return value
+
+    return take
+
+
+def _whole(low: int, *, optional: bool = False) -> Take:
+    def take(value: Any) -> int | None:
+        if value is None and optional:
+            return None
+        # A bool is an int to Python; a number beyond 64 bits is a float to orjson.
+        if type(value) is not int or not low <= value <= MAX_NUMBER:
+            raise ValueError
+        return value
+
+    return take
+
+
+def _price(value: Any) -> str:
+    """Some write it as a number. Whether it is one that is accepted is for the reader to say."""
+    if type(value) is int and 0 <= value <= MAX_NUMBER:
+        return str(value)
+    return _text(MAX_PRICE_CHARACTERS)(value)
+
+
+def _time(value: Any) -> datetime:
+    if not isinstance(value, str) or not _TIME.fullmatch(value):
+        raise ValueError
+    return datetime.fromisoformat(value.replace("Z", "+00:00"))
+
+
+def _uuid(value: Any) -> UUID:
+    if not isinstance(value, str) or len(value) != 36:
+        raise ValueError
+    return UUID(value)
+
+
+_NONCE_FIELD = _text(MAX_NONCE_CHARACTERS, _NONCE)
+_ASKED = {"nonce": _NONCE_FIELD, "price": _price, "pubkey": _text(MAX_KEY_CHARACTERS)}
+_END = {"id": _uuid, "expires_at": _time}
+_FIELDS: dict[str, dict[str, Take]] = {
+    QUOTE_REQUEST: {},
+    QUOTE: {
+        "nonce": _NONCE_FIELD, "price": _price, "min_price": _price, "max_price": _price, "expires_at": _time,
+    },
+    CONTRACT: _ASKED,
+    REFRESH: _ASKED,
+    # `seconds`, which older nodes do not tell: what the price buys.
+    INVOICE: {"payment_request": _text(MAX_INVOICE_CHARACTERS), "seconds": _whole(1, optional=True)},
+    LEASE: {
+        "id": _uuid, "address": _text(100), "endpoint": _text(60), "server_pub_key": _text(MAX_KEY_CHARACTERS),
+        "dns": _text(45, optional=True), "allowed_ips": _text(MAX_LIST_CHARACTERS), "keepalive": _whole(0),
+        "expires_at": _time, "seconds": _whole(1), "payment_hash": _text(64, _HASH),
+    },
+    LEASE_REQUEST: {"id": _uuid},
+    REFUSAL: {"reason": _text(MAX_REASON_CHARACTERS, _REASON), "text": _text(MAX_TEXT_CHARACTERS, optional=True)},
+    EXPIRING: _END,
+    ENDED: _END,
+}  # fmt: skip
+PEERING = ("address", "endpoint", "server_pub_key", "dns", "allowed_ips", "keepalive")

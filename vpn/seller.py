@@ -1,0 +1,341 @@
+"""The seller's half of the worker: lnd's hold invoices, WireGuard's peers, and time. The only caller of `wg`.
+
+What is to be done stands in the database (vpn/selling.py); each look does it as far as it goes now. Every step may be
+repeated: a look that was broken off, by kill -9 too, is taken up by the next one.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from functools import partial
+
+import grpc
+from django.utils import timezone
+
+from lightning.client import LndClient, LndError
+from messaging import events
+from messaging.models import Event, Message
+from messaging.outgoing import store_all
+from messaging.workers import WorkerContext
+from protos.invoicesrpc import invoices_pb2
+from protos.lnrpc import lightning_pb2
+from vpn import selling, statistics, wishes
+from vpn.models import Answered, Lease, Quote, Shop, Term
+from vpn.settings import VpnSettings
+from vpn.states import LeaseState, TermState
+from vpn.watch import InvoiceWatch
+from vpn.reconcile import missing_after, reconcile
+from vpn.wireguard import WireGuard, WireGuardError
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 1.0
+# Between two looks at the interface when nothing has changed, and after one that failed.
+INTERFACE_SECONDS = 60.0
+INTERFACE_AGAIN_SECONDS = 5.0
+# Between two questions to lnd about an invoice whose stream says nothing.
+INVOICE_SECONDS = 5.0
+# A payment that is not settled so long after it was seen to be held, or after this node came back, is given back; the
+# buyer is promised 300.
+GIVE_BACK_SECONDS = 240
+# If `wg` cannot even say whether the peer is gone, the buyer's money goes back all the same.
+GIVE_BACK_BLINDLY_SECONDS = 285
+CLEAN_SECONDS = 3_600.0
+KEPT_QUOTES = timedelta(days=1)
+
+Invoice = lightning_pb2.Invoice
+Told = tuple[list[Message], list[Event]]
+
+
+class Seller:
+    """`run` until cancelled."""
+
+    def __init__(self, context: WorkerContext):
+        self._context = context
+        self._settings: VpnSettings = context.settings
+        self._client: LndClient = context.client
+        self._wireguard = WireGuard(self._settings.binary_path)
+        self._watch = InvoiceWatch(self._client, self._settings.selling.ring)
+        self._began = context.clock.now()
+        # Seconds of the event loop's clock.
+        self._interface_due = self._clean_due = self._sample_due = 0.0
+        self._invoices_due = 0.0
+        # Peers that were read back with exactly their addresses, and those that `wg` cannot take.
+        self._there: set[str] = set()
+        self._refused: dict[str, str] = {}
+        self._problem: str | None = None
+
+    async def run(self) -> None:
+        try:
+            while True:
+                try:
+                    await self.look()
+                except LndError as error:
+                    logger.warning("VPN: %s; trying again", error)
+                except Exception:
+                    logger.exception("VPN: sales could not be looked after; trying again")
+                await self._settings.selling.wait(LOOK_SECONDS)
+        finally:
+            self._watch.close()
+
+    async def look(self) -> None:
+        """Does what can be done now."""
+        now = asyncio.get_running_loop().time()
+        terms = await self._context.database.read(_open_terms)
+        self._watch.follow({bytes(term.payment_hash) for term in terms if term.state == TermState.OFFERED})
+        await self._each(terms, TermState.WANTED, self._offer)
+        ask_all = now >= self._invoices_due
+        if ask_all:
+            self._invoices_due = now + INVOICE_SECONDS
+        told = self._watch.take()
+        offered = [term for term in terms if term.state == TermState.OFFERED]
+        await self._each(
+            [term for term in offered if ask_all or bytes(term.payment_hash) in told], TermState.OFFERED, self._look_up
+        )
+        await self._wishes()
+        await self._pass_time()
+        await self._keep_interface()
+        for state, step in (
+            (TermState.HELD, self._decide), (TermState.SETTLING, self._settle), (TermState.CANCELING, self._give_back),
+        ):  # fmt: skip
+            await self._each(await self._context.database.read(_open_terms), state, step)
+        if now >= self._clean_due:
+            await self._context.database.write(_clean)
+            self._clean_due = now + CLEAN_SECONDS
+
+    async def _each(self, terms: list[Term], state: TermState, step: Callable) -> None:
+        """One that lnd has trouble with holds up no other."""
+        for term in terms:
+            if term.state != state:
+                continue
+            try:
+                await step(term)
+            except LndError as error:
+                if error.trouble.passes:
+                    raise
+                logger.error("VPN: a payment cannot be looked after: %s", error)
+
+    # lnd
+
+    async def _offer(self, term: Term) -> None:
+        request = invoices_pb2.AddHoldInvoiceRequest(
+            memo=f"VPN {term.contract_id}",
+            hash=bytes(term.payment_hash),
+            value=term.price_sat,
+            expiry=selling.INVOICE_SECONDS,
+            cltv_expiry=selling.FINAL_CLTV_BLOCKS,
+            private=True,
+        )
+        try:
+            text = (await self._client.add_hold_invoice(request)).payment_request
+        except LndError as error:
+            # It was added before this process was killed; or its answer was lost.
+            if "already exists" not in error.details:
+                raise
+            text = (await self._client.lookup_invoice(bytes(term.payment_hash))).payment_request
+        await self._tell(lambda term: (selling.offer(term, text), []), term)
+        self._watch.follow({*self._watch.followed, bytes(term.payment_hash)})
+
+    async def _look_up(self, term: Term) -> None:
+        invoice = await self._invoice(term)
+        if invoice is None:
+            await self._tell(partial(selling.cancel, cause="lnd does not know its invoice any more"), term)
+        elif invoice.state == Invoice.ACCEPTED:
+            await self._tell(self._hold, term)
+            self._interface_due = 0.0
+        elif invoice.state == Invoice.CANCELED:
+            await self._tell(partial(selling.cancel, cause="not paid in time"), term)
+
+    def _hold(self, term: Term) -> Told:
+        selling.hold(term, self._settings)
+        return [], []
+
+    async def _decide(self, term: Term) -> None:
+        """A held payment is taken when the tunnel is there, and given back when it does not come to be."""
+        lease = term.lease
+        if term.kind == Term.Kind.REFRESH or lease.wg_key in self._there:
+            await self._tell(_without_words(selling.decide_to_settle), term)
+            return
+        cause = self._refused.get(lease.wg_key, "")
+        if cause:
+            cause = f"its peer {cause}"
+        elif self._is_late(term, GIVE_BACK_SECONDS):
+            cause = "the tunnel could not be made in time"
+        if cause:
+            logger.error("VPN: a payment is given back: %s (%s)", cause, self._problem or "no problem is known")
+            await self._tell(_without_words(partial(selling.give_back, cause=cause)), term)
+            self._interface_due = 0.0
+            self._settings.selling.ring()
+
+    def _is_late(self, term: Term, seconds: int) -> bool:
+        since = max(term.held_at, self._began)
+        return self._context.clock.now() >= since + timedelta(seconds=seconds)
+
+    async def _settle(self, term: Term) -> None:
+        try:
+            await self._client.settle_invoice(bytes(term.secret))
+        except LndError as error:
+            if error.trouble.passes:
+                raise
+            logger.error("VPN: lnd does not settle: %s", error)
+        invoice = await self._invoice(term)
+        if invoice is not None and invoice.state == Invoice.SETTLED:
+            settled_at = selling.as_moment(invoice.settle_date)
+            await self._tell(partial(selling.settle, settled_at=settled_at, settings=self._settings), term)
+        elif invoice is None or invoice.state == Invoice.CANCELED:
+            await self._tell(partial(selling.cancel, cause="the payment timed out before it could be taken"), term)
+            self._interface_due = 0.0
+
+    async def _give_back(self, term: Term) -> None:
+        """After the peer was seen gone."""
+        may_be_there = term.lease.state == LeaseState.CANCELED and await self._context.database.read(partial(_holds_key, term))
+        if may_be_there and not self._is_late(term, GIVE_BACK_BLINDLY_SECONDS):
+            self._interface_due = 0.0
+            return
+        try:
+            await self._client.cancel_invoice(bytes(term.payment_hash))
+        except LndError as error:
+            if error.trouble.passes:
+                raise
+            logger.error("VPN: lnd does not cancel: %s", error)
+        invoice = await self._invoice(term)
+        if invoice is None or invoice.state == Invoice.CANCELED:
+            await self._tell(partial(selling.cancel, cause="given back"), term)
+
+    async def _invoice(self, term: Term) -> Invoice | None:
+        try:
+            return await self._client.lookup_invoice(bytes(term.payment_hash))
+        except LndError as error:
+            if error.code is grpc.StatusCode.NOT_FOUND:
+                return None
+            raise
+
+    # time and wishes
+
+    async def _pass_time(self) -> None:
+        now = self._context.clock.now()
+        if not await self._context.database.read(partial(_is_due, now)):
+            return
+        await self._commit(lambda: selling.pass_time(now, self._settings))
+        self._interface_due = 0.0
+
+    async def _wishes(self) -> None:
+        keys = await self._context.database.read(wishes.open_wishes)
+        for key in keys:
+            await self._context.database.write(partial(wishes.carry_out, key))
+            self._interface_due = 0.0
+
+    # WireGuard
+
+    async def _keep_interface(self) -> None:
+        """The interface has the peers that the database says, after this."""
+        loop = asyncio.get_running_loop()
+        if loop.time() < self._interface_due:
+            return
+        try:
+            seconds = await self._reconcile()
+        except WireGuardError as error:
+            self._there = set()
+            seconds = INTERFACE_AGAIN_SECONDS
+            await self._note("", f"{error}"[:500], [])
+        self._interface_due = loop.time() + seconds
+
+    async def _reconcile(self) -> float:
+        settings = self._settings
+        if not settings.server_pub_key:
+            await self._note("", "vpn.server_pub_key names no interface", [])
+            return await self._without_interface()
+        interface = await self._wireguard.interface_of(settings.server_pub_key)
+        if interface is None:
+            await self._note("", "no WireGuard interface has the public key of vpn.server_pub_key", [])
+            return await self._without_interface()
+        desired, once_ours = await self._context.database.read(lambda: (selling.desired_peers(), selling.leaving_keys()))
+        present = await self._wireguard.peers(interface)
+        changes = reconcile(
+            desired, present, pool=settings.pool, own_key=settings.server_pub_key, once_ours=once_ours
+        )
+        if not changes.empty:
+            await self._wireguard.apply(interface, changes)
+            present = await self._wireguard.peers(interface)
+            logger.info("VPN peers", extra={"added": len(changes.add), "removed": len(changes.remove)})
+        missing = set(missing_after({key: value for key, value in desired.items() if key not in changes.refused}, present))
+        self._there = set(desired) - missing - set(changes.refused)
+        self._refused = changes.refused
+        await self._note(interface, "", sorted(changes.foreign))
+        await self._gone(set(present))
+        if asyncio.get_running_loop().time() >= self._sample_due:
+            found = await self._wireguard.statistics(interface)
+            await self._context.database.write(partial(statistics.store, found))
+            self._sample_due = asyncio.get_running_loop().time() + INTERFACE_SECONDS
+        return INTERFACE_AGAIN_SECONDS if missing else INTERFACE_SECONDS
+
+    async def _without_interface(self) -> float:
+        """No interface, no peers: what is over need not wait for it."""
+        self._there = set()
+        await self._gone(set())
+        return INTERFACE_AGAIN_SECONDS
+
+    async def _gone(self, present: set[str]) -> None:
+        if await self._context.database.read(selling.leaving_keys):
+            await self._commit(lambda: selling.peers_gone(present, self._context.clock.now(), self._settings))
+
+    async def _note(self, interface: str, problem: str, foreign: list[str]) -> None:
+        """What the handlers and the admin are to know of the interface."""
+        if problem != self._problem:
+            self._problem = problem
+            if problem:
+                logger.warning("no VPN can be sold: %s", problem)
+            else:
+                logger.info("VPN is sold over %s", interface)
+        row = Shop(pk=1, interface=interface, problem=problem, foreign=foreign, looked_at=timezone.now())
+        await self._context.database.write(row.save)
+
+    # storing
+
+    async def _tell(self, step: Callable[[Term], Told], term: Term) -> None:
+        """A step of a payment, on its row as it is now; nothing if it has moved on."""
+        await self._commit(partial(_step_of, step, term.pk, term.state))
+
+    async def _commit(self, step: Callable[[], Told]) -> None:
+        def job() -> list[Message]:
+            messages, told = step()
+            store_all(messages, self._context.cost_msat)
+            events.append(told, published=self._context.published)
+            return messages
+
+        self._context.send_stored(await self._context.database.write(job))
+
+
+def _step_of(step: Callable[[Term], Told], key: int, state: str) -> Told:
+    term = Term.objects.select_related("lease").get(pk=key)
+    return step(term) if term.state == state else ([], [])
+
+
+def _without_words(step: Callable[[Term], None]) -> Callable[[Term], Told]:
+    def told(term: Term) -> Told:
+        step(term)
+        return [], []
+
+    return told
+
+
+def _open_terms() -> list[Term]:
+    return list(Term.objects.select_related("lease").filter(state__in=selling.OPEN_TERMS).order_by("pk"))
+
+
+def _holds_key(term: Term) -> bool:
+    return Lease.objects.filter(pk=term.lease_id, holds_key=True).exists()
+
+
+def _is_due(now: datetime) -> bool:
+    due = Lease.objects.filter(state=LeaseState.ACTIVE, warns_at__lte=now)
+    over = Lease.objects.filter(state=LeaseState.EXPIRING, expires_at__lte=now)
+    rested = Lease.objects.filter(state=LeaseState.QUARANTINED, rests_until__lte=now)
+    return due.exists() or over.exists() or rested.exists()
+
+
+def _clean() -> None:
+    """Quotes that were not used, and answers, are forgotten."""
+    Quote.objects.filter(used_at=None, expires_at__lt=timezone.now() - KEPT_QUOTES).delete()
+    Answered.objects.filter(created_at__lt=timezone.now() - timedelta(minutes=10)).delete()

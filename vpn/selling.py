@@ -1,0 +1,452 @@
+"""The seller's steps, each a part of the caller's transaction. No step speaks to lnd or to WireGuard: they only write rows,
+and the seller's worker (vpn/seller.py) does what the rows ask for.
+"""
+
+import hashlib
+import ipaddress
+import secrets
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django.db import transaction
+from django.utils import timezone
+
+from messaging.models import Event, Message
+from messaging.registry import Reaction
+from vpn import addresses, bodies, telling
+from vpn.keys import check_public_key
+from vpn.models import Answered, Lease, LeaseStep, Quote, Shop, Term
+from vpn.pricing import Prices, bought_seconds, check_price
+from vpn.settings import KEEPALIVE_SECONDS, VpnSettings
+from vpn.states import (
+    LEASE_WAYS,
+    OPEN_TERMS,
+    PEERED,
+    RUNNING,
+    TERM_WAYS,
+    UNDECIDED,
+    LeaseState,
+    TermState,
+    require_way,
+)
+from vpn.wgquick import Peering, peering_fields
+
+INVOICE_SECONDS = 120
+FINAL_CLTV_BLOCKS = 80
+MINUTE = timedelta(minutes=1)
+MAX_UNPAID = 1_000
+# However often it is refreshed, no lease ends later than this.
+FURTHEST_END = timedelta(days=10 * 366)
+WARN_SECONDS, WARN_SHARE = 300, 0.1
+
+
+class Refused(Exception):
+    """`reason` is a word for the other node's program, `str()` a sentence for its people."""
+
+    def __init__(self, reason: str, text: str):
+        super().__init__(text)
+        self.reason = reason
+
+
+# what buyers ask for
+
+
+def quote_requested(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
+    _require_open(settings)
+    now = timezone.now()
+    given = Quote.objects.filter(buyer=message.pubkey, created_at__gt=now - MINUTE).count()
+    if given >= settings.quotes_per_minute:
+        raise Refused("too_many", f"at most {settings.quotes_per_minute} quotes a minute; try again later")
+    prices = settings.bounds(settings.price_sat)
+    quote = Quote.objects.create(
+        nonce=secrets.token_hex(16),
+        buyer=message.pubkey,
+        price_sat=settings.price_sat,
+        min_price_sat=prices.min_sat,
+        max_price_sat=prices.max_sat,
+        created_at=now,
+        expires_at=(now + timedelta(seconds=settings.quote_seconds)).replace(microsecond=0),
+    )
+    answer = telling.message(
+        bodies.QUOTE,
+        message.pubkey,
+        reply_to=message.message_id,
+        for_seconds=settings.quote_seconds,
+        nonce=quote.nonce,
+        price=str(quote.price_sat),
+        min_price=str(quote.min_price_sat),
+        max_price=str(quote.max_price_sat),
+        expires_at=quote.expires_at,
+    )
+    return Reaction(answers=[answer])
+
+
+def contract_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
+    _require_open(settings)
+    quote = Quote.objects.filter(nonce=body["nonce"], buyer=message.pubkey).first()
+    _require_usable(quote)
+    price_sat = _checked_price(body["price"], quote.min_price_sat, quote.max_price_sat)
+    wg_key = _checked_key(body["pubkey"], settings)
+    if not addresses.any_free(settings.pool):
+        raise Refused("full", "no address is free now; try again later")
+    if Lease.objects.filter(state=LeaseState.CONTRACTED).count() >= MAX_UNPAID:
+        raise Refused("busy", "too many contracts wait for their payment; try again later")
+    if not Quote.objects.filter(pk=quote.pk, used_at=None).update(used_at=timezone.now()):
+        raise Refused("used", "this quote was used")
+    lease = Lease(
+        contract_id=message.message_id,
+        buyer=message.pubkey,
+        nonce=quote.nonce,
+        wg_key=wg_key,
+        price_sat=quote.price_sat,
+    )
+    move(lease, LeaseState.CONTRACTED, f"contract over {price_sat} sat")
+    _want_payment(lease, Term.Kind.CONTRACT, message, price_sat, settings)
+    return Reaction()
+
+
+def refresh_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
+    lease = Lease.objects.filter(nonce=body["nonce"], buyer=message.pubkey, state__in=RUNNING).first()
+    if lease is None:
+        raise Refused("unknown_lease", "no lease of yours that runs has this nonce")
+    if body["pubkey"] != lease.wg_key:
+        raise Refused("key", "the lease has another key")
+    try:
+        prices = settings.bounds(lease.price_sat)
+    except ValueError:
+        raise Refused("price", "no payment prolongs this lease any more") from None
+    price_sat = _checked_price(body["price"], prices.min_sat, prices.max_sat)
+    seconds = bought_seconds(price_sat * 1000, lease.price_sat)
+    if lease.expires_at + timedelta(seconds=seconds) > timezone.now() + FURTHEST_END:
+        raise Refused("too_long", "the lease would last too long")
+    if lease.terms.filter(state__in=OPEN_TERMS).count() >= settings.quotes_per_minute:
+        raise Refused("busy", "too many refreshes of this lease wait for their payment")
+    _want_payment(lease, Term.Kind.REFRESH, message, price_sat, settings)
+    return Reaction()
+
+
+def lease_requested(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
+    """The same `lease` again, to the contract's sender alone, until its end."""
+    term = Term.objects.select_related("lease").filter(buyer=message.pubkey, contract_id=body["id"]).first()
+    if term is None or (term.state == TermState.SETTLED and term.lease.state not in RUNNING):
+        raise Refused("unknown_lease", "no lease of yours that runs has this id")
+    if term.state in (TermState.CANCELING, TermState.CANCELED):
+        raise Refused("canceled", term.cause or "it was canceled")
+    if term.state != TermState.SETTLED:
+        return Reaction(dropped="lease_not_paid")
+    _count_answer(message.pubkey, settings)
+    return Reaction(answers=[lease_message(term, settings, reply_to=message.message_id)])
+
+
+def refusal(message: Message, refused: Refused, settings: VpnSettings) -> Reaction:
+    try:
+        _count_answer(message.pubkey, settings)
+    except Refused:
+        return Reaction(dropped="flood")
+    answer = telling.message(
+        bodies.REFUSAL, message.pubkey, reply_to=message.message_id, for_seconds=600, reason=refused.reason, text=str(refused)
+    )
+    return Reaction(answers=[answer])
+
+
+def _count_answer(buyer: str, settings: VpnSettings) -> None:
+    """Keys cost nothing but the payment; each answer costs this node as much. Raises Refused beyond the limit."""
+    if Answered.objects.filter(buyer=buyer, created_at__gt=timezone.now() - MINUTE).count() >= settings.quotes_per_minute:
+        raise Refused("too_many", "too many requests; try again later")
+    Answered.objects.create(buyer=buyer)
+
+
+def _require_open(settings: VpnSettings) -> None:
+    shop = Shop.objects.filter(pk=1).first()
+    if shop is None or not shop.interface or shop.problem:
+        raise Refused("closed", "this node sells no VPN now")
+    try:
+        settings.bounds(settings.price_sat)
+    except ValueError:
+        raise Refused("closed", "this node sells no VPN now") from None
+
+
+def _require_usable(quote: Quote | None) -> None:
+    if quote is None:
+        raise Refused("unknown_nonce", "no quote to you has this nonce")
+    if quote.used_at:
+        raise Refused("used", "this quote was used; ask for another")
+    if quote.expires_at <= timezone.now():
+        raise Refused("expired", f"this quote held until {bodies.rfc3339(quote.expires_at)}; ask for another")
+
+
+def _checked_price(text: str, min_sat: int, max_sat: int) -> int:
+    try:
+        return check_price(text, Prices(min_sat, max_sat))
+    except ValueError as error:
+        raise Refused("price", f"price {error}") from None
+
+
+def _checked_key(text: str, settings: VpnSettings) -> str:
+    try:
+        check_public_key(text, own=settings.server_pub_key)
+    except ValueError as error:
+        raise Refused("key", f"pubkey {error}"[:200]) from None
+    if is_taken(text):
+        raise Refused("key", "pubkey has another lease here; use another key")
+    return text
+
+
+def is_taken(wg_key: str) -> bool:
+    """Held by another lease, or by a peer that the operator added."""
+    shop = Shop.objects.filter(pk=1).first()
+    return Lease.objects.filter(wg_key=wg_key, holds_key=True).exists() or (shop is not None and wg_key in shop.foreign)
+
+
+def _want_payment(lease: Lease, kind: Term.Kind, message: Message, price_sat: int, settings: VpnSettings) -> None:
+    preimage = secrets.token_bytes(32)
+    Term.objects.create(
+        lease=lease,
+        kind=kind,
+        contract_id=message.message_id,
+        buyer=message.pubkey,
+        price_sat=price_sat,
+        seconds=bought_seconds(price_sat * 1000, lease.price_sat),
+        secret=preimage,
+        payment_hash=hashlib.sha256(preimage).digest(),
+    )
+    transaction.on_commit(settings.selling.ring)
+
+
+# what the seller's lnd tells
+
+
+def offer(term: Term, payment_request: str) -> list[Message]:
+    """The invoice is there: it goes to the buyer."""
+    _move_term(term, TermState.OFFERED, payment_request=payment_request)
+    return [
+        telling.message(
+            bodies.INVOICE,
+            term.buyer,
+            reply_to=term.contract_id,
+            for_seconds=INVOICE_SECONDS,
+            payment_request=payment_request,
+            seconds=term.seconds,
+        )
+    ]
+
+
+def hold(term: Term, settings: VpnSettings) -> None:
+    """The payment is held: address and key are taken in this very transaction, or it is to be given back."""
+    lease = term.lease
+    if term.kind == Term.Kind.REFRESH:
+        if lease.state in RUNNING:
+            _move_term(term, TermState.HELD, held_at=timezone.now())
+        else:
+            give_back(term, "the lease is over")
+        return
+    _move_term(term, TermState.HELD, held_at=timezone.now())
+    move(lease, LeaseState.HELD, "the payment is held")
+    if is_taken(lease.wg_key):
+        give_back(term, "its key has another lease here")
+        return
+    client = addresses.take(lease, settings.pool)
+    if client is None:
+        give_back(term, "no address is free any more")
+        return
+    lease.holds_key = True
+    lease.addresses = peering(lease, settings, client=client)["address"]
+    move(lease, LeaseState.PROVISIONING, f"address {lease.addresses}")
+
+
+def decide_to_settle(term: Term) -> None:
+    """The peer was read back. From here on the payment is never given back by this node."""
+    _move_term(term, TermState.SETTLING)
+
+
+def settle(term: Term, settled_at: datetime, settings: VpnSettings) -> tuple[list[Message], list[Event]]:
+    """lnd has taken the payment: its time counts, this once."""
+    lease = term.lease
+    _move_term(term, TermState.SETTLED, ended_at=timezone.now())
+    if term.kind == Term.Kind.CONTRACT:
+        lease.starts_at = settled_at
+        lease.expires_at = settled_at + timedelta(seconds=term.seconds)
+        _set_warning(lease, settled_at)
+        move(lease, LeaseState.ACTIVE, f"{term.price_sat} sat for {term.seconds} s")
+    else:
+        extend(lease, term.seconds, f"refreshed: {term.price_sat} sat for {term.seconds} s")
+    told = telling.event(
+        bodies.LEASE,
+        lease.contract_id,
+        id=lease.contract_id,
+        buyer=lease.buyer,
+        address=lease.addresses,
+        price=str(term.price_sat),
+        seconds=term.seconds,
+        expires_at=lease.expires_at,
+        kind=term.kind,
+    )
+    return [lease_message(term, settings, reply_to=term.contract_id)], [told]
+
+
+def extend(lease: Lease, seconds: int, cause: str) -> None:
+    lease.expires_at += timedelta(seconds=seconds)
+    _set_warning(lease, timezone.now())
+    move(lease, LeaseState.ACTIVE, cause) if lease.state == LeaseState.EXPIRING else store(lease, cause)
+
+
+def give_back(term: Term, cause: str) -> None:
+    """The payment goes back, after the peer is gone."""
+    _move_term(term, TermState.CANCELING, cause=cause[:500])
+    if term.kind == Term.Kind.CONTRACT:
+        move(term.lease, LeaseState.CANCELED, cause)
+
+
+def cancel(term: Term, cause: str) -> tuple[list[Message], list[Event]]:
+    """lnd has given the payment back, or the invoice has ended without one."""
+    was_paid = term.held_at is not None
+    cause = term.cause or cause
+    _move_term(term, TermState.CANCELED, cause=cause[:500], ended_at=timezone.now())
+    if term.kind == Term.Kind.CONTRACT and term.lease.state != LeaseState.CANCELED:
+        move(term.lease, LeaseState.CANCELED, cause)
+    if not was_paid:
+        return [], []
+    refused = telling.message(
+        bodies.REFUSAL, term.buyer, reply_to=term.contract_id, reason="canceled", text=f"{cause}; nothing was taken"[:300]
+    )
+    told = telling.event(
+        "canceled", term.lease.contract_id, id=term.lease.contract_id, buyer=term.buyer, price=str(term.price_sat), text=cause
+    )
+    return [refused], [told]
+
+
+# what time makes of it
+
+
+def pass_time(now: datetime, settings: VpnSettings) -> tuple[list[Message], list[Event]]:
+    """Warns, ends and frees what is due."""
+    messages, events = [], []
+    for lease in Lease.objects.filter(state=LeaseState.ACTIVE, warns_at__lte=now):
+        # One that is over already is not told that it will be.
+        if lease.expires_at > now:
+            messages.append(_end_message(bodies.EXPIRING, lease))
+            events.append(_end_event(bodies.EXPIRING, lease))
+        move(lease, LeaseState.EXPIRING, "ends soon")
+    for lease in Lease.objects.filter(state=LeaseState.EXPIRING, expires_at__lte=now):
+        # A payment that is held moves the end.
+        if not lease.terms.filter(state__in=UNDECIDED).exists():
+            move(lease, LeaseState.EXPIRED, "its time is over")
+    for lease in Lease.objects.filter(state=LeaseState.QUARANTINED, rests_until__lte=now):
+        _let_go(lease)
+        move(lease, LeaseState.FREED, "its address may be given to another")
+    return messages, events
+
+
+def peers_gone(present: set[str], now: datetime, settings: VpnSettings) -> tuple[list[Message], list[Event]]:
+    """What was to be removed, and is not there any more."""
+    messages, events = [], []
+    for lease in Lease.objects.filter(state=LeaseState.EXPIRED).exclude(wg_key__in=present):
+        lease.rests_until = now + timedelta(seconds=settings.quarantine_seconds)
+        move(lease, LeaseState.QUARANTINED, "the peer is gone")
+        messages.append(_end_message(bodies.ENDED, lease))
+        events.append(_end_event(bodies.ENDED, lease))
+    for lease in Lease.objects.filter(state=LeaseState.CANCELED, holds_key=True).exclude(wg_key__in=present):
+        _let_go(lease)
+        store(lease, "the peer is gone")
+    return messages, events
+
+
+def _let_go(lease: Lease) -> None:
+    lease.holds_key = False
+    addresses.free(lease)
+
+
+def end_now(lease: Lease, cause: str) -> None:
+    """By the operator. ValueError says why not."""
+    if lease.state not in RUNNING:
+        raise ValueError("the lease does not run")
+    if lease.terms.filter(state__in=UNDECIDED).exists():
+        raise ValueError("a payment for it is held; ask again when it has ended")
+    lease.expires_at = min(lease.expires_at, timezone.now())
+    move(lease, LeaseState.EXPIRED, cause)
+
+
+def _set_warning(lease: Lease, since: datetime) -> None:
+    left_seconds = (lease.expires_at - since).total_seconds()
+    lease.warns_at = lease.expires_at - timedelta(seconds=min(WARN_SECONDS, left_seconds * WARN_SHARE))
+
+
+def _end_message(type: str, lease: Lease) -> Message:
+    return telling.message(type, lease.buyer, id=lease.contract_id, expires_at=lease.expires_at)
+
+
+def _end_event(type: str, lease: Lease) -> Event:
+    return telling.event(
+        type, lease.contract_id, id=lease.contract_id, buyer=lease.buyer, address=lease.addresses, expires_at=lease.expires_at
+    )
+
+
+# shared
+
+
+def peering(lease: Lease, settings: VpnSettings, *, client: int | None = None) -> dict[str, Any]:
+    """The fields of a `lease` message that tell of the tunnel."""
+    if client is not None:
+        own = settings.pool.addresses(client)
+    else:
+        own = tuple(ipaddress.ip_interface(text.strip()).ip for text in lease.addresses.split(","))
+    return peering_fields(
+        Peering(
+            addresses=own,
+            endpoint_host=settings.endpoint_host,
+            endpoint_port=settings.server_port,
+            server_pub_key=settings.server_pub_key,
+            allowed_ips=settings.allowed_ips,
+            keepalive_seconds=KEEPALIVE_SECONDS,
+            dns=ipaddress.ip_address(str(settings.dns)) if settings.dns else None,
+        )
+    )
+
+
+def lease_message(term: Term, settings: VpnSettings, *, reply_to) -> Message:
+    lease = term.lease
+    return telling.message(
+        bodies.LEASE,
+        lease.buyer,
+        reply_to=reply_to,
+        for_seconds=(lease.expires_at - timezone.now()).total_seconds(),
+        id=lease.contract_id,
+        **peering(lease, settings),
+        expires_at=lease.expires_at,
+        seconds=term.seconds,
+        payment_hash=bytes(term.payment_hash).hex(),
+    )
+
+
+def desired_peers() -> dict[str, frozenset]:
+    """What should stand on the interface, the oldest lease first."""
+    rows = Lease.objects.filter(state__in=PEERED).order_by("pk").values_list("wg_key", "addresses")
+    return {key: frozenset(ipaddress.ip_network(text.strip()) for text in told.split(",")) for key, told in rows}
+
+
+def leaving_keys() -> list[str]:
+    """Keys whose peers have to be seen gone."""
+    return list(Lease.objects.filter(holds_key=True).exclude(state__in=PEERED).values_list("wg_key", flat=True))
+
+
+def move(lease: Lease, state: LeaseState, cause: str) -> None:
+    require_way(LEASE_WAYS, LeaseState(lease.state) if lease.state else None, state)
+    lease.state, lease.cause, lease.changed_at = state, cause[:500], timezone.now()
+    store(lease, cause)
+
+
+def store(lease: Lease, cause: str) -> None:
+    lease.save()
+    LeaseStep.objects.create(lease=lease, state=lease.state, cause=cause[:500])
+
+
+def _move_term(term: Term, state: TermState, **fields: Any) -> None:
+    require_way(TERM_WAYS, TermState(term.state), state)
+    term.state = state
+    for name, value in fields.items():
+        setattr(term, name, value)
+    term.save()
+
+
+def as_moment(seconds: int) -> datetime:
+    return datetime.fromtimestamp(seconds, UTC)

@@ -1,0 +1,52 @@
+"""What the VPN service is told by the configuration (its section `vpn`) and by lnd."""
+
+import ipaddress
+from dataclasses import dataclass, field
+
+from vpn.pool import Network, Pool
+from vpn.pricing import Prices, price_bounds
+from vpn.waking import Wake
+from vpn.wgquick import Address
+
+SERVICE = "vpn"
+KEEPALIVE_SECONDS = 25
+
+
+@dataclass(frozen=True, kw_only=True)
+class VpnSettings:
+    """`networks` are those that clients are given addresses of. `base_url` is where this node's REST is found. The bells
+    wake the two halves of the worker."""
+
+    own_pubkey: str
+    network: str
+    base_url: str
+    price_sat: int
+    server_ip: str
+    server_port: int
+    networks: tuple[Network, ...]
+    server_pub_key: str
+    allowed_ips: tuple[Network, ...]
+    dns: str | None
+    binary_path: str
+    min_seconds: int
+    max_seconds: int
+    quote_seconds: int
+    quotes_per_minute: int
+    quarantine_seconds: int
+    auto_renew: bool = False
+    auto_renew_budget_sat: int = 0
+    auto_renew_lead_seconds: int = 600
+    selling: Wake = field(default_factory=Wake, repr=False, compare=False)
+    buying: Wake = field(default_factory=Wake, repr=False, compare=False)
+
+    @property
+    def pool(self) -> Pool:
+        return Pool(self.networks)
+
+    @property
+    def endpoint_host(self) -> Address:
+        return ipaddress.ip_address(self.server_ip)
+
+    def bounds(self, hourly_price_sat: int) -> Prices:
+        """ValueError where no price buys an allowed time."""
+        return price_bounds(hourly_price_sat, min_seconds=self.min_seconds, max_seconds=self.max_seconds)
