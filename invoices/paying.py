@@ -107,11 +107,14 @@ class Payer:
 
     async def end_of(self, payment: InvoicePayment, *, seconds: float) -> InvoicePayment:
         """The payment when it has ended, or as it is after so many seconds. Raises OtherPayer."""
-        if payment.state == InvoicePayment.State.IN_FLIGHT:
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while payment.state == InvoicePayment.State.IN_FLIGHT and loop.time() < deadline:
             if payment.payer != self._own_pubkey:
                 raise OtherPayer(payment.payer)
-            await asyncio.wait({self._follow(payment)}, timeout=seconds)
-        return await self._database.read(partial(services.payment_get, payment.pk))
+            await asyncio.wait({self._follow(payment)}, timeout=deadline - loop.time())
+            payment = await self._database.read(partial(services.payment_get, payment.pk))
+        return payment
 
     async def run(self) -> None:
         try:
@@ -159,11 +162,16 @@ class Payer:
     def _follow(self, payment: InvoicePayment, *, fresh: bool = False) -> asyncio.Task:
         """The task that sees a payment to its end. One that is not `fresh` is asked for in lnd first."""
         task = self._under_way.get(payment.pk)
-        if task is None:
+        # What begins anew follows a task that has ended, whose callback may not have run yet.
+        if fresh or task is None or task.done():
             task = asyncio.get_running_loop().create_task(self._see_to_its_end(payment, fresh))
             self._under_way[payment.pk] = task
-            task.add_done_callback(lambda _: self._under_way.pop(payment.pk, None))
+            task.add_done_callback(partial(self._forget, payment.pk))
         return task
+
+    def _forget(self, payment_id: UUID, task: asyncio.Task) -> None:
+        if self._under_way.get(payment_id) is task:
+            del self._under_way[payment_id]
 
     async def _see_to_its_end(self, payment: InvoicePayment, fresh: bool) -> None:
         while True:

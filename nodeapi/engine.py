@@ -76,7 +76,7 @@ class Engine:
         self.limits = limits
         self.version = version
         self.own_pubkey = bytes.fromhex(lnd.info.identity_pubkey)
-        self.client = client
+        self._client = client
         self._database = database
         self._waker = Waker(feed)
         self.published = self._waker.published
@@ -123,6 +123,11 @@ class Engine:
         )
         lnd.on_return = self.outbox.retry_now
 
+    @property
+    def client(self) -> LndClient:
+        """For calls that are no more than a question to lnd."""
+        return self._client
+
     async def begin(self) -> None:
         """From here on nothing that reaches lnd is missed. LndError when lnd does not answer."""
         await self._walk.begin()
@@ -167,7 +172,7 @@ class Engine:
 
     async def _stream(self) -> None:
         try:
-            async for invoice in self.client.subscribe_invoices():
+            async for invoice in self._client.subscribe_invoices():
                 await self.inbox.take(invoice)
                 await self.issuer.take_live(invoice)
         except LndError as error:
