@@ -63,6 +63,7 @@ class InvoicePayment(models.Model):
     amount_msat = models.BigIntegerField(help_text="Without the fee.")
     amount_given = models.BooleanField(default=False, help_text="The invoice left the amount open; the caller chose it.")
     fee_limit_msat = models.BigIntegerField(help_text="The most that the way may cost.")
+    cltv_limit_blocks = models.PositiveIntegerField(default=0, help_text="The longest that it may be held; 0: lnd's own.")
     fee_msat = models.BigIntegerField(default=0)
     cost_msat = models.BigIntegerField(help_text="What it may cost with the fee while under way; what it has cost then.")
     preimage = models.BinaryField(max_length=32, default=b"", help_text="The proof of payment.")

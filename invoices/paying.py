@@ -94,10 +94,17 @@ class Payer:
         return payment_id
 
     async def pay(
-        self, request: lightning_pb2.PayReq, *, text: str, amount_msat: int, claim: Claim | None
+        self,
+        request: lightning_pb2.PayReq,
+        *,
+        text: str,
+        amount_msat: int,
+        claim: Claim | None,
+        cltv_limit_blocks: int = 0,
     ) -> InvoicePayment:
-        """Begins to pay, unless that was begun before. Raises OverBudget and KeyReused, having stored nothing."""
-        begin = partial(self._begin, request, text, amount_msat, claim)
+        """Begins to pay, unless that was begun before. `cltv_limit_blocks` bounds how long the payment may be held (0: as
+        lnd does). Raises OverBudget and KeyReused, having stored nothing."""
+        begin = partial(self._begin, request, text, amount_msat, claim, cltv_limit_blocks)
         beginning = asyncio.ensure_future(self._claims.once(claim, begin) if claim else begin())
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
@@ -136,7 +143,12 @@ class Payer:
             self._follow(payment)
 
     async def _begin(
-        self, request: lightning_pb2.PayReq, text: str, amount_msat: int, claim: Claim | None
+        self,
+        request: lightning_pb2.PayReq,
+        text: str,
+        amount_msat: int,
+        claim: Claim | None,
+        cltv_limit_blocks: int,
     ) -> UUID:
         fee_limit_msat = self._fee_limit_msat(amount_msat)
         cost_msat = amount_msat + fee_limit_msat
@@ -152,6 +164,7 @@ class Payer:
                 amount_given=not request.num_msat,
                 fee_limit_msat=fee_limit_msat,
                 cost_msat=cost_msat,
+                cltv_limit_blocks=cltv_limit_blocks,
             )
             key = claim.row(wanted.pk) if claim else None
             payment, begins = await self._database.write(partial(services.payment_begin, wanted, key))
@@ -191,6 +204,7 @@ class Payer:
             payment_request=payment.payment_request,
             amt_msat=payment.amount_msat if payment.amount_given else 0,
             fee_limit_msat=payment.fee_limit_msat,
+            cltv_limit=payment.cltv_limit_blocks,
             timeout_seconds=PAYMENT_SECONDS,
             max_parts=MAX_PARTS,
             no_inflight_updates=True,

@@ -38,12 +38,15 @@ HANDLERS = {
     "websocket": "messaging.handlers.publish",
     "sign": "messaging.handlers.publish",
     "federate": "federation.handlers.handle",
+    "vpn": "vpn.handlers.handle",
 }
 WORKERS = {
     "federate": "federation.worker.run",
+    "vpn": "vpn.worker.run",
 }
 ON_FAILED = {
     "federate": "federation.handlers.failed",
+    "vpn": "vpn.handlers.failed",
 }
 # Of these services a record without our magic bytes is published too, as it is.
 FOREIGN_WELCOME = frozenset({"message", "websocket"})

@@ -14,6 +14,7 @@ from nodeapi.engine import Engine, EngineLimits
 from nodeapi.forward import Forwarder
 from nodeapi.lnd_status import LndStatus
 from nodeapi.stream import UNWOKEN_POLL_SECONDS, Hub
+from vpn.settings import VpnSettings
 
 POLL_WHEN_WOKEN_SECONDS = 1.0
 
@@ -65,7 +66,7 @@ def make_engine(
         daily_budget_sat=config.lightning.daily_budget_sat,
         keep_days=config.events.keep_days,
     )
-    registry = Registry(config.services, service_settings(config, lnd.info.identity_pubkey))
+    registry = Registry(config.services, service_settings(config, lnd.info.identity_pubkey, lnd.network))
     return Engine(
         database=database,
         client=client,
@@ -77,7 +78,7 @@ def make_engine(
     )
 
 
-def service_settings(config, own_pubkey: str) -> dict[str, Any]:
+def service_settings(config, own_pubkey: str, network: str) -> dict[str, Any]:
     """What the handlers and workers of services are told, by service type."""
     return {
         "federate": FederationSettings(
@@ -86,6 +87,27 @@ def service_settings(config, own_pubkey: str) -> dict[str, Any]:
             ttl_seconds=config.federate.ttl,
             accept=config.federate.accept,
             max_members=config.federate.max_members,
+        ),
+        "vpn": VpnSettings(
+            own_pubkey=own_pubkey,
+            network=network,
+            base_url=f"http://{config.server.http_addr}",
+            price_sat=config.vpn.price,
+            server_ip=str(config.vpn.server_ip),
+            server_port=config.vpn.server_port,
+            networks=config.vpn.subnet,
+            server_pub_key=config.vpn.server_pub_key,
+            allowed_ips=config.vpn.allowed_ips,
+            dns=str(config.vpn.dns) if config.vpn.dns else None,
+            binary_path=config.vpn.binary_path,
+            min_seconds=config.vpn.min_seconds,
+            max_seconds=config.vpn.max_seconds,
+            quote_seconds=config.vpn.quote_seconds,
+            quotes_per_minute=config.vpn.quotes_per_minute,
+            quarantine_seconds=config.vpn.quarantine_seconds,
+            auto_renew=config.vpn.auto_renew.enabled,
+            auto_renew_budget_sat=config.vpn.auto_renew.budget_sat or 0,
+            auto_renew_lead_seconds=config.vpn.auto_renew.lead_seconds,
         ),
     }
 

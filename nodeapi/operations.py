@@ -18,7 +18,9 @@ from nodeapi import (
     serializers_federation,
     serializers_invoices,
     serializers_signing,
+    serializers_vpn,
     signing,
+    vpns,
 )
 
 Function = Callable[..., Awaitable[dict[str, Any]]]
@@ -37,6 +39,8 @@ class Operation:
     reads_only: bool = False
     # Takes an Idempotency-Key: its function gets the `claim`.
     once: bool = False
+    # REST answers with this field of the reply alone, as the content type that the reply's `content_type` says.
+    plain: str = ""
 
     @property
     def rpc_path(self) -> str:
@@ -138,6 +142,61 @@ OPERATIONS = (
         reply=serializers.EstimateMessageResponse(),
         function=calls.estimate_message,
         scope="read",
+    ),
+    Operation(
+        service="vpn.VPN",
+        method="RequestQuote",
+        http="POST",
+        path="/v1/vpn/quote",
+        request=serializers_vpn.RequestQuoteRequest(),
+        reply=serializers_vpn.RequestQuoteResponse(),
+        function=vpns.request_quote,
+        scope="send",
+        once=True,
+    ),
+    Operation(
+        service="vpn.VPN",
+        method="AcceptContract",
+        http="POST",
+        path="/v1/vpn/contract",
+        request=serializers_vpn.AcceptContractRequest(),
+        reply=serializers_vpn.AcceptContractResponse(),
+        function=vpns.accept_contract,
+        scope="pay",
+        once=True,
+    ),
+    Operation(
+        service="vpn.VPN",
+        method="RefreshContract",
+        http="POST",
+        path="/v1/vpn/refresh",
+        request=serializers_vpn.RefreshContractRequest(),
+        reply=serializers_vpn.RefreshContractResponse(),
+        function=vpns.refresh_contract,
+        scope="pay",
+        once=True,
+    ),
+    Operation(
+        service="vpn.VPN",
+        method="ListLeases",
+        http="GET",
+        path="/v1/vpn/leases",
+        request=serializers_vpn.ListLeasesRequest(),
+        reply=serializers_vpn.ListLeasesResponse(),
+        function=vpns.list_leases,
+        scope="read",
+        reads_only=True,
+    ),
+    Operation(
+        service="vpn.VPN",
+        method="GetLeaseConfig",
+        http="GET",
+        path="/v1/vpn/leases/{id}/config",
+        request=serializers_vpn.GetLeaseConfigRequest(),
+        reply=serializers_vpn.GetLeaseConfigResponse(),
+        function=vpns.get_lease_config,
+        scope="pay",
+        plain="config",
     ),
     Operation(
         service="node.Node",

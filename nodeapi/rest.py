@@ -52,6 +52,25 @@ class ProtoJsonRenderer(BaseRenderer):
         return codec.dump(codec.json_from_message(data, as_text=self._as_text) if isinstance(data, Message) else data)
 
 
+class PlainRenderer(BaseRenderer):
+    """One field of a proto message as it is. What is sent so may be secret: nothing keeps it."""
+
+    charset = None
+    # For all that may be sent: a browser shows it as what it is said to be, and runs nothing of it.
+    headers = {
+        "Cache-Control": "no-store",
+        "X-Content-Type-Options": "nosniff",
+        "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",
+    }
+
+    def __init__(self, field: str, media_type: str):
+        self._field = field
+        self.media_type = media_type
+
+    def render(self, data, accepted_media_type=None, renderer_context=None) -> bytes:
+        return getattr(data, self._field).encode()
+
+
 PARSERS = (RawParser(),)
 RENDERERS = {as_text: ProtoJsonRenderer(as_text=as_text) for as_text in (False, True)}
 
@@ -78,9 +97,16 @@ class OperationView(APIView):
             self.initial(request)
             message = self._message(request, path_fields)
             response = Response(await self.doors.call(self.operation, message, headers))
+            if self.operation.plain:
+                self._send_plain(response.data)
         except Exception as error:
             response = self.handle_exception(error)
         return self.finalize_response(request, response)
+
+    def _send_plain(self, reply: Message) -> None:
+        renderer = PlainRenderer(self.operation.plain, reply.content_type)
+        self.request.accepted_renderer, self.request.accepted_media_type = renderer, renderer.media_type
+        self.headers = renderer.headers
 
     def _message(self, request, path_fields: dict[str, str]) -> Message:
         if self.operation.http == "POST":

@@ -72,7 +72,8 @@ class ApiApplication:
         request = ApiRequest(scope, headers, body)
         response = await view(request, headers=headers, **fields)
         response.render()
-        await respond(send, response.status_code, response.content, extra)
+        named = [(name.lower().encode(), value.encode()) for name, value in response.items() if name != "Allow"]
+        await respond(send, response.status_code, response.content, extra, named)
 
     async def _preflight(self, scope, send, extra) -> None:
         methods = self._routes.methods(scope["path"]) or (["GET"] if scope["path"] == SUBSCRIBE_PATH else [])
@@ -105,7 +106,14 @@ async def read_body(receive) -> bytes | None:
             return b"".join(chunks)
 
 
-async def respond(send, status: int, body: bytes, extra: list[tuple[bytes, bytes]] = []) -> None:
-    headers = [*JSON_HEADERS, (b"content-length", str(len(body)).encode()), *extra]
+async def respond(
+    send,
+    status: int,
+    body: bytes,
+    extra: list[tuple[bytes, bytes]] = [],
+    named: list[tuple[bytes, bytes]] = JSON_HEADERS,
+) -> None:
+    """`named` are the headers that say what the body is."""
+    headers = [*named, (b"content-length", str(len(body)).encode()), *extra]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

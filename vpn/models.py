@@ -198,6 +198,7 @@ class PurchasedLease(models.Model):
     price_sat = models.BigIntegerField("sat per hour")
     public_key = models.CharField(max_length=KEY_CHARACTERS)
     peering = models.JSONField(help_text="What the seller told of the tunnel, checked.")
+    path = models.CharField(max_length=200, help_text="Where the file for wg-quick is found.")
     state = models.CharField(max_length=16, choices=BoughtState, default=BoughtState.ACTIVE)
     created_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField("ends")

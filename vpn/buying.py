@@ -1,0 +1,328 @@
+"""The buyer's steps, each a part of the caller's transaction. Whatever a seller says is checked against what was agreed
+before anything is paid; the buyer's worker (vpn/buyer.py) does what the rows ask for.
+"""
+
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.db import transaction
+from django.utils import timezone
+
+from messaging.models import Event, Message
+from messaging.registry import Reaction
+from vpn import bodies, sealing, telling
+from vpn.keys import KeyPair
+from vpn.models import ClientKey, PurchasedLease, Purchase, ReceivedQuote, Term
+from vpn.pricing import Prices, bought_seconds, check_price, parse_price
+from vpn.settings import VpnSettings
+from vpn.states import BoughtState, PurchaseState
+from vpn.wgquick import parse_peering, peering_fields
+
+# If no `lease` came so long after the payment, the seller is asked for it; then after twice as long each time.
+ASK_AGAIN_SECONDS = 30
+LONGEST_ASK_SECONDS = 3_600
+# Clocks of two nodes differ, and a lease begins when the payment is taken, a little before it is told.
+SLACK = timedelta(seconds=120)
+# Without a word from the seller a lease is over so long after its end.
+END_GRACE = timedelta(seconds=30)
+EXPIRING_SECONDS = 300
+OPEN_PURCHASES = (PurchaseState.INVOICED, PurchaseState.PAYING, PurchaseState.PAID)
+
+
+class NotPossible(Exception):
+    """`field` is what of the call is wrong, `str()` why; `invalid`: it will never be right."""
+
+    def __init__(self, field: str, text: str, *, invalid: bool = False):
+        super().__init__(text)
+        self.field = field
+        self.invalid = invalid
+
+
+# what this node asks for
+
+
+def ask_quote(message: Message) -> None:
+    ReceivedQuote.objects.create(request_id=message.message_id, seller=message.pubkey)
+
+
+def contract_of(seller: str, nonce: str, price: str) -> tuple[ReceivedQuote, int]:
+    """The quote that a contract names, and its price in sat. Raises NotPossible."""
+    quote = ReceivedQuote.objects.filter(seller=seller, nonce=nonce).first()
+    if quote is None:
+        raise NotPossible("nonce", "is of no quote that this node has had from this node", invalid=True)
+    price_sat = _price_within(price, quote.min_price_sat, quote.max_price_sat)
+    if quote.expires_at <= timezone.now():
+        raise NotPossible("nonce", f"its quote held until {bodies.rfc3339(quote.expires_at)}: ask for another")
+    used = Purchase.objects.filter(seller=seller, nonce=nonce).exclude(state=PurchaseState.REFUSED)
+    if used.exists():
+        raise NotPossible("nonce", "was used for a contract before: ask for another quote")
+    return quote, price_sat
+
+
+def send_contract(message: Message, nonce: str, price: str, keys: KeyPair) -> None:
+    """Before `message` is stored. Raises NotPossible."""
+    quote, price_sat = contract_of(message.pubkey, nonce, price)
+    _store_purchase(
+        message, Term.Kind.CONTRACT, message.message_id, nonce, price_sat, quote.price_sat, keys.public
+    )
+    ClientKey.objects.create(contract_id=message.message_id, sealed=sealing.seal(keys.private))
+
+
+def refresh_of(seller: str, nonce: str, price: str) -> tuple[PurchasedLease, int]:
+    """The lease that a refresh names, and its price in sat. Raises NotPossible."""
+    lease = PurchasedLease.objects.filter(seller=seller, nonce=nonce).first()
+    if lease is None:
+        raise NotPossible("nonce", "is of no lease that this node has bought from this node", invalid=True)
+    if lease.state == BoughtState.ENDED:
+        raise NotPossible("nonce", "its lease is over: ask for a quote")
+    try:
+        return lease, parse_price(price)
+    except ValueError as error:
+        raise NotPossible("price", str(error), invalid=True) from None
+
+
+def send_refresh(message: Message, nonce: str, price: str) -> None:
+    """Before `message` is stored. Raises NotPossible."""
+    lease, price_sat = refresh_of(message.pubkey, nonce, price)
+    _store_purchase(message, Term.Kind.REFRESH, lease.pk, nonce, price_sat, lease.price_sat, lease.public_key)
+
+
+def asked_body(type: str, nonce: str, price_sat: int, public_key: str) -> bytes:
+    return bodies.encode(type, nonce=nonce, price=str(price_sat), pubkey=public_key)
+
+
+def _price_within(price: str, min_sat: int, max_sat: int) -> int:
+    try:
+        return check_price(price, Prices(min_sat, max_sat))
+    except ValueError as error:
+        raise NotPossible("price", str(error), invalid=True) from None
+
+
+def _store_purchase(
+    message: Message, kind: Term.Kind, lease_id: UUID, nonce: str, price_sat: int, hourly_sat: int, public_key: str
+) -> None:
+    Purchase.objects.create(
+        id=message.message_id,
+        kind=kind,
+        seller=message.pubkey,
+        lease_id=lease_id,
+        nonce=nonce,
+        price_sat=price_sat,
+        hourly_price_sat=hourly_sat,
+        seconds=bought_seconds(price_sat * 1000, hourly_sat),
+        public_key=public_key,
+    )
+
+
+# what the seller tells
+
+
+def quote_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
+    asked = ReceivedQuote.objects.filter(request_id=message.reply_to, seller=message.pubkey, nonce="").first()
+    if asked is None:
+        return Reaction(dropped="quote_unasked")
+    if ReceivedQuote.objects.filter(seller=message.pubkey, nonce=body["nonce"]).exists():
+        return Reaction(dropped="nonce_again")
+    try:
+        asked.price_sat, asked.min_price_sat, asked.max_price_sat = (
+            parse_price(body[name]) for name in ("price", "min_price", "max_price")
+        )
+    except ValueError:
+        return Reaction(dropped="bad_price")
+    asked.nonce, asked.expires_at = body["nonce"], body["expires_at"]
+    asked.save()
+    told = {name: body[name] for name in ("nonce", "price", "min_price", "max_price", "expires_at")}
+    return Reaction(events=[telling.event(bodies.QUOTE, message.reply_to, received=message, pubkey=message.pubkey, **told)])
+
+
+def invoice_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
+    purchase = _purchase(message)
+    if purchase is None or purchase.state != PurchaseState.ASKED:
+        return Reaction(dropped="invoice_unasked")
+    if body["seconds"] is not None and body["seconds"] < purchase.seconds:
+        text = f"the invoice is for {body['seconds']} seconds; {purchase.price_sat} sat buy {purchase.seconds}"
+        return Reaction(events=[refuse(purchase, "less_time", text)])
+    purchase.payment_request, purchase.state = body["payment_request"], PurchaseState.INVOICED
+    purchase.save()
+    transaction.on_commit(settings.buying.ring)
+    return Reaction()
+
+
+def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
+    purchase = Purchase.objects.filter(seller=message.pubkey, payment_hash=bytes.fromhex(body["payment_hash"])).first()
+    if purchase is None or purchase.lease_id != body["id"] or purchase.state not in OPEN_PURCHASES:
+        return Reaction(dropped="lease_unasked")
+    try:
+        fields = peering_fields(parse_peering({name: body[name] for name in bodies.PEERING}))
+    except ValueError as error:
+        return Reaction(events=[_note(purchase, "unusable_lease", f"the seller's lease cannot be used: {error}")])
+    lease = PurchasedLease.objects.filter(pk=purchase.lease_id).first()
+    if purchase.kind == Term.Kind.REFRESH and (lease is None or lease.state == BoughtState.ENDED):
+        return Reaction(dropped="lease_over")
+    least_end = (lease.expires_at if lease else purchase.created_at) + timedelta(seconds=purchase.seconds) - SLACK
+    if lease is None:
+        lease = PurchasedLease(
+            pk=purchase.pk,
+            seller=purchase.seller,
+            nonce=purchase.nonce,
+            price_sat=purchase.hourly_price_sat,
+            public_key=purchase.public_key,
+            peering=fields,
+            path=f"{settings.base_url}/v1/vpn/leases/{purchase.pk}/config",
+        )
+    lease.expires_at, lease.state = body["expires_at"], BoughtState.ACTIVE
+    lease.save()
+    purchase.state, purchase.ask_again_at = PurchaseState.DONE, None
+    purchase.save()
+    told = [
+        telling.event(
+            bodies.LEASE,
+            purchase.pk,
+            received=message,
+            id=lease.pk,
+            pubkey=lease.seller,
+            **lease.peering,
+            expires_at=lease.expires_at,
+            seconds=body["seconds"],
+            payment_hash=body["payment_hash"],
+            path=lease.path,
+        )
+    ]
+    if body["seconds"] < purchase.seconds or body["expires_at"] < least_end:
+        text = f"the seller gives less time than was paid for: until {bodies.rfc3339(body['expires_at'])}"
+        told.append(_note(purchase, "less_time", text))
+    return Reaction(events=told)
+
+
+def refusal_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
+    told = {"reason": body["reason"], "text": body["text"], "pubkey": message.pubkey}
+    purchase = _purchase(message)
+    if purchase is None:
+        if not ReceivedQuote.objects.filter(request_id=message.reply_to, seller=message.pubkey, nonce="").exists():
+            return Reaction(dropped="refusal_unasked")
+        return Reaction(events=[telling.event(bodies.REFUSAL, message.reply_to, received=message, **told)])
+    if purchase.state in (PurchaseState.REFUSED, PurchaseState.DONE) or purchase.cause:
+        return Reaction(dropped="refusal_known")
+    purchase.cause = f"{body['reason']}: {body['text']}"[:500]
+    # Of a payment that is under way lnd tells the end.
+    if purchase.state in (PurchaseState.ASKED, PurchaseState.INVOICED):
+        _give_up(purchase)
+    purchase.save()
+    return Reaction(events=[telling.event(bodies.REFUSAL, purchase.pk, received=message, **told)])
+
+
+def expiring_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
+    lease = PurchasedLease.objects.filter(pk=body["id"], seller=message.pubkey, state=BoughtState.ACTIVE).first()
+    if lease is None:
+        return Reaction(dropped="no_such_lease")
+    lease.state = BoughtState.EXPIRING
+    lease.save()
+    return Reaction(events=[_end_event(bodies.EXPIRING, lease, message)])
+
+
+def ended_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
+    lease = PurchasedLease.objects.filter(pk=body["id"], seller=message.pubkey).exclude(state=BoughtState.ENDED).first()
+    if lease is None:
+        return Reaction(dropped="no_such_lease")
+    return Reaction(events=[end(lease, received=message)])
+
+
+def undelivered(message: Message, cause: str) -> list[Event]:
+    """The seller will never know of a contract or refresh of ours: the stream tells so as of any message."""
+    purchase = Purchase.objects.filter(pk=message.message_id, state=PurchaseState.ASKED).first()
+    if purchase:
+        purchase.cause = f"not delivered: {cause}"[:500]
+        _give_up(purchase)
+        purchase.save()
+    return []
+
+
+# what becomes of the payment, and of time
+
+
+def pay(purchase: Purchase, payment_hash: bytes) -> Event | None:
+    """It is to be paid from here on, unless the hash is that of another purchase."""
+    if Purchase.objects.filter(payment_hash=payment_hash).exclude(pk=purchase.pk).exists():
+        return refuse(purchase, "invoice", "the invoice has the payment hash of another one")
+    purchase.payment_hash, purchase.state = payment_hash, PurchaseState.PAYING
+    purchase.save()
+    return None
+
+
+def paid(purchase: Purchase, now: datetime) -> None:
+    purchase.state, purchase.ask_again_at = PurchaseState.PAID, now + timedelta(seconds=ASK_AGAIN_SECONDS)
+    purchase.save()
+
+
+def refuse(purchase: Purchase, reason: str, text: str) -> Event | None:
+    """This node does not go on with it, or cannot; nothing was paid. None when the stream has told why already."""
+    known = bool(purchase.cause)
+    purchase.cause = purchase.cause or f"{reason}: {text}"[:500]
+    _give_up(purchase)
+    purchase.save()
+    if known:
+        return None
+    return telling.event(
+        bodies.REFUSAL, purchase.pk, reason=reason, text=text[: bodies.MAX_TEXT_CHARACTERS], pubkey=purchase.seller
+    )
+
+
+def ask_again(purchase: Purchase, now: datetime) -> Message | None:
+    """The seller is asked for the lease, for as long as it can last."""
+    over = purchase.created_at + timedelta(seconds=purchase.seconds) + END_GRACE
+    if purchase.kind == Term.Kind.CONTRACT and now >= over:
+        purchase.cause = purchase.cause or "paid, and the seller never told of the lease"
+        _give_up(purchase)
+        purchase.save()
+        return None
+    purchase.asked_again += 1
+    pause = min(ASK_AGAIN_SECONDS * 2 ** min(purchase.asked_again, 10), LONGEST_ASK_SECONDS)
+    purchase.ask_again_at = now + timedelta(seconds=pause)
+    purchase.save()
+    return telling.message(bodies.LEASE_REQUEST, purchase.seller, for_seconds=pause, id=purchase.pk)
+
+
+def pass_time(now: datetime) -> list[Event]:
+    """Ends what is over, and what nobody told the end of."""
+    told = []
+    for lease in PurchasedLease.objects.filter(expires_at__lte=now - END_GRACE).exclude(state=BoughtState.ENDED):
+        told.append(end(lease))
+    return told
+
+
+def end(lease: PurchasedLease, *, received: Message | None = None) -> Event:
+    lease.state = BoughtState.ENDED
+    lease.save()
+    ClientKey.objects.filter(pk=lease.pk).delete()
+    return _end_event(bodies.ENDED, lease, received)
+
+
+def _purchase(message: Message) -> Purchase | None:
+    return Purchase.objects.filter(pk=message.reply_to, seller=message.pubkey).first() if message.reply_to else None
+
+
+def _give_up(purchase: Purchase) -> None:
+    purchase.state, purchase.ask_again_at = PurchaseState.REFUSED, None
+    if purchase.kind == Term.Kind.CONTRACT:
+        ClientKey.objects.filter(pk=purchase.pk).delete()
+
+
+def _note(purchase: Purchase, reason: str, text: str) -> Event:
+    """Told, although it was paid."""
+    purchase.cause = f"{reason}: {text}"[:500]
+    purchase.save()
+    return telling.event(
+        bodies.REFUSAL, purchase.pk, reason=reason, text=text[: bodies.MAX_TEXT_CHARACTERS], pubkey=purchase.seller
+    )
+
+
+def _end_event(type: str, lease: PurchasedLease, received: Message | None) -> Event:
+    return telling.event(
+        type,
+        received.message_id if received else lease.pk,
+        received=received,
+        id=lease.pk,
+        pubkey=lease.seller,
+        expires_at=lease.expires_at,
+    )

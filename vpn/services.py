@@ -1,0 +1,117 @@
+"""What can be asked of the VPN. Reads are synchronous; asking goes through the outbox."""
+
+import io
+from datetime import datetime
+from functools import partial
+from uuid import UUID
+
+import segno
+from cryptography.fernet import InvalidToken
+from django.utils import timezone
+
+from messaging.database import Database
+from messaging.idempotency import Claim
+from messaging.models import Message
+from messaging.outbox import Outbox
+from messaging.outgoing import new_message
+from vpn import bodies, buying, sealing
+from vpn.keys import new_key_pair
+from vpn.models import ClientKey, PurchasedLease
+from vpn.settings import SERVICE
+from vpn.states import BoughtState
+from vpn.wgquick import parse_peering, render
+
+ALL = "all"
+TEXT, SVG = "text/plain; charset=utf-8", "image/svg+xml"
+# A quote that comes later has expired.
+REQUEST_SECONDS = 600
+
+
+class NoFile(Exception):
+    """`str()` says why there is none."""
+
+
+async def quote_request(*, outbox: Outbox, pubkey: str, claim: Claim | None) -> UUID:
+    """The id of the request, once it is committed. Raises KeyReused and OverBudget."""
+    message = new_message(
+        service=SERVICE, pubkey=pubkey, body=bodies.encode(bodies.QUOTE_REQUEST), expires_seconds=REQUEST_SECONDS
+    )
+    return await _send(outbox, message, partial(buying.ask_quote, message), claim)
+
+
+async def contract_accept(
+    *, outbox: Outbox, database: Database, pubkey: str, nonce: str, price: str, claim: Claim | None
+) -> UUID:
+    """The id of the contract, and of the lease that comes of it. Raises NotPossible, KeyReused and OverBudget."""
+    _, price_sat = await database.read(partial(buying.contract_of, pubkey, nonce, price))
+    keys = new_key_pair()
+    body = buying.asked_body(bodies.CONTRACT, nonce, price_sat, keys.public)
+    message = new_message(service=SERVICE, pubkey=pubkey, body=body, expires_seconds=REQUEST_SECONDS)
+    return await _send(outbox, message, partial(buying.send_contract, message, nonce, price, keys), claim)
+
+
+async def contract_refresh(
+    *, outbox: Outbox, database: Database, pubkey: str, nonce: str, price: str, claim: Claim | None
+) -> UUID:
+    """The id of the refresh. Raises NotPossible, KeyReused and OverBudget."""
+    lease, price_sat = await database.read(partial(buying.refresh_of, pubkey, nonce, price))
+    body = buying.asked_body(bodies.REFRESH, nonce, price_sat, lease.public_key)
+    message = new_message(service=SERVICE, pubkey=pubkey, body=body, expires_seconds=REQUEST_SECONDS)
+    return await _send(outbox, message, partial(buying.send_refresh, message, nonce, price), claim)
+
+
+async def _send(outbox: Outbox, message: Message, step, claim: Claim | None) -> UUID:
+    return (await outbox.accept_all([message], claim=claim, step=step))[0]
+
+
+def lease_list(*, state: str = "", pubkey: str = "", limit: int) -> list[dict]:
+    """The leases that this node has bought: those that run, or `ended`, or `all`; the newest first."""
+    leases = PurchasedLease.objects.order_by("-created_at", "pk")
+    if state and state != ALL:
+        leases = leases.filter(state=state)
+    elif not state:
+        leases = leases.exclude(state=BoughtState.ENDED)
+    if pubkey:
+        leases = leases.filter(seller=pubkey)
+    now = timezone.now()
+    return [_shown(lease, now) for lease in leases[:limit]]
+
+
+def _shown(lease: PurchasedLease, now: datetime) -> dict:
+    left = 0 if lease.state == BoughtState.ENDED else max(0, int((lease.expires_at - now).total_seconds()))
+    return {
+        "id": str(lease.pk),
+        "pubkey": lease.seller,
+        "nonce": lease.nonce,
+        "price": str(lease.price_sat),
+        "state": BoughtState(lease.state).value,
+        "address": lease.peering["address"],
+        "endpoint": lease.peering["endpoint"],
+        "server_pub_key": lease.peering["server_pub_key"],
+        "public_key": lease.public_key,
+        "expires_at": bodies.rfc3339(lease.expires_at),
+        "seconds_left": left,
+        "path": lease.path if lease.state != BoughtState.ENDED else "",
+    }
+
+
+def lease_file(*, lease_id: UUID) -> str:
+    """The finished wg-quick file. Raises NoFile."""
+    lease = PurchasedLease.objects.filter(pk=lease_id).first()
+    if lease is None:
+        raise NoFile(f"there is no lease {lease_id}")
+    key = ClientKey.objects.filter(pk=lease_id).first()
+    if key is None:
+        raise NoFile("the lease is over, and its key was forgotten")
+    try:
+        private = sealing.unseal(key.sealed)
+    except InvalidToken:
+        raise NoFile("its key was sealed under another secret: the file beside the database was exchanged") from None
+    return render(parse_peering(lease.peering), private)
+
+
+def as_qr(text: str) -> str:
+    """An SVG image that the WireGuard apps read from a screen."""
+    image = io.BytesIO()
+    segno.make(text, error="m", micro=False).save(image, kind="svg", scale=4)
+    return image.getvalue().decode()
