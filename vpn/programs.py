@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 TIMEOUT_SECONDS = 30
+END_SECONDS = 5
 # Some 65,000 peers of `wg show … transfer`.
 MAX_OUTPUT_BYTES = 8 * 2**20
 
@@ -47,16 +48,18 @@ async def run(command: Sequence[str], *, stdin: str = "", timeout_seconds: float
     except (OSError, ValueError) as error:
         raise ProgramError(f"{name}: cannot be run: {getattr(error, 'strerror', None) or error}") from None
     try:
-        async with asyncio.timeout(timeout_seconds):
-            _, stdout, stderr = await asyncio.gather(
-                _write(process.stdin, stdin), _read(process.stdout, name), _read(process.stderr, name)
-            )
+        async with asyncio.timeout(timeout_seconds), asyncio.TaskGroup() as tasks:
+            tasks.create_task(_write(process.stdin, stdin))
+            stdout = tasks.create_task(_read(process.stdout, name))
+            stderr = tasks.create_task(_read(process.stderr, name))
             code = await process.wait()
     except TimeoutError:
         raise ProgramTimeout(f"{name}: did not end within {timeout_seconds:g} s") from None
+    except ExceptionGroup as group:
+        raise group.exceptions[0] from None
     finally:
         await _end(process)
-    return Output(code, stdout, stderr)
+    return Output(code, stdout.result(), stderr.result())
 
 
 async def _write(stream: asyncio.StreamWriter, text: str) -> None:
@@ -86,6 +89,16 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     try:
         os.killpg(process.pid, signal.SIGKILL)
     except (ProcessLookupError, PermissionError):
-        pass  # ended, or sudo's, which ends with its standard input
-    else:
-        await process.wait()
+        pass  # ended, or sudo's, which ends with its pipes
+    try:
+        async with asyncio.timeout(END_SECONDS):
+            # wait() waits for its pipes too, and a full one is not read to its end by itself.
+            await asyncio.gather(_drain(process.stdout), _drain(process.stderr))
+            await process.wait()
+    except TimeoutError:
+        pass
+
+
+async def _drain(stream: asyncio.StreamReader) -> None:
+    while await stream.read(65_536):
+        pass
