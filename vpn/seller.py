@@ -24,8 +24,10 @@ from vpn import selling, statistics, wishes
 from vpn.models import Answered, Lease, Quote, Shop, Term
 from vpn.settings import VpnSettings
 from vpn.states import LeaseState, TermState
-from vpn.watch import InvoiceWatch
+from vpn.pool import Network
 from vpn.reconcile import missing_after, reconcile
+from vpn.waking import Wake
+from vpn.watch import InvoiceWatch
 from vpn.wireguard import WireGuard, WireGuardError
 
 logger = logging.getLogger(__name__)
@@ -59,25 +61,32 @@ class Seller:
         self._watch = InvoiceWatch(self._client, self._settings.selling.ring)
         self._began = context.clock.now()
         # Seconds of the event loop's clock.
-        self._interface_due = self._clean_due = self._sample_due = 0.0
-        self._invoices_due = 0.0
-        # Peers that were read back with exactly their addresses, and those that `wg` cannot take.
-        self._there: set[str] = set()
+        self._invoices_due = self._clean_due = self._sample_due = 0.0
+        # Rung when the interface is to be looked at before its time.
+        self._peers_changed = Wake()
+        # Peers that were read back, with exactly these addresses, and those that `wg` cannot take.
+        self._there: dict[str, frozenset[Network]] = {}
         self._refused: dict[str, str] = {}
         self._problem: str | None = None
 
     async def run(self) -> None:
+        """`wg` may hang, and lnd be away: neither waits for the other."""
         try:
-            while True:
-                try:
-                    await self.look()
-                except LndError as error:
-                    logger.warning("VPN: %s; trying again", error)
-                except Exception:
-                    logger.exception("VPN: sales could not be looked after; trying again")
-                await self._settings.selling.wait(LOOK_SECONDS)
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._look_forever())
+                group.create_task(self._keep_interface())
         finally:
             self._watch.close()
+
+    async def _look_forever(self) -> None:
+        while True:
+            try:
+                await self.look()
+            except LndError as error:
+                logger.warning("VPN: %s; trying again", error)
+            except Exception:
+                logger.exception("VPN: sales could not be looked after; trying again")
+            await self._settings.selling.wait(LOOK_SECONDS)
 
     async def look(self) -> None:
         """Does what can be done now."""
@@ -95,7 +104,6 @@ class Seller:
         )
         await self._wishes()
         await self._pass_time()
-        await self._keep_interface()
         for state, step in (
             (TermState.HELD, self._decide), (TermState.SETTLING, self._settle), (TermState.CANCELING, self._give_back),
         ):  # fmt: skip
@@ -143,7 +151,7 @@ class Seller:
             await self._tell(partial(selling.cancel, cause="lnd does not know its invoice any more"), term)
         elif invoice.state == Invoice.ACCEPTED:
             await self._tell(self._hold, term)
-            self._interface_due = 0.0
+            self._peers_changed.ring()
         elif invoice.state == Invoice.CANCELED:
             await self._tell(partial(selling.cancel, cause="not paid in time"), term)
 
@@ -154,7 +162,7 @@ class Seller:
     async def _decide(self, term: Term) -> None:
         """A held payment is taken when the tunnel is there, and given back when it does not come to be."""
         lease = term.lease
-        if term.kind == Term.Kind.REFRESH or lease.wg_key in self._there:
+        if term.kind == Term.Kind.REFRESH or self._there.get(lease.wg_key) == selling.networks_of(lease.addresses):
             await self._tell(_without_words(selling.decide_to_settle), term)
             return
         cause = self._refused.get(lease.wg_key, "")
@@ -165,7 +173,7 @@ class Seller:
         if cause:
             logger.error("VPN: a payment is given back: %s (%s)", cause, self._problem or "no problem is known")
             await self._tell(_without_words(partial(selling.give_back, cause=cause)), term)
-            self._interface_due = 0.0
+            self._peers_changed.ring()
             self._settings.selling.ring()
 
     def _is_late(self, term: Term, seconds: int) -> bool:
@@ -185,13 +193,13 @@ class Seller:
             await self._tell(partial(selling.settle, settled_at=settled_at, settings=self._settings), term)
         elif invoice is None or invoice.state == Invoice.CANCELED:
             await self._tell(partial(selling.cancel, cause="the payment timed out before it could be taken"), term)
-            self._interface_due = 0.0
+            self._peers_changed.ring()
 
     async def _give_back(self, term: Term) -> None:
         """After the peer was seen gone."""
         may_be_there = term.lease.state == LeaseState.CANCELED and await self._context.database.read(partial(_holds_key, term))
         if may_be_there and not self._is_late(term, GIVE_BACK_BLINDLY_SECONDS):
-            self._interface_due = 0.0
+            self._peers_changed.ring()
             return
         try:
             await self._client.cancel_invoice(bytes(term.payment_hash))
@@ -218,28 +226,30 @@ class Seller:
         if not await self._context.database.read(partial(_is_due, now)):
             return
         await self._commit(lambda: selling.pass_time(now, self._settings))
-        self._interface_due = 0.0
+        self._peers_changed.ring()
 
     async def _wishes(self) -> None:
         keys = await self._context.database.read(wishes.open_wishes)
         for key in keys:
             await self._context.database.write(partial(wishes.carry_out, key))
-            self._interface_due = 0.0
+            self._peers_changed.ring()
 
     # WireGuard
 
     async def _keep_interface(self) -> None:
-        """The interface has the peers that the database says, after this."""
-        loop = asyncio.get_running_loop()
-        if loop.time() < self._interface_due:
-            return
-        try:
-            seconds = await self._reconcile()
-        except WireGuardError as error:
-            self._there = set()
-            seconds = INTERFACE_AGAIN_SECONDS
-            await self._note("", f"{error}"[:500], [])
-        self._interface_due = loop.time() + seconds
+        """At the start, now and then, and when a row has changed, the interface gets the peers that the database says."""
+        while True:
+            try:
+                seconds = await self._reconcile()
+                self._settings.selling.ring()
+            except WireGuardError as error:
+                self._there = {}
+                seconds = INTERFACE_AGAIN_SECONDS
+                await self._note("", f"{error}"[:500], [])
+            except Exception:
+                logger.exception("VPN: the interface could not be looked after; trying again")
+                seconds = INTERFACE_AGAIN_SECONDS
+            await self._peers_changed.wait(seconds)
 
     async def _reconcile(self) -> float:
         settings = self._settings
@@ -260,7 +270,7 @@ class Seller:
             present = await self._wireguard.peers(interface)
             logger.info("VPN peers", extra={"added": len(changes.add), "removed": len(changes.remove)})
         missing = set(missing_after({key: value for key, value in desired.items() if key not in changes.refused}, present))
-        self._there = set(desired) - missing - set(changes.refused)
+        self._there = {key: desired[key] for key in set(desired) - missing - set(changes.refused)}
         self._refused = changes.refused
         await self._note(interface, "", sorted(changes.foreign))
         await self._gone(set(present))
@@ -272,7 +282,7 @@ class Seller:
 
     async def _without_interface(self) -> float:
         """No interface, no peers: what is over need not wait for it."""
-        self._there = set()
+        self._there = {}
         await self._gone(set())
         return INTERFACE_AGAIN_SECONDS
 

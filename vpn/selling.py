@@ -16,6 +16,7 @@ from messaging.registry import Reaction
 from vpn import addresses, bodies, telling
 from vpn.keys import check_public_key
 from vpn.models import Answered, Lease, LeaseStep, Quote, Shop, Term
+from vpn.pool import Network
 from vpn.pricing import Prices, bought_seconds, check_price
 from vpn.settings import KEEPALIVE_SECONDS, VpnSettings
 from vpn.states import (
@@ -418,10 +419,14 @@ def lease_message(term: Term, settings: VpnSettings, *, reply_to) -> Message:
     )
 
 
-def desired_peers() -> dict[str, frozenset]:
+def desired_peers() -> dict[str, frozenset[Network]]:
     """What should stand on the interface, the oldest lease first."""
     rows = Lease.objects.filter(state__in=PEERED).order_by("pk").values_list("wg_key", "addresses")
-    return {key: frozenset(ipaddress.ip_network(text.strip()) for text in told.split(",")) for key, told in rows}
+    return {key: networks_of(told) for key, told in rows}
+
+
+def networks_of(addresses_told: str) -> frozenset[Network]:
+    return frozenset(ipaddress.ip_network(text.strip()) for text in addresses_told.split(","))
 
 
 def leaving_keys() -> list[str]:

@@ -2,18 +2,26 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime, timedelta
 
 import pytest
+from coincurve import PrivateKey
 
+from lightning.simulator.process import SimulatedNetwork
 from tests.conftest import Network
+from tests.messaging.records import item, packet, sealed
 from tests.nodeapi.streams import WebsocketStream
 from tests.nodeapi.vpn_market import (
     CONTRACT,
     PRICE_SAT,
     QUOTE,
+    RECORD_NUMBER,
     REFRESH,
+    SERVER_IP,
     Shop,
+    Stranger,
     ask_quote,
+    begin,
     buy,
     file_of,
     lease_state,
@@ -22,11 +30,16 @@ from tests.nodeapi.vpn_market import (
     one,
     open_shop,
     post,
+    running_network,
     told,
     wait_for_shop,
 )
+from tests.support.databases import execute
 from tests.support.nodes import Node
 from tests.vpn.machines import Client
+from vpn.keys import new_key_pair
+
+LOW_ORDER = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +49,35 @@ def shop(tmp_path_factory) -> Iterator[Shop]:
 
 
 @pytest.fixture(scope="module")
-def market(network: Network, shop: Shop, tmp_path_factory) -> Iterator[tuple[Node, Node]]:
-    """The seller, bob, and the buyer, carol."""
+def lnds(tmp_path_factory) -> Iterator[SimulatedNetwork]:
+    """mallory – seller – buyer – small; mallory has no node, only an lnd."""
+    with running_network(tmp_path_factory.mktemp("network"), ["mallory", "seller", "buyer", "small"]) as lnds:
+        yield lnds
+
+
+@pytest.fixture(scope="module")
+def mallory(lnds: SimulatedNetwork) -> Stranger:
+    return Stranger(lnds.nodes["mallory"])
+
+
+@pytest.fixture(scope="module")
+def market(lnds: SimulatedNetwork, shop: Shop, tmp_path_factory) -> Iterator[tuple[Node, Node]]:
+    """The seller and the buyer."""
     directory = tmp_path_factory.mktemp("market")
     with ExitStack() as stack:
-        seller = stack.enter_context(Node(network.nodes["bob"], directory / "bob", extra=shop.config()))
-        buyer = stack.enter_context(Node(network.nodes["carol"], directory / "carol"))
+        seller = stack.enter_context(Node(lnds.nodes["seller"], directory / "seller", extra=shop.config()))
+        buyer = stack.enter_context(Node(lnds.nodes["buyer"], directory / "buyer"))
         wait_for_shop(seller)
         yield seller, buyer
+
+
+@pytest.fixture(scope="module")
+def small(lnds: SimulatedNetwork, shop: Shop, tmp_path_factory) -> Iterator[Node]:
+    """A seller of one address, for short times."""
+    config = shop.config(subnet="10.78.0.0/30", min_seconds=1)
+    with Node(lnds.nodes["small"], tmp_path_factory.mktemp("small"), extra=config) as node:
+        wait_for_shop(node)
+        yield node
 
 
 def test_quote_tells_price_and_bounds(market):
@@ -84,3 +118,258 @@ def test_from_quote_to_a_tunnel_that_passes_packets(market, shop, tmp_path):
         assert path.is_dir() or private.encode() not in path.read_bytes(), path
     assert one(seller, "SELECT state FROM vpn_term ORDER BY id DESC LIMIT 1") == "settled"
     assert one(buyer, "SELECT amount_msat FROM invoices_invoicepayment ORDER BY created_at DESC LIMIT 1") == 600_000
+
+
+# what a seller refuses
+
+
+def quote_for(stranger: Stranger, seller: Node) -> dict:
+    return stranger.answer_to(stranger.say(seller, type="quote_request"))
+
+
+def contract_of(stranger: Stranger, seller: Node, **wrong) -> dict:
+    """The answer to a contract that is right but for this."""
+    quote = quote_for(stranger, seller)
+    fields = {"nonce": quote["nonce"], "price": "60", "pubkey": new_key_pair().public} | wrong
+    return stranger.answer_to(stranger.say(seller, type="contract", **fields))
+
+
+@pytest.mark.parametrize(
+    ("reason", "wrong"),
+    [
+        ("unknown_nonce", {"nonce": "0" * 32}),
+        ("price", {"price": "9"}),
+        ("price", {"price": "86401"}),
+        ("price", {"price": "-60"}),
+        ("price", {"price": "6e1"}),
+        ("key", {"pubkey": "no key"}),
+        ("key", {"pubkey": LOW_ORDER}),
+    ],
+)
+def test_contracts_that_are_refused(market, mallory, reason, wrong):
+    seller, _ = market
+    refusal = contract_of(mallory, seller, **wrong)
+    assert (refusal["type"], refusal["reason"]) == ("refusal", reason), refusal
+    assert refusal["text"]
+
+
+def test_the_servers_own_key_and_a_key_that_another_lease_holds(market, mallory, shop):
+    seller, buyer = market
+    assert contract_of(mallory, seller, pubkey=shop.server.pair.public)["reason"] == "key"
+    lease = buy(buyer, seller, 60)
+    taken = next(row["publicKey"] for row in leases(buyer) if row["id"] == lease["id"])
+    assert contract_of(mallory, seller, pubkey=taken)["reason"] == "key"
+
+
+def test_a_quote_to_another_buyer_one_that_is_used_and_one_that_has_expired(market, mallory):
+    seller, buyer = market
+    foreign = ask_quote(buyer, seller)["nonce"]
+    assert contract_of(mallory, seller, nonce=foreign)["reason"] == "unknown_nonce"
+    used = quote_for(mallory, seller)["nonce"]
+    assert contract_of(mallory, seller, nonce=used)["type"] == "invoice"
+    assert contract_of(mallory, seller, nonce=used)["reason"] == "used"
+    old = quote_for(mallory, seller)["nonce"]
+    past = (datetime.now(UTC) - timedelta(seconds=1)).strftime("%Y-%m-%d %H:%M:%S")
+    execute(seller.database_url, f"UPDATE vpn_quote SET expires_at = '{past}' WHERE nonce = '{old}'")
+    assert contract_of(mallory, seller, nonce=old)["reason"] == "expired"
+
+
+def test_a_flood_gets_as_many_quotes_as_a_minute_has_and_not_many_answers_more(market, lnds):
+    seller, _ = market
+    key = PrivateKey()
+    body = b'{"type":"quote_request"}'
+    for _ in range(10):
+        record = sealed(
+            key, packet(*(item(body) for _ in range(8))), recipient=bytes.fromhex(seller.pubkey), record_number=RECORD_NUMBER
+        )
+        assert Network(lnds).pay("mallory", seller.pubkey, {RECORD_NUMBER: record}, amount_msat=8_000)
+    answered = f"FROM messaging_message WHERE direction = 'out' AND pubkey = '{key.public_key.format().hex()}'"
+    seller.wait_until(lambda: one(seller, f"SELECT COUNT(*) {answered.replace('out', 'in')}") == 80)
+    assert one(seller, f"SELECT COUNT(*) FROM vpn_quote WHERE buyer = '{key.public_key.format().hex()}'") == 30
+    assert one(seller, f"SELECT COUNT(*) {answered}") == 60
+
+
+def test_bodies_that_cannot_be_read_are_dropped(market, mallory):
+    seller, _ = market
+    for body in ({"type": "no such type"}, {"type": "contract", "nonce": 1, "price": "60", "pubkey": ""}, {"type": []}):
+        mallory.say(seller, **body)
+    assert quote_for(mallory, seller)["type"] == "quote"
+    seller.wait_until(lambda: all(f'"reason": "{word}"' in seller.log for word in ("unknown_type", "bad_nonce", "no_type")))
+
+
+def test_a_node_without_an_interface_sells_nothing(market, lnds):
+    _, buyer = market
+    seller, _ = market
+    with WebsocketStream(seller) as stream:
+        post(seller, QUOTE, pubkey=buyer.pubkey)
+        assert told(stream.until(of_type("refusal"))[-1])["reason"] == "closed"
+
+
+# what a buyer refuses
+
+
+def contract_with(mallory: Stranger, buyer: Node) -> tuple[str, str]:
+    """A contract over 60 sat for a minute with mallory, and her invoice's body in reply to it: its id and key."""
+    with WebsocketStream(buyer) as stream:
+        request_id = post(buyer, QUOTE, pubkey=mallory.pubkey)
+        mallory.heard(lambda body: body["type"] == "quote_request")
+        nonce, until = PrivateKey().to_hex()[:32], datetime.now(UTC) + timedelta(minutes=5)
+        mallory.say(
+            buyer, request_id, type="quote", nonce=nonce, price="3600", min_price="1", max_price="9999",
+            expires_at=until.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )  # fmt: skip
+        stream.until(of_type("quote"))
+    contract_id = post(buyer, CONTRACT, pubkey=mallory.pubkey, nonce=nonce, price="60")
+    _, body = mallory.heard(lambda body: body["type"] == "contract" and body["nonce"] == nonce)
+    return contract_id, body["pubkey"]
+
+
+def spent_msat(buyer: Node) -> int:
+    return one(buyer, "SELECT COALESCE(SUM(cost_msat), 0) FROM invoices_invoicepayment")
+
+
+@pytest.mark.parametrize(
+    ("invoice", "more", "reason"),
+    [
+        ({"amount_sat": 61}, {}, "invoice"),
+        ({"amount_sat": 59}, {}, "invoice"),
+        ({"amount_sat": 60, "final_cltv_blocks": 145}, {}, "invoice"),
+        ({"amount_sat": 60}, {"seconds": 59}, "less_time"),
+        ({"amount_sat": 0}, {}, "invoice"),
+    ],
+)
+def test_invoices_that_are_not_paid(market, mallory, invoice, more, reason):
+    _, buyer = market
+    spent, paid = spent_msat(buyer), mallory.paid_sat()
+    contract_id, _ = contract_with(mallory, buyer)
+    with WebsocketStream(buyer) as stream:
+        mallory.say(buyer, contract_id, type="invoice", payment_request=mallory.invoice(**invoice), **more)
+        event = stream.until(of_type("refusal"))[-1]
+    assert (event["id"], told(event)["reason"]) == (contract_id, reason), told(event)
+    assert (spent_msat(buyer), mallory.paid_sat()) == (spent, paid)
+
+
+def test_an_invoice_of_another_payee_or_from_another_node(market, mallory, lnds):
+    _, buyer = market
+    spent = spent_msat(buyer)
+    contract_id, _ = contract_with(mallory, buyer)
+    other = Stranger(lnds.nodes["seller"])
+    other.say(buyer, contract_id, type="invoice", payment_request=other.invoice(60))
+    with WebsocketStream(buyer) as stream:
+        mallory.say(buyer, contract_id, type="invoice", payment_request=other.invoice(60))
+        event = stream.until(of_type("refusal"))[-1]
+    assert event["id"] == contract_id and "not the seller" in told(event)["text"]
+    assert spent_msat(buyer) == spent
+    buyer.wait_until(lambda: '"reason": "invoice_unasked"' in buyer.log)
+
+
+def lease_body(contract_id: str, payment_hash: str, seconds: int, key: str) -> dict:
+    until = datetime.now(UTC) + timedelta(seconds=seconds)
+    return {
+        "type": "lease", "id": contract_id, "address": "10.9.0.2/32", "endpoint": f"{SERVER_IP}:51820", "server_pub_key": key,
+        "dns": "", "allowed_ips": "10.9.0.0/24", "keepalive": 25, "expires_at": until.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "seconds": seconds, "payment_hash": payment_hash,
+    }  # fmt: skip
+
+
+def test_a_lease_that_does_not_come_is_asked_for_and_less_time_than_paid_is_told(market, mallory):
+    _, buyer = market
+    contract_id, _ = contract_with(mallory, buyer)
+    mallory.say(buyer, contract_id, type="invoice", payment_request=mallory.invoice(60))
+    buyer.wait_until(lambda: one(buyer, "SELECT state FROM vpn_purchase ORDER BY created_at DESC LIMIT 1") == "paid")
+    asked_id, asked = mallory.heard(lambda body: body["type"] == "lease_request")
+    assert asked["id"] == contract_id
+    payment_hash = one(
+        buyer, "SELECT LOWER(HEX(payment_hash)) FROM vpn_purchase ORDER BY created_at DESC LIMIT 1"
+        if buyer.database_url.startswith("sqlite") else
+        "SELECT encode(payment_hash, 'hex') FROM vpn_purchase ORDER BY created_at DESC LIMIT 1"
+    )  # fmt: skip
+    key = new_key_pair().public
+    with WebsocketStream(buyer) as stream:
+        mallory.say(buyer, asked_id, **lease_body(contract_id, payment_hash, 30, key) | {"endpoint": "x\nPostUp = rm"})
+        mallory.say(buyer, asked_id, **lease_body(contract_id, payment_hash, 30, key))
+        lease = stream.until(of_type("lease"))[-1]
+        refusal = stream.until(of_type("refusal"))[-1]
+    assert (told(lease)["id"], told(refusal)["reason"]) == (contract_id, "less_time")
+
+
+# time
+
+
+def test_a_short_lease_ends_on_both_sides_and_its_address_is_given_again(market, small, shop):
+    _, buyer = market
+    with WebsocketStream(small) as at_seller, WebsocketStream(buyer) as at_buyer:
+        lease = buy(buyer, small, 6)
+        assert lease["address"] == "10.78.0.2/32"
+        # The pool has one address: an unpaid contract may stand, a paid one goes back.
+        key = next(row["publicKey"] for row in leases(buyer) if row["id"] == lease["id"])
+        assert shop.peers()[key] == "10.78.0.2/32"
+        ends = []
+        for stream in (at_seller, at_buyer):
+            for type in ("expiring", "ended"):
+                event = told(stream.until(of_type(type))[-1])
+                assert event["id"] == lease["id"]
+            ends.append(event["expires_at"])
+    assert ends == [lease["expires_at"]] * 2
+    assert key not in shop.peers()
+    assert file_of(buyer, lease["id"]).status == 404
+    assert [row["state"] for row in leases(buyer, "?state=all") if row["id"] == lease["id"]] == ["ended"]
+    small.wait_until(lambda: lease_state(small) == "freed")
+    steps = [row[0] for row in execute(small.database_url, "SELECT state FROM vpn_leasestep ORDER BY id")]
+    assert steps == ["contracted", "held", "provisioning", "active", "expiring", "expired", "quarantined", "freed"]
+    assert buy(buyer, small, 6)["address"] == "10.78.0.2/32"
+    small.wait_until(lambda: lease_state(small) == "freed")
+
+
+def test_a_full_pool_gives_the_payment_back(market, small, shop):
+    _, buyer = market
+    with shop.shut(), WebsocketStream(buyer) as stream:
+        # Neither has its address yet: both have an invoice, and both are paid.
+        quotes = [ask_quote(buyer, small) for _ in range(3)]
+        ids = [post(buyer, CONTRACT, pubkey=small.pubkey, nonce=quote["nonce"], price="8") for quote in quotes[:2]]
+        refused = stream.until(of_type("refusal"))[-1]
+        assert refused["id"] in ids and "no address is free" in told(refused)["text"]
+        third = post(buyer, CONTRACT, pubkey=small.pubkey, nonce=quotes[2]["nonce"], price="8")
+        assert told(stream.until(of_type("refusal"))[-1])["reason"] == "full"
+        assert third
+    small.wait_until(lambda: one(small, "SELECT state FROM vpn_lease WHERE state IN ('active', 'expiring')"))
+    states = execute(small.database_url, "SELECT state FROM vpn_term ORDER BY id DESC LIMIT 2")
+    assert sorted(row[0] for row in states) == ["canceled", "settled"]
+    buyer.wait_until(
+        lambda: sorted(row[0] for row in execute(
+            buyer.database_url, "SELECT state FROM invoices_invoicepayment ORDER BY created_at DESC LIMIT 2"
+        )) == ["failed", "settled"]
+    )  # fmt: skip
+    small.wait_until(lambda: lease_state(small) in ("canceled", "freed"))
+
+
+def test_refresh_moves_the_end_and_leaves_the_peer_alone(market, shop):
+    seller, buyer = market
+    lease = buy(buyer, seller, 100)
+    row = next(row for row in leases(buyer) if row["id"] == lease["id"])
+    peers = shop.peers()
+    with WebsocketStream(buyer) as stream:
+        refresh_id = post(buyer, REFRESH, pubkey=seller.pubkey, nonce=row["nonce"], price="50")
+        event = stream.until(of_type("lease"))[-1]
+    assert event["id"] == refresh_id and told(event)["id"] == lease["id"] and told(event)["seconds"] == 50
+    ends = [datetime.fromisoformat(text) for text in (lease["expires_at"], told(event)["expires_at"])]
+    assert ends[1] - ends[0] == timedelta(seconds=50)
+    assert told(event)["address"] == lease["address"] and shop.peers() == peers
+    steps = execute(seller.database_url, "SELECT state FROM vpn_term WHERE kind = 'refresh' ORDER BY id DESC LIMIT 1")
+    assert steps == [("settled",)]
+    assert buyer.post(REFRESH, {"pubkey": seller.pubkey, "nonce": "unknown", "price": "50"}).status == 400
+
+
+def test_calls_that_are_refused_at_once(market):
+    seller, buyer = market
+    quote = ask_quote(buyer, seller)
+    for price in ("9", "86401", "0", "-1", "1.5", "a"):
+        reply = buyer.post(CONTRACT, {"pubkey": seller.pubkey, "nonce": quote["nonce"], "price": price})
+        assert reply.status == 400 and reply.json["message"].startswith("price: "), reply.body
+    reply = buyer.post(CONTRACT, {"pubkey": seller.pubkey, "nonce": "0" * 32, "price": "60"})
+    assert reply.json["message"].startswith("nonce: ")
+    assert file_of(buyer, "5fedffdc-c883-4aaf-95bc-358d7a79b7db").status == 404
+    contract_id = begin(buyer, seller, 60)
+    assert contract_id != post(buyer, CONTRACT, pubkey=seller.pubkey, nonce=quote["nonce"], price="60")
+    again = buyer.post(CONTRACT, {"pubkey": seller.pubkey, "nonce": quote["nonce"], "price": "60"})
+    assert again.status == 400 and again.json["message"].startswith("nonce: was used")

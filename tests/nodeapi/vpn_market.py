@@ -1,18 +1,33 @@
 """A seller with a real WireGuard interface and a buyer, each a whole node, and what tests ask and wait for."""
 
+import asyncio
 import json
-from collections.abc import Iterator
+import os
+import time
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 
+from lightning import signature
+from lightning.simulator.process import SimulatedNetwork
+from protos import envelope_pb2
+from protos.invoicesrpc import invoices_pb2
+from protos.lnrpc import lightning_pb2
+from tests.conftest import start_simulated
+from tests.messaging.records import item, packet
 from tests.nodeapi.streams import WebsocketStream, data_of
 from tests.support.databases import execute
-from tests.support.nodes import Node
+from tests.support.lnd_rpc import BareClient
+from tests.support.nodes import SERVICES, Node
 from tests.vpn.machines import LISTEN_PORT, WireGuardServer, why_no_machines
 
 QUOTE, CONTRACT, REFRESH, LEASES = "/v1/vpn/quote", "/v1/vpn/contract", "/v1/vpn/refresh", "/v1/vpn/leases"
+RECORD_NUMBER = SERVICES["vpn"]
+GUARD_SECONDS = 60
 SERVER_IP = "192.0.2.1"
 PRICE_SAT = 3_600
 
@@ -124,3 +139,86 @@ def wait_for_shop(seller: Node) -> None:
     seller.wait_until(lambda: one(seller, "SELECT interface FROM vpn_shop"))
 
 
+
+
+@contextmanager
+def running_network(directory: Path, names: list[str]) -> Iterator[SimulatedNetwork]:
+    simulated = SimulatedNetwork(directory, names)
+    asyncio.run(start_simulated(simulated))
+    try:
+        yield simulated
+    finally:
+        asyncio.run(simulated.stop())
+
+
+class Stranger:
+    """A node that is played by the test: only its lnd is real."""
+
+    def __init__(self, lnd):
+        self.lnd = lnd
+
+    @property
+    def pubkey(self) -> str:
+        return self.lnd.pubkey
+
+    def say(self, to: Node, reply_to: str = "", **body) -> str:
+        """A vpn message; its id."""
+        message_id = uuid4()
+        asyncio.run(self._say(to.pubkey, message_id, reply_to, json.dumps(body).encode()))
+        return str(message_id)
+
+    async def _say(self, to: str, message_id: UUID, reply_to: str, body: bytes) -> None:
+        fields = {"reply_to": UUID(reply_to).bytes} if reply_to else {}
+        content = packet(item(body, id=message_id.bytes, **fields))
+        signed = b"impervious packet 1" + bytes.fromhex(to) + RECORD_NUMBER.to_bytes(8, "big") + content
+        async with BareClient(self.lnd) as client:
+            reply = await client.lightning.SignMessage(lightning_pb2.SignMessageRequest(msg=signed))
+            record = b"IMP\x01" + bytes.fromhex(self.pubkey) + signature.compact_from_zbase32(reply.signature) + content
+            payment = await client.keysend(to, {RECORD_NUMBER: record})
+            assert payment.status == lightning_pb2.Payment.SUCCEEDED
+
+    def invoice(self, amount_sat: int, final_cltv_blocks: int = 0) -> str:
+        """With a bound of its own it is a hold invoice that nobody will settle."""
+        return asyncio.run(self._invoice(amount_sat, final_cltv_blocks))
+
+    async def _invoice(self, amount_sat: int, final_cltv_blocks: int) -> str:
+        async with BareClient(self.lnd) as client:
+            if not final_cltv_blocks:
+                asked = lightning_pb2.Invoice(value=amount_sat, expiry=120)
+                return (await client.lightning.AddInvoice(asked)).payment_request
+            asked = invoices_pb2.AddHoldInvoiceRequest(
+                hash=os.urandom(32), value=amount_sat, expiry=120, cltv_expiry=final_cltv_blocks
+            )
+            return (await client.invoices.AddHoldInvoice(asked)).payment_request
+
+    def paid_sat(self) -> int:
+        """By invoices that are no keysends."""
+        return sum(invoice.amt_paid_sat for invoice in asyncio.run(self._invoices()) if not invoice.is_keysend)
+
+    def heard(self, wanted: Callable[[dict], bool]) -> tuple[str, dict]:
+        """The first vpn message that is wanted, with its id; waits for it."""
+        for _ in range(GUARD_SECONDS * 10):
+            for message_id, reply_to, body in asyncio.run(self._messages()):
+                if wanted(body | {"reply_to": reply_to}):
+                    return message_id, body
+            time.sleep(0.1)
+        raise AssertionError("no such message came")
+
+    def answer_to(self, message_id: str) -> dict:
+        return self.heard(lambda body: body["reply_to"] == message_id)[1]
+
+    async def _messages(self) -> list[tuple[str, str, dict]]:
+        found = []
+        for invoice in await self._invoices():
+            for htlc in invoice.htlcs:
+                record = htlc.custom_records.get(RECORD_NUMBER, b"")
+                for part in envelope_pb2.Packet.FromString(record[101:]).items if record else ():
+                    reply_to = str(UUID(bytes=part.reply_to)) if part.reply_to else ""
+                    body = zlib.decompress(part.body, -15) if part.compression else part.body
+                    found.append((str(UUID(bytes=part.id)), reply_to, json.loads(body)))
+        return found
+
+    async def _invoices(self) -> list[lightning_pb2.Invoice]:
+        async with BareClient(self.lnd) as client:
+            request = lightning_pb2.ListInvoiceRequest(num_max_invoices=10_000)
+            return list((await client.lightning.ListInvoices(request)).invoices)
