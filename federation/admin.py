@@ -5,33 +5,14 @@ action only stores a wish; the node's worker (worker.py) looks for wishes each s
 and notes its outcome. A wish that is made while the node does not run is carried out when it does.
 """
 
-from datetime import timedelta
-
 from django.contrib import admin, messages
 from django.utils import timezone
 from django.utils.html import format_html
 
 from federation.models import Federation, Step, Wish
 from federation.states import State
-from messaging.admin import HistoryAdmin, short
+from messaging.admin import HistoryAdmin, in_words, short, to_the_second
 from messaging.models import Peer
-
-UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
-
-
-def in_words(left: timedelta) -> str:
-    """A length of time in its two largest units: "3 days 4 hours"."""
-    rest = max(0, int(left.total_seconds()))
-    words = []
-    for seconds, unit in UNITS:
-        count, rest = divmod(rest, seconds)
-        if count:
-            words.append(f"{count:,} {unit}{'' if count == 1 else 's'}")
-    return " ".join(words[:2]) or "0 seconds"
-
-
-def to_the_second(moment) -> str:
-    return moment.strftime("%Y-%m-%d %H:%M:%S") if moment else "–"
 
 
 class StateFilter(admin.SimpleListFilter):

@@ -1,5 +1,7 @@
 """Messages, attempts, peers and events as the operator sees them. What has happened cannot be edited."""
 
+from datetime import timedelta
+
 from django.contrib import admin
 from django.db.models import Count, Q
 from django.utils.html import format_html
@@ -8,6 +10,7 @@ from messaging.models import Assembly, Attempt, Direction, Event, Message, Peer
 
 SHOWN_BODY_BYTES = 2_000
 SHOWN_IN_LIST = 60
+UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 def shown_bytes(raw: bytes) -> str:
@@ -30,6 +33,21 @@ def begin(raw: bytes) -> str:
 def sat(amount_msat: int) -> str:
     whole, rest = divmod(amount_msat, 1000)
     return f"{whole:,} sat" if not rest else f"{amount_msat / 1000:,.3f} sat"
+
+
+def in_words(left: timedelta) -> str:
+    """A length of time in its two largest units: "3 days 4 hours"."""
+    rest = max(0, int(left.total_seconds()))
+    words = []
+    for seconds, unit in UNITS:
+        count, rest = divmod(rest, seconds)
+        if count:
+            words.append(f"{count:,} {unit}{'' if count == 1 else 's'}")
+    return " ".join(words[:2]) or "0 seconds"
+
+
+def to_the_second(moment) -> str:
+    return moment.strftime("%Y-%m-%d %H:%M:%S") if moment else "–"
 
 
 class HistoryAdmin(admin.ModelAdmin):
