@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-from bench import doors, fanout, latency, machine, memory, throughput, worlds
+from bench import doors, fanout, joined, latency, machine, memory, throughput, worlds
 from bench.report import Section
 from bench.settings import DEFAULT, QUICK, Settings
 
-NAMES = ("latency", "throughput", "doors", "fanout", "memory")
-ON_PAIRS = {"latency": latency.measure, "throughput": throughput.measure}
+ON_PAIRS = {"latency": latency.measure, "throughput": throughput.measure, "joined": joined.measure}
 ALONE = {"doors": doors.measure, "fanout": fanout.measure, "memory": memory.measure}
+NAMES = (*ON_PAIRS, *ALONE)
 
 
 def main() -> int:

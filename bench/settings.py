@@ -17,6 +17,8 @@ class Settings:
     memory_clients: tuple[int, ...]
     memory_rounds: int
     starts: int
+    joined_seconds: float
+    joined_alone: int
 
 
 DEFAULT = Settings(
@@ -30,6 +32,8 @@ DEFAULT = Settings(
     memory_clients=(1_000, 5_000),
     memory_rounds=2,
     starts=3,
+    joined_seconds=6.0,
+    joined_alone=20,
 )
 QUICK = Settings(
     rounds=1,
@@ -42,4 +46,6 @@ QUICK = Settings(
     memory_clients=(1_000,),
     memory_rounds=1,
     starts=1,
+    joined_seconds=1.5,
+    joined_alone=8,
 )
