@@ -19,6 +19,12 @@ class Settings:
     starts: int
     joined_seconds: float
     joined_alone: int
+    stored_few: int
+    stored_many: int
+    stored_seconds: float
+    catchup_messages: int
+    replay_events: int
+    commits_seconds: float
 
 
 DEFAULT = Settings(
@@ -34,6 +40,12 @@ DEFAULT = Settings(
     starts=3,
     joined_seconds=6.0,
     joined_alone=20,
+    stored_few=1_000,
+    stored_many=1_000_000,
+    stored_seconds=4.0,
+    catchup_messages=10_000,
+    replay_events=100_000,
+    commits_seconds=3.0,
 )
 QUICK = Settings(
     rounds=1,
@@ -48,4 +60,10 @@ QUICK = Settings(
     starts=1,
     joined_seconds=1.5,
     joined_alone=8,
+    stored_few=1_000,
+    stored_many=20_000,
+    stored_seconds=1.0,
+    catchup_messages=500,
+    replay_events=5_000,
+    commits_seconds=0.6,
 )

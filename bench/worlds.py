@@ -86,5 +86,9 @@ async def pair(directory: Path, kind: str) -> AsyncIterator[Pair]:
         )
 
 
+def sqlite_path(node: Node) -> Path:
+    return Path(node.database_url.removeprefix("sqlite:///"))
+
+
 def lnd_on_path() -> bool:
     return bool(shutil.which("lnd") and shutil.which("btcd"))
