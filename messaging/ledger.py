@@ -14,7 +14,7 @@ from lightning.carrier import Carrier
 from lightning.hints import HopHint
 from messaging import deliveries, divided, envelope, events, idempotency, peers
 from messaging.database import insert_new
-from messaging.models import TRANSITIONS, Attempt, Direction, Division, IdempotencyKey, Message, Part, State
+from messaging.models import TRANSITIONS, Attempt, Division, IdempotencyKey, Message, Part, State, unfinished
 from messaging.packing import Load, pack
 from messaging.traffic import WHOLE, Key
 
@@ -252,7 +252,7 @@ def retry(
 def expire(*, published: events.Published) -> None:
     """Fails what waits and whose time is over. What is in flight is never failed for its time."""
     now = timezone.now()
-    waiting = Message.objects.filter(direction=Direction.OUT, parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
+    waiting = unfinished().filter(parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
     by_cause: dict[str, list[Message]] = {}
     for message in waiting.filter(expires_at__lte=now).defer("body"):
         message.cost_msat = 0
@@ -278,7 +278,7 @@ def _carried_by(attempt: Attempt) -> list[Message | Part]:
 
 def waiting_keys() -> list[tuple[Key, str, datetime | None]]:
     """(key, peer, next try) of all that waits for an attempt, oldest first."""
-    waiting = Message.objects.filter(direction=Direction.OUT, parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
+    waiting = unfinished().filter(parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
     whole = [((key, WHOLE), pubkey, at) for key, pubkey, at in waiting.values_list("pk", "pubkey", "next_try_at")]
     return sorted(whole + divided.waiting_keys(), key=lambda row: row[0])
 
