@@ -17,6 +17,14 @@ class Settings:
     memory_clients: tuple[int, ...]
     memory_rounds: int
     starts: int
+    joined_seconds: float
+    joined_alone: int
+    stored_few: int
+    stored_many: int
+    stored_seconds: float
+    catchup_messages: int
+    replay_events: int
+    commits_seconds: float
 
 
 DEFAULT = Settings(
@@ -30,6 +38,14 @@ DEFAULT = Settings(
     memory_clients=(1_000, 5_000),
     memory_rounds=2,
     starts=3,
+    joined_seconds=6.0,
+    joined_alone=20,
+    stored_few=1_000,
+    stored_many=1_000_000,
+    stored_seconds=4.0,
+    catchup_messages=10_000,
+    replay_events=100_000,
+    commits_seconds=3.0,
 )
 QUICK = Settings(
     rounds=1,
@@ -42,4 +58,12 @@ QUICK = Settings(
     memory_clients=(1_000,),
     memory_rounds=1,
     starts=1,
+    joined_seconds=1.5,
+    joined_alone=8,
+    stored_few=1_000,
+    stored_many=20_000,
+    stored_seconds=1.0,
+    catchup_messages=500,
+    replay_events=5_000,
+    commits_seconds=0.6,
 )
