@@ -6,7 +6,7 @@ from django.db import migrations, models
 class Migration(migrations.Migration):
 
     dependencies = [
-        ('messaging', '0002_long_messages'),
+        ('messaging', '0003_several_ids_a_request'),
     ]
 
     operations = [
