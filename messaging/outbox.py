@@ -199,7 +199,7 @@ class Outbox:
 
     def most_msat(self, size_bytes: int, amount_msat: int) -> int:
         """The most that a message of so many bytes can cost: amount, or a satoshi a part if that is more, and fees."""
-        parts = most_parts(size_bytes, safe_room_bytes=self._carrier.safe_room_bytes)
+        parts = most_parts(size_bytes, amount_msat=amount_msat, safe_room_bytes=self._carrier.safe_room_bytes)
         paid_msat = max(amount_msat, parts * MIN_AMOUNT_MSAT)
         return paid_msat + parts * self._carrier.fee_limit_msat(-(-paid_msat // parts))
 

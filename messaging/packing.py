@@ -125,11 +125,12 @@ def most_record_bytes(size_bytes: int) -> int:
     return envelope.HEADER_BYTES + _AROUND_BODY_BYTES + size_bytes
 
 
-def most_parts(size_bytes: int, *, safe_room_bytes: int) -> int:
+def most_parts(size_bytes: int, *, amount_msat: int, safe_room_bytes: int) -> int:
     """How many payments a message of so many bytes takes at most, however far away its recipient is."""
     if most_record_bytes(size_bytes) <= safe_room_bytes:
         return 1
-    sample = Message(message_id=UUID(int=0), reply_to=UUID(int=0), amount_msat=size_bytes * MIN_AMOUNT_MSAT)
+    most_msat = max(amount_msat, size_bytes * MIN_AMOUNT_MSAT)
+    sample = Message(message_id=UUID(int=0), reply_to=UUID(int=0), amount_msat=most_msat)
     return -(-size_bytes // part_bytes(sample, size_bytes=size_bytes, room_bytes=safe_room_bytes))
 
 
