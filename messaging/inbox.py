@@ -49,11 +49,11 @@ class Arrival:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Payments that were not known before; what was dropped while they were stored, by reason; peers whose hints are new;
-    messages to be sent in answer."""
+    """Payments that were not known before; what was dropped while they were stored, by what it was and the reason; peers
+    whose hints are new; messages to be sent in answer."""
 
     payments: int
-    dropped: Counter[str]
+    dropped: Counter[tuple[str, str]]
     hinted: tuple[str, ...] = ()
     answers: tuple[Message, ...] = ()
 
@@ -146,8 +146,8 @@ class Inbox:
         )
 
     def _note(self, stored: Stored) -> int:
-        for reason, count in stored.dropped.items():
-            self._drop("parts", reason, count)
+        for (what, reason), count in stored.dropped.items():
+            self._drop(what, reason, count)
         for pubkey in stored.hinted:
             self._hints.learned(pubkey)
         self._send_stored(stored.answers)
@@ -250,25 +250,32 @@ def _insert(
     insert_new(Message, [message for _, message in pairs])
     parts = [part for arrival in arrivals for part in arrival.parts]
     peers.touch([message.pubkey for _, message in pairs] + [part.sender for part in parts])
-    dropped: Counter[str] = Counter()
+    dropped: Counter[tuple[str, str]] = Counter()
     if parts:
         joined = join(parts, bounds)
-        dropped = joined.dropped
+        dropped.update({("parts", reason): count for reason, count in joined.dropped.items()})
         complete = [(registry.by_type(whole.service), _received_whole(whole)) for whole in joined.whole]
         insert_new(Message, [message for _, message in complete])
         pairs += complete
     hinted = [
         pubkey for arrival in arrivals for pubkey, hop_hints in arrival.hints if hints.store(pubkey, hop_hints)
     ]
-    answers = _react(pairs, published, cost_msat)
+    answers = _react(pairs, published, cost_msat, dropped)
     return Stored(payments=len(arrivals), dropped=dropped, hinted=tuple(hinted), answers=tuple(answers))
 
 
 def _react(
-    pairs: list[tuple[Service, Message]], published: events.Published, cost_msat: Callable[[int, int], int]
+    pairs: list[tuple[Service, Message]],
+    published: events.Published,
+    cost_msat: Callable[[int, int], int],
+    dropped: Counter[tuple[str, str]],
 ) -> list[Message]:
-    """What the services make of new messages: events, and messages that are to be sent, which are stored."""
+    """What the services make of new messages: events, and messages that are to be sent, which are stored. What they drop is
+    added to `dropped`."""
     reactions = [service.handler(message) for service, message in pairs]
+    dropped.update(
+        (service.service_type, reaction.dropped) for (service, _), reaction in zip(pairs, reactions) if reaction.dropped
+    )
     events.append([event for reaction in reactions for event in reaction.events], published=published)
     answers = [message for reaction in reactions for message in reaction.answers]
     for message in answers:

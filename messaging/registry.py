@@ -16,10 +16,12 @@ from messaging.models import Event, Message
 
 @dataclass(frozen=True)
 class Reaction:
-    """Events to publish, and messages to send (made by `messaging.outgoing.new_message`), of whatever service."""
+    """Events to publish, and messages to send (made by `messaging.outgoing.new_message`), of whatever service. `dropped` is
+    a reason, a word or two joined by underscores, why nothing follows from the message: it is counted and logged."""
 
     events: list[Event] = field(default_factory=list)
     answers: list[Message] = field(default_factory=list)
+    dropped: str = ""
 
 
 Handler = Callable[[Message], Reaction]
@@ -28,6 +30,7 @@ HANDLERS = {
     "message": "messaging.handlers.publish",
     "websocket": "messaging.handlers.publish",
     "sign": "messaging.handlers.publish",
+    "socket": "messaging.handlers.publish_socket",
 }
 # Of these services a record without our magic bytes is published too, as it is.
 FOREIGN_WELCOME = frozenset({"message", "websocket"})
