@@ -38,7 +38,7 @@ def decode(body: bytes) -> SocketOffer:
     if len(body) > MAX_BYTES:
         raise NoOffer(f"is longer than {MAX_BYTES} bytes")
     try:
-        told = json.loads(body)
+        told = json.loads(body.decode())
     except (ValueError, RecursionError):
         raise NoOffer("is no JSON") from None
     if not isinstance(told, dict) or told.get("recordId") != RECORD_ID:
