@@ -17,6 +17,8 @@ class Settings:
     memory_clients: tuple[int, ...]
     memory_rounds: int
     starts: int
+    relay_seconds: float
+    relay_delays: int
 
 
 DEFAULT = Settings(
@@ -30,6 +32,8 @@ DEFAULT = Settings(
     memory_clients=(1_000, 5_000),
     memory_rounds=2,
     starts=3,
+    relay_seconds=2.0,
+    relay_delays=5_000,
 )
 QUICK = Settings(
     rounds=1,
@@ -42,4 +46,6 @@ QUICK = Settings(
     memory_clients=(1_000,),
     memory_rounds=1,
     starts=1,
+    relay_seconds=0.5,
+    relay_delays=1_000,
 )
