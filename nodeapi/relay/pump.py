@@ -76,16 +76,16 @@ class Pump:
 
     def run(self, control: int, tell) -> None:
         """Until something comes or ends on the descriptor `control`, or nobody has spoken for idle_seconds."""
-        poller = select.epoll()
-        poller.register(control, select.EPOLLIN)
+        poller = select.poll()
+        poller.register(control, select.POLLIN)
         sides = {one.fileno(): side for side, one in enumerate(self._sockets)}
         for descriptor in sides:
-            poller.register(descriptor, select.EPOLLIN)
+            poller.register(descriptor, select.POLLIN)
         told, tell_at = None, 0.0
         heard_at = time.monotonic()
         while True:
             wakes = self._idle_seconds or self._state() != told
-            ready = poller.poll(REPORT_SECONDS if wakes else None)
+            ready = poller.poll(REPORT_SECONDS * 1000 if wakes else None)
             for descriptor, _ in ready:
                 if descriptor == control:
                     tell(self._state())

@@ -4,9 +4,10 @@ told; a restart of the node, by kill -9 too, brings it back on the same ports.""
 import asyncio
 import json
 import logging
+from collections.abc import Coroutine
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, TypeVar
 from uuid import uuid4
 
 from django.db import Error as DatabaseError
@@ -22,6 +23,7 @@ from nodeapi.relay.process import PumpProcess, PumpState
 
 logger = logging.getLogger(__name__)
 
+Result = TypeVar("Result")
 # The service type of what the stream tells of the relay itself: a name that clients of 2021 pass over.
 TOLD_AS = "relay"
 SAMPLE_SECONDS = 5.0
@@ -61,6 +63,8 @@ class Relay:
         self._published = published
         self._lock = asyncio.Lock()
         self._told = asyncio.Event()
+        # An event loop holds its tasks only weakly.
+        self._steps: set[asyncio.Task] = set()
         self._restored = False
         self._pump: PumpProcess | None = None
         self._run_id: int | None = None
@@ -68,20 +72,36 @@ class Relay:
 
     async def start(self) -> SocketOffer:
         """Where the relay is, which runs from now on if it did not. Raises NoPorts."""
+        return await self._whole(self._start())
+
+    async def stop(self) -> None:
+        """Its ports are free afterwards. Without a running relay nothing is done."""
+        await self._whole(self._stop())
+
+    async def running(self) -> SocketOffer | None:
+        return await self._whole(self._running())
+
+    async def _whole(self, step: Coroutine[Any, Any, Result]) -> Result:
+        """A caller who goes away does not break it off between the sockets and the database."""
+        task = asyncio.create_task(step)
+        self._steps.add(task)
+        task.add_done_callback(self._steps.discard)
+        return await asyncio.shield(task)
+
+    async def _start(self) -> SocketOffer:
         async with self._lock:
             await self._settle()
             if self._pump is None:
                 await self._begin()
             return self._offer()
 
-    async def stop(self) -> None:
-        """Its ports are free afterwards. Without a running relay nothing is done."""
+    async def _stop(self) -> None:
         async with self._lock:
             await self._settle()
             if self._pump:
                 await self._end("stopped")
 
-    async def running(self) -> SocketOffer | None:
+    async def _running(self) -> SocketOffer | None:
         async with self._lock:
             await self._settle()
             return self._offer() if self._pump else None
@@ -177,7 +197,7 @@ class Relay:
             logger.warning("the relay's last counters could not be stored: %s", error)
 
     async def _restore(self) -> None:
-        run = await self._database.read(_running)
+        run = await self._database.read(_running_now)
         if run is None:
             return
         if not self._active:
@@ -255,11 +275,13 @@ def _close(sockets: Pair) -> None:
         one.close()
 
 
-def _running() -> RelayRun | None:
+def _running_now() -> RelayRun | None:
     return RelayRun.objects.filter(running=True).first()
 
 
 def _insert(port1: int, port2: int) -> int:
+    # None is, unless a commit was reported as failed that was not.
+    RelayRun.objects.filter(running=True).update(running=False, ended_at=timezone.now(), end_cause="replaced")
     run = RelayRun(port1=port1, port2=port2)
     insert_new(RelayRun, [run])
     return run.pk
