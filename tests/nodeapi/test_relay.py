@@ -5,7 +5,6 @@ import os
 import re
 import signal
 import socket
-import time
 import uuid
 from contextlib import closing
 from pathlib import Path
@@ -106,24 +105,6 @@ def test_by_grpc(alice, bob):
     assert event.service_type == "socket"
     assert event.data == json_of({"port1": told.port1, "port2": told.port2})
     assert uuid.UUID(sent.id).version == 4
-
-
-def test_callers_who_go_away_leave_nothing_half_done(alice, bob):
-    with grpc.insecure_channel(alice.grpc) as channel:
-        stub = socket_pb2_grpc.SocketStub(channel)
-        for number in range(60):
-            starting = stub.StartSocket.future(socket_pb2.StartSocketRequest())
-            stopping = stub.StopSocket.future(socket_pb2.StopSocketRequest())
-            time.sleep(0.0005 * number)
-            starting.cancel()
-            stopping.cancel()
-        told = start(alice)
-        stub.SendSocket(socket_pb2.SendSocketRequest(pubkey=bob.pubkey))
-    alice.kill()
-    alice.start()
-    assert start(alice) == told
-    assert alice.post(STOP).json == {}
-    assert all(map(is_free, ports(told)))
 
 
 def test_send_twice_under_one_key_is_once(alice, bob, relay):
