@@ -18,7 +18,7 @@ from bench.worlds import running, simulated
 from tests.support.nodes import Node
 
 SIZES = (100, 1_200)
-# On their way at once while the rate is measured: enough to keep a relay busy, too few for a socket's buffer to overflow.
+# On their way at once while the rate is measured: enough to keep a relay busy, few enough for a socket's buffer.
 WINDOW = 64
 LOST_SECONDS = 1.0
 TURNS = 50
@@ -109,7 +109,7 @@ class Side:
 
 
 def measure_round(sides: list[Side], settings: Settings) -> None:
-    """The sides take turns, for the delay in short ones: a p99 is made by what else happens on the machine just then."""
+    """The sides take turns, for the delay in short ones: what else happens on the machine makes a p99."""
     for size in SIZES:
         for side in sides:
             rate, lost = side.clients.rate(size, settings.relay_seconds)
@@ -155,8 +155,8 @@ def _section(sides: dict[str, Side], settings: Settings) -> Section:
     section = Section("datagrams through the relay of the socket service")
     node, bare = sides["node"].figures, sides["bare"].figures
     for size in SIZES:
-        key = (RATE, size)
-        section.rows.append(Row(f"{size:,} bytes, {WINDOW} on their way", "1/s", node[key], bare[key], target=Target("≥", 0.8)))
+        key, name = (RATE, size), f"{size:,} bytes, {WINDOW} on their way"
+        section.rows.append(Row(name, "1/s", node[key], bare[key], target=Target("≥", 0.8)))
     for size in SIZES:
         for name in (P50, P99):
             key = (name, size)
@@ -164,7 +164,7 @@ def _section(sides: dict[str, Side], settings: Settings) -> Section:
             section.rows.append(row)
     lost = {name: sum(sum(side.figures[LOST, size]) for size in SIZES) for name, side in sides.items()}
     section.notes.append(
-        f"over a bare asyncio relay (two DatagramProtocols); {settings.relay_delays:,} datagrams a round for the delay, one "
-        f"at a time, both clients in one thread. Lost: node {lost['node']:,.0f}, bare {lost['bare']:,.0f}."
+        f"over a bare asyncio relay (two DatagramProtocols); {settings.relay_delays:,} datagrams a round for the delay, "
+        f"one at a time, both clients in one thread. Lost: node {lost['node']:,.0f}, bare {lost['bare']:,.0f}."
     )
     return section

@@ -49,7 +49,7 @@ class Arrival:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Payments that were not known before; what was dropped while they were stored, by what it was and the reason; peers
+    """Payments that were not known before; what was dropped while they were stored, by kind and reason; peers
     whose hints are new; messages to be sent in answer."""
 
     payments: int
@@ -270,8 +270,8 @@ def _react(
     cost_msat: Callable[[int, int], int],
     dropped: Counter[tuple[str, str]],
 ) -> list[Message]:
-    """What the services make of new messages: events, and messages that are to be sent, which are stored. What they drop is
-    added to `dropped`."""
+    """What the services make of new messages: events, and messages that are to be sent, which are stored. What they
+    drop is added to `dropped`."""
     reactions = [service.handler(message) for service, message in pairs]
     dropped.update(
         (service.service_type, reaction.dropped) for (service, _), reaction in zip(pairs, reactions) if reaction.dropped

@@ -1,4 +1,4 @@
-"""The body of a `socket` message: where a UDP relay is. Pure. The names and their order are the published interface's."""
+"""The body of a `socket` message: where a UDP relay is. Pure. Names and order are the published interface's."""
 
 import json
 import re

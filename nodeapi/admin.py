@@ -13,13 +13,14 @@ class RelayRunAdmin(HistoryAdmin):
     """Counters are as of "counted until", a few seconds ago at most while datagrams pass."""
 
     list_display = (
-        "ports", "running", "since", "ended", "side1", "side2", "datagrams1", "bytes1", "datagrams2", "bytes2", "dropped",
+        "ports", "running", "since", "ended", "side1", "side2", "datagrams1", "bytes1", "datagrams2", "bytes2",
+        "dropped",
     )
     list_filter = ("running", "started_at")
     ordering = ("-pk",)
     fields = (
-        "ports", "running", "since", "ended", "end_cause", "side1", "side2", "datagrams1", "bytes1", "datagrams2", "bytes2",
-        "dropped", "counted",
+        "ports", "running", "since", "ended", "end_cause", "side1", "side2", "datagrams1", "bytes1", "datagrams2",
+        "bytes2", "dropped", "counted",
     )
     readonly_fields = ("ports", "since", "ended", "side1", "side2", "counted")
 

@@ -1,5 +1,5 @@
-"""A bare asyncio relay: two DatagramProtocols, each sends what it gets to the address that the other heard last. Prints its
-ports."""
+"""A bare asyncio relay: two DatagramProtocols, each sends what it gets to the address that the other heard last.
+Prints its ports."""
 
 import asyncio
 

@@ -14,8 +14,8 @@ class NoPorts(Exception):
 
 
 def bind_pair(server_ip: str, *, port_range: tuple[int, int] | None, wanted: tuple[int, int] | None = None) -> Pair:
-    """Two bound sockets: on the `wanted` ports, else on the first two of `port_range` that are free, else on any. They are
-    reachable from everywhere, or, where `server_ip` is a loopback address, on that alone. Raises NoPorts."""
+    """Two bound sockets: on the `wanted` ports, else on the first two of `port_range` that are free, else on any. They
+    are reachable from everywhere, or, where `server_ip` is a loopback address, on that alone. Raises NoPorts."""
     candidates = wanted or (range(port_range[0], port_range[1] + 1) if port_range else (0, 0))
     bound: list[socket.socket] = []
     cause = None
@@ -57,7 +57,7 @@ def _bind(server_ip: str, port: int) -> socket.socket:
 
 
 def listening_on(server_ip: str) -> tuple[int, str]:
-    """The family and the address to bind. `server_ip` itself may be a router's, so it is bound only where it is loopback."""
+    """The family and the address to bind. `server_ip` itself may be a router's: it is bound only where it is loopback."""
     ip = ip_address(server_ip)
     ip = getattr(ip, "ipv4_mapped", None) or ip
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET

@@ -2,12 +2,12 @@
 
     python -I -S pump.py    with the sockets as inherited descriptors
 
-A process beside the node, so that a flood of datagrams takes nothing from the node's event loop and the node's work delays
-no datagram. It reads its settings as one line of JSON on standard input, tells its state as lines of JSON on standard
+A process beside the node, so that a flood of datagrams takes nothing from the node's event loop and the node's work
+delays no datagram. It reads its settings as one line of JSON on standard input, tells its state as lines of JSON on standard
 output, and ends when standard input does, which the node's death brings about too.
 
-Nothing is sent to an address that has not spoken on that very port, and for each datagram that comes in at most one of the
-same size goes out.
+Nothing is sent to an address that has not spoken on that very port, and for each datagram that comes in at most one of
+the same size goes out.
 """
 
 import json
@@ -29,8 +29,8 @@ IDLE = "idle"
 
 
 class Bucket:
-    """Lets `rate` bytes a second pass, and a second's worth at once. A datagram of any size passes when anything is left,
-    and is paid back by those behind it."""
+    """Lets `rate` bytes a second pass, and a second's worth at once. A datagram of any size passes when anything is
+    left, and is paid back by those behind it."""
 
     def __init__(self, rate: int, clock=time.monotonic) -> None:
         self._rate, self._clock = rate, clock
@@ -47,8 +47,8 @@ class Bucket:
 
 
 class Pump:
-    """`peers`, `datagrams` and `passed_bytes` have a place for each side: its address, or None before it has spoken, and
-    what came from it and was passed on. What was not passed on is `dropped`."""
+    """`peers`, `datagrams` and `passed_bytes` have a place for each side: its address, or None before it has spoken,
+    and what came from it and was passed on. What was not passed on is `dropped`."""
 
     def __init__(
         self,
@@ -160,7 +160,7 @@ def _is_local(family: int, address: Address) -> bool:
 
 
 def _tell(state: dict) -> None:
-    """A line shorter than PIPE_BUF is written whole or, when the node does not read, not at all: the next tells it too."""
+    """A line shorter than PIPE_BUF is written whole or, when the node does not read, not at all: the next tells it."""
     try:
         os.write(1, json.dumps(state).encode() + b"\n")
     except BlockingIOError:

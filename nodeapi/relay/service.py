@@ -1,5 +1,5 @@
-"""The relay's state and life. It runs from StartSocket until StopSocket, or until it has been idle for as long as it was
-told; a restart of the node, by kill -9 too, brings it back on the same ports."""
+"""The relay's state and life. It runs from StartSocket until StopSocket, or until it has been idle for as long as it
+was told; a restart of the node, by kill -9 too, brings it back on the same ports."""
 
 import asyncio
 import json
@@ -34,8 +34,8 @@ PORTS_RETRY_SECONDS, PORTS_TRIES = 0.2, 15
 
 @dataclass(frozen=True, kw_only=True)
 class RelayOptions:
-    """`server_ip` is what others are told. Ports out of `port_range` (None: any free ones). `pin`: the first address that
-    speaks on a port keeps it; else the newest has it. Limits, or None: bytes a second of both directions together, and
+    """`server_ip` is what others are told. Ports out of `port_range` (None: any free ones). `pin`: the first address
+    that speaks on a port keeps it; else the newest has it. Limits, or None: bytes a second of both directions together, and
     seconds without a datagram after which the relay ends."""
 
     server_ip: str
@@ -201,7 +201,8 @@ class Relay:
         if run is None:
             return
         if not self._active:
-            await self._database.write(partial(_finish, run.pk, state_of(run), "the service is off", [], self._published))
+            cause = "the service is off"
+            await self._database.write(partial(_finish, run.pk, state_of(run), cause, [], self._published))
             logger.warning("the relay of the run before is not started: the service socket is off on this node")
             return
         state = state_of(run)

@@ -188,8 +188,8 @@ def test_example_documents_every_key_in_force_and_loads(node):
     config = node.load_text(filled_in(EXAMPLE.read_text(), node.directory))
     assert config.warnings == () and len(config.services) == 6
     uncommented = EXAMPLE.read_text().replace("# ", "  ")
-    for key in ("api_keys:", "tls_cert_hex:", "admin_macaroon_hex:", "url:", "keep_days:", "allowed_origins:", "port_range:",
-                "max_bytes_per_second:", "idle_seconds:"):
+    for key in ("api_keys:", "tls_cert_hex:", "admin_macaroon_hex:", "url:", "keep_days:", "allowed_origins:", 
+                "port_range:", "max_bytes_per_second:", "idle_seconds:"):
         assert key in uncommented
 
 

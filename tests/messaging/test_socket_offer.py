@@ -36,8 +36,9 @@ def test_a_field_that_is_wrong(name, value):
 @pytest.mark.parametrize(
     "change",
     [
-        {"port1": "6000"}, {"port1": ":0"}, {"port1": ":65536"}, {"port2": ":06000"}, {"port2": ":６000"}, {"port2": ":1\n"},
-        {"ip": "localhost"}, {"ip": "1.2.3"}, {"ip": "fe80::1%eth0"}, {"protocol": "u" * 17}, {"recordId": "socket"},
+        {"port1": "6000"}, {"port1": ":0"}, {"port1": ":65536"}, {"port2": ":06000"}, {"port2": ":６000"},
+        {"port2": ":1\n"}, {"ip": "localhost"}, {"ip": "1.2.3"}, {"ip": "fe80::1%eth0"}, {"protocol": "u" * 17},
+        {"recordId": "socket"},
     ],
 )  # fmt: skip
 def test_values_that_are_nearly_right(change):
@@ -47,7 +48,7 @@ def test_values_that_are_nearly_right(change):
 
 @pytest.mark.parametrize(
     "body",
-    [b"", b"null", b"[]", b"{", b"\xff", b"[" * 1_000, BODY + b" " * 1_024, BODY.decode().encode("utf-16"), b"9" * 1_000],
+    [b"", b"null", b"[]", b"{", b"\xff", b"[" * 1_000, BODY + b" " * 1_024, BODY.decode().encode("utf-16")],
     ids=lambda body: repr(body[:8]),
 )
 def test_what_is_none(body):

@@ -171,7 +171,11 @@ def test_it_ends_with_its_standard_input(pump):
 def test_no_more_bytes_than_the_limit_lets_pass():
     limit, size, count = 20_000, 1_000, 200
     started = time.monotonic()
-    with Pump(max_bytes_per_second=limit) as pump, UdpClient(pump.ports[0]) as first, UdpClient(pump.ports[1]) as second:
+    with (
+        Pump(max_bytes_per_second=limit) as pump,
+        UdpClient(pump.ports[0]) as first,
+        UdpClient(pump.ports[1]) as second,
+    ):
         second.say()
         pump.until(lambda state: state["peers"][1])
         for _ in range(count):
@@ -225,7 +229,11 @@ def test_where_it_listens(server_ip, host):
 def test_dual_stack():
     if not socket.has_ipv6:
         pytest.skip("no IPv6 here")
-    with Pump(server_ip="2001:db8::1") as pump, UdpClient(pump.ports[0], "::1") as six, UdpClient(pump.ports[1]) as four:
+    with (
+        Pump(server_ip="2001:db8::1") as pump,
+        UdpClient(pump.ports[0], "::1") as six,
+        UdpClient(pump.ports[1]) as four,
+    ):
         introduce(six, four)
 
 

@@ -1,5 +1,5 @@
-"""The examples of a documentation page, run as they stand there. They find addresses in environment variables that the page
-names.
+"""The examples of a documentation page, run as they stand there. They find addresses in environment variables that
+the page names.
 
     page = Page("socket.md", ALICE=alice.http)
     page.run("curl -s -X POST http://$ALICE/v1/socket/start")    # the block that has these words in it; what it printed
@@ -47,8 +47,9 @@ class Page:
         if block in self.left:
             self.left.remove(block)
         return subprocess.Popen(
-            [*RUNNERS[block.language], block.text], env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            [*RUNNERS[block.language], block.text], env=self._environ, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
 
     def run(self, words: str) -> str:
         return ended(self.start(words))
