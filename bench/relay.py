@@ -164,7 +164,7 @@ def _section(sides: dict[str, Side], settings: Settings) -> Section:
             section.rows.append(row)
     lost = {name: sum(sum(side.figures[LOST, size]) for size in SIZES) for name, side in sides.items()}
     section.notes.append(
-        f"over a bare asyncio relay (two DatagramProtocols); {settings.relay_delays:,} datagrams a round for the delay, "
-        f"one at a time, both clients in one thread. Lost: node {lost['node']:,.0f}, bare {lost['bare']:,.0f}."
+        f"over a bare asyncio relay (two DatagramProtocols); {settings.relay_delays:,} datagrams a round for the "
+        f"delay, one at a time, both clients in one thread. Lost: node {lost['node']:,.0f}, bare {lost['bare']:,.0f}."
     )
     return section

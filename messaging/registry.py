@@ -17,7 +17,8 @@ from messaging.models import Event, Message
 @dataclass(frozen=True)
 class Reaction:
     """Events to publish, and messages to send (made by `messaging.outgoing.new_message`), of whatever service.
-    `dropped` is a reason, a word or two joined by underscores, why nothing follows from the message: it is counted and logged."""
+    `dropped` is a reason, a word or two joined by underscores, why nothing follows from the message: it is counted
+    and logged."""
 
     events: list[Event] = field(default_factory=list)
     answers: list[Message] = field(default_factory=list)

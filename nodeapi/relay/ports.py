@@ -57,7 +57,7 @@ def _bind(server_ip: str, port: int) -> socket.socket:
 
 
 def listening_on(server_ip: str) -> tuple[int, str]:
-    """The family and the address to bind. `server_ip` itself may be a router's: it is bound only where it is loopback."""
+    """Family and address to bind. `server_ip` itself may be a router's: it is bound only where it is loopback."""
     ip = ip_address(server_ip)
     ip = getattr(ip, "ipv4_mapped", None) or ip
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET

@@ -3,8 +3,8 @@
     python -I -S pump.py    with the sockets as inherited descriptors
 
 A process beside the node, so that a flood of datagrams takes nothing from the node's event loop and the node's work
-delays no datagram. It reads its settings as one line of JSON on standard input, tells its state as lines of JSON on standard
-output, and ends when standard input does, which the node's death brings about too.
+delays no datagram. It reads its settings as one line of JSON on standard input, tells its state as lines of JSON on
+standard output, and ends when standard input does, which the node's death brings about too.
 
 Nothing is sent to an address that has not spoken on that very port, and for each datagram that comes in at most one of
 the same size goes out.

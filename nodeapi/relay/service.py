@@ -35,8 +35,8 @@ PORTS_RETRY_SECONDS, PORTS_TRIES = 0.2, 15
 @dataclass(frozen=True, kw_only=True)
 class RelayOptions:
     """`server_ip` is what others are told. Ports out of `port_range` (None: any free ones). `pin`: the first address
-    that speaks on a port keeps it; else the newest has it. Limits, or None: bytes a second of both directions together, and
-    seconds without a datagram after which the relay ends."""
+    that speaks on a port keeps it; else the newest has it. Limits, or None: bytes a second of both directions together,
+    and seconds without a datagram after which the relay ends."""
 
     server_ip: str
     port_range: tuple[int, int] | None
