@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-from bench import catchup, commits, doors, fanout, joined, latency, machine, memory, replay, stored, throughput, worlds
+from bench import catchup, commits, doors, fanout, joined, latency, machine, memory, relay, replay, stored, throughput, worlds
 from bench.report import Section
 from bench.settings import DEFAULT, QUICK, Settings
 
@@ -22,6 +22,7 @@ ALONE = {
     "stored": stored.measure,
     "catchup": catchup.measure,
     "replay": replay.measure,
+    "relay": relay.measure,
     "commits": commits.measure,
 }
 NAMES = (*ON_PAIRS, *ALONE)

@@ -25,6 +25,8 @@ class Settings:
     catchup_messages: int
     replay_events: int
     commits_seconds: float
+    relay_seconds: float
+    relay_delays: int
 
 
 DEFAULT = Settings(
@@ -46,6 +48,8 @@ DEFAULT = Settings(
     catchup_messages=10_000,
     replay_events=100_000,
     commits_seconds=3.0,
+    relay_seconds=2.0,
+    relay_delays=5_000,
 )
 QUICK = Settings(
     rounds=1,
@@ -66,4 +70,6 @@ QUICK = Settings(
     catchup_messages=500,
     replay_events=5_000,
     commits_seconds=0.6,
+    relay_seconds=0.5,
+    relay_delays=1_000,
 )

@@ -17,7 +17,6 @@ DEFAULT_RECORDS = {
 # Keys that protect or spend: to ignore them would be worse than to refuse to start.
 NOT_AVAILABLE = frozenset({
     "server.tls_cert", "server.tls_key",
-    "socket.port_range", "socket.pin", "socket.max_bytes_per_second", "socket.idle_seconds",
     "vpn.min_seconds", "vpn.max_seconds", "vpn.quote_seconds", "vpn.quotes_per_minute", "vpn.quarantine_seconds",
     "vpn.auto_renew.enabled", "vpn.auto_renew.budget_sat", "vpn.auto_renew.lead_seconds", "vpn.exit_rules",
 })  # fmt: skip
@@ -96,9 +95,13 @@ class Vpn(Section):
 
 
 class Socket(Section):
-    """server_ip is what other nodes are told, never bound."""
+    """server_ip is what other nodes are told, never bound. None: any free ports, no limit, no end."""
 
     server_ip: values.Ip = "127.0.0.1"
+    port_range: values.PortRange | None = None
+    pin: values.Flag = True
+    max_bytes_per_second: values.whole(1) | None = None
+    idle_seconds: values.whole(1) | None = None
 
 
 class Message(Section):

@@ -38,6 +38,7 @@ HANDLERS = {
     "websocket": "messaging.handlers.publish",
     "sign": "messaging.handlers.publish",
     "federate": "federation.handlers.handle",
+    "socket": "messaging.handlers.publish_socket",
 }
 WORKERS = {
     "federate": "federation.worker.run",

@@ -188,7 +188,8 @@ def test_example_documents_every_key_in_force_and_loads(node):
     config = node.load_text(filled_in(EXAMPLE.read_text(), node.directory))
     assert config.warnings == () and len(config.services) == 6
     uncommented = EXAMPLE.read_text().replace("# ", "  ")
-    for key in ("api_keys:", "tls_cert_hex:", "admin_macaroon_hex:", "url:", "keep_days:", "allowed_origins:"):
+    for key in ("api_keys:", "tls_cert_hex:", "admin_macaroon_hex:", "url:", "keep_days:", "allowed_origins:", 
+                "port_range:", "max_bytes_per_second:", "idle_seconds:"):
         assert key in uncommented
 
 
@@ -422,6 +423,15 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
         ("lightning", {"max_amount_sat": "much"}, "lightning.max_amount_sat", ("number",)),
         ("message", {"expires_seconds": 86_401}, "message.expires_seconds", ("86400",)),
         ("vpn", {"auto_renew": {"enabled": True}}, "vpn.auto_renew.enabled", ("is not available in this version",)),
+        ("socket", {"port_range": "6000"}, "socket.port_range", ("such as 6000-6100",)),
+        ("socket", {"port_range": "6000-6000"}, "socket.port_range", ("two ports",)),
+        ("socket", {"port_range": [6100, 6000]}, "socket.port_range", ("the lower one first",)),
+        ("socket", {"port_range": [6000, 6001, 6002]}, "socket.port_range", ("a list",)),
+        ("socket", {"port_range": "6000-70000"}, "socket.port_range", ("65535",)),
+        ("socket", {"port_range": {"low": 1}}, "socket.port_range", ("a mapping",)),
+        ("socket", {"pin": "perhaps"}, "socket.pin", ("true or false",)),
+        ("socket", {"max_bytes_per_second": 0}, "socket.max_bytes_per_second", ("at least 1",)),
+        ("socket", {"idle_seconds": "soon"}, "socket.idle_seconds", ("whole number",)),
         ("socket", [1], "socket", ("is a list", "must be a mapping", "line")),
     ],
 )
@@ -638,6 +648,21 @@ def simulated(node: NodeFiles, environ: dict[str, str]) -> Config:
         node.directory, host="127.0.0.1", port=10001, tls_cert=node.directory / "tls.cert",
         admin_macaroon=node.directory / "admin.macaroon", pub_key=PUB_KEY, environ=environ,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("written", ["6000-6100", " 6000 - 6100 ", "6000,6100", [6000, 6100], ["6000", "6100"]])
+def test_port_range_of_the_relay(node, written):
+    assert node.load(socket={"port_range": written}).socket.port_range == (6000, 6100)
+
+
+def test_relay(node):
+    assert node.load().socket.model_dump() == {
+        "server_ip": "127.0.0.1", "port_range": None, "pin": True, "max_bytes_per_second": None, "idle_seconds": None,
+    }  # fmt: skip
+    environ = {"IMPD_SOCKET__PORT_RANGE": "6000-6001", "IMPD_SOCKET__IDLE_SECONDS": "60"}
+    loaded = node.load(environ, socket={"server_ip": "2001:db8::1", "pin": False, "max_bytes_per_second": 1_000}).socket
+    assert (loaded.server_ip, loaded.port_range, loaded.pin) == ("2001:db8::1", (6000, 6001), False)
+    assert (loaded.max_bytes_per_second, loaded.idle_seconds) == (1_000, 60)
 
 
 def test_simulated_node(node):
