@@ -98,7 +98,7 @@ class FederationAdmin(HistoryAdmin):
         self.message_user(
             request,
             f"Asked the node to {action.value}: {len(wishes)}. It does so within a second; what became of it is told "
-            "under Wishes.",
+            "under Instructions to the node.",
             messages.SUCCESS,
         )
 

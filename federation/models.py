@@ -34,7 +34,7 @@ class Federation(models.Model):
     )
 
     class Meta:
-        verbose_name = "node"
+        verbose_name = "federated node"
         indexes = [
             models.Index(fields=["expires_at"], name="federation_ends", condition=models.Q(state="member")),
             models.Index(fields=["waits_until"], name="federation_waits", condition=models.Q(waits_until__isnull=False)),
@@ -78,7 +78,8 @@ class Wish(models.Model):
     outcome = models.CharField(max_length=500, blank=True)
 
     class Meta:
-        verbose_name_plural = "wishes"
+        verbose_name = "instruction"
+        verbose_name_plural = "instructions to the node"
         indexes = [models.Index(fields=["id"], name="wish_open", condition=models.Q(done_at__isnull=True))]
 
     def __str__(self) -> str:
