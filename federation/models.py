@@ -1,4 +1,4 @@
-"""What is stored of the federation: how this node stands to each other one, how it came to that, and what the admin wishes."""
+"""What is stored: how this node stands to each other one, how it came to that, and what the operator wishes."""
 
 from django.db import models
 from django.utils import timezone
@@ -9,12 +9,12 @@ from federation.states import State
 class Federation(models.Model):
     """How this node stands to one other node. There is one row a node; those in the state `member` are our federation.
 
-    `asked` are our requests that are not answered yet, whatever the state: a member may have been asked again. `agreed_*` and
-    `round` name the accept that holds now: the request that it answered, whether this node made it, and in which round.
+    `asked` are our requests that are not answered yet, whatever the state: a member may have been asked again. `agreed_*`
+    and `round` name the accept that holds now: the request that it answered, whether this node made it, in which round.
     """
 
     pubkey = models.CharField("node", max_length=66, primary_key=True)
-    imp_id = models.CharField("name", max_length=128, blank=True, help_text="What the other node calls itself (its imp_id).")
+    imp_id = models.CharField("name", max_length=128, blank=True, help_text="What the other node calls itself.")
     state = models.CharField(max_length=16, choices=State)
     cause = models.CharField(max_length=500, blank=True, help_text="Why it came to this.")
     since = models.DateTimeField("member since", null=True, blank=True)

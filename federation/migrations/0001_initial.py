@@ -32,7 +32,7 @@ class Migration(migrations.Migration):
             name='Federation',
             fields=[
                 ('pubkey', models.CharField(max_length=66, primary_key=True, serialize=False, verbose_name='node')),
-                ('imp_id', models.CharField(blank=True, help_text='What the other node calls itself (its imp_id).', max_length=128, verbose_name='name')),
+                ('imp_id', models.CharField(blank=True, help_text='What the other node calls itself.', max_length=128, verbose_name='name')),
                 ('state', models.CharField(choices=[('requested', 'asked by us'), ('received', 'waits for you'), ('member', 'member'), ('refused', 'refused'), ('left', 'left'), ('expired', 'expired')], max_length=16)),
                 ('cause', models.CharField(blank=True, help_text='Why it came to this.', max_length=500)),
                 ('since', models.DateTimeField(blank=True, null=True, verbose_name='member since')),

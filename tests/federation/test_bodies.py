@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from federation import bodies
 from federation.bodies import Body, Unreadable
 
-PLAIN = st.text(st.characters(categories=["L", "N", "P", "S"], include_characters=" "), max_size=bodies.MAX_IMP_ID_CHARACTERS)
+CHARACTERS = st.characters(categories=["L", "N", "P", "S"], include_characters=" ")
+PLAIN = st.text(CHARACTERS, max_size=bodies.MAX_IMP_ID_CHARACTERS)
 POSITIVE = st.integers(1, bodies.MAX_NUMBER)
 
 
@@ -85,7 +86,9 @@ def test_what_is_refused(raw, reason):
     assert refused.value.reason == reason
 
 
-@pytest.mark.parametrize("number", ["-1", "0", "1.5", "1.0", "true", '"60"', "[60]", "1e3", "9007199254740993", "1" + "0" * 400])
+@pytest.mark.parametrize(
+    "number", ["-1", "0", "1.5", "1.0", "true", '"60"', "[60]", "1e3", "9007199254740993", "1" + "0" * 400]
+)
 @pytest.mark.parametrize("name", ["ttl", "expires_at"])
 def test_numbers_that_are_none(name, number):
     raw = f'{{"type":"leave","{name}":{number}}}'.encode()
@@ -94,7 +97,9 @@ def test_numbers_that_are_none(name, number):
     assert refused.value.reason in (f"bad_{name}", "no_json")
 
 
-@pytest.mark.parametrize("imp_id", ["x" * 129, "a\nb", "a\x00b", "a\u202eb", "\u2066a", "\u200fa", "a\x1b[31m", "a\x85b", "\ufeff"])
+@pytest.mark.parametrize(
+    "imp_id", ["x" * 129, "a\nb", "a\x00b", "a\u202eb", "\u2066a", "\u200fa", "a\x1b[31m", "a\x85b", "\ufeff"]
+)
 def test_names_that_are_none(imp_id):
     with pytest.raises(Unreadable) as refused:
         bodies.decode(json.dumps({"type": "request", "ttl": 60, "imp_id": imp_id}).encode())

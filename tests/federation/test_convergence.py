@@ -196,6 +196,16 @@ def test_bodies_without_rounds(world):
     assert int(world.held(A).timestamp()) == expires_at
 
 
+def test_a_round_without_end_ends_nothing_of_ours(world):
+    """Whoever tells the highest round that there is does not bring ours beyond what can be read."""
+    for _ in range(3):
+        world.receive(B, A, uuid4(), None, b'{"type":"request","ttl":500,"round":9007199254740992}')
+    for _, answer in world.under_way:
+        assert bodies.decode(bytes(answer.body)).round == bodies.MAX_NUMBER
+        assert handlers.failed(answer, "away") is not None
+    assert world.act(A, "ask")
+
+
 def test_the_end_while_asked_again(world):
     """The answer may come after the end: it is still an answer."""
     world.act(A, "ask")
