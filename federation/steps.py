@@ -1,7 +1,7 @@
 """The steps of a federation's life, each a part of the caller's transaction, in which it is the only writer.
 
-Both nodes must end up holding each other with the same end, or not at all, in whatever order messages arrive: that is what
-rounds are for (bodies.py). A step that is repeated, or that nothing calls for, changes nothing and tells nothing.
+Both nodes must end up holding each other with the same end, or not at all, in whatever order messages arrive: that is
+what rounds are for (bodies.py). A step that is repeated, or that nothing calls for, changes nothing and tells nothing.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -42,7 +42,8 @@ def request(message: Message, settings: FederationSettings) -> list[Event]:
     federation = found or Federation(pubkey=message.pubkey)
     if _is_full(message.pubkey, settings):
         raise NotPossible(
-            f"cannot be asked: the federation is full (federate.max_members: {settings.max_members} with those that were asked)"
+            f"cannot be asked: the federation is full (federate.max_members: {settings.max_members}, with those that "
+            "were asked)"
         )
     message.body = request_body(settings, federation.round)
     federation.asked = [*federation.asked[1 - MAX_ASKED :], str(message.message_id)]
@@ -153,7 +154,8 @@ def accept_received(message: Message, body: Body, settings: FederationSettings) 
         federation.before_expires_at = expires_at
         _store(federation)
         return Reaction(events=[step_event(bodies.ACCEPT, federation, message.reply_to, received=message)])
-    federation.round = federation.round + 1 if body.round is None else max(federation.round, body.round)
+    told_round = federation.round + 1 if body.round is None else body.round
+    federation.round = min(max(federation.round, told_round), bodies.MAX_NUMBER)
     federation.expires_at, federation.before_expires_at = expires_at, None
     federation.agreed_id, federation.agreed_here = message.reply_to, False
     _move_to_member(federation, "accepted by the other node")
@@ -180,8 +182,8 @@ def _strike_off(federation: Federation, request_id: UUID) -> None:
 
 
 def _unasked(federation: Federation, message: Message, body: Body, settings: FederationSettings) -> Reaction:
-    """An accept that answers nothing which is still asked. If it was asked once, its sender holds us and may not know that
-    we no longer hold it: it is told."""
+    """An accept that answers nothing which is still asked. If it was asked once, its sender holds us and may not know
+    that we no longer hold it: it is told."""
     asked_once = Message.objects.filter(
         direction=Direction.OUT, pubkey=message.pubkey, message_id=message.reply_to, service=SERVICE
     )
@@ -253,7 +255,8 @@ def expire(now: datetime) -> list[Event]:
             federation.asked, federation.waits_until = [], None
             _store(federation)
             continue
-        cause = "the other node did not answer" if federation.state == State.REQUESTED else "nobody answered its request"
+        asked_by_us = federation.state == State.REQUESTED
+        cause = "the other node did not answer" if asked_by_us else "nobody answered its request"
         _end(federation, State.EXPIRED, cause)
         told.append(step_event(EXPIRED, federation, request_id or uuid4(), reason=cause))
     return told
@@ -305,7 +308,7 @@ def _accept(
     now = timezone.now()
     federation.before_expires_at = federation.expires_at if federation.state == State.MEMBER else None
     federation.expires_at = now.replace(microsecond=0) + timedelta(seconds=ttl_seconds)
-    federation.round += 1
+    federation.round = min(federation.round + 1, bodies.MAX_NUMBER)
     federation.agreed_id, federation.agreed_here = request_id, True
     federation.received_id = None
     if not federation.asked:

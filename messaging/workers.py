@@ -23,8 +23,8 @@ class WorkerContext:
 
     `database.write` its steps; append events in them with `published`. Messages: stored as queued in a step, with
     `cost_msat(bytes of the body, amount_msat)` as their cost_msat, and given to `send_stored` after the commit.
-    `messaging.outgoing.store_all` does the former. `clock.now()` is the time by which things end. `settings` are those of
-    the service.
+    `messaging.outgoing.store_all` does the former. `clock.now()` is the time by which things end. `settings` are those
+    of the service.
     """
 
     database: Database

@@ -328,6 +328,13 @@ def test_hosts_that_are_none(node, host):
     only(node.problems(server={"allowed_hosts": [host]}), "server.allowed_hosts", "without scheme, port and path")
 
 
+def test_federate(node):
+    loaded = node.load().federate
+    assert (loaded.accept, loaded.max_members) == ("auto", 100)
+    loaded = node.load({"IMPD_FEDERATE__MAX_MEMBERS": "7"}, federate={"accept": "known", "imp_id": "Bär", "ttl": 60}).federate
+    assert (loaded.accept, loaded.max_members, loaded.imp_id, loaded.ttl) == ("known", 7, "Bär", 60)
+
+
 def test_services(node):
     def service(kind: str, number: object, **more: object) -> dict:
         return {"service_type": kind, "active": True, "custom_record_number": number, **more}
@@ -413,6 +420,12 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
         ("events", {"keep_days": "soon"}, "events.keep_days", ("whole number",)),
         ("lightning", {"max_fee_percent": 101}, "lightning.max_fee_percent", ("0 to 100",)),
         ("lightning", {"max_fee_percent": ".nan"}, "lightning.max_fee_percent", ("0 to 100",)),
+        ("federate", {"accept": "all"}, "federate.accept", ("must be auto, known or manual",)),
+        ("federate", {"max_members": 0}, "federate.max_members", ("from 1 to 1000",)),
+        ("federate", {"ttl": "soon"}, "federate.ttl", ("whole number",)),
+        ("federate", {"ttl": 10**12}, "federate.ttl", ("from 1 to",)),
+        ("federate", {"imp_id": "x" * 129}, "federate.imp_id", ("128 characters",)),
+        ("federate", {"imp_id": "a\u202eb"}, "federate.imp_id", ("control characters",)),
         ("vpn", {"subnet": "10.0.0.0/32"}, "vpn.subnet", ("no room",)),
         ("vpn", {"subnet": "10.0.0.9/24"}, "vpn.subnet", ("did you mean 10.0.0.0/24?",)),
         ("vpn", {"allowed_ips": "0.0.0.0/0, all"}, "vpn.allowed_ips", ("item 1", "no network")),

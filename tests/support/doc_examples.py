@@ -16,12 +16,15 @@ from tests.support.nodes import ROOT
 GUARD_SECONDS = 60
 RUNNERS = {"sh": ["sh", "-eu", "-c"], "python": [sys.executable, "-c"]}
 
-_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FENCED = re.compile(r"^```(\w*) ?([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Block:
+    """`title` is what stands behind the language, such as the name of a file."""
+
     language: str
+    title: str
     text: str
 
 
@@ -43,7 +46,9 @@ class Page:
         return self.blocks[self.blocks.index(self.block(words)) + 1].text
 
     def start(self, words: str) -> subprocess.Popen:
-        block = self.block(words)
+        return self.start_block(self.block(words))
+
+    def start_block(self, block: Block) -> subprocess.Popen:
         if block in self.left:
             self.left.remove(block)
         return subprocess.Popen(
@@ -53,6 +58,9 @@ class Page:
 
     def run(self, words: str) -> str:
         return ended(self.start(words))
+
+    def run_block(self, block: Block) -> str:
+        return ended(self.start_block(block))
 
 
 def ended(process: subprocess.Popen) -> str:
