@@ -13,7 +13,7 @@ from federation import bodies
 from federation.bodies import Body
 from federation.models import Federation, Step
 from federation.settings import ACCEPT_AUTO, ACCEPT_KNOWN, SERVICE, FederationSettings
-from federation.states import ENDED, State, require_way
+from federation.states import State, require_way
 from federation.telling import EXPIRED, step_event
 from messaging.models import Direction, Event, Message, Peer
 from messaging.outgoing import DEFAULT_EXPIRES_SECONDS, new_message

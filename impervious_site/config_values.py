@@ -282,10 +282,8 @@ def parse_redis_url(value: Any) -> SecretStr:
 
 def parse_message_encoding(value: Any) -> str:
     text = parse_text(value)
-    if text == "text":
-        raise ValueError("'text' is not available in this version; remove it or set base64")
-    if text != "base64":
-        raise ValueError(f"is {shown(text)}; must be base64")
+    if text not in ("base64", "text"):
+        raise ValueError(f"is {shown(text)}; must be base64 or text")
     return text
 
 

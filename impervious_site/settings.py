@@ -29,6 +29,7 @@ INSTALLED_APPS = [
     "drf_spectacular_sidecar",
     "messaging",
     "federation",
+    "invoices",
     "nodeapi",
 ]
 

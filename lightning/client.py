@@ -93,6 +93,16 @@ class LndClient:
         """A page of invoices by add_index; `index_offset` is exclusive."""
         return await self._call(self._lightning.ListInvoices, request)
 
+    async def add_invoice(self, invoice: lightning_pb2.Invoice) -> lightning_pb2.AddInvoiceResponse:
+        return await self._call(self._lightning.AddInvoice, invoice)
+
+    async def lookup_invoice(self, payment_hash: bytes) -> lightning_pb2.Invoice:
+        """LndError with code NOT_FOUND for a hash that is not of this lnd's invoices."""
+        return await self._call(self._lightning.LookupInvoice, lightning_pb2.PaymentHash(r_hash=payment_hash))
+
+    async def decode_payment_request(self, text: str) -> lightning_pb2.PayReq:
+        return await self._call(self._lightning.DecodePayReq, lightning_pb2.PayReqString(pay_req=text))
+
     async def sign_message(self, message: bytes) -> str:
         """lnd's zbase32 signature by the node's key. lnd signs deterministically (RFC 6979)."""
         response = await self._call(self._lightning.SignMessage, lightning_pb2.SignMessageRequest(msg=message))

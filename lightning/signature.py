@@ -13,8 +13,12 @@ from coincurve.ecdsa import cdata_to_der, deserialize_compact
 PREFIX = b"Lightning Signed Message:"
 PUBKEY_BYTES = 33
 COMPACT_BYTES = 64
+TEXT_CHARACTERS = 104
+# The first byte of a recoverable signature, as lnd (btcec) reads it: 27 + recovery id, + 4 for a compressed key.
+HEADERS = range(27, 35)
 
-_ZBASE32 = str.maketrans("ybndrfg8ejkmcpqxot1uwisza345h769", "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")
+_ALPHABET = "ybndrfg8ejkmcpqxot1uwisza345h769"
+_ZBASE32 = str.maketrans(_ALPHABET, "ABCDEFGHIJKLMNOPQRSTUVWXYZ234567")
 
 
 def digest(message: bytes) -> bytes:
@@ -27,6 +31,26 @@ def compact_from_zbase32(text: str) -> bytes:
         raise ValueError("a signature of lnd has 104 characters")
     raw = base64.b32decode(text.translate(_ZBASE32))
     return raw[1:]
+
+
+def recover(*, message: bytes, text: str) -> bytes:
+    """The compressed key whose signature of `message` this is: that of lnd's VerifyMessage, without its question to the
+    graph. ValueError, which says why, when the text is no signature at all. Almost any other text is one by some key."""
+    if len(text) != TEXT_CHARACTERS:
+        raise ValueError(f"has {len(text)} characters; a signature has {TEXT_CHARACTERS}")
+    illegal = next((index for index, char in enumerate(text) if char not in _ALPHABET), None)
+    if illegal is not None:
+        raise ValueError(f"is not zbase32 (character {illegal + 1})")
+    raw = base64.b32decode(text.translate(_ZBASE32))
+    if raw[0] not in HEADERS:
+        raise ValueError(f"is no signature (its first byte is {raw[0]})")
+    recoverable = raw[1:] + bytes([(raw[0] - HEADERS.start) & 3])
+    try:
+        return PublicKey.from_signature_and_message(recoverable, digest(message), hasher=None).format()
+    except Exception as error:  # coincurve raises a bare Exception for r, s or a point that cannot be
+        if not isinstance(error, ValueError) and type(error) is not Exception:
+            raise
+        raise ValueError("is no signature (no key could have made it)") from None
 
 
 def verify(*, message: bytes, compact: bytes, pubkey: bytes) -> bool:

@@ -43,3 +43,8 @@ def are_known(pubkeys: Iterable[str]) -> set[str]:
     """Those that this node has written to, or that were marked."""
     known = Peer.objects.filter(Q(written_to=True) | Q(marked=True), pubkey__in=list(pubkeys))
     return set(known.values_list("pubkey", flat=True))
+
+
+def is_stored(pubkey: str) -> bool:
+    """Whether this node has had to do with that one, in either direction."""
+    return Peer.objects.filter(pubkey=pubkey).exists()

@@ -119,11 +119,11 @@ def _shown(message: Message) -> dict:
         "attempts": message.attempts,
         "fee_msat": message.fee_msat,
         "error": message.error,
-        "created_at": _rfc3339(message.created_at),
-        "updated_at": _rfc3339(message.updated_at),
+        "created_at": rfc3339(message.created_at),
+        "updated_at": rfc3339(message.updated_at),
         "parts": message.parts,
     }
 
 
-def _rfc3339(moment: datetime) -> str:
+def rfc3339(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -100,7 +100,15 @@ def service_settings(config, own_pubkey: str) -> dict[str, Any]:
 
 def make_hub(config, database: Database, *, beside_engine: bool) -> Hub:
     woken = beside_engine or config.redis_url
-    return Hub(database, poll_seconds=POLL_WHEN_WOKEN_SECONDS if woken else UNWOKEN_POLL_SECONDS)
+    return Hub(
+        database,
+        poll_seconds=POLL_WHEN_WOKEN_SECONDS if woken else UNWOKEN_POLL_SECONDS,
+        as_text=carries_text(config),
+    )
+
+
+def carries_text(config) -> bool:
+    return config.server.message_encoding == "text"
 
 
 def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None, version: str) -> Doors:
@@ -113,9 +121,10 @@ def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None, v
         version=version,
         engine=engine,
         forwarder=None if engine else Forwarder(str(config.server.grpc_addr)),
+        as_text=carries_text(config),
     )
 
 
 def max_body_bytes(config) -> int:
-    """Room for the largest message in base64 and JSON."""
-    return 2 * config.message.max_bytes + 65_536
+    """Room for the largest message in base64 and JSON, or in JSON's escapes: six characters a byte."""
+    return (6 if carries_text(config) else 2) * config.message.max_bytes + 65_536

@@ -23,10 +23,28 @@ async def send_message(
     expires_in: int | None,
     claim: Claim | None,
 ) -> dict[str, Any]:
+    return await _send(doors.engine, "message", "msg", msg, pubkey, amount, claim, reply_to_id, expires_in)
+
+
+async def send_to_stream(doors, *, pubkey: str, data: bytes, amount: int, claim: Claim | None) -> dict[str, Any]:
+    """Raw bytes, which the other node's stream tells as they are."""
+    return await _send(doors.engine, "websocket", "data", data, pubkey, amount, claim)
+
+
+async def _send(
+    engine,
+    service: str,
+    body_field: str,
+    body: bytes,
+    pubkey: str,
+    amount: int,
+    claim: Claim | None,
+    reply_to: UUID | None = None,
+    expires_seconds: int | None = None,
+) -> dict[str, Any]:
     """Sends `amount` sat with a message. Refuses what can be known to fail before anything is stored."""
-    engine = doors.engine
-    require_running(engine, "message")
-    require_sendable(engine, pubkey, len(msg), "msg", amount)
+    require_running(engine, service)
+    require_sendable(engine, pubkey, len(body), body_field, amount)
     # Before the balance is looked at: what was accepted once is not refused when it is asked for again.
     if claim and (accepted := await engine.outbox.answer(claim)):
         return {"id": str(accepted)}
@@ -39,12 +57,12 @@ async def send_message(
     try:
         return await services.message_send(
             outbox=engine.outbox,
-            service="message",
+            service=service,
             pubkey=pubkey,
-            body=msg,
+            body=body,
             amount_sat=amount,
-            reply_to=reply_to_id,
-            expires_seconds=expires_in,
+            reply_to=reply_to,
+            expires_seconds=expires_seconds,
             claim=claim,
         )
     except OverBudget as error:

@@ -1,8 +1,10 @@
 """The proto3 JSON mapping as grpc-gateway speaks it. Pure.
 
-protobuf's own json_format does the work; base64 that is none, which it lets pass, is refused before.
+protobuf's own json_format does the work; base64 that is none, which it lets pass, is refused before. With `as_text`
+(server.message_encoding: text) the fields of TEXT_FIELDS are UTF-8 text instead of base64, as they were in v0.1.3.
 """
 
+import base64
 import re
 from functools import cache
 from typing import Any
@@ -10,34 +12,38 @@ from typing import Any
 import grpc
 import orjson
 from google.protobuf import json_format
-from google.protobuf.descriptor import FieldDescriptor
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 from nodeapi.errors import ApiError, invalid
 
+TEXT_FIELDS = frozenset({"msg", "data"})
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
 _FIELD = re.compile(r"Failed to parse (\w+) field: (.*?)\.?$", re.DOTALL)
 
 
-def message_from_body(body: bytes, message_class: type[Message]) -> Message:
+def message_from_body(body: bytes, message_class: type[Message], *, as_text: bool = False) -> Message:
     """The message that a request body holds. No body is {}."""
-    return message_from_json(_load(body) if body.strip() else {}, message_class)
+    return message_from_json(_load(body) if body.strip() else {}, message_class, as_text=as_text)
 
 
-def message_from_json(data: Any, message_class: type[Message]) -> Message:
+def message_from_json(data: Any, message_class: type[Message], *, as_text: bool = False) -> Message:
     """The message that a JSON object holds. ApiError names the field that is wrong."""
     if not isinstance(data, dict):
         raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "body: must be a JSON object")
-    _normalise_bytes(data, message_class)
+    _normalise_bytes(data, message_class, as_text)
     try:
         return json_format.ParseDict(data, message_class(), ignore_unknown_fields=True)
     except json_format.ParseError as error:
         raise _field_error(str(error)) from None
 
 
-def json_from_message(message: Message) -> dict:
-    """Every field, empty ones too, in the proto's order; lowerCamelCase; 64-bit integers as strings; bytes in base64."""
+def json_from_message(message: Message, *, as_text: bool = False) -> dict:
+    """Every field, empty ones too, in the proto's order; lowerCamelCase; 64-bit integers as strings; bytes in base64, or
+    as text with U+FFFD in place of what is none."""
     data = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
+    if as_text:
+        _write_text(data, message.DESCRIPTOR)
     return {field.json_name: data[field.json_name] for field in message.DESCRIPTOR.fields if field.json_name in data}
 
 
@@ -56,10 +62,28 @@ def _load(body: bytes) -> Any:
         raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, f"body: is not JSON ({error.msg})") from None
 
 
-def _normalise_bytes(data: dict, message_class: type[Message]) -> None:
+def _normalise_bytes(data: dict, message_class: type[Message], as_text: bool) -> None:
     for name in _bytes_fields(message_class):
         if data.get(name) is not None:
-            data[name] = _standard_base64(name, data[name])
+            read = _base64_of_text if as_text and name in TEXT_FIELDS else _standard_base64
+            data[name] = read(name, data[name])
+
+
+def _base64_of_text(name: str, value: Any) -> str:
+    if not isinstance(value, str):
+        raise invalid(name, "must be text")
+    return base64.b64encode(value.encode()).decode()
+
+
+def _write_text(data: dict, descriptor: Descriptor) -> None:
+    """Puts text in place of base64, in messages within the message too."""
+    for field in descriptor.fields:
+        value = data.get(field.json_name)
+        if field.type == FieldDescriptor.TYPE_MESSAGE and value:
+            for inner in value if field.is_repeated else [value]:
+                _write_text(inner, field.message_type)
+        elif field.type == FieldDescriptor.TYPE_BYTES and field.name in TEXT_FIELDS and value is not None:
+            data[field.json_name] = base64.b64decode(value).decode(errors="replace")
 
 
 @cache

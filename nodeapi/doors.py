@@ -26,7 +26,7 @@ MAX_KEY_CHARACTERS = 255
 
 @dataclass(kw_only=True)
 class Doors:
-    """`engine` is there in the runimpd process, `forwarder` in every other."""
+    """`engine` is there in the runimpd process, `forwarder` in every other. `as_text`: JSON carries messages as text."""
 
     database: Database
     hub: Hub
@@ -35,6 +35,7 @@ class Doors:
     version: str
     engine: Engine | None = None
     forwarder: Forwarder | None = None
+    as_text: bool = False
 
     async def call(self, operation: Operation, request: Message, metadata: Mapping[str, str]) -> Message:
         """Carries out an operation for whoever sent this metadata. Raises ApiError and nothing else."""

@@ -5,6 +5,9 @@ import logging
 from dataclasses import dataclass
 from functools import partial
 
+from invoices.issuing import Issuer
+from invoices.paying import Payer
+from invoices.services import spent_on_invoices
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
 from messaging.budget import Budget, spent_on_messages
@@ -81,11 +84,13 @@ class Engine:
         self.published = self._waker.published
         self._clock = Clock()
         hints = HintBook(database)
+        carrier = KeysendCarrier(client, max_fee_sat=limits.max_fee_sat, max_fee_percent=limits.max_fee_percent)
+        budget = Budget(
+            database=database, limit_sat=limits.daily_budget_sat, sources=[spent_on_messages, spent_on_invoices]
+        )
         self.outbox = Outbox(
             database=database,
-            carrier=KeysendCarrier(
-                client, max_fee_sat=limits.max_fee_sat, max_fee_percent=limits.max_fee_percent
-            ),
+            carrier=carrier,
             own_pubkey=self.own_pubkey,
             record_numbers={service.service_type: service.record_number for service in registry.services},
             limits=limits.traffic,
@@ -93,7 +98,7 @@ class Engine:
             published=self._waker.published,
             hints=hints,
             own_hints=lambda: lnd.reply_hints,
-            budget=Budget(database=database, limit_sat=limits.daily_budget_sat, sources=[spent_on_messages]),
+            budget=budget,
         )
         self.inbox = Inbox(
             database=database,
@@ -104,6 +109,16 @@ class Engine:
             hints=hints,
             send_stored=self.outbox.send_stored,
             cost_msat=self.outbox.most_msat,
+        )
+        self.issuer = Issuer(
+            database=database, client=client, own_pubkey=self.own_pubkey.hex(), published=self._waker.published
+        )
+        self.payer = Payer(
+            database=database,
+            client=client,
+            own_pubkey=self.own_pubkey.hex(),
+            budget=budget,
+            fee_limit_msat=carrier.fee_limit_msat,
         )
         self._walk = Walk(
             database=database, inbox=self.inbox, own_pubkey=self.own_pubkey, list_invoices=client.list_invoices
@@ -117,6 +132,11 @@ class Engine:
         )
         lnd.on_return = self.outbox.retry_now
 
+    @property
+    def client(self) -> LndClient:
+        """For calls that are no more than a question to lnd."""
+        return self._client
+
     async def begin(self) -> None:
         """From here on nothing that reaches lnd is missed. LndError when lnd does not answer."""
         await self._walk.begin()
@@ -126,6 +146,7 @@ class Engine:
             group.create_task(self._waker.run())
             group.create_task(self.inbox.run())
             group.create_task(self.outbox.run())
+            group.create_task(self.payer.run())
             group.create_task(self.lnd.run())
             group.create_task(self.relay.run())
             group.create_task(self._listen())
@@ -161,6 +182,7 @@ class Engine:
         try:
             async for invoice in self._client.subscribe_invoices():
                 await self.inbox.take(invoice)
+                await self.issuer.take_live(invoice)
         except LndError as error:
             logger.warning("invoice stream: %s; opening it again", error)
         except Exception:
@@ -180,7 +202,7 @@ class Engine:
 
     async def _walk_safely(self) -> int:
         try:
-            found = (await self._walk.walk()).payments
+            found = (await self._walk.walk()).payments + await self.issuer.look()
         except LndError as error:
             logger.warning("invoices could not be looked through: %s; trying again later", error)
             return 0

@@ -10,7 +10,17 @@ from typing import Any
 
 from google.protobuf.message import Message
 
-from nodeapi import calls, federations, serializers, serializers_federation, serializers_socket
+from nodeapi import (
+    calls,
+    federations,
+    invoices,
+    serializers,
+    serializers_federation,
+    serializers_invoices,
+    serializers_signing,
+    serializers_socket,
+    signing,
+)
 from nodeapi.relay import calls as relay_calls
 
 Function = Callable[..., Awaitable[dict[str, Any]]]
@@ -171,5 +181,67 @@ OPERATIONS = (
         reply=serializers_socket.StopSocketResponse(),
         function=relay_calls.stop_socket,
         scope="send",
+    ),
+    Operation(
+        service="signing.Signing",
+        method="SignMessage",
+        http="POST",
+        path="/v1/sign",
+        request=serializers_signing.SignRequest(),
+        reply=serializers_signing.SignResponse(),
+        function=signing.sign_message,
+        scope="send",
+    ),
+    Operation(
+        service="signing.Signing",
+        method="VerifySignature",
+        http="POST",
+        path="/v1/verify",
+        request=serializers_signing.VerifyRequest(),
+        reply=serializers_signing.VerifyResponse(),
+        function=signing.verify_signature,
+        scope="read",
+    ),
+    Operation(
+        service="lightning.Lightning",
+        method="GenerateInvoice",
+        http="POST",
+        path="/v1/lightning/generateinvoice",
+        request=serializers_invoices.GenerateInvoiceRequest(),
+        reply=serializers_invoices.GenerateInvoiceResponse(),
+        function=invoices.generate_invoice,
+        scope="send",
+    ),
+    Operation(
+        service="lightning.Lightning",
+        method="PayInvoice",
+        http="POST",
+        path="/v1/lightning/payinvoice",
+        request=serializers_invoices.PayInvoiceRequest(),
+        reply=serializers_invoices.PayInvoiceResponse(),
+        function=invoices.pay_invoice,
+        scope="pay",
+        once=True,
+    ),
+    Operation(
+        service="lightning.Lightning",
+        method="CheckInvoice",
+        http="POST",
+        path="/v1/lightning/checkinvoice",
+        request=serializers_invoices.CheckInvoiceRequest(),
+        reply=serializers_invoices.CheckInvoiceResponse(),
+        function=invoices.check_invoice,
+        scope="read",
+    ),
+    Operation(
+        service="websocket.Websocket",
+        method="Send",
+        http="POST",
+        path="/v1/websocket/send",
+        request=serializers.SendToStreamRequest(),
+        reply=serializers.SendToStreamResponse(),
+        function=calls.send_to_stream,
+        scope="send",
+        once=True,
     ),
 )

@@ -45,12 +45,15 @@ class ProtoJsonRenderer(BaseRenderer):
     format = "json"
     charset = None
 
+    def __init__(self, *, as_text: bool):
+        self._as_text = as_text
+
     def render(self, data, accepted_media_type=None, renderer_context=None) -> bytes:
-        return codec.dump(codec.json_from_message(data) if isinstance(data, Message) else data)
+        return codec.dump(codec.json_from_message(data, as_text=self._as_text) if isinstance(data, Message) else data)
 
 
 PARSERS = (RawParser(),)
-RENDERER = ProtoJsonRenderer()
+RENDERERS = {as_text: ProtoJsonRenderer(as_text=as_text) for as_text in (False, True)}
 
 
 class OperationView(APIView):
@@ -64,7 +67,8 @@ class OperationView(APIView):
 
     def initial(self, request: Request) -> None:
         """The API speaks JSON, whatever is asked for. Who may call is the doors' matter, the same for REST and gRPC."""
-        request.accepted_renderer, request.accepted_media_type = RENDERER, RENDERER.media_type
+        renderer = RENDERERS[self.doors.as_text]
+        request.accepted_renderer, request.accepted_media_type = renderer, renderer.media_type
 
     async def dispatch(self, request: HttpRequest, headers: Mapping[str, str], **path_fields: str) -> Response:
         self.args, self.kwargs = (), path_fields
@@ -81,9 +85,11 @@ class OperationView(APIView):
     def _message(self, request, path_fields: dict[str, str]) -> Message:
         if self.operation.http == "POST":
             body = request.data or b""
-            return codec.message_from_body(body, self.operation.request_class)
+            return codec.message_from_body(body, self.operation.request_class, as_text=self.doors.as_text)
         fields = query_fields(request.META["QUERY_STRING"], repeated_fields(self.operation.request_class))
-        return codec.message_from_json(fields | path_fields, self.operation.request_class)
+        return codec.message_from_json(
+            fields | path_fields, self.operation.request_class, as_text=self.doors.as_text
+        )
 
 
 class ApiRequest(HttpRequest):

@@ -9,7 +9,7 @@ from rest_framework import serializers
 from lightning import signature
 from messaging.models import Direction, State
 from nodeapi.errors import invalid
-from protos import messaging_pb2, node_pb2
+from protos import messaging_pb2, node_pb2, websocket_pb2
 
 MAX_SAT = 21_000_000 * 100_000_000
 # Receivers keep the parts of a message for an hour more than this.
@@ -60,6 +60,13 @@ class PubkeyField(serializers.CharField):
 class BytesField(serializers.Field):
     def to_internal_value(self, data: Any) -> bytes:
         return bytes(data)
+
+
+class TextField(serializers.Field):
+    """Text as it is, spaces and all."""
+
+    def to_internal_value(self, data: Any) -> str:
+        return str(data)
 
 
 class UUIDField(serializers.UUIDField):
@@ -159,3 +166,17 @@ class GetInfoRequest(RequestSerializer):
 class GetInfoResponse(ReplySerializer):
     class Meta:
         proto_class = node_pb2.GetInfoResponse
+
+
+class SendToStreamRequest(RequestSerializer):
+    pubkey = PubkeyField(error_messages={"required": "is missing"})
+    data = BytesField(error_messages={"required": "is missing or empty"})
+    amount = SatField()
+
+    class Meta:
+        proto_class = websocket_pb2.SendRequest
+
+
+class SendToStreamResponse(ReplySerializer):
+    class Meta:
+        proto_class = websocket_pb2.SendResponse

@@ -36,6 +36,7 @@ class Frame:
     """One event, encoded at most once for each kind of door."""
 
     event: Event
+    as_text: bool = False
 
     @property
     def seq(self) -> int:
@@ -56,13 +57,13 @@ class Frame:
 
     @cached_property
     def text(self) -> str:
-        return codec.dump({"result": codec.json_from_message(self.message)}).decode()
+        return codec.dump({"result": codec.json_from_message(self.message, as_text=self.as_text)}).decode()
 
 
-def notice(seq: int, text: str) -> Frame:
+def notice(seq: int, text: str, *, as_text: bool) -> Frame:
     """What the stream says of itself: no event of the log, but in its place."""
     data = codec.dump({"error": text})
-    return Frame(Event(seq=seq, message_id=UUID(int=0), data=data, service_type=NOTICE, amount_sat=0))
+    return Frame(Event(seq=seq, message_id=UUID(int=0), data=data, service_type=NOTICE, amount_sat=0), as_text)
 
 
 class Subscription:
@@ -122,10 +123,12 @@ class Subscription:
         oldest, newest = await self._hub.kept()
         if cursor > newest:
             self.position = newest
-            return [notice(newest, f"the log ends at {newest}, before {cursor}: it is not the log that this cursor is from")]
+            text = f"the log ends at {newest}, before {cursor}: it is not the log that this cursor is from"
+            return [notice(newest, text, as_text=self._hub.as_text)]
         if 0 < cursor < oldest - 1:
             self.position = oldest - 1
-            return [notice(oldest - 1, f"events {cursor + 1} to {oldest - 1} are no longer kept")]
+            text = f"events {cursor + 1} to {oldest - 1} are no longer kept"
+            return [notice(oldest - 1, text, as_text=self._hub.as_text)]
         return []
 
     async def _from_log(self) -> list[Frame]:
@@ -145,8 +148,9 @@ class Subscription:
 class Hub:
     """Reads the log when woken, and every `poll_seconds` besides, because wakes may be lost."""
 
-    def __init__(self, database: Database, *, poll_seconds: float):
+    def __init__(self, database: Database, *, poll_seconds: float, as_text: bool = False):
         self._database = database
+        self.as_text = as_text
         self._poll_seconds = poll_seconds
         self._wake = asyncio.Event()
         self._listening = True
@@ -167,7 +171,7 @@ class Hub:
 
     async def read(self, after: int, services: frozenset[str]) -> list[Frame]:
         found = await self._database.read(partial(events.read_after, after, limit=PAGE, services=services))
-        return [Frame(event) for event in found]
+        return [Frame(event, self.as_text) for event in found]
 
     async def kept(self) -> tuple[int, int]:
         return await self._database.read(events.kept)
@@ -198,7 +202,7 @@ class Hub:
     def feed(self, fresh: list[Event]) -> None:
         """Events that this process has just committed: they need not be read again, unless others are before them."""
         if fresh[0].seq == self.last_seq + 1:
-            self._hand_out([Frame(event) for event in fresh])
+            self._hand_out([Frame(event, self.as_text) for event in fresh])
         else:
             self._wake.set()
 

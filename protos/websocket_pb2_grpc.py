@@ -40,6 +40,11 @@ class WebsocketStub:
                 request_serializer=protos_dot_websocket__pb2.SubscribeRequest.SerializeToString,
                 response_deserializer=protos_dot_websocket__pb2.SubscribeResponse.FromString,
                 _registered_method=True)
+        self.Send = channel.unary_unary(
+                '/websocket.Websocket/Send',
+                request_serializer=protos_dot_websocket__pb2.SendRequest.SerializeToString,
+                response_deserializer=protos_dot_websocket__pb2.SendResponse.FromString,
+                _registered_method=True)
 
 
 class WebsocketServicer:
@@ -53,6 +58,13 @@ class WebsocketServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Send(self, request, context):
+        """Sends raw bytes to the stream of another node, where they are told as serviceType websocket. POST /v1/websocket/send
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_WebsocketServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -60,6 +72,11 @@ def add_WebsocketServicer_to_server(servicer, server):
                     servicer.Subscribe,
                     request_deserializer=protos_dot_websocket__pb2.SubscribeRequest.FromString,
                     response_serializer=protos_dot_websocket__pb2.SubscribeResponse.SerializeToString,
+            ),
+            'Send': grpc.unary_unary_rpc_method_handler(
+                    servicer.Send,
+                    request_deserializer=protos_dot_websocket__pb2.SendRequest.FromString,
+                    response_serializer=protos_dot_websocket__pb2.SendResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -90,6 +107,33 @@ class Websocket:
             '/websocket.Websocket/Subscribe',
             protos_dot_websocket__pb2.SubscribeRequest.SerializeToString,
             protos_dot_websocket__pb2.SubscribeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Send(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/websocket.Websocket/Send',
+            protos_dot_websocket__pb2.SendRequest.SerializeToString,
+            protos_dot_websocket__pb2.SendResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -86,6 +86,18 @@ find_postgres || refuse_packaged_cluster
 need postgresql find_postgres
 find_postgres
 
+# Clients in JavaScript are tested where node and npm are; apt's npm would take minutes.
+install_javascript() {
+    packages="$here/tests/clients/javascript"
+    if ! command -v npm >/dev/null 2>&1; then
+        say "Clients in JavaScript are not tested: node and npm are not here."
+        return 0
+    fi
+    [ "$packages/node_modules/.package-lock.json" -nt "$packages/package-lock.json" ] && return 0
+    (cd "$packages" && npm ci --no-audit --no-fund --silent >/dev/null 2>&1) || say "Clients in JavaScript are not tested: npm ci failed."
+}
+install_javascript
+
 redis_process=""
 services=$(mktemp -d)
 # Of short name, for the socket in it, and below a directory that its user may enter.

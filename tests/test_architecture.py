@@ -8,15 +8,16 @@ import pytest
 
 from tests.support.nodes import ROOT
 
-ROOMS = ("lightning", "messaging", "federation", "nodeapi", "impervious_site", "protos")
+ROOMS = ("lightning", "messaging", "federation", "invoices", "nodeapi", "impervious_site", "protos")
 # A floor imports from these rooms only, and from its own.
 MAY_IMPORT = {
     "protos": set(),
     "lightning": {"protos"},
     "messaging": {"protos", "lightning"},
     "federation": {"protos", "lightning", "messaging"},
-    "nodeapi": {"protos", "lightning", "messaging", "federation"},
-    "impervious_site": {"protos", "lightning", "messaging", "federation", "nodeapi"},
+    "invoices": {"protos", "lightning", "messaging"},
+    "nodeapi": {"protos", "lightning", "messaging", "federation", "invoices"},
+    "impervious_site": {"protos", "lightning", "messaging", "federation", "invoices", "nodeapi"},
 }
 # Django has to be set up, or not be loaded at all, before these import.
 MAY_IMPORT_INSIDE_FUNCTIONS = {"manage.py", "nodeapi/management/commands/runimpd.py"}

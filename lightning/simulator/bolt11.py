@@ -9,14 +9,12 @@ from dataclasses import dataclass
 
 from coincurve import PrivateKey, PublicKey
 
+from lightning.bech32 import CHARSET, VALUES, expand, polymod
 from lightning.simulator.errors import MAX_MSAT, CallError
 
 PREFIX = "lnsb"
 DEFAULT_EXPIRY_SECONDS = 3600
 DEFAULT_CLTV = 18
-_CHARSET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
-_VALUES = {char: value for value, char in enumerate(_CHARSET)}
-_GENERATORS = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 _MSAT_PER_BITCOIN = 100_000_000_000
 # The multiplier's msat of one unit, times 10 because a pico-bitcoin is a tenth of an msat.
 _TENTHS = {"m": 10**9, "u": 10**6, "n": 10**3, "p": 1}
@@ -61,7 +59,7 @@ def encode(request: PaymentRequest, key: PrivateKey) -> str:
         data += _field("r", _groups(_pack_hint(hint)))
     data += _field("9", _integer(_FEATURES))
     data += _groups(key.sign_recoverable(_digest(human, data), hasher=None))
-    return human + "1" + "".join(_CHARSET[value] for value in data + _checksum(human, data))
+    return human + "1" + "".join(CHARSET[value] for value in data + _checksum(human, data))
 
 
 def decode(text: str) -> PaymentRequest:
@@ -91,14 +89,14 @@ def _split(text: str) -> tuple[str, list[int]]:
         raise CallError("string not all lowercase or all uppercase")
     text = text.lower()
     human, separator, coded = text.rpartition("1")
-    if not separator or len(coded) < 6 or any(char not in _VALUES for char in coded):
+    if not separator or len(coded) < 6 or any(char not in VALUES for char in coded):
         raise CallError("invalid index of 1 or invalid character in the payment request")
     if not human.startswith("ln"):
         raise CallError('prefix should be "ln"')
     if not human.startswith(PREFIX) or human[len(PREFIX) :][:1].isalpha():
         raise CallError("invoice not for current active network 'simnet'")
-    data = [_VALUES[char] for char in coded]
-    if _polymod(_expand(human) + data) != 1:
+    data = [VALUES[char] for char in coded]
+    if polymod(expand(human) + data) != 1:
         raise CallError("invalid checksum in the payment request")
     return human, data[:-6]
 
@@ -109,7 +107,7 @@ def _tags(groups: list[int]) -> dict[str, list[list[int]]]:
         length = groups[1] * 32 + groups[2]
         if len(groups) < 3 + length:
             raise CallError("invalid field length")
-        tags.setdefault(_CHARSET[groups[0]], []).append(groups[3 : 3 + length])
+        tags.setdefault(CHARSET[groups[0]], []).append(groups[3 : 3 + length])
         groups = groups[3 + length :]
     return tags
 
@@ -161,7 +159,7 @@ def _unpack_hint(raw: bytes) -> HopHint:
 
 
 def _field(tag: str, groups: list[int]) -> list[int]:
-    return [_VALUES[tag], len(groups) // 32, len(groups) % 32, *groups]
+    return [VALUES[tag], len(groups) // 32, len(groups) % 32, *groups]
 
 
 def _integer(value: int, length: int | None = None) -> list[int]:
@@ -206,20 +204,5 @@ def _digest(human: str, data: list[int]) -> bytes:
 
 
 def _checksum(human: str, data: list[int]) -> list[int]:
-    value = _polymod(_expand(human) + data + [0] * 6) ^ 1
+    value = polymod(expand(human) + data + [0] * 6) ^ 1
     return [value >> 5 * (5 - index) & 31 for index in range(6)]
-
-
-def _expand(human: str) -> list[int]:
-    return [ord(char) >> 5 for char in human] + [0] + [ord(char) & 31 for char in human]
-
-
-def _polymod(values: list[int]) -> int:
-    checksum = 1
-    for value in values:
-        top = checksum >> 25
-        checksum = (checksum & 0x1FFFFFF) << 5 ^ value
-        for index, generator in enumerate(_GENERATORS):
-            if top >> index & 1:
-                checksum ^= generator
-    return checksum

@@ -300,6 +300,12 @@ def test_an_empty_api_key_is_not_no_api_key(node):
     only(node.problems(server={"api_key": KEY}), "server.api_key", "IMPD_SERVER__API_KEY")
 
 
+def test_message_encoding(node):
+    assert node.load().server.message_encoding == "base64"
+    assert node.load(server={"message_encoding": "text"}).server.message_encoding == "text"
+    assert node.load({"IMPD_SERVER__MESSAGE_ENCODING": "text"}).server.message_encoding == "text"
+
+
 def test_hosts_and_origins(node):
     server = {
         "allowed_hosts": ["Node.Example.com", "10.0.0.7"],
@@ -405,7 +411,7 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
 @pytest.mark.parametrize(
     "section, values, key, words",
     [
-        ("server", {"message_encoding": "text"}, "server.message_encoding", ("is not available in this version",)),
+        ("server", {"message_encoding": "utf-8"}, "server.message_encoding", ("must be base64 or text",)),
         ("database", {"url": "postgresql://u:hunter2@h"}, "database.url", ("is no address of a PostgreSQL database",)),
         ("database", {"url": "postgresql://u:@hunter2@h/d"}, "database.url", ("percent codes", "%40")),
         ("database", {"url": "postgresql://u:hunter2/x@h/d"}, "database.url", ("percent codes",)),

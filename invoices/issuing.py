@@ -1,0 +1,101 @@
+"""Invoices made here: from lnd, and their payment told exactly once, whether the stream tells of it or a look at lnd."""
+
+import logging
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from uuid import UUID
+
+import grpc
+from django.db import Error as DatabaseError
+
+from invoices import services
+from invoices.models import Invoice
+from lightning.client import LndClient, LndError
+from messaging import events
+from messaging.database import Database
+from protos.lnrpc import lightning_pb2
+
+logger = logging.getLogger(__name__)
+
+# lnd's own default.
+DEFAULT_EXPIRES_SECONDS = 86_400
+
+
+@dataclass(frozen=True, kw_only=True)
+class Issued:
+    id: UUID
+    payment_request: str
+    payment_hash: bytes
+    expires_at: datetime
+
+
+class Issuer:
+    """`own_pubkey` is that of the lnd (hexadecimal). Raises what the client raises."""
+
+    def __init__(self, *, database: Database, client: LndClient, own_pubkey: str, published: events.Published):
+        self._database = database
+        self._client = client
+        self._own_pubkey = own_pubkey
+        self._published = published
+
+    async def issue(self, *, amount_sat: int, memo: str, expires_seconds: int | None, private: bool) -> Issued:
+        """A new invoice, stored before anybody hears of it. `private`: with hints over private channels."""
+        expires_seconds = expires_seconds or DEFAULT_EXPIRES_SECONDS
+        asked = lightning_pb2.Invoice(memo=memo, value=amount_sat, expiry=expires_seconds, private=private)
+        added = await self._client.add_invoice(asked)
+        # lnd counts from its own clock, at most a moment ago.
+        expires_at = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=expires_seconds)
+        invoice = Invoice(
+            payee=self._own_pubkey,
+            payment_hash=added.r_hash,
+            payment_request=added.payment_request,
+            memo=memo,
+            amount_msat=amount_sat * 1000,
+            expires_at=expires_at,
+        )
+        await self._database.write(partial(Invoice.objects.bulk_create, [invoice]))
+        return Issued(
+            id=invoice.id,
+            payment_request=added.payment_request,
+            payment_hash=added.r_hash,
+            expires_at=expires_at,
+        )
+
+    async def take(self, invoice: lightning_pb2.Invoice) -> bool:
+        """Reads an invoice of lnd. Whether it is news that it was paid."""
+        if invoice.is_keysend:
+            return False
+        if invoice.state == lightning_pb2.Invoice.SETTLED:
+            return await self._database.write(
+                partial(
+                    services.invoice_settle,
+                    payment_hash=invoice.r_hash,
+                    paid_msat=invoice.amt_paid_msat,
+                    published=self._published,
+                )
+            )
+        if invoice.state == lightning_pb2.Invoice.CANCELED:
+            await self._database.write(partial(services.invoice_cancel, invoice.r_hash))
+        return False
+
+    async def take_live(self, invoice: lightning_pb2.Invoice) -> None:
+        """From the stream. What cannot be stored now is found by the next look."""
+        try:
+            await self.take(invoice)
+        except DatabaseError as error:
+            logger.error("a paid invoice could not be stored (%s); it is looked at again", error)
+
+    async def look(self) -> int:
+        """Asks lnd for each invoice that may still be paid; how many payments were not known."""
+        found = 0
+        for invoice in await self._database.read(partial(services.invoice_open, self._own_pubkey)):
+            payment_hash = bytes(invoice.payment_hash)
+            try:
+                found += await self.take(await self._client.lookup_invoice(payment_hash))
+            except LndError as error:
+                if error.code is not grpc.StatusCode.NOT_FOUND:
+                    raise
+                # lnd deletes only what was canceled, or was restored from a state before this invoice.
+                await self._database.write(partial(services.invoice_cancel, payment_hash))
+        return found

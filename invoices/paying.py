@@ -1,0 +1,240 @@
+"""Payments of invoices: each is stored before lnd hears of it, and its end is asked of lnd after a crash.
+
+lnd guards the payment hash, so that the same invoice is never paid twice, whoever asks for it and however often.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from datetime import timedelta
+from functools import partial
+from uuid import UUID
+
+import grpc
+from django.utils import timezone
+
+from invoices import services
+from invoices.models import InvoicePayment
+from lightning.client import LndClient, LndError
+from messaging import idempotency
+from messaging.budget import Budget
+from messaging.database import Database
+from messaging.idempotency import Claim, Claims
+from protos.lnrpc import lightning_pb2
+from protos.routerrpc import router_pb2
+
+logger = logging.getLogger(__name__)
+
+# How long lnd looks for a way.
+PAYMENT_SECONDS = 60
+# lnd's usual bound of a payment's parts.
+MAX_PARTS = 16
+AGAIN_SECONDS = 2.0
+# A payment that lnd has never heard of is sent again so long after it was asked for, and failed later: nobody expects it
+# any more.
+STILL_WANTED = timedelta(minutes=10)
+
+Failure = InvoicePayment.Failure
+_FAILURES = {
+    lightning_pb2.FAILURE_REASON_TIMEOUT: (Failure.TIMEOUT, "the payment found no way in time"),
+    lightning_pb2.FAILURE_REASON_NO_ROUTE: (
+        Failure.ROUTE,
+        "no route now: no channels with enough balance lead to the payee within the fee limit",
+    ),
+    lightning_pb2.FAILURE_REASON_ERROR: (Failure.ROUTE, "the payment failed on its way"),
+    lightning_pb2.FAILURE_REASON_INCORRECT_PAYMENT_DETAILS: (
+        Failure.REFUSED,
+        "the payee refused the payment: the invoice is paid, canceled or expired there, or the amount is not enough",
+    ),
+    lightning_pb2.FAILURE_REASON_INSUFFICIENT_BALANCE: (Failure.BALANCE, "the channels' balance is too low now"),
+    lightning_pb2.FAILURE_REASON_CANCELED: (Failure.REFUSED, "the payment was canceled in lnd"),
+}
+
+
+class OtherPayer(Exception):
+    """The payment is under way from another lnd than today's: what became of it cannot be told."""
+
+
+class Payer:
+    """`pay` answers with the payment as it is after at most so many seconds; it goes on afterwards. `run` takes up what an
+    earlier process left, until cancelled. `own_pubkey` is that of the lnd (hexadecimal)."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        client: LndClient,
+        own_pubkey: str,
+        budget: Budget,
+        fee_limit_msat: Callable[[int], int],
+    ):
+        self._database = database
+        self._client = client
+        self._own_pubkey = own_pubkey
+        self._budget = budget
+        self._fee_limit_msat = fee_limit_msat
+        self._claims = Claims(database)
+        self._beginning: set[asyncio.Future] = set()
+        self._under_way: dict[UUID, asyncio.Task] = {}
+
+    async def known(self, payment_hash: bytes, claim: Claim | None) -> InvoicePayment | None:
+        """The payment that this claim was answered with before, whatever became of it; else one of this hash that is under
+        way or settled. Raises KeyReused."""
+        if claim and (payment_id := await self._claims.answer(claim)):
+            return await self._database.read(partial(services.payment_get, payment_id))
+        payment = await self._database.read(partial(services.payment_of, payment_hash))
+        if payment is None or payment.state == InvoicePayment.State.FAILED:
+            return None
+        if claim:
+            await self._claims.once(claim, partial(self._note, claim, payment.pk))
+        return payment
+
+    async def _note(self, claim: Claim, payment_id: UUID) -> UUID:
+        await self._database.write(lambda: idempotency.store([claim.row(payment_id)]))
+        return payment_id
+
+    async def pay(
+        self, request: lightning_pb2.PayReq, *, text: str, amount_msat: int, claim: Claim | None
+    ) -> InvoicePayment:
+        """Begins to pay, unless that was begun before. Raises OverBudget and KeyReused, having stored nothing."""
+        begin = partial(self._begin, request, text, amount_msat, claim)
+        beginning = asyncio.ensure_future(self._claims.once(claim, begin) if claim else begin())
+        self._beginning.add(beginning)
+        beginning.add_done_callback(self._beginning.discard)
+        # A caller who goes away must not leave behind a payment that is stored and not followed.
+        payment_id = await asyncio.shield(beginning)
+        return await self._database.read(partial(services.payment_get, payment_id))
+
+    async def end_of(self, payment: InvoicePayment, *, seconds: float) -> InvoicePayment:
+        """The payment when it has ended, or as it is after so many seconds. Raises OtherPayer."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + seconds
+        while payment.state == InvoicePayment.State.IN_FLIGHT and loop.time() < deadline:
+            if payment.payer != self._own_pubkey:
+                raise OtherPayer(payment.payer)
+            await asyncio.wait({self._follow(payment)}, timeout=deadline - loop.time())
+            payment = await self._database.read(partial(services.payment_get, payment.pk))
+        return payment
+
+    async def run(self) -> None:
+        try:
+            await self._take_up()
+            await asyncio.Event().wait()
+        finally:
+            for task in [*self._beginning, *self._under_way.values()]:
+                task.cancel()
+
+    async def _take_up(self) -> None:
+        while True:
+            try:
+                found = await self._database.read(partial(services.payments_in_flight, self._own_pubkey))
+                break
+            except Exception:
+                logger.exception("payments under way could not be read; trying again")
+                await asyncio.sleep(AGAIN_SECONDS)
+        for payment in found:
+            self._follow(payment)
+
+    async def _begin(
+        self, request: lightning_pb2.PayReq, text: str, amount_msat: int, claim: Claim | None
+    ) -> UUID:
+        fee_limit_msat = self._fee_limit_msat(amount_msat)
+        cost_msat = amount_msat + fee_limit_msat
+        async with self._budget.reserved(cost_msat):
+            wanted = InvoicePayment(
+                payer=self._own_pubkey,
+                payee=request.destination,
+                payment_hash=bytes.fromhex(request.payment_hash),
+                payment_request=text,
+                # A text of PostgreSQL holds no NUL.
+                memo=request.description.replace("\0", "\ufffd"),
+                amount_msat=amount_msat,
+                amount_given=not request.num_msat,
+                fee_limit_msat=fee_limit_msat,
+                cost_msat=cost_msat,
+            )
+            key = claim.row(wanted.pk) if claim else None
+            payment, begins = await self._database.write(partial(services.payment_begin, wanted, key))
+            if begins:
+                self._follow(payment, fresh=True)
+            return payment.pk
+
+    def _follow(self, payment: InvoicePayment, *, fresh: bool = False) -> asyncio.Task:
+        """The task that sees a payment to its end. One that is not `fresh` is asked for in lnd first."""
+        task = self._under_way.get(payment.pk)
+        # What begins anew follows a task that has ended, whose callback may not have run yet.
+        if fresh or task is None or task.done():
+            task = asyncio.get_running_loop().create_task(self._see_to_its_end(payment, fresh))
+            self._under_way[payment.pk] = task
+            task.add_done_callback(partial(self._forget, payment.pk))
+        return task
+
+    def _forget(self, payment_id: UUID, task: asyncio.Task) -> None:
+        if self._under_way.get(payment_id) is task:
+            del self._under_way[payment_id]
+
+    async def _see_to_its_end(self, payment: InvoicePayment, fresh: bool) -> None:
+        while True:
+            try:
+                ended = await (self._sent(payment) if fresh else self._tracked(payment))
+                if ended:
+                    await self._database.write(ended)
+                    return
+            except Exception:
+                logger.exception("a payment's end could not be stored; it is asked for again")
+            fresh = False
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _sent(self, payment: InvoicePayment) -> Callable[[], None] | None:
+        """Pays and waits. The step that stores how it ended; None when that cannot be told now."""
+        request = router_pb2.SendPaymentRequest(
+            payment_request=payment.payment_request,
+            amt_msat=payment.amount_msat if payment.amount_given else 0,
+            fee_limit_msat=payment.fee_limit_msat,
+            timeout_seconds=PAYMENT_SECONDS,
+            max_parts=MAX_PARTS,
+            no_inflight_updates=True,
+        )
+        try:
+            return _end(payment, await self._client.send_payment(request))
+        except LndError as error:
+            return await self._after_refusal(payment, error)
+
+    async def _after_refusal(self, payment: InvoicePayment, error: LndError) -> Callable[[], None] | None:
+        """Whatever lnd refused for, it may have begun: only its own record of the payment says that it has not."""
+        if error.trouble.passes or error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL):
+            return None
+        try:
+            return _end(payment, await self._client.track_payment(bytes(payment.payment_hash)))
+        except LndError as recorded:
+            if recorded.code is not grpc.StatusCode.NOT_FOUND:
+                return None
+        cause = error.details[:200] or str(error)
+        return partial(services.payment_fail, payment.pk, failure=Failure.REFUSED, cause=f"lnd refuses it: {cause}")
+
+    async def _tracked(self, payment: InvoicePayment) -> Callable[[], None] | None:
+        """The same for a payment that may have been begun before."""
+        try:
+            return _end(payment, await self._client.track_payment(bytes(payment.payment_hash)))
+        except LndError as error:
+            if error.code is not grpc.StatusCode.NOT_FOUND:
+                return None
+        if timezone.now() - payment.created_at < STILL_WANTED:
+            return await self._sent(payment)
+        cause = "lnd was away when it was asked for, and has never heard of it"
+        return partial(services.payment_fail, payment.pk, failure=Failure.ROUTE, cause=cause)
+
+
+def _end(payment: InvoicePayment, result: lightning_pb2.Payment) -> Callable[[], None]:
+    """The step that stores a payment's end as lnd tells it."""
+    if result.status == lightning_pb2.Payment.SUCCEEDED:
+        return partial(
+            services.payment_settle,
+            payment.pk,
+            amount_msat=result.value_msat,
+            fee_msat=result.fee_msat,
+            preimage=bytes.fromhex(result.payment_preimage),
+        )
+    name = lightning_pb2.PaymentFailureReason.Name(result.failure_reason).removeprefix("FAILURE_REASON_")
+    failure, cause = _FAILURES.get(result.failure_reason, (Failure.ROUTE, f"lnd: {name}"))
+    return partial(services.payment_fail, payment.pk, failure=failure, cause=cause)

@@ -1,0 +1,102 @@
+"""The steps of invoices and their payments in the database. Each is a transaction of its own or part of the caller's."""
+
+import json
+from datetime import datetime
+from uuid import UUID
+
+from django.db.models import Sum
+from django.utils import timezone
+
+from invoices.models import Invoice, InvoicePayment
+from messaging import events, idempotency
+from messaging.models import Event, IdempotencyKey
+
+# The stream's name for what happens to invoices.
+SERVICE_TYPE = "lightning"
+
+
+def invoice_open(payee: str) -> list[Invoice]:
+    return list(Invoice.objects.filter(payee=payee, state=Invoice.State.OPEN).order_by("created_at"))
+
+
+def invoice_settle(*, payment_hash: bytes, paid_msat: int, published: events.Published) -> bool:
+    """Notes that an invoice made here was paid, and tells it. False when it is known, or was not made here."""
+    invoice = Invoice.objects.filter(payment_hash=payment_hash, state=Invoice.State.OPEN).first()
+    if invoice is None:
+        return False
+    invoice.state, invoice.paid_msat, invoice.settled_at = Invoice.State.SETTLED, paid_msat, timezone.now()
+    invoice.save(update_fields=["state", "paid_msat", "settled_at"])
+    events.append([_paid_event(invoice)], published=published)
+    return True
+
+
+def invoice_cancel(payment_hash: bytes) -> None:
+    Invoice.objects.filter(payment_hash=payment_hash, state=Invoice.State.OPEN).update(state=Invoice.State.CANCELED)
+
+
+def _paid_event(invoice: Invoice) -> Event:
+    amount_sat = invoice.paid_msat // 1000
+    told = {
+        "paymentHash": bytes(invoice.payment_hash).hex(),
+        "invoice": invoice.payment_request,
+        "memo": invoice.memo,
+        "amount": str(amount_sat),
+    }
+    return Event(
+        message_id=invoice.id,
+        data=json.dumps(told, ensure_ascii=False, separators=(",", ":")).encode(),
+        service_type=SERVICE_TYPE,
+        amount_sat=amount_sat,
+    )
+
+
+def payment_of(payment_hash: bytes) -> InvoicePayment | None:
+    return InvoicePayment.objects.filter(payment_hash=payment_hash).first()
+
+
+def payment_get(payment_id: UUID) -> InvoicePayment | None:
+    return InvoicePayment.objects.filter(pk=payment_id).first()
+
+
+def payments_in_flight(payer: str) -> list[InvoicePayment]:
+    return list(InvoicePayment.objects.filter(payer=payer, state=InvoicePayment.State.IN_FLIGHT).order_by("created_at"))
+
+
+def payment_begin(wanted: InvoicePayment, key: IdempotencyKey | None) -> tuple[InvoicePayment, bool]:
+    """The payment of this hash, and whether it begins now: what is under way or paid stays as it is, what failed may be
+    tried again."""
+    known = payment_of(wanted.payment_hash)
+    begins = known is None or known.state == InvoicePayment.State.FAILED
+    payment = wanted if begins else known
+    if begins:
+        payment.pk, payment.attempts = (known.pk, known.attempts + 1) if known else (wanted.pk, 1)
+        payment.save(force_insert=known is None, force_update=known is not None)
+    if key:
+        key.pk, key.message_id = None, payment.pk
+        idempotency.store([key])
+    return payment, begins
+
+
+def payment_settle(payment_id: UUID, *, amount_msat: int, fee_msat: int, preimage: bytes) -> None:
+    InvoicePayment.objects.filter(pk=payment_id).update(
+        state=InvoicePayment.State.SETTLED,
+        amount_msat=amount_msat,
+        fee_msat=fee_msat,
+        cost_msat=amount_msat + fee_msat,
+        preimage=preimage,
+        failure="",
+        cause="",
+        ended_at=timezone.now(),
+    )
+
+
+def payment_fail(payment_id: UUID, *, failure: str, cause: str) -> None:
+    """It has cost nothing. What is settled stays settled."""
+    InvoicePayment.objects.filter(pk=payment_id, state=InvoicePayment.State.IN_FLIGHT).update(
+        state=InvoicePayment.State.FAILED, failure=failure, cause=cause[:500], cost_msat=0, ended_at=timezone.now()
+    )
+
+
+def spent_on_invoices(since: datetime) -> int:
+    """The msat that were spent on invoices since then, or may be (a source of messaging.budget)."""
+    return InvoicePayment.objects.filter(created_at__gte=since).aggregate(sum=Sum("cost_msat"))["sum"] or 0

@@ -1,0 +1,169 @@
+"""The service lightning: invoices made, paid and looked up."""
+
+import time
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from invoices.models import InvoicePayment
+from invoices.paying import OtherPayer
+from lightning.bech32 import checked_payment_request
+from lightning.client import LndError, Trouble
+from messaging.budget import OverBudget
+from messaging.idempotency import Claim
+from messaging.services import rfc3339
+from nodeapi.errors import ApiError, invalid
+from nodeapi.serializers_invoices import MAX_WAIT_SECONDS
+from protos.lnrpc import lightning_pb2
+
+_STATUS = {
+    InvoicePayment.Failure.REFUSED: grpc.StatusCode.FAILED_PRECONDITION,
+    InvoicePayment.Failure.BALANCE: grpc.StatusCode.FAILED_PRECONDITION,
+    InvoicePayment.Failure.ROUTE: grpc.StatusCode.UNAVAILABLE,
+    InvoicePayment.Failure.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
+}
+
+
+async def generate_invoice(doors, *, amount: int, memo: str, expires_in: int | None) -> dict[str, Any]:
+    """For `amount` sat, or any amount (0)."""
+    engine = doors.engine
+    try:
+        issued = await engine.issuer.issue(
+            # A node that has only private channels is found by hints alone.
+            amount_sat=amount, memo=memo, expires_seconds=expires_in, private=bool(engine.lnd.reply_hints)
+        )
+    except LndError as error:
+        raise _lnd_error(error, "amount") from None
+    return {
+        "invoice": issued.payment_request,
+        "id": str(issued.id),
+        "payment_hash": issued.payment_hash.hex(),
+        "expires_at": rfc3339(issued.expires_at),
+    }
+
+
+async def pay_invoice(
+    doors, *, invoice: str, amount: int, timeout: int | None, claim: Claim | None
+) -> dict[str, Any]:
+    """Pays and waits. What was begun or paid before is not looked at again, only waited for."""
+    engine = doors.engine
+    text, request = await _read(engine, invoice)
+    payment = await engine.payer.known(bytes.fromhex(request.payment_hash), claim)
+    if payment is None:
+        amount_msat = _amount_msat(request, amount)
+        _require_payable(engine, request, amount_msat)
+        try:
+            payment = await engine.payer.pay(request, text=text, amount_msat=amount_msat, claim=claim)
+        except OverBudget as error:
+            raise ApiError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+    wait_seconds = timeout or MAX_WAIT_SECONDS
+    try:
+        payment = await engine.payer.end_of(payment, seconds=wait_seconds)
+    except OtherPayer as error:
+        raise ApiError(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"invoice: was begun to be paid by the lnd {error}, which this node no longer works with: look there",
+        ) from None
+    return _result(payment, wait_seconds)
+
+
+async def check_invoice(doors, *, invoice: str) -> dict[str, Any]:
+    engine = doors.engine
+    _, request = await _read(engine, invoice)
+    not_ours = ApiError(grpc.StatusCode.NOT_FOUND, "invoice: is not of this node")
+    # Another node may ask for a payment of the same hash.
+    if request.destination != engine.own_pubkey.hex():
+        raise not_ours
+    try:
+        found = await engine.client.lookup_invoice(bytes.fromhex(request.payment_hash))
+    except LndError as error:
+        raise not_ours if error.code is grpc.StatusCode.NOT_FOUND else _lnd_error(error, "invoice") from None
+    await engine.issuer.take(found)
+    paid = found.state == lightning_pb2.Invoice.SETTLED
+    return {
+        "paid": paid,
+        "state": lightning_pb2.Invoice.InvoiceState.Name(found.state).lower(),
+        "amount": found.value,
+        "amount_paid_msat": found.amt_paid_msat if paid else 0,
+        "payment_hash": found.r_hash.hex(),
+        "memo": found.memo,
+        "expires_at": _moment(found.creation_date + found.expiry),
+        "settled_at": _moment(found.settle_date) if paid else "",
+    }
+
+
+async def _read(engine, invoice: str) -> tuple[str, lightning_pb2.PayReq]:
+    """The payment request as text, and what is in it. ApiError when it is none of this network."""
+    try:
+        text = checked_payment_request(invoice, network=engine.lnd.network)
+        return text, await engine.client.decode_payment_request(text)
+    except ValueError as error:
+        raise invalid("invoice", str(error)) from None
+    except LndError as error:
+        raise _lnd_error(error, "invoice") from None
+
+
+def _amount_msat(request: lightning_pb2.PayReq, amount_sat: int) -> int:
+    if not request.num_msat and not amount_sat:
+        raise invalid("amount", "is missing: the invoice leaves the amount open, so give it in sat")
+    if request.num_msat and amount_sat and request.num_msat != amount_sat * 1000:
+        raise invalid("amount", f"is {amount_sat} sat, but the invoice asks for {_sat(request.num_msat)}; leave it out")
+    return request.num_msat or amount_sat * 1000
+
+
+def _require_payable(engine, request: lightning_pb2.PayReq, amount_msat: int) -> None:
+    if request.destination == engine.own_pubkey.hex():
+        raise invalid("invoice", "is this node's own: lnd does not pay itself")
+    until = request.timestamp + request.expiry
+    if until < time.time():
+        raise invalid("invoice", f"expired at {_moment(until)}")
+    limit_sat = engine.limits.max_amount_sat
+    field = "invoice" if request.num_msat else "amount"
+    if limit_sat is not None and amount_msat > limit_sat * 1000:
+        raise invalid(field, f"{_sat(amount_msat)} are more than lightning.max_amount_sat ({limit_sat})")
+    spendable_sat = engine.lnd.spendable_sat
+    if spendable_sat is not None and amount_msat > spendable_sat * 1000:
+        raise ApiError(
+            grpc.StatusCode.FAILED_PRECONDITION,
+            f"{field}: {_sat(amount_msat)} are more than the {spendable_sat} sat that this node can spend",
+        )
+
+
+def _result(payment: InvoicePayment, waited_seconds: int) -> dict[str, Any]:
+    if payment.state == InvoicePayment.State.IN_FLIGHT:
+        raise ApiError(
+            grpc.StatusCode.DEADLINE_EXCEEDED,
+            f"invoice: the payment is still under way after {waited_seconds} s; the same call again waits for the same "
+            "payment",
+        )
+    if payment.state == InvoicePayment.State.FAILED:
+        code = _STATUS.get(payment.failure, grpc.StatusCode.UNAVAILABLE)
+        raise ApiError(code, f"invoice: not paid: {payment.cause}")
+    return {
+        "preimage": bytes(payment.preimage).hex(),
+        "payment_hash": bytes(payment.payment_hash).hex(),
+        "amount_msat": payment.amount_msat,
+        "fee_msat": payment.fee_msat,
+        "payee": payment.payee,
+    }
+
+
+def _lnd_error(error: LndError, field: str) -> ApiError:
+    """What lnd refused for is in the request; anything else is lnd's trouble."""
+    if error.code is grpc.StatusCode.UNKNOWN and error.trouble is Trouble.REFUSED:
+        return invalid(field, f"lnd refuses it: {error.details[:200]}")
+    return ApiError(grpc.StatusCode.UNAVAILABLE, str(error))
+
+
+def _sat(amount_msat: int) -> str:
+    whole, rest = divmod(amount_msat, 1000)
+    return f"{whole}.{rest:03} sat" if rest else f"{whole} sat"
+
+
+def _moment(seconds: int) -> str:
+    """A time that a stranger wrote may be beyond all calendars."""
+    try:
+        return rfc3339(datetime.fromtimestamp(seconds, UTC))
+    except (OverflowError, OSError, ValueError):
+        return ""

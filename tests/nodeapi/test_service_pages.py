@@ -1,0 +1,47 @@
+"""The examples of the pages on signing, invoices and the raw bytes of a stream do what the pages say."""
+
+import json
+
+import pytest
+
+from tests.support.doc_examples import Page
+
+
+@pytest.fixture
+def environ(alice, bob) -> dict[str, str]:
+    return {
+        "ALICE": alice.http,
+        "BOB": bob.http,
+        "ALICE_GRPC": alice.grpc,
+        "BOB_GRPC": bob.grpc,
+        "BOB_KEY": bob.pubkey,
+    }
+
+
+def test_signing(alice, environ):
+    page = Page("signing.md", **environ)
+    assert len(json.loads(page.run("/v1/sign\n"))["signature"]) == 104
+    assert json.loads(page.run("/v1/verify")) == {"result": True, "pubkey": alice.pubkey}
+    assert page.run("SigningStub") == "True\n"
+    assert not page.left
+
+
+def test_invoices(bob, environ):
+    page = Page("invoices.md", **environ)
+    replies = page.run("INVOICE=$(").replace("}{", "}\n{").splitlines()
+    shown = page.output("INVOICE=$(").splitlines()
+    for reply, example in zip(replies, shown, strict=True):
+        assert json.loads(reply).keys() == json.loads(example).keys()
+    paid, checked = map(json.loads, replies)
+    assert (paid["payee"], checked["paid"], checked["memo"]) == (bob.pubkey, True, "two coffees")
+    assert page.run("LightningStub") == "True 64\n"
+    assert page.run("?service=lightning") == "True 21\n"
+    assert not page.left
+
+
+def test_websocket(environ):
+    page = Page("websocket.md", **environ)
+    assert len(json.loads(page.run("curl"))["id"]) == 36
+    assert page.run("?service=websocket") == "True b'\\x00\\x01 anything' 2\n"
+    assert page.run("WebsocketStub") == "36\n"
+    assert not page.left
