@@ -24,6 +24,9 @@ CLOCK_SLACK_SECONDS = 30
 # Our unanswered requests to one node that are remembered.
 MAX_ASKED = 16
 
+MAX_STEPS_OF_A_PEER_AN_HOUR = 20
+MAX_STEPS_AN_HOUR = 300
+
 FULL = "full"
 NOT_KNOWN = "not known to this node"
 REFUSED_BY_HAND = "refused by the operator"
@@ -106,11 +109,21 @@ def _waiting(pubkey: str) -> Federation:
 
 def request_received(message: Message, body: Body, settings: FederationSettings) -> Reaction:
     federation = Federation.objects.filter(pubkey=message.pubkey).first() or Federation(pubkey=message.pubkey)
+    if not federation.asked and _too_many_steps(federation.pubkey):
+        return Reaction(dropped="too_many_requests")
     federation.imp_id = body.imp_id
     federation.round = max(federation.round, body.round or 0)
     told = step_event(bodies.REQUEST, federation, message.message_id, received=message)
     reaction = _answer_request(federation, message, body, settings)
     return Reaction(events=[told, *reaction.events], answers=reaction.answers)
+
+
+def _too_many_steps(pubkey: str) -> bool:
+    """Each answer is a payment of ours: strangers, whose keys cost nothing, must not make this node pay without end."""
+    if Peer.objects.filter(pubkey=pubkey, marked=True).exists():
+        return False
+    lately = Step.objects.filter(created_at__gte=timezone.now() - timedelta(hours=1))
+    return lately.filter(pubkey=pubkey).count() >= MAX_STEPS_OF_A_PEER_AN_HOUR or lately.count() >= MAX_STEPS_AN_HOUR
 
 
 def _answer_request(

@@ -25,6 +25,7 @@ async def start_socket(doors) -> dict[str, Any]:
 
 
 async def stop_socket(doors) -> dict[str, Any]:
+    """Ends the relay, if one is running, and frees its ports."""
     require_running(doors.engine, SERVICE)
     await doors.engine.relay.stop()
     return {}
