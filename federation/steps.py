@@ -157,12 +157,13 @@ def accept_received(message: Message, body: Body, settings: FederationSettings) 
         return _unasked(federation, message, body, settings)
     now = timezone.now()
     latest = int(now.timestamp()) + settings.ttl_seconds + CLOCK_SLACK_SECONDS
-    if body.expires_at > latest:
+    holds_against = _holds_against(federation, body, settings)
+    if body.expires_at > latest and not holds_against:
         return _decline(federation, message, body, settings)
-    expires_at = datetime.fromtimestamp(body.expires_at, UTC)
+    expires_at = datetime.fromtimestamp(min(body.expires_at, latest), UTC)
     federation.imp_id = body.imp_id
     _strike_off(federation, message.reply_to)
-    if _holds_against(federation, body, settings):
+    if holds_against:
         # Ours, which crossed it, holds at both nodes; should it not get there, theirs does.
         federation.before_expires_at = expires_at
         _store(federation)
@@ -183,6 +184,12 @@ def _holds_against(federation: Federation, body: Body, settings: FederationSetti
     return (federation.round, decider) > (body.round, federation.pubkey)
 
 
+def _outranks(federation: Federation, body: Body, settings: FederationSettings) -> bool:
+    """Whether this accept is newer than what is agreed."""
+    decider = settings.own_pubkey if federation.agreed_here else federation.pubkey
+    return body.round is not None and (body.round, federation.pubkey) > (federation.round, decider)
+
+
 def _answers_us(federation: Federation, message: Message) -> bool:
     return str(message.reply_to) in federation.asked
 
@@ -200,8 +207,13 @@ def _unasked(federation: Federation, message: Message, body: Body, settings: Fed
     asked_once = Message.objects.filter(
         direction=Direction.OUT, pubkey=message.pubkey, message_id=message.reply_to, service=SERVICE
     )
-    if federation.state in (State.MEMBER, State.REQUESTED) or not asked_once.exists():
+    if federation.state == State.REQUESTED or not asked_once.exists():
         return Reaction(dropped="accept_unasked")
+    if federation.state == State.MEMBER:
+        # One that was declined before may hold at its sender against what was agreed since: then neither holds anything.
+        if not _outranks(federation, body, settings):
+            return Reaction(dropped="accept_unasked")
+        return _decline(federation, message, body, settings)
     federation.round = max(federation.round, body.round or 0)
     _store(federation)
     return Reaction(answers=[_leave_answer(federation, message, settings)], dropped="accept_unasked")
