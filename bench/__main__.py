@@ -10,13 +10,22 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-from bench import doors, fanout, latency, machine, memory, throughput, worlds
+from bench import catchup, commits, doors, fanout, joined, latency, machine, memory, relay, replay, stored, throughput, worlds
 from bench.report import Section
 from bench.settings import DEFAULT, QUICK, Settings
 
-NAMES = ("latency", "throughput", "doors", "fanout", "memory")
-ON_PAIRS = {"latency": latency.measure, "throughput": throughput.measure}
-ALONE = {"doors": doors.measure, "fanout": fanout.measure, "memory": memory.measure}
+ON_PAIRS = {"latency": latency.measure, "throughput": throughput.measure, "joined": joined.measure}
+ALONE = {
+    "doors": doors.measure,
+    "fanout": fanout.measure,
+    "memory": memory.measure,
+    "stored": stored.measure,
+    "catchup": catchup.measure,
+    "replay": replay.measure,
+    "relay": relay.measure,
+    "commits": commits.measure,
+}
+NAMES = (*ON_PAIRS, *ALONE)
 
 
 def main() -> int:

@@ -17,14 +17,15 @@ ZBASE32 = "ybndrfg8ejkmcpqxot1uwisza345h769"
 
 
 class Producer:
-    """Sends messages from one lnd to the node on another."""
+    """Sends messages from one lnd to the node on another, so many in each payment."""
 
-    def __init__(self, client: BareClient, to: str):
-        self._client, self._to = client, to
+    def __init__(self, client: BareClient, to: str, *, per_record: int = PER_RECORD):
+        self._client, self._to, self._per_record = client, to, per_record
 
     async def prepare(self, count: int) -> list[bytes]:
         """Records that hold `count` messages together."""
-        sizes = [PER_RECORD] * (count // PER_RECORD) + ([count % PER_RECORD] if count % PER_RECORD else [])
+        each = self._per_record
+        sizes = [each] * (count // each) + ([count % each] if count % each else [])
         return [await self._record(size) for size in sizes]
 
     async def _record(self, messages: int) -> bytes:

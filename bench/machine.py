@@ -82,6 +82,13 @@ def rss_kb(pid: int) -> int:
         return next(int(line.split()[1]) for line in file if line.startswith("VmRSS:"))
 
 
+def cpu_seconds(pid: int) -> float:
+    """Of one process, without those below it."""
+    with open(f"/proc/{pid}/stat") as file:
+        fields = file.read().rpartition(")")[2].split()
+    return sum(map(int, fields[11:13])) / os.sysconf("SC_CLK_TCK")
+
+
 def _processor() -> str:
     with open("/proc/cpuinfo") as file:
         return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown processor")

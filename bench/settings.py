@@ -17,6 +17,16 @@ class Settings:
     memory_clients: tuple[int, ...]
     memory_rounds: int
     starts: int
+    joined_seconds: float
+    joined_alone: int
+    stored_few: int
+    stored_many: int
+    stored_seconds: float
+    catchup_messages: int
+    replay_events: int
+    commits_seconds: float
+    relay_seconds: float
+    relay_delays: int
 
 
 DEFAULT = Settings(
@@ -30,6 +40,16 @@ DEFAULT = Settings(
     memory_clients=(1_000, 5_000),
     memory_rounds=2,
     starts=3,
+    joined_seconds=6.0,
+    joined_alone=20,
+    stored_few=1_000,
+    stored_many=1_000_000,
+    stored_seconds=4.0,
+    catchup_messages=10_000,
+    replay_events=100_000,
+    commits_seconds=3.0,
+    relay_seconds=2.0,
+    relay_delays=5_000,
 )
 QUICK = Settings(
     rounds=1,
@@ -42,4 +62,14 @@ QUICK = Settings(
     memory_clients=(1_000,),
     memory_rounds=1,
     starts=1,
+    joined_seconds=1.5,
+    joined_alone=8,
+    stored_few=1_000,
+    stored_many=20_000,
+    stored_seconds=1.0,
+    catchup_messages=500,
+    replay_events=5_000,
+    commits_seconds=0.6,
+    relay_seconds=0.5,
+    relay_delays=1_000,
 )

@@ -18,6 +18,8 @@ class Sightings:
     """When each key was first seen."""
 
     def __init__(self):
+        # Messages, or settled invoices, until now.
+        self.told = 0
         self._at: dict[Hashable, float] = {}
         self._waiting: dict[Hashable, asyncio.Future] = {}
 
@@ -64,6 +66,7 @@ class Stream(_Background):
             if event["serviceType"] == "delivery":
                 self.note(("delivery", event["id"]), moment)
             else:
+                self.told += 1
                 self.note(event["id"], moment)
 
 
@@ -84,6 +87,7 @@ class Invoices(_Background):
         try:
             async for invoice in call:
                 if invoice.state == lightning_pb2.Invoice.SETTLED:
+                    self.told += 1
                     self.note(invoice.r_hash, time.perf_counter())
         finally:
             call.cancel()

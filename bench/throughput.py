@@ -21,7 +21,7 @@ async def measure(pair: Pair, kind: str, settings: Settings) -> Section:
         node, bare = [], []
         for _ in range(settings.rounds):
             for way, rates in ((NodeFlights(pair), node), (BareFlights(pair), bare)):
-                rates.append(await _rate(way, pair, in_flight, settings.throughput_seconds))
+                rates.append(await rate(way, pair.a.http, in_flight, settings.throughput_seconds))
         target = None if simulated else Target("≥", 0.9)
         section.rows.append(Row(f"{in_flight} in flight", "1/s", node, bare, target=target))
     section.notes.append(
@@ -31,14 +31,15 @@ async def measure(pair: Pair, kind: str, settings: Settings) -> Section:
     return section
 
 
-async def _rate(way, pair: Pair, workers: int, seconds: float) -> float:
+async def rate(way, address: str, workers: int, seconds: float) -> float:
+    """Flights a second of so many workers, each in a closed loop over a connection of its own to the node there."""
     async with AsyncExitStack() as stack:
-        connections = [await stack.enter_async_context(RestClient(pair.a.http)) for _ in range(workers)]
+        connections = [await stack.enter_async_context(RestClient(address)) for _ in range(workers)]
         start = time.perf_counter()
         counts = await asyncio.gather(*(_worker(way, rest, start + seconds) for rest in connections))
-        rate = sum(counts) / (time.perf_counter() - start)
+        flights_a_second = sum(counts) / (time.perf_counter() - start)
     await asyncio.sleep(0.3)  # the last of it settles
-    return rate
+    return flights_a_second
 
 
 async def _worker(way, rest: RestClient, end: float) -> int:

@@ -4,7 +4,8 @@ Every event is one text frame of JSON with exactly two opening braces. Events ar
 of a frame looks like a brace or like a ping. Spoken to in lines of JSON:
     {"connect": N, "host": H, "port": P, "path": "/…"}  → {"connected": N, "seconds": S}    in addition to those that are there
     {"expect": EVENTS, "clients": N, "quiet": S}  → {"ready": 1}, and when each of the first N clients has had as many events, or
-        nothing came for S seconds: {"received": R, "lost": L, "last": monotonic seconds, "bytes": B}
+        nothing came for S seconds: {"received": R, "lost": L, "last": monotonic seconds, "bytes": B}. With "all": true, what
+        came before the question counts too.
 """
 
 import json
@@ -53,13 +54,14 @@ class Clients:
             if not answer.startswith(b"HTTP/1.1 101"):
                 raise ConnectionError(f"refused: {answer[:200]!r}")
             client.setblocking(False)
-            self._braces[client.fileno()] = 0
+            # Frames may have come with the answer.
+            self._braces[client.fileno()] = answer.partition(b"\r\n\r\n")[2].count(BRACE)
             self._poll.register(client, select.EPOLLIN)
         self._sockets += batch
 
-    def expect(self, events: int, clients: int, quiet: float) -> dict:
-        for number in self._braces:
-            self._braces[number] = 0
+    def expect(self, events: int, clients: int, quiet: float, *, count_all: bool = False) -> dict:
+        if not count_all:
+            self._braces = dict.fromkeys(self._braces, 0)
         watched = {client.fileno() for client in self._sockets[:clients]}
         self._last_bytes = 0
         complete, last, wanted = set(), time.monotonic(), 2 * events
@@ -123,7 +125,7 @@ def main() -> None:
         if "connect" in question:
             answer = clients.connect(question["connect"], question["host"], question["port"], question["path"])
         else:
-            answer = clients.expect(question["expect"], question["clients"], question["quiet"])
+            answer = clients.expect(question["expect"], question["clients"], question["quiet"], count_all=question.get("all", False))
         print(json.dumps(answer), flush=True)
 
 

@@ -1,8 +1,8 @@
 """The federation as the operator sees it, with what can be done: accept, refuse, leave.
 
 The admin may run in another process than the node, which alone writes how nodes stand to each other, and sends. So an
-action only stores a wish; the node's worker (worker.py) looks for wishes each second, carries each out in one transaction
-and notes its outcome. A wish that is made while the node does not run is carried out when it does.
+action only stores a wish; the node's worker (worker.py) looks for wishes each second, carries each out in one
+transaction and notes its outcome. A wish that is made while the node does not run is carried out when it does.
 """
 
 from django.contrib import admin, messages
@@ -74,12 +74,13 @@ class FederationAdmin(HistoryAdmin):
 
     def _wish(self, request, queryset, action: Wish.Action) -> None:
         asked_by = request.user.get_username()
-        wishes = [Wish(pubkey=pubkey, action=action, asked_by=asked_by) for pubkey in queryset.values_list("pk", flat=True)]
+        pubkeys = queryset.values_list("pk", flat=True)
+        wishes = [Wish(pubkey=pubkey, action=action, asked_by=asked_by) for pubkey in pubkeys]
         Wish.objects.bulk_create(wishes)
         self.message_user(
             request,
             f"Asked the node to {action.value}: {len(wishes)}. It does so within a second; what became of it is told "
-            "under Wishes.",
+            "under Instructions to the node.",
             messages.SUCCESS,
         )
 

@@ -1,8 +1,8 @@
 """The bodies of federate messages: JSON objects. Pure; every byte that is read comes from strangers.
 
-`ttl` is in seconds, `expires_at` in seconds since 1970 (UTC), both whole numbers. `round` is counted up by every accept: of
-two accepts that cross, both nodes hold the one of the higher round or, in the same round, of the greater key; a leave ends
-what was agreed up to its round. Nodes that do not tell it are taken to have seen everything.
+`ttl` is in seconds, `expires_at` in seconds since 1970 (UTC), both whole numbers. `round` is counted up by every accept:
+of two accepts that cross, both nodes hold the one of the higher round or, in the same round, of the greater key; a leave
+ends what was agreed up to its round. Nodes that do not tell it are taken to have seen everything.
 """
 
 from dataclasses import dataclass

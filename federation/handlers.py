@@ -24,6 +24,10 @@ def handle(message: Message, *, settings: FederationSettings) -> Reaction:
 
 def failed(message: Message, cause: str) -> list[Event]:
     """One of our messages will never be delivered."""
-    body = bodies.decode(bytes(message.body))
+    try:
+        body = bodies.decode(bytes(message.body))
+    except bodies.Unreadable:
+        # The end of a payment must be stored, whatever stands in its message.
+        return []
     step = _FAILED_STEPS.get(body.type)
     return step(message, cause) if step else []

@@ -1,4 +1,4 @@
-"""What is stored of the federation: how this node stands to each other one, how it came to that, and what the admin wishes."""
+"""What is stored: how this node stands to each other one, how it came to that, and what the operator wishes."""
 
 from django.db import models
 from django.utils import timezone
@@ -9,12 +9,12 @@ from federation.states import State
 class Federation(models.Model):
     """How this node stands to one other node. There is one row a node; those in the state `member` are our federation.
 
-    `asked` are our requests that are not answered yet, whatever the state: a member may have been asked again. `agreed_*` and
-    `round` name the accept that holds now: the request that it answered, whether this node made it, and in which round.
+    `asked` are our requests that are not answered yet, whatever the state: a member may have been asked again. `agreed_*`
+    and `round` name the accept that holds now: the request that it answered, whether this node made it, in which round.
     """
 
     pubkey = models.CharField("node", max_length=66, primary_key=True)
-    imp_id = models.CharField("name", max_length=128, blank=True, help_text="What the other node calls itself (its imp_id).")
+    imp_id = models.CharField("name", max_length=128, blank=True, help_text="What the other node calls itself.")
     state = models.CharField(max_length=16, choices=State)
     cause = models.CharField(max_length=500, blank=True, help_text="Why it came to this.")
     since = models.DateTimeField("member since", null=True, blank=True)
@@ -34,7 +34,7 @@ class Federation(models.Model):
     )
 
     class Meta:
-        verbose_name = "node"
+        verbose_name = "federated node"
         indexes = [
             models.Index(fields=["expires_at"], name="federation_ends", condition=models.Q(state="member")),
             models.Index(fields=["waits_until"], name="federation_waits", condition=models.Q(waits_until__isnull=False)),
@@ -78,7 +78,8 @@ class Wish(models.Model):
     outcome = models.CharField(max_length=500, blank=True)
 
     class Meta:
-        verbose_name_plural = "wishes"
+        verbose_name = "instruction"
+        verbose_name_plural = "instructions to the node"
         indexes = [models.Index(fields=["id"], name="wish_open", condition=models.Q(done_at__isnull=True))]
 
     def __str__(self) -> str:

@@ -49,7 +49,8 @@ async def federation_leave(
     expires_seconds: int,
     claim: Claim | None,
 ) -> UUID:
-    """Leaves a node. The id of the message that tells it, once it is committed. Raises NotPossible, KeyReused, OverBudget."""
+    """Leaves a node. The id of the message that tells it, once it is committed. Raises NotPossible, KeyReused and
+    OverBudget."""
     message = new_message(
         service=SERVICE, pubkey=pubkey, body=steps.leave_body(settings), expires_seconds=expires_seconds
     )

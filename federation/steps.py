@@ -1,7 +1,7 @@
 """The steps of a federation's life, each a part of the caller's transaction, in which it is the only writer.
 
-Both nodes must end up holding each other with the same end, or not at all, in whatever order messages arrive: that is what
-rounds are for (bodies.py). A step that is repeated, or that nothing calls for, changes nothing and tells nothing.
+Both nodes must end up holding each other with the same end, or not at all, in whatever order messages arrive: that is
+what rounds are for (bodies.py). A step that is repeated, or that nothing calls for, changes nothing and tells nothing.
 """
 
 from datetime import UTC, datetime, timedelta
@@ -13,7 +13,7 @@ from federation import bodies
 from federation.bodies import Body
 from federation.models import Federation, Step
 from federation.settings import ACCEPT_AUTO, ACCEPT_KNOWN, SERVICE, FederationSettings
-from federation.states import ENDED, State, require_way
+from federation.states import State, require_way
 from federation.telling import EXPIRED, step_event
 from messaging.models import Direction, Event, Message, Peer
 from messaging.outgoing import DEFAULT_EXPIRES_SECONDS, new_message
@@ -23,6 +23,9 @@ from messaging.registry import Reaction
 CLOCK_SLACK_SECONDS = 30
 # Our unanswered requests to one node that are remembered.
 MAX_ASKED = 16
+
+MAX_STEPS_OF_A_PEER_AN_HOUR = 20
+MAX_STEPS_AN_HOUR = 300
 
 FULL = "full"
 NOT_KNOWN = "not known to this node"
@@ -42,7 +45,8 @@ def request(message: Message, settings: FederationSettings) -> list[Event]:
     federation = found or Federation(pubkey=message.pubkey)
     if _is_full(message.pubkey, settings):
         raise NotPossible(
-            f"cannot be asked: the federation is full (federate.max_members: {settings.max_members} with those that were asked)"
+            f"cannot be asked: the federation is full (federate.max_members: {settings.max_members}, with those that "
+            "were asked)"
         )
     message.body = request_body(settings, federation.round)
     federation.asked = [*federation.asked[1 - MAX_ASKED :], str(message.message_id)]
@@ -105,11 +109,21 @@ def _waiting(pubkey: str) -> Federation:
 
 def request_received(message: Message, body: Body, settings: FederationSettings) -> Reaction:
     federation = Federation.objects.filter(pubkey=message.pubkey).first() or Federation(pubkey=message.pubkey)
+    if not federation.asked and _too_many_steps(federation.pubkey):
+        return Reaction(dropped="too_many_requests")
     federation.imp_id = body.imp_id
     federation.round = max(federation.round, body.round or 0)
     told = step_event(bodies.REQUEST, federation, message.message_id, received=message)
     reaction = _answer_request(federation, message, body, settings)
     return Reaction(events=[told, *reaction.events], answers=reaction.answers)
+
+
+def _too_many_steps(pubkey: str) -> bool:
+    """Each answer is a payment of ours: strangers, whose keys cost nothing, must not make this node pay without end."""
+    if Peer.objects.filter(pubkey=pubkey, marked=True).exists():
+        return False
+    lately = Step.objects.filter(created_at__gte=timezone.now() - timedelta(hours=1))
+    return lately.filter(pubkey=pubkey).count() >= MAX_STEPS_OF_A_PEER_AN_HOUR or lately.count() >= MAX_STEPS_AN_HOUR
 
 
 def _answer_request(
@@ -143,17 +157,19 @@ def accept_received(message: Message, body: Body, settings: FederationSettings) 
         return _unasked(federation, message, body, settings)
     now = timezone.now()
     latest = int(now.timestamp()) + settings.ttl_seconds + CLOCK_SLACK_SECONDS
-    if body.expires_at > latest:
+    holds_against = _holds_against(federation, body, settings)
+    if body.expires_at > latest and not holds_against:
         return _decline(federation, message, body, settings)
-    expires_at = datetime.fromtimestamp(body.expires_at, UTC)
+    expires_at = datetime.fromtimestamp(min(body.expires_at, latest), UTC)
     federation.imp_id = body.imp_id
     _strike_off(federation, message.reply_to)
-    if _holds_against(federation, body, settings):
+    if holds_against:
         # Ours, which crossed it, holds at both nodes; should it not get there, theirs does.
         federation.before_expires_at = expires_at
         _store(federation)
         return Reaction(events=[step_event(bodies.ACCEPT, federation, message.reply_to, received=message)])
-    federation.round = federation.round + 1 if body.round is None else max(federation.round, body.round)
+    told_round = federation.round + 1 if body.round is None else body.round
+    federation.round = min(max(federation.round, told_round), bodies.MAX_NUMBER)
     federation.expires_at, federation.before_expires_at = expires_at, None
     federation.agreed_id, federation.agreed_here = message.reply_to, False
     _move_to_member(federation, "accepted by the other node")
@@ -168,6 +184,12 @@ def _holds_against(federation: Federation, body: Body, settings: FederationSetti
     return (federation.round, decider) > (body.round, federation.pubkey)
 
 
+def _outranks(federation: Federation, body: Body, settings: FederationSettings) -> bool:
+    """Whether this accept is newer than what is agreed."""
+    decider = settings.own_pubkey if federation.agreed_here else federation.pubkey
+    return body.round is not None and (body.round, federation.pubkey) > (federation.round, decider)
+
+
 def _answers_us(federation: Federation, message: Message) -> bool:
     return str(message.reply_to) in federation.asked
 
@@ -180,13 +202,18 @@ def _strike_off(federation: Federation, request_id: UUID) -> None:
 
 
 def _unasked(federation: Federation, message: Message, body: Body, settings: FederationSettings) -> Reaction:
-    """An accept that answers nothing which is still asked. If it was asked once, its sender holds us and may not know that
-    we no longer hold it: it is told."""
+    """An accept that answers nothing which is still asked. If it was asked once, its sender holds us and may not know
+    that we no longer hold it: it is told."""
     asked_once = Message.objects.filter(
         direction=Direction.OUT, pubkey=message.pubkey, message_id=message.reply_to, service=SERVICE
     )
-    if federation.state in (State.MEMBER, State.REQUESTED) or not asked_once.exists():
+    if federation.state == State.REQUESTED or not asked_once.exists():
         return Reaction(dropped="accept_unasked")
+    if federation.state == State.MEMBER:
+        # One that was declined before may hold at its sender against what was agreed since: then neither holds anything.
+        if not _outranks(federation, body, settings):
+            return Reaction(dropped="accept_unasked")
+        return _decline(federation, message, body, settings)
     federation.round = max(federation.round, body.round or 0)
     _store(federation)
     return Reaction(answers=[_leave_answer(federation, message, settings)], dropped="accept_unasked")
@@ -253,7 +280,8 @@ def expire(now: datetime) -> list[Event]:
             federation.asked, federation.waits_until = [], None
             _store(federation)
             continue
-        cause = "the other node did not answer" if federation.state == State.REQUESTED else "nobody answered its request"
+        asked_by_us = federation.state == State.REQUESTED
+        cause = "the other node did not answer" if asked_by_us else "nobody answered its request"
         _end(federation, State.EXPIRED, cause)
         told.append(step_event(EXPIRED, federation, request_id or uuid4(), reason=cause))
     return told
@@ -305,7 +333,7 @@ def _accept(
     now = timezone.now()
     federation.before_expires_at = federation.expires_at if federation.state == State.MEMBER else None
     federation.expires_at = now.replace(microsecond=0) + timedelta(seconds=ttl_seconds)
-    federation.round += 1
+    federation.round = min(federation.round + 1, bodies.MAX_NUMBER)
     federation.agreed_id, federation.agreed_here = request_id, True
     federation.received_id = None
     if not federation.asked:

@@ -20,7 +20,8 @@ def step_event(
     type: str, federation: Federation, message_id: UUID, *, received: Message | None = None, reason: str = ""
 ) -> Event:
     """`received` is the message by which the other node took the step; without it, this node did."""
-    has_end = federation.expires_at and (type not in (bodies.REQUEST, bodies.REFUSE) or federation.state == State.MEMBER)
+    asks = type in (bodies.REQUEST, bodies.REFUSE)
+    has_end = federation.expires_at and (federation.state == State.MEMBER or not asks)
     data = {
         "type": type,
         "pubkey": federation.pubkey,

@@ -19,7 +19,6 @@ MAX_LEASE_SECONDS = 10 * 366 * 86_400
 # Keys that protect or spend: to ignore them would be worse than to refuse to start.
 NOT_AVAILABLE = frozenset({
     "server.tls_cert", "server.tls_key",
-    "socket.port_range", "socket.pin", "socket.max_bytes_per_second", "socket.idle_seconds",
 })  # fmt: skip
 
 
@@ -116,9 +115,13 @@ class Vpn(VpnKeys):
 
 
 class Socket(Section):
-    """server_ip is what other nodes are told, never bound."""
+    """server_ip is what other nodes are told, never bound. None: any free ports, no limit, no end."""
 
     server_ip: values.Ip = "127.0.0.1"
+    port_range: values.PortRange | None = None
+    pin: values.Flag = True
+    max_bytes_per_second: values.whole(1) | None = None
+    idle_seconds: values.whole(1) | None = None
 
 
 class Message(Section):

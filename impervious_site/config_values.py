@@ -237,6 +237,23 @@ def parse_subnets(value: Any) -> tuple[Network, ...]:
     return tuple(sorted(networks, key=lambda network: network.version))
 
 
+def parse_port_range(value: Any) -> tuple[int, int]:
+    """The lowest and the highest of at least two ports, from "6000-6100" or a list of the two."""
+    problem = ValueError(f"is {shown(value)}; must be two ports from 1 to 65535 such as 6000-6100, the lower one first")
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*([0-9]{1,5})\s*[-,]\s*([0-9]{1,5})\s*", value)
+        value = found.groups() if found else ()
+    if not isinstance(value, (list, tuple)) or len(value) != 2:
+        raise problem
+    try:
+        low, high = (parse_integer(port, 1, 65535) for port in value)
+    except ValueError:
+        raise problem from None
+    if low >= high:
+        raise problem
+    return low, high
+
+
 def parse_program(value: Any) -> str:
     text = parse_text(value)
     refuse_placeholder(text, "the path of the wg command")
@@ -432,6 +449,7 @@ Secret = Annotated[SecretStr, PlainValidator(parse_secret)]
 Flag = Annotated[bool, PlainValidator(parse_flag)]
 Percent = Annotated[float, PlainValidator(parse_percent)]
 Port = whole(1, 65535)
+PortRange = Annotated[tuple[int, int], PlainValidator(parse_port_range)]
 Ip = Annotated[str, PlainValidator(parse_ip)]
 Host = Annotated[str, PlainValidator(parse_host)]
 AddressValue = Annotated[Address, PlainValidator(parse_address)]

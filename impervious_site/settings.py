@@ -17,7 +17,7 @@ IMPD: Config | None = load_config(_path, os.environ) if _path else None
 CONFIG_PLACES = PLACES
 
 INSTALLED_APPS = [
-    "django.contrib.admin",
+    "impervious_site.admin_config.NodeAdminConfig",
     "django.contrib.auth",
     "django.contrib.contenttypes",
     "django.contrib.sessions",

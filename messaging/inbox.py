@@ -305,7 +305,8 @@ def _react(
     cost_msat: Callable[[int, int], int],
     dropped: Counter[tuple[str, str]],
 ) -> list[Message]:
-    """What the services make of new messages: events, and messages that are to be sent, which are stored."""
+    """What the services make of new messages: events, and messages that are to be sent, which are stored. What they
+    drop is added to `dropped`."""
     reactions = [service.handler(message) for service, message in pairs]
     dropped.update(
         (service.service_type, reaction.dropped) for (service, _), reaction in zip(pairs, reactions) if reaction.dropped

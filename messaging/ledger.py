@@ -14,7 +14,7 @@ from lightning.carrier import Carrier
 from lightning.hints import HopHint
 from messaging import deliveries, divided, envelope, events, idempotency, peers
 from messaging.database import insert_new
-from messaging.models import TRANSITIONS, Attempt, Direction, Division, IdempotencyKey, Message, Part, State
+from messaging.models import TRANSITIONS, Attempt, Division, IdempotencyKey, Message, Part, State, unfinished
 from messaging.packing import Load, pack
 from messaging.traffic import WHOLE, Key
 
@@ -24,11 +24,12 @@ MAX_TRIED_BYTES = 8_192
 
 @dataclass(frozen=True, kw_only=True)
 class Payer:
-    """Who pays, by what carrier, and how the recipients may answer."""
+    """Who pays, by what carrier, how the recipients may answer, and what is known of the room to a node."""
 
     pubkey: str
     carrier: Carrier
     hints: Callable[[], tuple[HopHint, ...]]
+    room_to: Callable[[str], int] = lambda _: 0
 
 
 @dataclass(frozen=True)
@@ -58,7 +59,8 @@ def attempt_for(load: Load, payer: Payer, hints: tuple[HopHint, ...]) -> Attempt
 def loads_of(carried: list[Message | Part], payer: Payer) -> list[tuple[Load, tuple[HopHint, ...]]]:
     """What shares a payment, and the hints that go with it: of a divided message only the first part brings them."""
     hints = payer.hints()
-    loads = pack(carried, safe_room_bytes=payer.carrier.safe_room_bytes, hints=hints)
+    safe_room_bytes = payer.carrier.safe_room_bytes
+    loads = pack(carried, safe_room_bytes=safe_room_bytes, room_to=payer.room_to, hints=hints)
     return [(load, hints if _may_bring_hints(load) else ()) for load in loads]
 
 
@@ -100,7 +102,7 @@ def start_attempts(keys: list[Key], payer: Payer, *, most: int) -> Started:
             break
         short.append(found[key])
     loads = loads_of(short, payer)
-    first_long = next((n for n, (load, _) in enumerate(loads) if _is_long_load(load, payer.carrier)), len(loads))
+    first_long = next((n for n, (load, _) in enumerate(loads) if is_long_load(load, payer.carrier)), len(loads))
     starting = loads[: min(most, first_long)]
     attempts = [(attempt_for(load, payer, hints), load.carried) for load, hints in starting]
     _store_attempts(attempts, timezone.now())
@@ -157,23 +159,31 @@ def _key(carried: Message | Part) -> Key:
     return (carried.message_id, carried.index) if isinstance(carried, Part) else (carried.pk, WHOLE)
 
 
-def _is_long_load(load: Load, carrier: Carrier) -> bool:
-    return isinstance(load.carried[0], Message) and load.size_bytes > carrier.safe_room_bytes
+def is_long_load(load: Load, carrier: Carrier) -> bool:
+    """Whether it is a message that may be too long for one payment."""
+    alone = len(load.carried) == 1 and isinstance(load.carried[0], Message)
+    return alone and load.size_bytes > carrier.safe_room_bytes
 
 
 def _store_attempts(attempts: list[tuple[Attempt, list[Message | Part]]], now: datetime) -> None:
     Attempt.objects.bulk_create([attempt for attempt, _ in attempts])
-    messages = []
     for attempt, carried in attempts:
-        for message in carried:
-            if isinstance(message, Message):
-                take_off(message, attempt, now)
-                messages.append(message)
-    if messages:
-        Message.objects.bulk_update(messages, ["state", "attempt", "attempts", "updated_at", "next_try_at"])
+        _take_off_stored([one for one in carried if isinstance(one, Message)], attempt, now)
     parts = [(attempt, carried[0]) for attempt, carried in attempts if isinstance(carried[0], Part)]
     if parts:
         divided.take_off(parts, now)
+
+
+def _take_off_stored(messages: list[Message], attempt: Attempt, now: datetime) -> None:
+    """As `take_off`, and stores it: what is alike in one statement, which takes a fraction of bulk_update's time."""
+    alike: dict[int, list[int]] = {}
+    for message in messages:
+        take_off(message, attempt, now)
+        alike.setdefault(message.attempts, []).append(message.pk)
+    for attempts, keys in alike.items():
+        Message.objects.filter(pk__in=keys).update(
+            state=State.IN_FLIGHT, attempt=attempt, attempts=attempts, updated_at=now, next_try_at=None
+        )
 
 
 def take_off(message: Message, attempt: Attempt, now: datetime) -> None:
@@ -252,7 +262,7 @@ def retry(
 def expire(*, published: events.Published) -> None:
     """Fails what waits and whose time is over. What is in flight is never failed for its time."""
     now = timezone.now()
-    waiting = Message.objects.filter(direction=Direction.OUT, parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
+    waiting = unfinished().filter(parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
     by_cause: dict[str, list[Message]] = {}
     for message in waiting.filter(expires_at__lte=now).defer("body"):
         message.cost_msat = 0
@@ -278,7 +288,7 @@ def _carried_by(attempt: Attempt) -> list[Message | Part]:
 
 def waiting_keys() -> list[tuple[Key, str, datetime | None]]:
     """(key, peer, next try) of all that waits for an attempt, oldest first."""
-    waiting = Message.objects.filter(direction=Direction.OUT, parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
+    waiting = unfinished().filter(parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
     whole = [((key, WHOLE), pubkey, at) for key, pubkey, at in waiting.values_list("pk", "pubkey", "next_try_at")]
     return sorted(whole + divided.waiting_keys(), key=lambda row: row[0])
 

@@ -36,6 +36,7 @@ from messaging.packing import (
     part_bytes,
     record_bytes,
 )
+from messaging.rooms import Rooms
 from messaging.traffic import WHOLE, Batch, Key, Limits, Traffic
 
 logger = logging.getLogger(__name__)
@@ -91,7 +92,10 @@ class Outbox:
     ):
         self._database = database
         self._carrier = carrier
-        self._payer = ledger.Payer(pubkey=own_pubkey.hex(), carrier=carrier, hints=own_hints)
+        self._rooms = Rooms(self._room_bytes)
+        self._payer = ledger.Payer(
+            pubkey=own_pubkey.hex(), carrier=carrier, hints=own_hints, room_to=self._rooms.bytes_to
+        )
         self._hints = hints
         self._budget = budget
         self._own_pubkey = own_pubkey
@@ -195,7 +199,7 @@ class Outbox:
 
     def most_msat(self, size_bytes: int, amount_msat: int) -> int:
         """The most that a message of so many bytes can cost: amount, or a satoshi a part if that is more, and fees."""
-        parts = most_parts(size_bytes, safe_room_bytes=self._carrier.safe_room_bytes)
+        parts = most_parts(size_bytes, amount_msat=amount_msat, safe_room_bytes=self._carrier.safe_room_bytes)
         paid_msat = max(amount_msat, parts * MIN_AMOUNT_MSAT)
         return paid_msat + parts * self._carrier.fee_limit_msat(-(-paid_msat // parts))
 
@@ -274,6 +278,7 @@ class Outbox:
         for message in messages:
             if message.state == State.QUEUED:
                 self._traffic.wait(message.pubkey, (message.pk, WHOLE))
+                self._look_at_room(message)
 
     def _start_at_once(self, messages: list[Message]) -> list[tuple[Attempt, list[Message]]]:
         """Attempts for the messages whose node has nothing before them and room in flight. Long ones, and what comes behind
@@ -287,7 +292,7 @@ class Outbox:
         starting = []
         now = timezone.now()
         for load, hints in ledger.loads_of(candidates, self._payer):
-            if load.size_bytes > self._carrier.safe_room_bytes:
+            if ledger.is_long_load(load, self._carrier):
                 room[load.pubkey] = 0
             if free <= 0 or room[load.pubkey] <= 0:
                 continue
@@ -329,6 +334,23 @@ class Outbox:
         for attempt, carried in started.attempts:
             self._traffic.occupy(attempt)
             self._spawn(self._ship(attempt, carried, self._spawn(self._sign(attempt))))
+
+    def _look_at_room(self, message: Message) -> None:
+        """It waits for its turn, and others may come to wait behind it: to know how much fits a payment to their node is
+        worth a question. Nothing waits for the answer."""
+        if self._rooms.is_due(message.pubkey):
+            self._spawn(self._rooms.look(message.pubkey, message.service))
+
+    async def _room_bytes(self, pubkey: str, service: str) -> int | None:
+        parcel = Parcel(
+            destination=bytes.fromhex(pubkey),
+            record_number=self._record_numbers[service],
+            record_bytes=self._carrier.safe_room_bytes,
+            amount_msat=MIN_AMOUNT_MSAT,
+            hints=await self._hints.of(pubkey),
+        )
+        way = await self._carrier.survey(parcel)
+        return None if isinstance(way, Outcome) else way.careful_room_bytes
 
     async def _start_long(self, batch: Batch, message: Message, left: list[Key]) -> None:
         """Sends a message that may be too long for one payment, whole or in parts. `left` begins with its key."""
@@ -461,6 +483,8 @@ class Outbox:
             self._settling.set()
             await stored
             return
+        if outcome.verdict is Verdict.TOO_LARGE:
+            self._rooms.forget(attempt.destination)
         waiting = await self._write_surely(partial(self._setback(outcome, carried), attempt, carried))
         for key, next_try_at in waiting or ():
             self._traffic.wait(attempt.destination, key, seconds=_seconds_until(next_try_at))

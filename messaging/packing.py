@@ -1,7 +1,7 @@
 """Which waiting messages share a payment, and how a message that is too long for one is divided. No input, no output."""
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from uuid import UUID
 
@@ -36,9 +36,14 @@ class Load:
 
 
 def pack(
-    messages: Iterable[Message | Part], *, safe_room_bytes: int, hints: tuple[HopHint, ...] = ()
+    messages: Iterable[Message | Part],
+    *,
+    safe_room_bytes: int,
+    room_to: Callable[[str], int] = lambda _: 0,
+    hints: tuple[HopHint, ...] = (),
 ) -> list[Load]:
-    """Loads in their order. What is joined fits `safe_room_bytes`, with the hints; larger messages, and parts, travel alone."""
+    """Loads in their order. What is joined fits `safe_room_bytes`, or the room that there is known to be to its node, with
+    the hints. A message that does not fit `safe_room_bytes` by itself, and a part, travels alone."""
     hint_bytes = len(envelope.encode_packet((), hints))
     loads: list[Load] = []
     open_loads: dict[tuple[str, str], Load] = {}
@@ -46,9 +51,14 @@ def pack(
         item = _item(message)
         size_bytes = item.ByteSize() + ITEM_FRAME_BYTES
         key = (message.pubkey, message.service)
-        lonely = isinstance(message, Part) or message.alone
+        large = envelope.HEADER_BYTES + hint_bytes + size_bytes > safe_room_bytes
+        if large:
+            # What comes behind it does not overtake it.
+            open_loads.pop(key, None)
+        lonely = isinstance(message, Part) or message.alone or large
+        room_bytes = max(safe_room_bytes, room_to(message.pubkey))
         load = open_loads.get(key)
-        if load is None or lonely or load.size_bytes + size_bytes > safe_room_bytes:
+        if load is None or lonely or load.size_bytes + size_bytes > room_bytes:
             load = Load(pubkey=message.pubkey, service=message.service)
             load.size_bytes += hint_bytes
             loads.append(load)
@@ -115,11 +125,12 @@ def most_record_bytes(size_bytes: int) -> int:
     return envelope.HEADER_BYTES + _AROUND_BODY_BYTES + size_bytes
 
 
-def most_parts(size_bytes: int, *, safe_room_bytes: int) -> int:
+def most_parts(size_bytes: int, *, amount_msat: int, safe_room_bytes: int) -> int:
     """How many payments a message of so many bytes takes at most, however far away its recipient is."""
     if most_record_bytes(size_bytes) <= safe_room_bytes:
         return 1
-    sample = Message(message_id=UUID(int=0), reply_to=UUID(int=0), amount_msat=size_bytes * MIN_AMOUNT_MSAT)
+    most_msat = max(amount_msat, size_bytes * MIN_AMOUNT_MSAT)
+    sample = Message(message_id=UUID(int=0), reply_to=UUID(int=0), amount_msat=most_msat)
     return -(-size_bytes // part_bytes(sample, size_bytes=size_bytes, room_bytes=safe_room_bytes))
 
 

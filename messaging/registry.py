@@ -22,8 +22,8 @@ from messaging.models import Event, Message
 
 @dataclass(frozen=True)
 class Reaction:
-    """Events to publish, and messages to send (made by `messaging.outgoing.new_message`), of whatever service. `dropped`
-    is the reason, a word, when nothing follows from a message because something is wrong with it: it is counted."""
+    """Events to publish, and messages to send (made by `messaging.outgoing.new_message`), of whatever service.
+    `dropped` is the reason, a word, when nothing follows from a message because something is wrong with it: it is counted."""
 
     events: list[Event] = field(default_factory=list)
     answers: list[Message] = field(default_factory=list)
@@ -39,6 +39,7 @@ HANDLERS = {
     "sign": "messaging.handlers.publish",
     "federate": "federation.handlers.handle",
     "vpn": "vpn.handlers.handle",
+    "socket": "messaging.handlers.publish_socket",
 }
 WORKERS = {
     "federate": "federation.worker.run",

@@ -5,7 +5,7 @@ from uuid import UUID
 
 from lightning.carrier import Outcome
 from messaging.idempotency import Claim
-from messaging.models import Direction, Message, State
+from messaging.models import UNFINISHED, Direction, Message, State, unfinished
 from messaging.outbox import Outbox
 from messaging.outgoing import new_message
 
@@ -95,7 +95,7 @@ def message_list(
     limit: int = DEFAULT_PAGE,
 ) -> list[dict] | None:
     """The history, newest first; None when `before` names no message."""
-    messages = Message.objects.order_by("-pk")
+    messages = (unfinished() if state in UNFINISHED else Message.objects).order_by("-pk")
     asked = {"pubkey": pubkey, "service": service, "direction": direction, "state": state}
     messages = messages.filter(**{name: value for name, value in asked.items() if value})
     if before:

@@ -13,6 +13,7 @@ from nodeapi.doors import Doors
 from nodeapi.engine import Engine, EngineLimits
 from nodeapi.forward import Forwarder
 from nodeapi.lnd_status import LndStatus
+from nodeapi.relay.service import RelayOptions
 from nodeapi.stream import UNWOKEN_POLL_SECONDS, Hub
 from vpn.settings import VpnSettings
 
@@ -73,6 +74,13 @@ def make_engine(
         lnd=lnd,
         registry=registry,
         limits=limits,
+        relay=RelayOptions(
+            server_ip=config.socket.server_ip,
+            port_range=config.socket.port_range,
+            pin=config.socket.pin,
+            max_bytes_per_second=config.socket.max_bytes_per_second,
+            idle_seconds=config.socket.idle_seconds,
+        ),
         version=version,
         feed=hub.feed,
     )

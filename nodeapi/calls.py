@@ -23,11 +23,12 @@ async def send_message(
     expires_in: int | None,
     claim: Claim | None,
 ) -> dict[str, Any]:
+    """Sends a message to another node, with satoshis. The answer comes as soon as it is stored."""
     return await _send(doors.engine, "message", "msg", msg, pubkey, amount, claim, reply_to_id, expires_in)
 
 
 async def send_to_stream(doors, *, pubkey: str, data: bytes, amount: int, claim: Claim | None) -> dict[str, Any]:
-    """Raw bytes, which the other node's stream tells as they are."""
+    """Sends raw bytes, which the other node's stream tells as they are."""
     return await _send(doors.engine, "websocket", "data", data, pubkey, amount, claim)
 
 

@@ -24,6 +24,7 @@ from messaging.registry import Registry, Service
 from messaging.traffic import Limits
 from messaging.workers import WorkerContext, run_forever
 from nodeapi.lnd_status import LndStatus
+from nodeapi.relay.service import Relay, RelayOptions
 
 logger = logging.getLogger(__name__)
 
@@ -68,6 +69,7 @@ class Engine:
         lnd: LndStatus,
         registry: Registry,
         limits: EngineLimits,
+        relay: RelayOptions,
         version: str,
         feed: Published,
     ):
@@ -121,6 +123,13 @@ class Engine:
         self._walk = Walk(
             database=database, inbox=self.inbox, own_pubkey=self.own_pubkey, list_invoices=client.list_invoices
         )
+        socket_service = registry.by_type("socket")
+        self.relay = Relay(
+            database=database,
+            options=relay,
+            active=socket_service is not None and socket_service.state == "running",
+            published=self._waker.published,
+        )
         lnd.on_return = self.outbox.retry_now
 
     @property
@@ -139,6 +148,7 @@ class Engine:
             group.create_task(self.outbox.run())
             group.create_task(self.payer.run())
             group.create_task(self.lnd.run())
+            group.create_task(self.relay.run())
             group.create_task(self._listen())
             group.create_task(self._prune_daily())
             group.create_task(self._forget_old_parts())

@@ -1,6 +1,7 @@
 """One true example for each operation, shown in the API's description. A test sends each of them to a node.
 
-PUBKEY stands for another node, MESSAGE_ID for a message of this one.
+PUBKEY stands for another node, MESSAGE_ID for a message of this one, INVOICE for another node's invoice and OWN_INVOICE for
+one of this node.
 """
 
 from dataclasses import dataclass, field
@@ -8,6 +9,13 @@ from typing import Any
 
 PUBKEY = "02eec7245d6b7d2ccb30380bfbe2a3648cd7a942653f5aa340edcea1f283686619"
 MESSAGE_ID = "5fedffdc-c883-4aaf-95bc-358d7a79b7db"
+INVOICE = "lnbc10n1pj…another node's"
+OWN_INVOICE = "lnbc20n1pj…this node's"
+SIGNER = "0256b328b30c8bf5839e24058747879408bdb36241dc9c2e7c619faa12b2920967"
+SIGNATURE = (
+    "d9i87w1z9sj86r37ib6m6dsfekdrmuwg9jgz6u8p9ahrru1ps7i1"
+    "1a6ho3gw1g39ibdeece4shmbm4me7j3pgihq8hmszhn6ifdttj9j"
+)
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,46 @@ EXAMPLES = {
             "services": [
                 {"serviceType": "message", "customRecordNumber": "400000", "active": True, "state": "running"},
             ],
+        },  # fmt: skip
+    ),
+    "/messaging.Messaging/Broadcast": Example(
+        {"msg": "aGVsbG8=", "amount": "1"}, {"messages": [{"pubkey": PUBKEY, "id": MESSAGE_ID}]}
+    ),
+    "/websocket.Websocket/Send": Example({"pubkey": PUBKEY, "data": "aGVsbG8=", "amount": "1"}, {"id": MESSAGE_ID}),
+    "/federate.Federate/RequestFederate": Example({"pubkey": PUBKEY}, {"id": MESSAGE_ID}),
+    "/federate.Federate/LeaveFederation": Example({"pubkey": PUBKEY}, {"id": MESSAGE_ID}),
+    "/federate.Federate/ListFederations": Example(
+        {"state": "member", "limit": "10"},
+        {
+            "federations": [
+                {
+                    "pubkey": PUBKEY, "impId": "Bob", "state": "member", "since": "2026-11-23T12:00:00Z",
+                    "expiresAt": "2027-11-23T18:40:00Z", "secondsLeft": "31560000", "cause": "",
+                    "updatedAt": "2026-11-23T12:00:00Z",
+                }
+            ]
+        },  # fmt: skip
+    ),
+    "/socket.Socket/StartSocket": Example({}, {"protocol": "udp", "ip": "127.0.0.1", "port1": ":6000", "port2": ":9000"}),
+    "/socket.Socket/SendSocket": Example({"pubkey": PUBKEY}, {"id": MESSAGE_ID}),
+    "/socket.Socket/StopSocket": Example(),
+    "/signing.Signing/SignMessage": Example({"msg": "hello"}, {"signature": SIGNATURE}),
+    "/signing.Signing/VerifySignature": Example(
+        {"msg": "hello", "signature": SIGNATURE, "pubkey": SIGNER}, {"result": True, "pubkey": SIGNER}
+    ),
+    "/lightning.Lightning/GenerateInvoice": Example(
+        {"amount": "2", "memo": "a cup of tea", "expiresIn": "3600"},
+        {"invoice": OWN_INVOICE, "id": MESSAGE_ID, "paymentHash": "00" * 32, "expiresAt": "2026-11-23T13:00:00Z"},
+    ),
+    "/lightning.Lightning/PayInvoice": Example(
+        {"invoice": INVOICE, "timeout": "30"},
+        {"preimage": "00" * 32, "paymentHash": "00" * 32, "amountMsat": "1000", "feeMsat": "0", "payee": PUBKEY},
+    ),
+    "/lightning.Lightning/CheckInvoice": Example(
+        {"invoice": OWN_INVOICE},
+        {
+            "paid": False, "state": "open", "amount": "2", "amountPaidMsat": "0", "paymentHash": "00" * 32,
+            "memo": "a cup of tea", "expiresAt": "2026-11-23T13:00:00Z", "settledAt": "",
         },  # fmt: skip
     ),
 }

@@ -15,10 +15,12 @@ from nodeapi.errors import ApiError, invalid
 
 
 async def request_federate(doors, *, pubkey: str, claim: Claim | None) -> dict[str, Any]:
+    """Asks another node to be federated with this one."""
     return await _ask(doors, services.federation_request, pubkey, claim)
 
 
 async def leave_federation(doors, *, pubkey: str, claim: Claim | None) -> dict[str, Any]:
+    """Ends the federation with another node, on both sides."""
     return await _ask(doors, services.federation_leave, pubkey, claim)
 
 
@@ -47,6 +49,7 @@ async def _ask(doors, service, pubkey: str, claim: Claim | None) -> dict[str, An
 
 
 async def list_federations(doors, **filters) -> dict[str, Any]:
+    """The nodes that this one is federated with, or was."""
     return {"federations": await doors.database.read(partial(services.federation_list, **filters))}
 
 

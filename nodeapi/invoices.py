@@ -26,7 +26,7 @@ _STATUS = {
 
 
 async def generate_invoice(doors, *, amount: int, memo: str, expires_in: int | None) -> dict[str, Any]:
-    """For `amount` sat, or any amount (0)."""
+    """Makes an invoice for `amount` sat, or any amount (0)."""
     engine = doors.engine
     try:
         issued = await engine.issuer.issue(
@@ -46,7 +46,7 @@ async def generate_invoice(doors, *, amount: int, memo: str, expires_in: int | N
 async def pay_invoice(
     doors, *, invoice: str, amount: int, timeout: int | None, claim: Claim | None
 ) -> dict[str, Any]:
-    """Pays and waits. What was begun or paid before is not looked at again, only waited for."""
+    """Pays an invoice and waits for the result. What was begun or paid before is not looked at again, only waited for."""
     engine = doors.engine
     text, request = await _read(engine, invoice)
     payment = await engine.payer.known(bytes.fromhex(request.payment_hash), claim)
@@ -69,6 +69,7 @@ async def pay_invoice(
 
 
 async def check_invoice(doors, *, invoice: str) -> dict[str, Any]:
+    """What became of an invoice of this node."""
     engine = doors.engine
     _, request = await _read(engine, invoice)
     not_ours = ApiError(grpc.StatusCode.NOT_FOUND, "invoice: is not of this node")

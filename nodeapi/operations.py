@@ -18,10 +18,12 @@ from nodeapi import (
     serializers_federation,
     serializers_invoices,
     serializers_signing,
+    serializers_socket,
     serializers_vpn,
     signing,
     vpns,
 )
+from nodeapi.relay import calls as relay_calls
 
 Function = Callable[..., Awaitable[dict[str, Any]]]
 
@@ -207,6 +209,37 @@ OPERATIONS = (
         reply=serializers.GetInfoResponse(),
         function=calls.get_info,
         scope="read",
+    ),
+    Operation(
+        service="socket.Socket",
+        method="SendSocket",
+        http="POST",
+        path="/v1/socket/sendRequest",
+        request=serializers_socket.SendSocketRequest(),
+        reply=serializers_socket.SendSocketResponse(),
+        function=relay_calls.send_socket,
+        scope="send",
+        once=True,
+    ),
+    Operation(
+        service="socket.Socket",
+        method="StartSocket",
+        http="POST",
+        path="/v1/socket/start",
+        request=serializers_socket.StartSocketRequest(),
+        reply=serializers_socket.StartSocketResponse(),
+        function=relay_calls.start_socket,
+        scope="send",
+    ),
+    Operation(
+        service="socket.Socket",
+        method="StopSocket",
+        http="POST",
+        path="/v1/socket/stop",
+        request=serializers_socket.StopSocketRequest(),
+        reply=serializers_socket.StopSocketResponse(),
+        function=relay_calls.stop_socket,
+        scope="send",
     ),
     Operation(
         service="signing.Signing",

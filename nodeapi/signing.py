@@ -14,6 +14,7 @@ from nodeapi.errors import ApiError, invalid
 
 
 async def sign_message(doors, *, msg: str) -> dict[str, Any]:
+    """A text's signature by this node's key, as lnd makes it."""
     engine = doors.engine
     require_running(engine, "sign")
     message = _bounded(engine, msg)
@@ -27,8 +28,10 @@ async def sign_message(doors, *, msg: str) -> dict[str, Any]:
 
 
 async def verify_signature(doors, *, msg: str, signature: str, pubkey: str | None) -> dict[str, Any]:
-    """Almost any text of the right form is somebody's signature: it has to be that of the key that is asked for or,
-    without one, of a node that is known here."""
+    """Whether a text was signed by the key that is asked for or, without one, by a node that is known here.
+
+    Almost any text of the right form is somebody's signature: that it belongs to some key says nothing.
+    """
     engine = doors.engine
     require_running(engine, "sign")
     message = _bounded(engine, msg)

@@ -188,7 +188,8 @@ def test_example_documents_every_key_in_force_and_loads(node):
     config = node.load_text(filled_in(EXAMPLE.read_text(), node.directory))
     assert config.warnings == () and len(config.services) == 6
     uncommented = EXAMPLE.read_text().replace("# ", "  ")
-    for key in ("api_keys:", "tls_cert_hex:", "admin_macaroon_hex:", "url:", "keep_days:", "allowed_origins:"):
+    for key in ("api_keys:", "tls_cert_hex:", "admin_macaroon_hex:", "url:", "keep_days:", "allowed_origins:", 
+                "port_range:", "max_bytes_per_second:", "idle_seconds:"):
         assert key in uncommented
 
 
@@ -333,6 +334,13 @@ def test_hosts_that_are_none(node, host):
     only(node.problems(server={"allowed_hosts": [host]}), "server.allowed_hosts", "without scheme, port and path")
 
 
+def test_federate(node):
+    loaded = node.load().federate
+    assert (loaded.accept, loaded.max_members) == ("auto", 100)
+    loaded = node.load({"IMPD_FEDERATE__MAX_MEMBERS": "7"}, federate={"accept": "known", "imp_id": "Bär", "ttl": 60}).federate
+    assert (loaded.accept, loaded.max_members, loaded.imp_id, loaded.ttl) == ("known", 7, "Bär", 60)
+
+
 def test_services(node):
     def service(kind: str, number: object, **more: object) -> dict:
         return {"service_type": kind, "active": True, "custom_record_number": number, **more}
@@ -418,6 +426,12 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
         ("events", {"keep_days": "soon"}, "events.keep_days", ("whole number",)),
         ("lightning", {"max_fee_percent": 101}, "lightning.max_fee_percent", ("0 to 100",)),
         ("lightning", {"max_fee_percent": ".nan"}, "lightning.max_fee_percent", ("0 to 100",)),
+        ("federate", {"accept": "all"}, "federate.accept", ("must be auto, known or manual",)),
+        ("federate", {"max_members": 0}, "federate.max_members", ("from 1 to 1000",)),
+        ("federate", {"ttl": "soon"}, "federate.ttl", ("whole number",)),
+        ("federate", {"ttl": 10**12}, "federate.ttl", ("from 1 to",)),
+        ("federate", {"imp_id": "x" * 129}, "federate.imp_id", ("128 characters",)),
+        ("federate", {"imp_id": "a\u202eb"}, "federate.imp_id", ("control characters",)),
         ("vpn", {"subnet": "10.0.0.0/32"}, "vpn.subnet", ("no room",)),
         ("vpn", {"subnet": "10.0.0.9/24"}, "vpn.subnet", ("did you mean 10.0.0.0/24?",)),
         ("vpn", {"allowed_ips": "0.0.0.0/0, all"}, "vpn.allowed_ips", ("item 1", "no network")),
@@ -439,6 +453,15 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
         ("vpn", {"auto_renew": {"enabled": True}}, "vpn.auto_renew.budget_sat", ("is missing", "24 hours")),
         ("vpn", {"auto_renew": {"lead_seconds": 1}}, "vpn.auto_renew.lead_seconds", ("from 60 to",)),
         ("vpn", {"auto_renew": True}, "vpn.auto_renew", ("must be a mapping",)),
+        ("socket", {"port_range": "6000"}, "socket.port_range", ("such as 6000-6100",)),
+        ("socket", {"port_range": "6000-6000"}, "socket.port_range", ("two ports",)),
+        ("socket", {"port_range": [6100, 6000]}, "socket.port_range", ("the lower one first",)),
+        ("socket", {"port_range": [6000, 6001, 6002]}, "socket.port_range", ("a list",)),
+        ("socket", {"port_range": "6000-70000"}, "socket.port_range", ("65535",)),
+        ("socket", {"port_range": {"low": 1}}, "socket.port_range", ("a mapping",)),
+        ("socket", {"pin": "perhaps"}, "socket.pin", ("true or false",)),
+        ("socket", {"max_bytes_per_second": 0}, "socket.max_bytes_per_second", ("at least 1",)),
+        ("socket", {"idle_seconds": "soon"}, "socket.idle_seconds", ("whole number",)),
         ("socket", [1], "socket", ("is a list", "must be a mapping", "line")),
     ],
 )
@@ -674,6 +697,21 @@ def simulated(node: NodeFiles, environ: dict[str, str]) -> Config:
         node.directory, host="127.0.0.1", port=10001, tls_cert=node.directory / "tls.cert",
         admin_macaroon=node.directory / "admin.macaroon", pub_key=PUB_KEY, environ=environ,
     )  # fmt: skip
+
+
+@pytest.mark.parametrize("written", ["6000-6100", " 6000 - 6100 ", "6000,6100", [6000, 6100], ["6000", "6100"]])
+def test_port_range_of_the_relay(node, written):
+    assert node.load(socket={"port_range": written}).socket.port_range == (6000, 6100)
+
+
+def test_relay(node):
+    assert node.load().socket.model_dump() == {
+        "server_ip": "127.0.0.1", "port_range": None, "pin": True, "max_bytes_per_second": None, "idle_seconds": None,
+    }  # fmt: skip
+    environ = {"IMPD_SOCKET__PORT_RANGE": "6000-6001", "IMPD_SOCKET__IDLE_SECONDS": "60"}
+    loaded = node.load(environ, socket={"server_ip": "2001:db8::1", "pin": False, "max_bytes_per_second": 1_000}).socket
+    assert (loaded.server_ip, loaded.port_range, loaded.pin) == ("2001:db8::1", (6000, 6001), False)
+    assert (loaded.max_bytes_per_second, loaded.idle_seconds) == (1_000, 60)
 
 
 def test_simulated_node(node):

@@ -89,10 +89,6 @@ def federate_events(node: Node) -> list[dict]:
     return [event for event in events if event["serviceType"] == "federate"]
 
 
-def body_of(**values) -> bytes:
-    return json.dumps(values).encode()
-
-
 def shell(node: Node, code: str) -> str:
     """Django in a process beside the node, as the admin of a daphne is."""
     done = subprocess.run(
@@ -106,7 +102,8 @@ def shell(node: Node, code: str) -> str:
 
 
 def mark(node: Node, other: Node) -> None:
-    shell(node, f"from messaging.models import Peer; Peer.objects.update_or_create(pubkey='{other.pubkey}', defaults={{'marked': True}})")
+    change = f"update_or_create(pubkey='{other.pubkey}', defaults={{'marked': True}})"
+    shell(node, f"from messaging.models import Peer; Peer.objects.{change}")
 
 
 def test_request_makes_both_members_and_both_streams_tell(pair):
@@ -192,10 +189,13 @@ def test_both_ask_at_once(pair):
             ids = list(pool.map(lambda two: ask(*two), [(bob, carol), (carol, bob)]))
         for node, message_id in zip((bob, carol), ids):
             assert ended(node, message_id)["state"] == "settled"
-        answers = lambda node: [event for event in federate_events(node) if told(event)["type"] == "accept"]  # noqa: E731
-        bob.wait_until(lambda: {event["id"] for event in answers(bob)} >= set(ids))
-        carol.wait_until(lambda: {event["id"] for event in answers(carol)} >= set(ids))
+        for node in (bob, carol):
+            node.wait_until(lambda: accepted_ids(node) >= set(ids))
         assert hold_each_other(bob, carol)
+
+
+def accepted_ids(node: Node) -> set[str]:
+    return {event["id"] for event in federate_events(node) if told(event)["type"] == "accept"}
 
 
 def test_idempotency_key(pair):
@@ -243,14 +243,16 @@ def test_manual_waits_for_the_admin(network, tmp_path):
             assert at_bob.until(of_type("accept"))[-1]["id"] == request_id
         bob.wait_until(lambda: hold_each_other(bob, carol))
         wish(carol, bob, "accept")
-        assert "no request that waits" in shell(carol, "from federation.models import Wish; print(Wish.objects.last().outcome)")
+        outcome = shell(carol, "from federation.models import Wish; print(Wish.objects.last().outcome)")
+        assert "no request that waits" in outcome
         wish(carol, bob, "leave")
         bob.wait_until(lambda: state(bob, carol) == state(carol, bob) == "left")
 
 
 def wish(node: Node, other: Node, action: str) -> None:
     """What the admin's actions do, and the wait until the node has seen to it."""
-    shell(node, f"from federation.models import Wish; Wish.objects.create(pubkey='{other.pubkey}', action='{action}', asked_by='me')")
+    values = f"pubkey='{other.pubkey}', action='{action}', asked_by='me'"
+    shell(node, f"from federation.models import Wish; Wish.objects.create({values})")
     open_wishes = "from federation.models import Wish; print(Wish.objects.filter(done_at=None).count())"
     node.wait_until(lambda: shell(node, open_wishes).strip() == "0")
 
@@ -357,10 +359,11 @@ def test_broadcast_beyond_the_budget_sends_nothing(network, alice, tmp_path):
 
 
 def test_service_that_is_off(network, tmp_path):
-    off = federate("Carol") | {"service_list": [{"service_type": "message", "active": True, "custom_record_number": 400000}]}
+    only_messages = [{"service_type": "message", "active": True, "custom_record_number": 400000}]
+    off = federate("Carol") | {"service_list": only_messages}
     with running(network, tmp_path, bob=federate("Bob"), carol=off) as (bob, carol):
-        for path, body in ((REQUEST, {"pubkey": bob.pubkey}), (LEAVE, {"pubkey": bob.pubkey}), (BROADCAST, {"msg": "aGk="})):
-            reply = carol.post(path, body)
+        for path in (REQUEST, LEAVE, BROADCAST):
+            reply = carol.post(path, {"pubkey": bob.pubkey, "msg": "aGk="})
             assert (reply.json["code"], reply.json["message"]) == (9, "the service federate is off on this node")
         assert ended(bob, ask(bob, carol))["state"] == "settled"
         assert state(bob, carol) == "requested" and listed(carol, "?state=all") == []

@@ -6,9 +6,15 @@ import pytest
 from openapi_spec_validator import validate
 
 from tests.nodeapi.streams import send
+from tests.support.nodes import Node
 
 PUBKEY = "02eec7245d6b7d2ccb30380bfbe2a3648cd7a942653f5aa340edcea1f283686619"
 MESSAGE_ID = "5fedffdc-c883-4aaf-95bc-358d7a79b7db"
+INVOICE = "lnbc10n1pj…another node's"
+OWN_INVOICE = "lnbc20n1pj…this node's"
+# Some calls need what others have done.
+FIRST = ["/v1/federate/request", "/v1/socket/start"]
+LAST = ["/v1/federate/leave", "/v1/socket/stop"]
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,7 @@ def as_sent(operation: dict, path: str, values: dict[str, str]) -> tuple[str, di
         elif parameter["in"] == "query":
             query.append(f"{parameter['name']}={value}")
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
-    return path + ("?" + "&".join(query) if query else ""), None if body is None else json.loads(real(json.dumps(body)))
+    return path + ("?" + "&".join(query) if query else ""), None if body is None else json.loads(real(json.dumps(body, ensure_ascii=False)))
 
 
 def shape(value, schema: dict, description: dict) -> None:
@@ -81,9 +87,21 @@ def shape(value, schema: dict, description: dict) -> None:
         assert isinstance(value, {"string": str, "boolean": bool, "integer": int}[schema["type"]])
 
 
+def in_order(description: dict) -> list[tuple[str, str, dict]]:
+    return sorted(operations(description), key=lambda entry: (entry[1] in LAST, entry[1] not in FIRST, entry[1]))
+
+
 def test_every_example_is_true(description, alice, bob):
-    values = {PUBKEY: bob.pubkey, MESSAGE_ID: send(alice, bob)}
-    for method, path, operation in operations(description):
+    def invoice(node: Node) -> str:
+        return node.post("/v1/lightning/generateinvoice", {"amount": 1}).json["invoice"]
+
+    def is_member() -> bool:
+        return bool(alice.get(f"/v1/federate?pubkey={bob.pubkey}").json["federations"])
+
+    values = {PUBKEY: bob.pubkey, MESSAGE_ID: send(alice, bob), INVOICE: invoice(bob), OWN_INVOICE: invoice(alice)}
+    for method, path, operation in in_order(description):
+        if path not in FIRST + LAST:
+            alice.wait_until(is_member)
         address, body = as_sent(operation, path, values)
         reply = alice.request(method, address, body)
         assert reply.status == 200, (address, body, reply.body)

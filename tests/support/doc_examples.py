@@ -1,5 +1,5 @@
-"""The examples of a documentation page, run as they stand there. They find addresses in environment variables that the page
-names.
+"""The examples of a documentation page, run as they stand there. They find addresses in environment variables that
+the page names.
 
     page = Page("socket.md", ALICE=alice.http)
     page.run("curl -s -X POST http://$ALICE/v1/socket/start")    # the block that has these words in it; what it printed
@@ -16,12 +16,15 @@ from tests.support.nodes import ROOT
 GUARD_SECONDS = 60
 RUNNERS = {"sh": ["sh", "-eu", "-c"], "python": [sys.executable, "-c"]}
 
-_FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FENCED = re.compile(r"^```(\w*) ?([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class Block:
+    """`title` is what stands behind the language, such as the name of a file."""
+
     language: str
+    title: str
     text: str
 
 
@@ -43,15 +46,21 @@ class Page:
         return self.blocks[self.blocks.index(self.block(words)) + 1].text
 
     def start(self, words: str) -> subprocess.Popen:
-        block = self.block(words)
+        return self.start_block(self.block(words))
+
+    def start_block(self, block: Block) -> subprocess.Popen:
         if block in self.left:
             self.left.remove(block)
         return subprocess.Popen(
-            [*RUNNERS[block.language], block.text], env=self._environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-        )
+            [*RUNNERS[block.language], block.text], env=self._environ, text=True,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        )  # fmt: skip
 
     def run(self, words: str) -> str:
         return ended(self.start(words))
+
+    def run_block(self, block: Block) -> str:
+        return ended(self.start_block(block))
 
 
 def ended(process: subprocess.Popen) -> str:

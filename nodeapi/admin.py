@@ -1,0 +1,60 @@
+"""The relay as the operator sees it."""
+
+from datetime import UTC, datetime
+
+from django.contrib import admin
+
+from messaging.admin import HistoryAdmin
+from nodeapi.models import RelayRun
+
+
+@admin.register(RelayRun)
+class RelayRunAdmin(HistoryAdmin):
+    """Counters are as of "counted until", a few seconds ago at most while datagrams pass."""
+
+    list_display = (
+        "ports", "running", "since", "ended", "side1", "side2", "datagrams1", "bytes1", "datagrams2", "bytes2",
+        "dropped",
+    )
+    list_filter = ("running", "started_at")
+    ordering = ("-pk",)
+    fields = (
+        "ports", "running", "since", "ended", "end_cause", "side1", "side2", "datagrams1", "bytes1", "datagrams2",
+        "bytes2", "dropped", "counted",
+    )
+    readonly_fields = ("ports", "since", "ended", "side1", "side2", "counted")
+
+    @admin.display(description="UDP ports")
+    def ports(self, run: RelayRun) -> str:
+        return f":{run.port1} and :{run.port2}"
+
+    @admin.display(description="since (UTC)", ordering="started_at")
+    def since(self, run: RelayRun) -> str:
+        return shown_time(run.started_at)
+
+    @admin.display(description="ended (UTC)", ordering="ended_at")
+    def ended(self, run: RelayRun) -> str:
+        return shown_time(run.ended_at) if run.ended_at else "–"
+
+    @admin.display(description="counted until (UTC)")
+    def counted(self, run: RelayRun) -> str:
+        return shown_time(run.sampled_at)
+
+    @admin.display(description="spoke on port 1")
+    def side1(self, run: RelayRun) -> str:
+        return shown_address(run.peer1)
+
+    @admin.display(description="spoke on port 2")
+    def side2(self, run: RelayRun) -> str:
+        return shown_address(run.peer2)
+
+
+def shown_time(moment: datetime) -> str:
+    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+
+
+def shown_address(peer: list | None) -> str:
+    if not peer:
+        return "nobody yet"
+    host, port = peer[0], peer[1]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,50 @@
+"""Requests of strangers are answered only so often: each answer costs this node."""
+
+from uuid import uuid4
+
+import pytest
+from django.core.management import call_command
+from django.db import connection
+
+from federation import bodies, handlers
+from federation.models import Federation, Step
+from federation.settings import FederationSettings
+from messaging.models import Direction, Message, Peer, State
+
+PUBKEY = "02" + "ab" * 32
+SETTINGS = FederationSettings(own_pubkey="03" + "cd" * 32, imp_id="us", ttl_seconds=3_600, accept="auto", max_members=100)
+
+
+@pytest.fixture(autouse=True)
+def migrated():
+    call_command("migrate", verbosity=0)
+    yield
+    for model in (Federation, Step, Peer):
+        model.objects.all().delete()
+    connection.close()
+
+
+def ask(pubkey: str, settings: FederationSettings):
+    body = bodies.encode(bodies.Body(type=bodies.REQUEST, imp_id="x", ttl=60))
+    message = Message(
+        message_id=uuid4(), direction=Direction.IN, pubkey=pubkey, service="federate", body=body, amount_msat=1_000,
+        state=State.RECEIVED,
+    )  # fmt: skip
+    return handlers.handle(message, settings=settings)
+
+
+
+def test_one_stranger_is_answered_so_often():
+    answered = [bool(ask(PUBKEY, SETTINGS).answers) for _ in range(30)]
+    assert answered == [True] * 20 + [False] * 10
+    assert ask(PUBKEY, SETTINGS).dropped == "too_many_requests"
+
+
+def test_all_strangers_together_are_answered_so_often():
+    answered = sum(len(ask(f"02{number:064x}", SETTINGS).answers) for number in range(320))
+    assert answered == 300
+
+
+def test_a_marked_peer_is_always_answered():
+    Peer.objects.create(pubkey=PUBKEY, marked=True)
+    assert all(ask(PUBKEY, SETTINGS).answers for _ in range(30))

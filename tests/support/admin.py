@@ -1,0 +1,34 @@
+"""The admin as a browser sees it. The node's configuration needs ACCOUNT as its `sqlite3` section."""
+
+import http.cookiejar
+import re
+import urllib.parse
+import urllib.request
+from html import unescape
+
+from tests.support.nodes import Node
+
+ACCOUNT = {"username": "operator", "password": "a password for tests"}
+
+_TOKEN = re.compile(r'name="csrfmiddlewaretoken" value="(\w+)"')
+_FIELD = re.compile(r'<label>([^<]*?):?</label>\s*<div class="readonly">(.*?)</div>', re.DOTALL)
+
+
+class AdminPages:
+    def __init__(self, node: Node):
+        self._base = f"http://{node.http}/admin/"
+        self._opener = urllib.request.build_opener(
+            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
+        )
+        token = _TOKEN.search(self.page("login/"))[1]
+        self.page("login/", **ACCOUNT, next="/admin/", csrfmiddlewaretoken=token)
+
+    def page(self, path: str, **form: str) -> str:
+        data = urllib.parse.urlencode(form).encode() if form else None
+        with self._opener.open(self._base + path, data, timeout=60) as answer:
+            return answer.read().decode()
+
+    def fields(self, path: str) -> dict[str, str]:
+        """What the page of one row shows, by its labels."""
+        found = _FIELD.findall(self.page(path))
+        return {label.strip(): unescape(re.sub("<[^>]*>", "", value)).strip() for label, value in found}
