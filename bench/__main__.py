@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-from bench import doors, fanout, latency, machine, memory, throughput, worlds
+from bench import doors, fanout, latency, machine, memory, throughput, vpn, worlds
 from bench.report import Section
 from bench.settings import DEFAULT, QUICK, Settings
 
-NAMES = ("latency", "throughput", "doors", "fanout", "memory")
+NAMES = ("latency", "throughput", "doors", "fanout", "memory", "vpn")
 ON_PAIRS = {"latency": latency.measure, "throughput": throughput.measure}
-ALONE = {"doors": doors.measure, "fanout": fanout.measure, "memory": memory.measure}
+ALONE = {"doors": doors.measure, "fanout": fanout.measure, "memory": memory.measure, "vpn": vpn.measure}
 
 
 def main() -> int:

@@ -17,6 +17,7 @@ class Settings:
     memory_clients: tuple[int, ...]
     memory_rounds: int
     starts: int
+    vpn_peers: tuple[int, ...]
 
 
 DEFAULT = Settings(
@@ -30,6 +31,7 @@ DEFAULT = Settings(
     memory_clients=(1_000, 5_000),
     memory_rounds=2,
     starts=3,
+    vpn_peers=(1_000, 5_000),
 )
 QUICK = Settings(
     rounds=1,
@@ -42,4 +44,5 @@ QUICK = Settings(
     memory_clients=(1_000,),
     memory_rounds=1,
     starts=1,
+    vpn_peers=(1_000,),
 )

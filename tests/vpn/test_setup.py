@@ -117,9 +117,10 @@ def test_a_client_gets_out_and_no_further_than_it_may(operator, tmp_path):
         assert rules.exit_table(operator.interface) in operator.vpn("rules").stdout
 
 
-def test_nothing_happens_without_a_yes(operator):
+@pytest.mark.parametrize("answer", ["n\n", ""])
+def test_nothing_happens_without_a_yes(operator, answer):
     before = operator.links
-    asked = operator.vpn("setup", "--interface", operator.interface, answer="n\n")
+    asked = operator.vpn("setup", "--interface", operator.interface, answer=answer)
     assert asked.returncode != 0 and "nothing was changed" in asked.stderr
     for words in ("make the server's keys", f"the interface {operator.interface}", "10.78.0.1/24", "nft table",
                   "/proc/sys/net/ipv4/ip_forward"):  # fmt: skip

@@ -38,7 +38,7 @@ class Command(BaseCommand):
         setup = Setup(wanted)
         steps = await (setup.removal_plan() if options["remove"] else setup.plan(options["interface"]))
         self.stdout.write("This will:\n" + "".join(f"  - {step.words}\n" for step in steps))
-        if not options["yes"] and input("Go on? [y/N] ").strip().lower() not in ("y", "yes"):
+        if not options["yes"] and not _agreed():
             raise CommandError("nothing was changed")
         await self._take(steps)
         public_key = setup.public_key()
@@ -80,3 +80,10 @@ class Command(BaseCommand):
         if interface is None:
             raise SetupError("no interface has vpn.server_pub_key; name one with --interface")
         return interface
+
+
+def _agreed() -> bool:
+    try:
+        return input("Go on? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
