@@ -94,7 +94,7 @@ class Setup:
         if state is None:
             state = await self._new(interface, present)
             steps.append(Step(f"make the server's keys; the private one goes to {wanted.key_path}, for root alone",
-                              lambda: self._write_keys(state)))
+                              lambda: self._write_keys(state)))  # fmt: skip
         elif interface not in (None, state.interface):
             raise SetupError(f"{state.interface} is set up already; ./impervious vpn setup --remove removes it")
         elif not wanted.key_path.exists():
@@ -151,12 +151,12 @@ class Setup:
         return [*steps, Step(f"delete {wanted.key_path} and {wanted.state_path}: the server's key is gone then",
                              self._delete_files)]  # fmt: skip
 
-    async def _interfaces(self) -> dict[str, str]:
-        """All that `ip link` shows, with WireGuard's public keys; "" for those without."""
-        found = dict.fromkeys((link["ifname"] for link in await links()), "")
+    async def _interfaces(self) -> dict[str, str | None]:
+        """All interfaces here, with WireGuard's public keys: "" where none is set, None for interfaces of other kinds."""
+        found: dict[str, str | None] = dict.fromkeys(link["ifname"] for link in await links())
         return found | {name: key for name, key in (await self._wireguard.interfaces()).items() if name in found}
 
-    async def _new(self, interface: str | None, present: dict[str, str]) -> State:
+    async def _new(self, interface: str | None, present: dict[str, str | None]) -> State:
         wanted = self._wanted
         name = interface or f"impd{secrets.token_hex(4)}"
         if name in present:
@@ -175,20 +175,20 @@ class Setup:
         rules.nat_table(name)
         return State(name, "")
 
-    async def _ours(self, state: State, present: dict[str, str]) -> bool:
+    async def _ours(self, state: State, present: dict[str, str | None]) -> bool:
         """Whether the interface is there and is the one that was made; without a key it was left half made."""
         if state.interface not in present:
             return False
         if present[state.interface] in ("", state.public_key):
             return True
-        raise SetupError(f"{state.interface} has another key than the one that was made here, so it is somebody else's; "
+        raise SetupError(f"{state.interface} has not the key that was made here, so it is somebody else's; "
                          f"remove it yourself, or delete {self._wanted.state_path} to begin anew")  # fmt: skip
 
     async def _write_keys(self, state: State) -> None:
         pair = keys.new_key_pair()
         state.public_key = pair.public
         _write_state(self._wanted.state_path, state)
-        _write_private(self._wanted.key_path, pair.private + "\n")
+        _write_new(self._wanted.key_path, pair.private + "\n", mode=0o600)
 
     async def _forward(self, state: State, version: int) -> None:
         if version not in state.forwarding:
@@ -252,14 +252,16 @@ def read_state(wanted: Wanted) -> State | None:
 def _write_state(path: Path, state: State) -> None:
     draft = path.with_name(path.name + ".new")
     draft.unlink(missing_ok=True)
-    _write_private(draft, json.dumps(asdict(state)) + "\n")
+    # No secret is in it, and `vpn check` reads it as the user who runs the node.
+    _write_new(draft, json.dumps(asdict(state)) + "\n", mode=0o644)
     os.replace(draft, path)
 
 
-def _write_private(path: Path, text: str) -> None:
-    """A new file for its owner's eyes alone, on disk when this returns."""
+def _write_new(path: Path, text: str, *, mode: int) -> None:
+    """A new file, on disk when this returns."""
     try:
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
+            os.fchmod(file.fileno(), mode)
             file.write(text)
             file.flush()
             os.fsync(file.fileno())

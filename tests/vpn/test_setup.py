@@ -72,7 +72,7 @@ def test_setup_check_and_remove(operator, tmp_path):
     for words in (operator.interface, "10.78.0.1/24", "fd00:78::1/64"):
         assert words in operator.links
     key_file = tmp_path / "node.vpn.key"
-    assert key_file.stat().st_mode & 0o777 == 0o600 == (tmp_path / "node.vpn.json").stat().st_mode & 0o777
+    assert key_file.stat().st_mode & 0o777 == 0o600 and (tmp_path / "node.vpn.json").stat().st_mode & 0o777 == 0o644
     assert keys.public_of(key_file.read_text().strip()) == key
     with Client(tmp_path) as client:
         operator.cable(client, "192.0.2.1/30", "192.0.2.2/30")
@@ -144,6 +144,15 @@ def test_interfaces_of_others_are_not_touched(operator):
     assert operator.run("wg", "show", operator.interface, "public-key").strip() == other.public
 
 
+def test_an_interface_of_another_kind_is_not_removed(operator):
+    operator.set_up()
+    operator.remove_interface(operator.interface)
+    operator.run("ip", "link", "add", operator.interface, "type", "veth", "peer", "name", new_name())
+    for words in (["setup", "--yes"], ["setup", "--remove", "--yes"]):
+        assert "somebody else's" in operator.vpn(*words).stderr
+    assert operator.interface in operator.links
+
+
 def test_a_key_that_is_not_here_makes_no_interface(operator):
     operator.configure(server_pub_key=keys.new_key_pair().public)
     assert "its private key is not here" in operator.vpn("setup", "--yes").stderr
@@ -191,6 +200,14 @@ def test_check_tells_who_may_not_use_wg_the_rule(operator):
     wrapper.chmod(0o755)
     operator.configure(binary_path=str(wrapper))
     assert any(f"wg set {operator.interface} peer *" in line for line in wrong(operator.vpn("check")))
+
+
+def test_root_does_not_lock_out_the_user_who_runs_the_node(operator):
+    os.chown(operator.directory, 65534, 65534)
+    operator.set_up()
+    assert (operator.directory / "node.vpn.key").stat().st_uid == 0
+    key = operator.directory / "impervious.secret_key"
+    assert key.stat().st_uid == 65534 and key.stat().st_mode & 0o777 == 0o600 and len(key.read_text()) > 50
 
 
 def test_without_a_configuration(machines, tmp_path):
