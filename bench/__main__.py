@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-from bench import catchup, commits, doors, fanout, joined, latency, machine, memory, relay, replay, stored, throughput, worlds
+from bench import catchup, commits, doors, fanout, joined, latency, machine, memory, relay, replay, stored, throughput, vpn, worlds
 from bench.report import Section
 from bench.settings import DEFAULT, QUICK, Settings
 
@@ -24,6 +24,7 @@ ALONE = {
     "replay": replay.measure,
     "relay": relay.measure,
     "commits": commits.measure,
+    "vpn": vpn.measure,
 }
 NAMES = (*ON_PAIRS, *ALONE)
 

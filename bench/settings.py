@@ -27,6 +27,7 @@ class Settings:
     commits_seconds: float
     relay_seconds: float
     relay_delays: int
+    vpn_peers: tuple[int, ...]
 
 
 DEFAULT = Settings(
@@ -50,6 +51,7 @@ DEFAULT = Settings(
     commits_seconds=3.0,
     relay_seconds=2.0,
     relay_delays=5_000,
+    vpn_peers=(1_000, 5_000),
 )
 QUICK = Settings(
     rounds=1,
@@ -72,4 +74,5 @@ QUICK = Settings(
     commits_seconds=0.6,
     relay_seconds=0.5,
     relay_delays=1_000,
+    vpn_peers=(1_000,),
 )

@@ -14,6 +14,10 @@ def read_or_make(path: Path) -> str:
     key = secrets.token_urlsafe(50)
     try:
         with os.fdopen(descriptor, "w") as file:
+            if os.geteuid() == 0:
+                # A command run as root, such as `vpn setup`, must not lock out the user who runs the node.
+                owner = path.parent.stat()
+                os.fchown(descriptor, owner.st_uid, owner.st_gid)
             file.write(key)
     except OSError:
         # Half a key, on a full disk, would be taken for one at the next start.

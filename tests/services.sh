@@ -1,16 +1,41 @@
 # Sourced by ./impervious test: installs and starts what the tests need beside Python, on free ports, and stops it at the end.
 
 # $1: a package of apt; the rest: a command that succeeds once it is there.
-need() {
+provide() {
     package=$1
     shift
     "$@" >/dev/null 2>&1 && return 0
     say "Installing $package …"
     apt_get="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq"
     { $apt_get update && $apt_get install -y --no-install-recommends "$package"; } >/dev/null 2>&1 || true
-    "$@" >/dev/null 2>&1 && return 0
-    say "The tests need $package, which could not be installed here: apt install $package"
+    "$@" >/dev/null 2>&1
+}
+
+need() {
+    provide "$@" && return 0
+    say "The tests need $1, which could not be installed here: apt install $1"
     exit 1
+}
+
+# What only tests in tests/vpn need: without it they tell that they did not run, and why.
+wish() {
+    provide "$@" || say "$1 could not be installed: tests in tests/vpn that need it do not run."
+}
+
+# wireguard-go needs it where the kernel has no WireGuard.
+make_tun() {
+    [ -e /dev/net/tun ] && return 0
+    { $as_root mkdir -p /dev/net && $as_root mknod /dev/net/tun c 10 200; } >/dev/null 2>&1 || true
+    [ -e /dev/net/tun ] || say "There is no /dev/net/tun: tests in tests/vpn that need it do not run."
+}
+
+prepare_vpn() {
+    PATH="$PATH:/usr/sbin:/sbin"
+    wish iproute2 command -v ip
+    wish nftables command -v nft
+    wish wireguard-tools command -v wg
+    wish wireguard-go command -v wireguard-go
+    make_tun
 }
 
 # The package starts a server of its own on the usual port unless it is told not to.
@@ -82,6 +107,7 @@ stop_services() {
 as_root=""
 [ "$(id -u)" = 0 ] || as_root="sudo -n"
 need redis-server command -v redis-server
+prepare_vpn
 find_postgres || refuse_packaged_cluster
 need postgresql find_postgres
 find_postgres

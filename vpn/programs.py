@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import shutil
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -32,6 +33,11 @@ class Output:
     code: int
     stdout: str
     stderr: str
+
+
+def find(name: str) -> str | None:
+    """Its path, as `run` finds it."""
+    return shutil.which(name, path=_PATH)
 
 
 async def run(command: Sequence[str], *, stdin: str = "", timeout_seconds: float = TIMEOUT_SECONDS) -> Output:

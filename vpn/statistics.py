@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from vpn.counting import more
 from vpn.models import Lease
 from vpn.states import PEERED
 from vpn.wireguard import Statistics
@@ -15,11 +16,6 @@ def store(found: Mapping[str, Statistics]) -> None:
         lease for lease in Lease.objects.filter(state__in=PEERED) if lease.wg_key in found and _add(lease, found[lease.wg_key])
     ]
     Lease.objects.bulk_update(changed, FIELDS, batch_size=500)
-
-
-def more(counter: int, seen: int) -> int:
-    """What a counter has grown by: one that is lower than it was began anew."""
-    return counter - seen if counter >= seen else counter
 
 
 def _add(lease: Lease, now: Statistics) -> bool:

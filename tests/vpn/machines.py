@@ -105,9 +105,9 @@ class Machine:
             machine.run("ip", "address", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
             machine.run("ip", "link", "set", device, "up")
 
-    def add_interface(self) -> str:
+    def add_interface(self, name: str = "") -> str:
         """A new WireGuard interface without keys, down."""
-        name = new_name()
+        name = name or new_name()
         if kernel_has_wireguard():
             self.run("ip", "link", "add", name, "type", "wireguard")
         else:

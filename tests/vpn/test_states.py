@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vpn.counting import more
 from vpn.states import LEASE_WAYS, TERM_WAYS, LeaseState, NoSuchWay, TermState, require_way
-from vpn.statistics import more
 
 
 def reachable(ways: dict, start) -> set:
