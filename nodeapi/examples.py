@@ -1,7 +1,7 @@
 """One true example for each operation, shown in the API's description. A test sends each of them to a node.
 
 PUBKEY stands for another node, MESSAGE_ID for a message of this one, INVOICE for another node's invoice and OWN_INVOICE for
-one of this node.
+one of this node, NONCE for a quote and a lease of the other node, LEASE_ID for that lease.
 """
 
 from dataclasses import dataclass, field
@@ -11,6 +11,8 @@ PUBKEY = "02eec7245d6b7d2ccb30380bfbe2a3648cd7a942653f5aa340edcea1f283686619"
 MESSAGE_ID = "5fedffdc-c883-4aaf-95bc-358d7a79b7db"
 INVOICE = "lnbc10n1pj…another node's"
 OWN_INVOICE = "lnbc20n1pj…this node's"
+NONCE = "8c1f0e2d3b4a59687786a5b4c3d2e1f0"
+LEASE_ID = "0f8fad5b-d9cb-469f-a165-70867728950e"
 SIGNER = "0256b328b30c8bf5839e24058747879408bdb36241dc9c2e7c619faa12b2920967"
 SIGNATURE = (
     "d9i87w1z9sj86r37ib6m6dsfekdrmuwg9jgz6u8p9ahrru1ps7i1"
@@ -97,5 +99,26 @@ EXAMPLES = {
             "paid": False, "state": "open", "amount": "2", "amountPaidMsat": "0", "paymentHash": "00" * 32,
             "memo": "a cup of tea", "expiresAt": "2026-11-23T13:00:00Z", "settledAt": "",
         },  # fmt: skip
+    ),
+    "/vpn.VPN/RequestQuote": Example({"pubkey": PUBKEY}, {"id": MESSAGE_ID}),
+    "/vpn.VPN/AcceptContract": Example({"pubkey": PUBKEY, "nonce": NONCE, "price": "100"}, {"id": MESSAGE_ID}),
+    "/vpn.VPN/RefreshContract": Example({"pubkey": PUBKEY, "nonce": NONCE, "price": "100"}, {"id": MESSAGE_ID}),
+    "/vpn.VPN/ListLeases": Example(
+        {"state": "active", "pubkey": PUBKEY, "limit": "10"},
+        {
+            "leases": [
+                {
+                    "id": LEASE_ID, "pubkey": PUBKEY, "nonce": NONCE, "price": "100", "state": "active",
+                    "address": "10.0.0.2/32", "endpoint": "203.0.113.5:51820",
+                    "serverPubKey": "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
+                    "publicKey": "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=", "expiresAt": "2026-11-23T13:00:00Z",
+                    "secondsLeft": "3600", "path": f"http://127.0.0.1:8882/v1/vpn/leases/{LEASE_ID}/config",
+                }
+            ]
+        },  # fmt: skip
+    ),
+    "/vpn.VPN/GetLeaseConfig": Example(
+        {"id": LEASE_ID},
+        {"config": "[Interface]\nPrivateKey = …\nAddress = 10.0.0.2/32\n\n[Peer]\n…\n", "contentType": "text/plain"},
     ),
 }

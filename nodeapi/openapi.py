@@ -5,7 +5,7 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
-from nodeapi.examples import EXAMPLES
+from nodeapi.examples import EXAMPLES, Example
 from nodeapi.operations import Operation
 from nodeapi.proto_comments import field_comments
 
@@ -55,18 +55,14 @@ def describe(operations: Iterable[Operation], *, version: str) -> dict[str, Any]
 
 
 def _operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
-    reply = operation.reply_class.DESCRIPTOR
     example = EXAMPLES.get(operation.rpc_path)
-    content: dict[str, Any] = {"schema": _reference(reply, schemas)}
-    if example:
-        content["example"] = example.reply
     described: dict[str, Any] = {
         "operationId": operation.rpc_path.strip("/").replace("/", ".").replace(".", "_"),
         "tags": [operation.service.partition(".")[0]],
         "summary": summary(operation),
         "description": f"gRPC: `{operation.rpc_path}`. Scope of the key: `{operation.scope}`.",
         "responses": {
-            "200": {"description": "Done, or accepted.", "content": {"application/json": content}},
+            "200": {"description": "Done, or accepted.", "content": _content(operation, example, schemas)},
             "default": _error_response(),
         },
     }
@@ -76,6 +72,19 @@ def _operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
     else:
         described["requestBody"] = _request_body(operation, schemas)
     return described | ({"parameters": parameters} if parameters else {})
+
+
+def _content(operation: Operation, example: Example | None, schemas: dict[str, Any]) -> dict[str, Any]:
+    """By content type: what the reply is like."""
+    if operation.plain:
+        contents = {name: {"schema": {"type": "string"}} for name in operation.plain.types}
+        if example:
+            contents[operation.plain.types[0]]["example"] = example.reply[operation.plain.field]
+        return contents
+    content: dict[str, Any] = {"schema": _reference(operation.reply_class.DESCRIPTOR, schemas)}
+    if example:
+        content["example"] = example.reply
+    return {"application/json": content}
 
 
 def summary(operation: Operation) -> str:

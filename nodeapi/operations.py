@@ -28,6 +28,14 @@ from nodeapi.relay import calls as relay_calls
 Function = Callable[..., Awaitable[dict[str, Any]]]
 
 
+@dataclass(frozen=True)
+class Plain:
+    """The field, and the content types it may have; the reply's `content_type` says which."""
+
+    field: str
+    types: tuple[str, ...]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Operation:
     service: str
@@ -41,8 +49,8 @@ class Operation:
     reads_only: bool = False
     # Takes an Idempotency-Key: its function gets the `claim`.
     once: bool = False
-    # REST answers with this field of the reply alone, as the content type that the reply's `content_type` says.
-    plain: str = ""
+    # REST answers with one field of the reply alone, instead of JSON.
+    plain: Plain | None = None
 
     @property
     def rpc_path(self) -> str:
@@ -198,7 +206,7 @@ OPERATIONS = (
         reply=serializers_vpn.GetLeaseConfigResponse(),
         function=vpns.get_lease_config,
         scope="pay",
-        plain="config",
+        plain=Plain("config", ("text/plain", "image/svg+xml")),
     ),
     Operation(
         service="node.Node",

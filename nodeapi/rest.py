@@ -104,7 +104,7 @@ class OperationView(APIView):
         return self.finalize_response(request, response)
 
     def _send_plain(self, reply: Message) -> None:
-        renderer = PlainRenderer(self.operation.plain, reply.content_type)
+        renderer = PlainRenderer(self.operation.plain.field, reply.content_type)
         self.request.accepted_renderer, self.request.accepted_media_type = renderer, renderer.media_type
         self.headers = renderer.headers
 
