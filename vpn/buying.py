@@ -151,7 +151,11 @@ def invoice_received(message: Message, body: dict[str, Any], settings: VpnSettin
 
 def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
     purchase = Purchase.objects.filter(seller=message.pubkey, payment_hash=bytes.fromhex(body["payment_hash"])).first()
-    if purchase is None or purchase.lease_id != body["id"] or purchase.state not in OPEN_PURCHASES:
+    if purchase is None or purchase.lease_id != body["id"]:
+        return Reaction(dropped="lease_unasked")
+    if purchase.state == PurchaseState.DONE:
+        return _prolonged(message, body)
+    if purchase.state not in OPEN_PURCHASES:
         return Reaction(dropped="lease_unasked")
     try:
         fields = peering_fields(parse_peering({name: body[name] for name in bodies.PEERING}))
@@ -175,24 +179,36 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     lease.save()
     purchase.state, purchase.ask_again_at = PurchaseState.DONE, None
     purchase.save()
-    told = [
-        telling.event(
-            bodies.LEASE,
-            purchase.pk,
-            received=message,
-            id=lease.pk,
-            pubkey=lease.seller,
-            **lease.peering,
-            expires_at=lease.expires_at,
-            seconds=body["seconds"],
-            payment_hash=body["payment_hash"],
-            path=lease.path,
-        )
-    ]
+    told = [_lease_event(lease, purchase.pk, message, body)]
     if body["seconds"] < purchase.seconds or body["expires_at"] < least_end:
         text = f"the seller gives less time than was paid for: until {bodies.rfc3339(body['expires_at'])}"
         told.append(_note(purchase, "less_time", text))
     return Reaction(events=told)
+
+
+def _prolonged(message: Message, body: dict[str, Any]) -> Reaction:
+    """The same lease again: news only if its end has moved on, as when the seller's operator extends it."""
+    lease = PurchasedLease.objects.filter(pk=body["id"], expires_at__lt=body["expires_at"]).first()
+    if lease is None or lease.state == BoughtState.ENDED:
+        return Reaction(dropped="lease_known")
+    lease.expires_at, lease.state = body["expires_at"], BoughtState.ACTIVE
+    lease.save()
+    return Reaction(events=[_lease_event(lease, message.message_id, message, body)])
+
+
+def _lease_event(lease: PurchasedLease, message_id: UUID, message: Message, body: dict[str, Any]) -> Event:
+    return telling.event(
+        bodies.LEASE,
+        message_id,
+        received=message,
+        id=lease.pk,
+        pubkey=lease.seller,
+        **lease.peering,
+        expires_at=lease.expires_at,
+        seconds=body["seconds"],
+        payment_hash=body["payment_hash"],
+        path=lease.path,
+    )
 
 
 def refusal_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:

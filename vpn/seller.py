@@ -231,7 +231,7 @@ class Seller:
     async def _wishes(self) -> None:
         keys = await self._context.database.read(wishes.open_wishes)
         for key in keys:
-            await self._context.database.write(partial(wishes.carry_out, key))
+            await self._commit(partial(wishes.carry_out, key, self._settings))
             self._peers_changed.ring()
 
     # WireGuard

@@ -14,6 +14,7 @@ from tests.nodeapi.vpn_market import (
     REFRESH,
     Shop,
     Stranger,
+    as_stored,
     ask_quote,
     buy,
     leases,
@@ -103,7 +104,7 @@ def ended(market: Market, contract_id: str) -> str:
 
 
 def _by_id(node: Node, identity: str, column: str = "contract_id") -> str:
-    return f"WHERE {column} = '{identity.replace('-', '') if node.database_url.startswith('sqlite') else identity}'"
+    return f"WHERE {column} = '{as_stored(node, identity)}'"
 
 
 def settled_sat(market: Market) -> int:

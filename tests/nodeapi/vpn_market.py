@@ -131,6 +131,11 @@ def one(node: Node, statement: str):
     return rows[0][0] if rows else None
 
 
+def as_stored(node: Node, identity: str) -> str:
+    """A UUID as the node's database writes it."""
+    return identity.replace("-", "") if node.database_url.startswith("sqlite") else identity
+
+
 def lease_state(seller: Node) -> str:
     return one(seller, "SELECT state FROM vpn_lease ORDER BY id DESC LIMIT 1") or ""
 

@@ -1,0 +1,168 @@
+"""What the seller's node keeps in order: its interface, byte counts, the operator's wishes, and payments that lead to nothing."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from lightning.simulator.process import SimulatedNetwork
+from tests.nodeapi.streams import WebsocketStream
+from tests.nodeapi.test_federation import shell
+from tests.nodeapi.vpn_market import (
+    CONTRACT,
+    Shop,
+    Stranger,
+    as_stored,
+    ask_quote,
+    buy,
+    file_of,
+    lease_state,
+    leases,
+    of_type,
+    one,
+    open_shop,
+    post,
+    running_network,
+    told,
+    wait_for_shop,
+)
+from tests.support.databases import execute
+from tests.support.nodes import ROOT, Node
+from tests.vpn.machines import Client
+from vpn.keys import new_key_pair
+
+PAGES = """
+from django.contrib.auth import get_user_model
+from django.test import Client
+import json
+user, _ = get_user_model().objects.get_or_create(username="root", is_staff=True, is_superuser=True)
+client = Client(HTTP_HOST="127.0.0.1")
+client.force_login(user)
+found = {}
+for path in %r:
+    reply = client.get("/admin/vpn/" + path)
+    found[path] = [reply.status_code, reply.content.decode()]
+print(json.dumps(found))
+"""
+WISH = """
+from vpn.models import Lease, LeaseWish
+LeaseWish.objects.create(lease=Lease.objects.get(contract_id="{lease}"), action="{action}", seconds={seconds}, asked_by="root")
+"""
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory) -> Iterator[Shop]:
+    with open_shop(tmp_path_factory.mktemp("shop")) as shop:
+        yield shop
+
+
+@pytest.fixture(scope="module")
+def lnds(tmp_path_factory) -> Iterator[SimulatedNetwork]:
+    with running_network(tmp_path_factory.mktemp("network"), ["seller", "buyer", "slow"]) as lnds:
+        yield lnds
+
+
+@pytest.fixture(scope="module")
+def market(lnds: SimulatedNetwork, shop: Shop, tmp_path_factory) -> Iterator[tuple[Node, Node]]:
+    directory = tmp_path_factory.mktemp("market")
+    with ExitStack() as stack:
+        seller = stack.enter_context(Node(lnds.nodes["seller"], directory / "seller", extra=shop.config()))
+        buyer = stack.enter_context(Node(lnds.nodes["buyer"], directory / "buyer"))
+        wait_for_shop(seller)
+        yield seller, buyer
+
+
+def key_of(buyer: Node, lease: dict) -> str:
+    return next(row["publicKey"] for row in leases(buyer, "?state=all") if row["id"] == lease["id"])
+
+
+def test_the_interface_gets_what_the_database_says_and_keeps_what_is_the_operators(market, shop):
+    seller, buyer = market
+    lease = buy(buyer, seller, 3_000)
+    key, mine, intruder = key_of(buyer, lease), new_key_pair().public, new_key_pair().public
+    seller.stop()
+    shop.server.run("wg", "set", shop.server.interface, "peer", key, "remove")
+    shop.server.run("wg", "set", shop.server.interface, "peer", mine, "allowed-ips", "10.99.0.5/32")
+    shop.server.run("wg", "set", shop.server.interface, "peer", intruder, "allowed-ips", lease["address"])
+    seller.start()
+    seller.wait_until(lambda: shop.peers() == {key: lease["address"], mine: "10.99.0.5/32"})
+    # The operator's peer is nobody's lease.
+    quote = ask_quote(buyer, seller)
+    refused = Stranger(buyer.lnd).say(seller, type="contract", nonce=quote["nonce"], price="60", pubkey=mine)
+    answer = f"SELECT COUNT(*) FROM messaging_message WHERE direction = 'out' AND reply_to = '{as_stored(seller, refused)}'"
+    seller.wait_until(lambda: one(seller, answer) == 1)
+    assert one(seller, f"SELECT COUNT(*) FROM vpn_quote WHERE nonce = '{quote['nonce']}' AND used_at IS NULL") == 1
+    shop.server.run("wg", "set", shop.server.interface, "peer", mine, "remove")
+
+
+def test_bytes_and_handshakes_are_kept_over_a_restart_and_shown(market, shop, tmp_path):
+    seller, buyer = market
+    lease = buy(buyer, seller, 3_000)
+    with Client(tmp_path) as client:
+        shop.server.cable(client, "192.0.2.1/30", "192.0.2.2/30")
+        shop.server.serve("10.77.0.1")
+        client.bring_up(file_of(buyer, lease["id"]).body.decode())
+        assert client.reaches("udp", "10.77.0.1")
+        seller.stop()
+        seller.start()
+        key = key_of(buyer, lease)
+        counted = f"SELECT received_bytes FROM vpn_lease WHERE wg_key = '{key}'"
+        seller.wait_until(lambda: one(seller, counted))
+    identity = one(seller, f"SELECT id FROM vpn_lease WHERE wg_key = '{key}'")
+    paths = ["lease/", f"lease/{identity}/change/", "address/", "quote/", "term/", "leasestep/", "leasewish/"]
+    pages = json.loads(shell(seller, PAGES % paths))
+    assert {status for status, _ in pages.values()} == {200}
+    assert lease["address"] in pages["lease/"][1] and "Extend the chosen leases" in pages["lease/"][1]
+    assert "1 day" not in pages["lease/"][1] and "minutes" in pages["lease/"][1]
+    assert "addresses taken" in pages["address/"][1] and 'class="active"' in pages["address/"][1]
+    bought = json.loads(shell(buyer, PAGES % ["purchasedlease/", f"purchasedlease/{lease['id']}/change/", "purchase/"]))
+    assert {status for status, _ in bought.values()} == {200}
+    private = file_of(buyer, lease["id"]).body.decode().split("PrivateKey = ")[1].split("\n")[0]
+    assert not [path for path, (_, page) in (pages | bought).items() if private in page]
+
+
+def test_the_operator_extends_and_ends_a_lease(market, shop):
+    seller, buyer = market
+    lease = buy(buyer, seller, 600)
+    with WebsocketStream(buyer) as stream:
+        shell(seller, WISH.format(lease=lease["id"], action="extend", seconds=3600))
+        extended = told(stream.until(of_type("lease"))[-1])
+        assert (extended["id"], extended["seconds"]) == (lease["id"], 600)
+        assert extended["expires_at"] > lease["expires_at"]
+        key = key_of(buyer, lease)
+        shell(seller, WISH.format(lease=lease["id"], action="end", seconds=0))
+        assert told(stream.until(of_type("ended"))[-1])["id"] == lease["id"]
+    assert key not in shop.peers()
+    seller.wait_until(lambda: lease_state(seller) == "freed")
+    assert execute(seller.database_url, "SELECT outcome FROM vpn_leasewish ORDER BY id DESC LIMIT 2") == [("done",), ("done",)]
+    shell(seller, WISH.format(lease=lease["id"], action="end", seconds=0))
+    seller.wait_until(
+        lambda: one(seller, "SELECT outcome FROM vpn_leasewish ORDER BY id DESC LIMIT 1") == "not done: the lease does not run"
+    )
+
+
+def test_a_tunnel_that_does_not_come_to_be_gives_the_money_back(lnds, shop, market, tmp_path):
+    """With a `wg` that says yes and sets nothing; on a copy of the node that waits 3 seconds instead of 240."""
+    _, buyer = market
+    copy = tmp_path / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "tests", "__pycache__"))
+    code = copy / "vpn" / "seller.py"
+    code.write_text(code.read_text().replace("GIVE_BACK_SECONDS = 240", "GIVE_BACK_SECONDS = 3"))
+    lazy = tmp_path / "wg"
+    lazy.write_text(f'#!/bin/sh\n[ "$1" = set ] && exit 0\nexec {shop.server.wg} "$@"\n')
+    lazy.chmod(0o755)
+    config = shop.config(subnet="10.79.0.0/30", binary_path=str(lazy))
+    with Node(lnds.nodes["slow"], tmp_path / "slow", extra=config, root=copy) as seller:
+        wait_for_shop(seller)
+        quote = ask_quote(buyer, seller)
+        with WebsocketStream(buyer) as stream:
+            contract_id = post(buyer, CONTRACT, pubkey=seller.pubkey, nonce=quote["nonce"], price="60")
+            refused = stream.until(of_type("refusal"))[-1]
+        assert refused["id"] == contract_id and "could not be made in time" in told(refused)["text"]
+        newest = "SELECT state, cost_msat FROM invoices_invoicepayment ORDER BY created_at DESC LIMIT 1"
+        buyer.wait_until(lambda: execute(buyer.database_url, newest) == [("failed", 0)])
+        assert lease_state(seller) == "canceled"
+        seller.wait_until(lambda: one(seller, "SELECT COUNT(*) FROM vpn_address WHERE lease_id IS NOT NULL") == 0)
+        assert Stranger(lnds.nodes["slow"]).paid_sat() == 0
