@@ -1,5 +1,6 @@
 """The buyer's half of the worker: invoices are checked and paid, leases that do not come are asked for, and end."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -14,14 +15,16 @@ from messaging.models import Event, Message
 from messaging.outgoing import store_all
 from messaging.workers import WorkerContext
 from protos.lnrpc import lightning_pb2
-from vpn import buying
+from vpn import buying, renewing
 from vpn.models import Purchase, PurchasedLease
 from vpn.settings import VpnSettings
 from vpn.states import BoughtState, PurchaseState
+from vpn.wireguard import WireGuard
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+RENEW_SECONDS = 5.0
 MAX_FINAL_CLTV_BLOCKS = 144
 # The longest, in all, that a seller who has gone away can hold the money: a week.
 CLTV_LIMIT_BLOCKS = 1_008
@@ -35,6 +38,24 @@ class Buyer:
         self._settings: VpnSettings = context.settings
 
     async def run(self) -> None:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._look_forever())
+            if self._settings.auto_renew:
+                group.create_task(self._renew_forever())
+
+    async def _renew_forever(self) -> None:
+        wireguard = WireGuard(self._settings.binary_path)
+        while True:
+            try:
+                now = self._context.clock.now()
+                for lease in await self._context.database.read(partial(renewing.due, now, self._settings)):
+                    if await renewing.is_in_use(wireguard, lease, now):
+                        await self._commit(partial(renewing.renew, lease, now, self._settings))
+            except Exception:
+                logger.exception("VPN: leases could not be renewed; trying again")
+            await asyncio.sleep(RENEW_SECONDS)
+
+    async def _look_forever(self) -> None:
         while True:
             try:
                 await self.look()

@@ -82,10 +82,12 @@ def refresh_of(seller: str, nonce: str, price: str) -> tuple[PurchasedLease, int
         raise NotPossible("price", str(error), invalid=True) from None
 
 
-def send_refresh(message: Message, nonce: str, price: str) -> None:
+def send_refresh(message: Message, nonce: str, price: str, *, automatic: bool = False) -> None:
     """Before `message` is stored. Raises NotPossible."""
     lease, price_sat = refresh_of(message.pubkey, nonce, price)
-    _store_purchase(message, Term.Kind.REFRESH, lease.pk, nonce, price_sat, lease.price_sat, lease.public_key)
+    _store_purchase(
+        message, Term.Kind.REFRESH, lease.pk, nonce, price_sat, lease.price_sat, lease.public_key, automatic=automatic
+    )
 
 
 def asked_body(type: str, nonce: str, price_sat: int, public_key: str) -> bytes:
@@ -100,7 +102,15 @@ def _price_within(price: str, min_sat: int, max_sat: int) -> int:
 
 
 def _store_purchase(
-    message: Message, kind: Term.Kind, lease_id: UUID, nonce: str, price_sat: int, hourly_sat: int, public_key: str
+    message: Message,
+    kind: Term.Kind,
+    lease_id: UUID,
+    nonce: str,
+    price_sat: int,
+    hourly_sat: int,
+    public_key: str,
+    *,
+    automatic: bool = False,
 ) -> None:
     Purchase.objects.create(
         id=message.message_id,
@@ -112,6 +122,7 @@ def _store_purchase(
         hourly_price_sat=hourly_sat,
         seconds=bought_seconds(price_sat * 1000, hourly_sat),
         public_key=public_key,
+        automatic=automatic,
     )
 
 

@@ -231,6 +231,7 @@ class Purchase(models.Model):
     hourly_price_sat = models.BigIntegerField("sat per hour")
     seconds = models.BigIntegerField(help_text="What the price buys.")
     public_key = models.CharField(max_length=KEY_CHARACTERS)
+    automatic = models.BooleanField(default=False, help_text="A renewal that nobody asked for (vpn.auto_renew).")
     payment_request = models.TextField(blank=True)
     payment_hash = models.BinaryField(max_length=32, null=True, unique=True)
     state = models.CharField(max_length=16, choices=PurchaseState, default=PurchaseState.ASKED)
@@ -241,7 +242,8 @@ class Purchase(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(fields=["id"], name="vpn_purchase_open", condition=models.Q(state__in=("invoiced", "paying", "paid")))
+            models.Index(fields=["id"], name="vpn_purchase_open", condition=models.Q(state__in=("invoiced", "paying", "paid"))),
+            models.Index(fields=["lease_id", "created_at"], name="vpn_purchase_by_lease"),
         ]
 
     def __str__(self) -> str:

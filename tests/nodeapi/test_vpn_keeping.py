@@ -166,3 +166,22 @@ def test_a_tunnel_that_does_not_come_to_be_gives_the_money_back(lnds, shop, mark
         assert lease_state(seller) == "canceled"
         seller.wait_until(lambda: one(seller, "SELECT COUNT(*) FROM vpn_address WHERE lease_id IS NOT NULL") == 0)
         assert Stranger(lnds.nodes["slow"]).paid_sat() == 0
+
+
+def test_a_lease_in_use_is_renewed_within_its_budget_and_another_is_not(market, lnds, shop, tmp_path):
+    seller, _ = market
+    with Client(tmp_path) as client:
+        renew = {"enabled": True, "budget_sat": 50, "lead_seconds": 60}
+        config = {"vpn": {"binary_path": str(client.wg), "auto_renew": renew}}
+        shop.server.cable(client, "192.0.2.1/30", "192.0.2.2/30")
+        with Node(lnds.nodes["slow"], tmp_path / "renewing", extra=config) as buyer, WebsocketStream(buyer) as stream:
+            used, unused = buy(buyer, seller, 30), buy(buyer, seller, 30)
+            shop.server.serve("10.77.0.1")
+            client.bring_up(file_of(buyer, used["id"]).body.decode())
+            assert client.reaches("udp", "10.77.0.1")
+            stream.until(lambda event: of_type("lease")(event) and told(event)["id"] == unused["id"])
+            renewed = told(stream.until(of_type("lease"))[-1])
+            assert renewed["id"] == used["id"] and renewed["expires_at"] > used["expires_at"]
+            ended = [told(stream.until(of_type("ended"))[-1])["id"] for _ in range(2)]
+            assert ended == [unused["id"], used["id"]]
+            assert execute(buyer.database_url, "SELECT COUNT(*) FROM vpn_purchase WHERE kind = 'refresh'") == [(1,)]
