@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 
 from invoices.models import InvoicePayment
@@ -16,15 +17,16 @@ from messaging.outgoing import store_all
 from messaging.workers import WorkerContext
 from protos.lnrpc import lightning_pb2
 from vpn import buying, renewing
-from vpn.models import Purchase, PurchasedLease
+from vpn.models import Purchase
 from vpn.settings import VpnSettings
-from vpn.states import BoughtState, PurchaseState
+from vpn.states import PurchaseState
 from vpn.wireguard import WireGuard
 
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 RENEW_SECONDS = 5.0
+CLEAN = timedelta(hours=1)
 MAX_FINAL_CLTV_BLOCKS = 144
 # The longest, in all, that a seller who has gone away can hold the money: a week.
 CLTV_LIMIT_BLOCKS = 1_008
@@ -36,6 +38,7 @@ class Buyer:
     def __init__(self, context: WorkerContext):
         self._context = context
         self._settings: VpnSettings = context.settings
+        self._clean_due = context.clock.now()
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
@@ -75,8 +78,11 @@ class Buyer:
                 await self._follow(purchase)
             elif purchase.ask_again_at and purchase.ask_again_at <= now:
                 await self._step(purchase, lambda row: buying.ask_again(row, now))
-        if await self._context.database.read(lambda: _any_over(now)):
+        if await self._context.database.read(partial(buying.is_any_due, now)):
             await self._commit(lambda: buying.pass_time(now))
+        if now >= self._clean_due:
+            await self._context.database.write(buying.forget_old_quotes)
+            self._clean_due = now + CLEAN
 
     async def _check(self, purchase: Purchase) -> None:
         """From an invoice to a payment that may begin, or to a refusal."""
@@ -167,8 +173,3 @@ class Buyer:
 
 def _open_purchases() -> list[Purchase]:
     return list(Purchase.objects.filter(state__in=buying.OPEN_PURCHASES).order_by("created_at"))
-
-
-def _any_over(now) -> bool:
-    over = PurchasedLease.objects.filter(expires_at__lte=now - buying.END_GRACE)
-    return over.exclude(state=BoughtState.ENDED).exists()

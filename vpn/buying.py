@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
+from django.db.models import Q
 from django.utils import timezone
 
 from messaging.models import Event, Message
@@ -24,6 +25,9 @@ ASK_AGAIN_SECONDS = 30
 LONGEST_ASK_SECONDS = 3_600
 # Clocks of two nodes differ, and a lease begins when the payment is taken, a little before it is told.
 SLACK = timedelta(seconds=120)
+# How long a contract or refresh may wait for its invoice: it is tried for ten minutes, and its answer for two.
+NO_ANSWER = timedelta(minutes=15)
+KEPT_QUOTES = timedelta(days=1)
 # Without a word from the seller a lease is over so long after its end.
 END_GRACE = timedelta(seconds=30)
 EXPIRING_SECONDS = 300
@@ -295,14 +299,14 @@ def refuse(purchase: Purchase, reason: str, text: str) -> Event | None:
     )
 
 
-def ask_again(purchase: Purchase, now: datetime) -> Message | None:
+def ask_again(purchase: Purchase, now: datetime) -> Message | Event:
     """The seller is asked for the lease, for as long as it can last."""
     over = purchase.created_at + timedelta(seconds=purchase.seconds) + END_GRACE
     if purchase.kind == Term.Kind.CONTRACT and now >= over:
-        purchase.cause = purchase.cause or "paid, and the seller never told of the lease"
+        told = _note(purchase, "no_lease", "it was paid, and the seller never told of the lease")
         _give_up(purchase)
         purchase.save()
-        return None
+        return told
     purchase.asked_again += 1
     pause = min(ASK_AGAIN_SECONDS * 2 ** min(purchase.asked_again, 10), LONGEST_ASK_SECONDS)
     purchase.ask_again_at = now + timedelta(seconds=pause)
@@ -311,11 +315,24 @@ def ask_again(purchase: Purchase, now: datetime) -> Message | None:
 
 
 def pass_time(now: datetime) -> list[Event]:
-    """Ends what is over, and what nobody told the end of."""
+    """Ends what is over and what nobody told the end of, and gives up what is not answered."""
     told = []
     for lease in PurchasedLease.objects.filter(expires_at__lte=now - END_GRACE).exclude(state=BoughtState.ENDED):
         told.append(end(lease))
-    return told
+    for purchase in Purchase.objects.filter(state=PurchaseState.ASKED, created_at__lte=now - NO_ANSWER):
+        told.append(refuse(purchase, "no_answer", "the seller did not answer with an invoice"))
+    return [event for event in told if event]
+
+
+def is_any_due(now: datetime) -> bool:
+    over = PurchasedLease.objects.filter(expires_at__lte=now - END_GRACE).exclude(state=BoughtState.ENDED)
+    return over.exists() or Purchase.objects.filter(state=PurchaseState.ASKED, created_at__lte=now - NO_ANSWER).exists()
+
+
+def forget_old_quotes() -> None:
+    """Those that hold no more; contracts have what they need of them."""
+    before = timezone.now() - KEPT_QUOTES
+    ReceivedQuote.objects.filter(created_at__lt=before).filter(Q(expires_at=None) | Q(expires_at__lt=before)).delete()
 
 
 def end(lease: PurchasedLease, *, received: Message | None = None) -> Event:

@@ -244,6 +244,7 @@ class Purchase(models.Model):
         indexes = [
             models.Index(fields=["id"], name="vpn_purchase_open", condition=models.Q(state__in=("invoiced", "paying", "paid"))),
             models.Index(fields=["lease_id", "created_at"], name="vpn_purchase_by_lease"),
+            models.Index(fields=["created_at"], name="vpn_purchase_asked", condition=models.Q(state="asked")),
         ]
 
     def __str__(self) -> str:

@@ -235,13 +235,11 @@ def offer(term: Term, payment_request: str) -> list[Message]:
 def hold(term: Term, settings: VpnSettings) -> None:
     """The payment is held: address and key are taken in this very transaction, or it is to be given back."""
     lease = term.lease
+    _move_term(term, TermState.HELD, held_at=timezone.now())
     if term.kind == Term.Kind.REFRESH:
-        if lease.state in RUNNING:
-            _move_term(term, TermState.HELD, held_at=timezone.now())
-        else:
+        if lease.state not in RUNNING:
             give_back(term, "the lease is over")
         return
-    _move_term(term, TermState.HELD, held_at=timezone.now())
     move(lease, LeaseState.HELD, "the payment is held")
     if is_taken(lease.wg_key):
         give_back(term, "its key has another lease here")

@@ -1,13 +1,16 @@
 """VPN leases between whole nodes: from the quote to a file whose tunnel passes packets, and all that may go wrong."""
 
+import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 
+import grpc
 import pytest
 from coincurve import PrivateKey
 
 from lightning.simulator.process import SimulatedNetwork
+from protos import vpn_pb2, vpn_pb2_grpc
 from tests.conftest import Network
 from tests.messaging.records import item, packet, sealed
 from tests.nodeapi.streams import WebsocketStream
@@ -35,6 +38,7 @@ from tests.nodeapi.vpn_market import (
     wait_for_shop,
 )
 from tests.support.databases import execute
+from tests.support.doc_examples import Page
 from tests.support.nodes import Node
 from tests.vpn.machines import Client
 from vpn.keys import new_key_pair
@@ -118,6 +122,46 @@ def test_from_quote_to_a_tunnel_that_passes_packets(market, shop, tmp_path):
         assert path.is_dir() or private.encode() not in path.read_bytes(), path
     assert one(seller, "SELECT state FROM vpn_term ORDER BY id DESC LIMIT 1") == "settled"
     assert one(buyer, "SELECT amount_msat FROM invoices_invoicepayment ORDER BY created_at DESC LIMIT 1") == 600_000
+
+
+def test_the_page_on_vpn_leases(market, tmp_path, monkeypatch):
+    seller, buyer = market
+    monkeypatch.chdir(tmp_path)
+    environ = {"BUYER": f"http://{buyer.http}", "SELLER_PUBKEY": seller.pubkey}
+    with WebsocketStream(buyer) as stream:
+        page = Page("vpn.md", **environ)
+        request_id = json.loads(page.run("/v1/vpn/quote"))["id"]
+        quote = stream.until(of_type("quote"))[-1]
+        assert quote["id"] == request_id and told(quote).keys() == json.loads(page.output("/v1/vpn/quote")).keys()
+        page = Page("vpn.md", **environ, NONCE=told(quote)["nonce"])
+        lease_id = json.loads(page.run("/v1/vpn/contract"))["id"]
+        lease = stream.until(of_type("lease"))[-1]
+        shown = next(block.text for block in page.blocks if '"type":"lease"' in block.text)
+        assert lease["id"] == lease_id and told(lease).keys() == json.loads(shown).keys()
+        Page("vpn.md", **environ, LEASE=lease_id).run("seller.conf")
+        assert (tmp_path / "seller.conf").read_bytes() == file_of(buyer, lease_id).body
+        assert (tmp_path / "seller.conf").stat().st_mode & 0o777 == 0o600
+        page.run("/v1/vpn/refresh")
+        assert told(stream.until(of_type("lease"))[-1])["id"] == lease_id
+
+
+def test_by_grpc(market):
+    seller, buyer = market
+    with grpc.insecure_channel(buyer.grpc) as channel, WebsocketStream(buyer) as stream:
+        stub = vpn_pb2_grpc.VPNStub(channel)
+        assert stub.RequestQuote(vpn_pb2.RequestQuoteRequest(pubkey=seller.pubkey)).id
+        nonce = told(stream.until(of_type("quote"))[-1])["nonce"]
+        asked = vpn_pb2.AcceptContractRequest(pubkey=seller.pubkey, nonce=nonce, price="20")
+        once = (("idempotency-key", "one lease"),)
+        lease_id = stub.AcceptContract(asked, metadata=once).id
+        assert stub.AcceptContract(asked, metadata=once).id == lease_id
+        assert told(stream.until(of_type("lease"))[-1])["id"] == lease_id
+        assert stub.RefreshContract(vpn_pb2.RefreshContractRequest(pubkey=seller.pubkey, nonce=nonce, price="10")).id
+        assert lease_id in [lease.id for lease in stub.ListLeases(vpn_pb2.ListLeasesRequest()).leases]
+        config = stub.GetLeaseConfig(vpn_pb2.GetLeaseConfigRequest(id=lease_id))
+        assert config.config == file_of(buyer, lease_id).body.decode() and config.content_type.startswith("text/plain")
+        picture = stub.GetLeaseConfig(vpn_pb2.GetLeaseConfigRequest(id=lease_id, format="qr"))
+        assert picture.content_type == "image/svg+xml" and "<svg" in picture.config
 
 
 # what a seller refuses
