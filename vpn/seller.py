@@ -162,7 +162,7 @@ class Seller:
     async def _decide(self, term: Term) -> None:
         """A held payment is taken when the tunnel is there, and given back when it does not come to be."""
         lease = term.lease
-        if term.kind == Term.Kind.REFRESH or self._there.get(lease.wg_key) == selling.networks_of(lease.addresses):
+        if self._there.get(lease.wg_key) == selling.networks_of(lease.addresses):
             await self._tell(_without_words(selling.decide_to_settle), term)
             return
         cause = self._refused.get(lease.wg_key, "")

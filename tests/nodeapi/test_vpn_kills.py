@@ -5,6 +5,7 @@ its invoice settled, once, or neither.
 import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
+from datetime import UTC, datetime
 
 import pytest
 
@@ -131,6 +132,27 @@ def test_a_purchase_that_is_killed(market: Market, step: str, victim: str):
     else:
         keys = {row[0] for row in execute(market.seller.database_url, "SELECT wg_key FROM vpn_lease WHERE state = 'canceled'")}
         market.seller.wait_until(lambda: not keys & set(market.shop.peers()))
+
+
+@pytest.mark.parametrize("victim", ["seller", "buyer"])
+def test_a_lease_that_ends_while_a_node_is_away(market: Market, victim: str):
+    """Both are told at the end, and the peer is gone, whoever was away."""
+    lease = buy(market.buyer, market.seller, 10)
+    key = next(row["publicKey"] for row in leases(market.buyer) if row["id"] == lease["id"])
+    node, other = (market.seller, market.buyer) if victim == "seller" else (market.buyer, market.seller)
+    node.kill()
+    if victim == "buyer":
+        other.wait_until(lambda: key not in market.shop.peers())
+    else:
+        other.wait_until(lambda: datetime.now(UTC) > datetime.fromisoformat(lease["expires_at"]))
+        assert key in market.shop.peers()
+    node.start()
+    market.seller.wait_until(lambda: key not in market.shop.peers())
+    market.buyer.wait_until(
+        lambda: [row["state"] for row in leases(market.buyer, "?state=all") if row["id"] == lease["id"]] == ["ended"]
+    )
+    ended = "SELECT state FROM vpn_lease " + _by_id(market.seller, lease["id"])
+    market.seller.wait_until(lambda: one(market.seller, ended) == "freed")
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
