@@ -36,15 +36,14 @@ async def measure(directory: Path, settings: Settings) -> AsyncIterator[Section]
                 peer.append(await _bare(server, desired))
         section.rows.append(Row(f"{peers:,} peers, all missing", "ms", node, peer))
         section.rows.append(Row(f"{peers:,} peers, none missing", "ms", idle, kind="value"))
-    section.notes.append(f"node: read, compare, set {PEERS_PER_CALL} a call, read back; peer: the same `wg set` calls alone")
+    section.notes.append(f"node: read, compare, set {PEERS_PER_CALL} a call, read back; peer: `wg set` alone")
     yield section
 
 
 def _peers(count: int) -> Peers:
     # Any 32 bytes serve as a key here, and no time is spent on making pairs.
-    return {
-        base64.b64encode(os.urandom(31) + b"\x01").decode(): POOL.peer_networks(client) for client in POOL.clients[:count]
-    }
+    clients = POOL.clients[:count]
+    return {base64.b64encode(os.urandom(31) + b"\x01").decode(): POOL.peer_networks(client) for client in clients}
 
 
 async def _reconcile(server: WireGuardServer, desired: Peers) -> float:

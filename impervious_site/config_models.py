@@ -90,9 +90,9 @@ class AutoRenew(Section):
 
 
 class VpnKeys(Section):
-    """price in sat per hour; server_pub_key is empty unless it is a valid WireGuard key. subnet has one IPv4 network, one
-    IPv6 network, or both in this order. min_seconds and max_seconds bound what one payment may buy; quotes_per_minute is
-    for one buyer."""
+    """price in sat per hour; server_pub_key is empty unless it is a valid WireGuard key. subnet has one IPv4 network,
+    one IPv6 network, or both in this order. min_seconds and max_seconds bound what one payment may buy;
+    quotes_per_minute is for one buyer."""
 
     price: values.whole(0) = 100
     server_ip: values.Ip = "127.0.0.1"

@@ -66,8 +66,8 @@ async def _interface(wanted: Wanted, findings: _Findings) -> str | None:
             findings.right(f"{name} is the interface with vpn.server_pub_key")
             return name
     there = f"there are {', '.join(sorted(interfaces))}" if interfaces else "there is no WireGuard interface at all"
-    findings.wrong(f"no interface has vpn.server_pub_key ({there}); after a restart of the machine {SETUP} makes it again, "
-                   "or bring up your own")
+    findings.wrong(f"no interface has vpn.server_pub_key ({there}); after a restart of the machine {SETUP} makes it "
+                   "again, or bring up your own")
     return None
 
 
@@ -86,8 +86,8 @@ async def _check_interface(wanted: Wanted, interface: str, findings: _Findings) 
         findings.wrong(str(error))
         return
     if port != wanted.server_port:
-        findings.wrong(f"{interface} listens on UDP port {port}, but buyers are told vpn.server_port, {wanted.server_port}; "
-                       f"make them the same: wg set {interface} listen-port {wanted.server_port}")
+        findings.wrong(f"{interface} listens on UDP port {port}, but buyers are told vpn.server_port, "
+                       f"{wanted.server_port}; make them the same: wg set {interface} listen-port {wanted.server_port}")
     if link is None:
         findings.wrong(f"{interface} belongs to another network namespace than this command")
         return
@@ -111,10 +111,10 @@ async def _check_traffic(wanted: Wanted, interface: str | None, findings: _Findi
     try:
         for subnet in wanted.subnet if versions else ():
             if subnet.version in versions and not await rules.translates(subnet):
-                findings.wrong(f"no rule of nftables translates addresses of {subnet} (masquerade), so nothing finds its "
-                               f"way back to clients, unless a router does that; {SETUP} adds one")
+                findings.wrong(f"no rule of nftables translates addresses of {subnet} (masquerade), so nothing finds "
+                               f"its way back to clients, unless a router does that; {SETUP} adds one")
         if wanted.exit_rules and interface and rules.exit_table(interface) not in await rules.tables():
-            findings.wrong(f"vpn.exit_rules is true, but the rules are not in force; ./impervious vpn rules --apply")
+            findings.wrong("vpn.exit_rules is true, but the rules are not in force; ./impervious vpn rules --apply")
     except RulesError as error:
         findings.right(f"not checked: translation of addresses and exit rules ({error})")
 
@@ -125,8 +125,8 @@ async def _check_reach(wanted: Wanted, interface: str | None, findings: _Finding
     if address.is_loopback:
         findings.wrong(f"{where} is this machine's loopback: no buyer elsewhere can reach it; set the public address")
     elif not _is_local(address):
-        findings.right(f"{where} is no address of this machine: whatever has it must forward UDP port {wanted.server_port} "
-                       "to here; from here that cannot be tried")
+        findings.right(f"{where} is no address of this machine: whatever has it must forward UDP port "
+                       f"{wanted.server_port} to here; from here that cannot be tried")
     elif interface and not _is_taken(address, wanted.server_port):
         findings.wrong(f"nothing listens on UDP port {wanted.server_port} of {address}; bring {interface} up")
     else:

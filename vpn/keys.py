@@ -1,4 +1,4 @@
-"""WireGuard's keys: pairs for buyers, and which public keys a seller takes. Pure; a key is canonical base64 of 32 bytes."""
+"""WireGuard's keys: pairs for buyers, and which public keys a seller takes. A key is canonical base64 of 32 bytes."""
 
 import base64
 import binascii
@@ -10,8 +10,8 @@ KEY_BYTES = 32
 KEY_CHARACTERS = 44
 
 _PRIME = 2**255 - 19
-# Points of order 1, 2, 4 and 8 on the curve and on its twist (https://cr.yp.to/ecdh.html#validate), modulo the prime: what
-# they agree on is known to everybody.
+# Points of order 1, 2, 4 and 8 on the curve and on its twist (https://cr.yp.to/ecdh.html#validate), modulo the prime:
+# what they agree on is known to everybody.
 _LOW_ORDER = frozenset({
     0,
     1,

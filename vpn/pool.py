@@ -18,7 +18,7 @@ MAX_CLIENTS = 65_533
 
 @dataclass(frozen=True)
 class Pool:
-    """`networks` as in the configuration: one IPv4 network, one IPv6 network, or both, none smaller than 4 addresses."""
+    """`networks` as in the configuration: one IPv4 network, one IPv6 network, or both, none below 4 addresses."""
 
     networks: tuple[Network, ...]
 

@@ -1,7 +1,7 @@
 """Makes the server's interface, tells what is wrong with one, and undoes what it made.
 
-What was made is remembered in a small file beside the configuration, written before anything is made: an interface that is
-not in it, or that has another key than the one in it, belongs to somebody else and is not touched.
+What was made is remembered in a small file beside the configuration, written before anything is made: an interface that
+is not in it, or that has another key than the one in it, belongs to somebody else and is not touched.
 """
 
 import ipaddress
@@ -98,7 +98,7 @@ class Setup:
         elif interface not in (None, state.interface):
             raise SetupError(f"{state.interface} is set up already; ./impervious vpn setup --remove removes it")
         elif not wanted.key_path.exists():
-            raise SetupError(f"{wanted.key_path} is missing; put it back, or begin anew: ./impervious vpn setup --remove")
+            raise SetupError(f"{wanted.key_path} is missing; put it back, or undo all: ./impervious vpn setup --remove")
         if await self._ours(state, present):
             steps.append(Step(f"keep the interface {state.interface}, which was made before", _nothing))
         else:
@@ -152,7 +152,7 @@ class Setup:
                              self._delete_files)]  # fmt: skip
 
     async def _interfaces(self) -> dict[str, str | None]:
-        """All interfaces here, with WireGuard's public keys: "" where none is set, None for interfaces of other kinds."""
+        """All interfaces here, with WireGuard's public keys: "" where none is set, None for those of other kinds."""
         found: dict[str, str | None] = dict.fromkeys(link["ifname"] for link in await links())
         return found | {name: key for name, key in (await self._wireguard.interfaces()).items() if name in found}
 

@@ -1,7 +1,7 @@
 """The file with which a buyer brings the tunnel up (`wg-quick up FILE`), from typed fields only. Pure.
 
-A seller's answer is hostile text: `parse_peering` takes it apart, so that nothing of it gets into the file as it came. A
-PostUp, which wg-quick would run as root, cannot be expressed.
+A seller's answer is hostile text: `parse_peering` takes it apart, so that nothing of it gets into the file as it came.
+A PostUp, which wg-quick would run as root, cannot be expressed.
 """
 
 import ipaddress

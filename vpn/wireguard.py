@@ -5,8 +5,8 @@
     await wireguard.apply(interface, changes)
     missing = missing_after(desired, await wireguard.peers(interface))
 
-Never `wg syncconf` or `setconf`, which wipe the server's key or interrupt traffic, and never `wg show … dump`, which tells
-private keys.
+Never `wg syncconf` or `setconf`, which wipe the server's key or interrupt traffic, and never `wg show … dump`, which
+tells private keys.
 """
 
 import getpass
@@ -23,7 +23,7 @@ from vpn.pool import Network
 from vpn.programs import ProgramError, ProgramMissing
 from vpn.reconcile import Changes
 
-# 5,000 peers one by one take 12 s, in batches half a second; the arguments of one batch stay far below the system's limit.
+# 5,000 peers one by one take 12 s, in batches half a second; a batch's arguments stay far below the system's limit.
 PEERS_PER_CALL = 500
 
 _INTERFACE = re.compile(r"[A-Za-z0-9_=+.][A-Za-z0-9_=+.-]{0,14}", re.ASCII)
@@ -140,9 +140,9 @@ class WireGuard:
         text = re.sub(r"[A-Za-z0-9+/]{43}=?", "…", " ".join(stderr.split()))[:300]
         if any(word in stderr for word in _DENIED):
             return NotPermitted(
-                f"{self._program}: {getpass.getuser()} is not permitted to use WireGuard ({text}); run the node as root, "
-                "or name in vpn.binary_path a script that calls `sudo -n wg` with its arguments, and allow that in "
-                "/etc/sudoers.d: see sudo_rule in `./impervious vpn check`"
+                f"{self._program}: {getpass.getuser()} is not permitted to use WireGuard ({text}); run the node as "
+                "root, or name in vpn.binary_path a script that calls `sudo -n wg` with its arguments, and allow that "
+                "in /etc/sudoers.d: see sudo_rule in `./impervious vpn check`"
             )
         if any(word in stderr for word in _ABSENT):
             return NoInterface(f"there is no such WireGuard interface ({text}); ./impervious vpn setup makes one")
@@ -150,8 +150,8 @@ class WireGuard:
 
 
 def sudo_rule(user: str, interface: str, program: str = "/usr/bin/wg") -> str:
-    """The line of /etc/sudoers.d that lets this user do what the node does with this interface, and no more: neither its
-    private key nor its port. sudo's * would also take blanks: where arguments vary, the name of the interface stands."""
+    """The line of /etc/sudoers.d that lets this user do what the node does with this interface, and no more: neither
+    its private key nor its port. sudo's * takes blanks too: it stands only where `wg` accepts nothing but peers."""
     shows = [f"{program} show {_named(interface)} {what}" for what in ("public-key", "listen-port", "allowed-ips",
                                                                       "latest-handshakes", "transfer")]  # fmt: skip
     calls = [f"{program} show all public-key", *shows, f"{program} set {interface} peer *"]
@@ -160,7 +160,7 @@ def sudo_rule(user: str, interface: str, program: str = "/usr/bin/wg") -> str:
 
 def _named(interface: str) -> str:
     if not _INTERFACE.fullmatch(interface) or interface in _WORDS_OF_WG:
-        raise WireGuardError(f"{interface[:40]!r} is no name of a WireGuard interface; must be 1 to 15 letters and digits")
+        raise WireGuardError(f"{interface[:40]!r} is no name of a WireGuard interface; must be 1 to 15 letters, digits")
     return interface
 
 

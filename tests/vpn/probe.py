@@ -1,5 +1,5 @@
-"""Run in a namespace: `serve ADDRESS PORT` echoes UDP and TCP; `udp` and `tcp ADDRESS PORT SECONDS` tell by their exit code
-whether an echo came; `flow ADDRESS PORT` sends numbered datagrams until its standard input ends, and tells the lost ones."""
+"""Run in a namespace: `serve ADDRESS PORT` echoes UDP and TCP; `udp` and `tcp ADDRESS PORT SECONDS` tell by their exit
+code whether an echo came; `flow ADDRESS PORT` sends numbered datagrams until its input ends, and tells the lost."""
 
 import select
 import socket

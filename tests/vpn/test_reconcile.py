@@ -19,7 +19,7 @@ def nets(*texts: str) -> frozenset:
 
 
 class Interface:
-    """What `wg set` does: setting replaces all of a peer's addresses and takes them from others; the own key is ignored."""
+    """What `wg set` does: setting replaces a peer's addresses and takes them from others; the own key is ignored."""
 
     def __init__(self, peers):
         self.peers = dict(peers)

@@ -211,5 +211,6 @@ def test_root_does_not_lock_out_the_user_who_runs_the_node(operator):
 
 
 def test_without_a_configuration(machines, tmp_path):
-    done = subprocess.run([sys.executable, ROOT / "manage.py", "vpn", "check"], capture_output=True, text=True, cwd=tmp_path)
+    command = [sys.executable, ROOT / "manage.py", "vpn", "check"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 1 and "needs a configuration: --config PATH" in done.stderr
