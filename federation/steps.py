@@ -24,7 +24,7 @@ CLOCK_SLACK_SECONDS = 30
 # Our unanswered requests to one node that are remembered.
 MAX_ASKED = 16
 
-MAX_STEPS_OF_A_PEER_AN_HOUR = 20
+MAX_STEPS_OF_A_PEER_AN_HOUR = 60
 MAX_STEPS_AN_HOUR = 300
 
 FULL = "full"

@@ -9,7 +9,7 @@ from django.utils.html import format_html
 from messaging.models import Assembly, Attempt, Direction, Event, Message, Peer
 
 SHOWN_BODY_BYTES = 2_000
-SHOWN_IN_LIST = 60
+SHOWN_IN_LIST = 40
 UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 

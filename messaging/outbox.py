@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from uuid import UUID
@@ -16,7 +16,7 @@ from uuid import UUID
 from django.utils import timezone
 
 from lightning import signature
-from lightning.carrier import Carrier, Outcome, Parcel, Shipment, Verdict
+from lightning.carrier import Carrier, Outcome, Shipment, Verdict
 from lightning.client import LndError
 from lightning.hints import HopHint
 from messaging import divided, envelope, ledger
@@ -27,17 +27,10 @@ from messaging.hints import HintBook
 from messaging.idempotency import Claim, Claims
 from messaging.models import Attempt, IdempotencyKey, Message, Part, State
 from messaging.outgoing import new_message
-from messaging.packing import (
-    MIN_AMOUNT_MSAT,
-    Undividable,
-    divide,
-    most_parts,
-    most_record_bytes,
-    part_bytes,
-    record_bytes,
-)
+from messaging.packing import Undividable, divide, record_bytes
 from messaging.rooms import Rooms
 from messaging.traffic import WHOLE, Batch, Key, Limits, Traffic
+from messaging.ways import Ways, too_far
 
 logger = logging.getLogger(__name__)
 
@@ -52,16 +45,6 @@ MAX_DIVIDED_PER_PEER = 16
 EXCHANGED = "lnd was exchanged for another node while the payment was under way: whether it was paid is not known here"
 
 Carried = Message | Part
-
-
-@dataclass(frozen=True, kw_only=True)
-class Estimate:
-    """What sending takes: payments, hops of each, fees and amount in all."""
-
-    parts: int
-    hops: int
-    fee_msat: int
-    amount_msat: int
 
 
 @dataclass(frozen=True)
@@ -92,7 +75,8 @@ class Outbox:
     ):
         self._database = database
         self._carrier = carrier
-        self._rooms = Rooms(self._room_bytes)
+        self.ways = Ways(carrier=carrier, record_numbers=record_numbers, hints=hints, own_hints=own_hints)
+        self._rooms = Rooms(self.ways.room_bytes)
         self._payer = ledger.Payer(
             pubkey=own_pubkey.hex(), carrier=carrier, hints=own_hints, room_to=self._rooms.bytes_to
         )
@@ -150,7 +134,7 @@ class Outbox:
             reply_to=reply_to,
             expires_seconds=expires_seconds,
         )
-        message.cost_msat = self.most_msat(len(body), message.amount_msat)
+        message.cost_msat = self.ways.most_msat(len(body), message.amount_msat)
         async with self._budget.reserved(message.cost_msat):
             stored = asyncio.get_running_loop().create_future()
             self._accepted.append(Accepted(message, stored, claim.row(message.message_id) if claim else None))
@@ -180,7 +164,7 @@ class Outbox:
         self, messages: list[Message], claim: Claim | None, step: Callable[[], None] | None
     ) -> UUID:
         for message in messages:
-            message.cost_msat = self.most_msat(len(message.body), message.amount_msat)
+            message.cost_msat = self.ways.most_msat(len(message.body), message.amount_msat)
         first, *further = (message.message_id for message in messages)
         key = claim.row(first, further) if claim else None
         async with self._budget.reserved(sum(message.cost_msat for message in messages)):
@@ -196,34 +180,6 @@ class Outbox:
         """Sends messages that another step has stored, and committed, as queued."""
         for message in messages:
             self._traffic.wait(message.pubkey, (message.pk, WHOLE))
-
-    def most_msat(self, size_bytes: int, amount_msat: int) -> int:
-        """The most that a message of so many bytes can cost: amount, or a satoshi a part if that is more, and fees."""
-        parts = most_parts(size_bytes, amount_msat=amount_msat, safe_room_bytes=self._carrier.safe_room_bytes)
-        paid_msat = max(amount_msat, parts * MIN_AMOUNT_MSAT)
-        return paid_msat + parts * self._carrier.fee_limit_msat(-(-paid_msat // parts))
-
-    async def estimate(self, *, service: str, pubkey: str, size_bytes: int, amount_msat: int) -> Estimate | Outcome:
-        """What it would take to send so many bytes now, as no reply and not compressed; an Outcome when there is no way."""
-        hints = await self._hints.of(pubkey)
-        message = Message(message_id=UUID(int=0), pubkey=pubkey, service=service, amount_msat=amount_msat)
-        parcel = self._parcel(message, most_record_bytes(size_bytes), amount_msat, hints)
-        way = await self._carrier.survey(parcel)
-        if isinstance(way, Outcome):
-            return way
-        if way.fits:
-            return Estimate(parts=1, hops=way.hops, fee_msat=way.fee_msat, amount_msat=amount_msat)
-        each = part_bytes(message, size_bytes=size_bytes, room_bytes=way.careful_room_bytes, hints=self._payer.hints())
-        parts = -(-size_bytes // each)
-        paid_msat = max(amount_msat, parts * MIN_AMOUNT_MSAT)
-        way = await self._carrier.survey(replace(parcel, record_bytes=way.careful_room_bytes, amount_msat=paid_msat // parts))
-        if isinstance(way, Outcome):
-            return way
-        return Estimate(parts=parts, hops=way.hops, fee_msat=parts * way.fee_msat, amount_msat=paid_msat)
-
-    async def announced(self, pubkey: str) -> bool:
-        """Whether the recipient is known to take what the carrier brings. Raises LndError."""
-        return await self._carrier.announced(bytes.fromhex(pubkey))
 
     async def run(self) -> None:
         """Takes up what an earlier process left, then works until cancelled."""
@@ -341,17 +297,6 @@ class Outbox:
         if self._rooms.is_due(message.pubkey):
             self._spawn(self._rooms.look(message.pubkey, message.service))
 
-    async def _room_bytes(self, pubkey: str, service: str) -> int | None:
-        parcel = Parcel(
-            destination=bytes.fromhex(pubkey),
-            record_number=self._record_numbers[service],
-            record_bytes=self._carrier.safe_room_bytes,
-            amount_msat=MIN_AMOUNT_MSAT,
-            hints=await self._hints.of(pubkey),
-        )
-        way = await self._carrier.survey(parcel)
-        return None if isinstance(way, Outcome) else way.careful_room_bytes
-
     async def _start_long(self, batch: Batch, message: Message, left: list[Key]) -> None:
         """Sends a message that may be too long for one payment, whole or in parts. `left` begins with its key."""
         keys: list[Key] = []
@@ -370,9 +315,7 @@ class Outbox:
             self._traffic.wait(message.pubkey, (message.pk, WHOLE), seconds=UNKNOWN_RETRY_SECONDS)
             return []
         own_hints = self._payer.hints()
-        size = await asyncio.to_thread(record_bytes, message, hints=own_hints)
-        hints = await self._hints.of(message.pubkey)
-        way = await self._carrier.survey(self._parcel(message, size, message.amount_msat, hints))
+        way = await self.ways.survey(message)
         if isinstance(way, Outcome):
             await self._put_off(message, way)
             return []
@@ -384,8 +327,7 @@ class Outbox:
                 divide, message, room_bytes=way.careful_room_bytes, hints=own_hints
             )
         except Undividable:
-            cause = f"too long: a route of {way.hops} hops has no room for even a part of it"
-            await self._database.write(partial(ledger.give_up, message, cause=cause, published=self._published))
+            await self._put_off(message, too_far(way))
             return []
         cost_msat = sum(part.amount_msat + self._carrier.fee_limit_msat(part.amount_msat) for part in parts)
         logger.info("message divided", extra={"messages": [str(message.message_id)], "parts": len(parts), "hops": way.hops})
@@ -402,15 +344,6 @@ class Outbox:
         )
         if await self._database.write(step):
             self._traffic.wait(message.pubkey, (message.pk, WHOLE), seconds=delay_seconds)
-
-    def _parcel(self, message: Message, size_bytes: int, amount_msat: int, hints: tuple[HopHint, ...]) -> Parcel:
-        return Parcel(
-            destination=bytes.fromhex(message.pubkey),
-            record_number=self._record_numbers[message.service],
-            record_bytes=size_bytes,
-            amount_msat=amount_msat,
-            hints=hints,
-        )
 
     async def _expire_forever(self) -> None:
         while True:

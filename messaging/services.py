@@ -7,6 +7,7 @@ from lightning.carrier import Outcome
 from messaging.idempotency import Claim
 from messaging.models import UNFINISHED, Direction, Message, State, unfinished
 from messaging.outbox import Outbox
+from messaging.ways import Ways
 from messaging.outgoing import new_message
 
 DEFAULT_PAGE = 100
@@ -62,10 +63,10 @@ def messages_pubkeys(ids: list[UUID]) -> list[dict]:
     return [{"pubkey": pubkey, "id": str(identity)} for pubkey, identity in sent.values_list("pubkey", "message_id")]
 
 
-async def message_estimate(*, outbox: Outbox, service: str, pubkey: str, size_bytes: int, amount_sat: int) -> dict:
+async def message_estimate(*, ways: Ways, service: str, pubkey: str, size_bytes: int, amount_sat: int) -> dict:
     """What it would take to send a message now. Raises LndError."""
-    announced = await outbox.announced(pubkey)
-    found = await outbox.estimate(service=service, pubkey=pubkey, size_bytes=size_bytes, amount_msat=amount_sat * 1000)
+    announced = await ways.announced(pubkey)
+    found = await ways.estimate(service=service, pubkey=pubkey, size_bytes=size_bytes, amount_msat=amount_sat * 1000)
     if isinstance(found, Outcome):
         return {"reachable": False, "problem": found.cause, "keysend": announced}
     return {

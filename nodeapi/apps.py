@@ -3,4 +3,4 @@ from django.apps import AppConfig
 
 class NodeApiConfig(AppConfig):
     name = "nodeapi"
-    verbose_name = "Node API"
+    verbose_name = "Socket service"

@@ -76,7 +76,7 @@ async def estimate_message(doors, *, pubkey: str, size: int, amount: int) -> dic
     require_sendable(engine, pubkey, size, "size", amount)
     try:
         return await services.message_estimate(
-            outbox=engine.outbox, service="message", pubkey=pubkey, size_bytes=size, amount_sat=amount
+            ways=engine.outbox.ways, service="message", pubkey=pubkey, size_bytes=size, amount_sat=amount
         )
     except LndError as error:
         raise ApiError(grpc.StatusCode.UNAVAILABLE, str(error)) from None

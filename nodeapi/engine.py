@@ -108,7 +108,7 @@ class Engine:
             published=self._waker.published,
             hints=hints,
             send_stored=self.outbox.send_stored,
-            cost_msat=self.outbox.most_msat,
+            cost_msat=self.outbox.ways.most_msat,
         )
         self.issuer = Issuer(
             database=database, client=client, own_pubkey=self.own_pubkey.hex(), published=self._waker.published
@@ -162,7 +162,7 @@ class Engine:
             clock=self._clock,
             published=self.published,
             send_stored=self.outbox.send_stored,
-            cost_msat=self.outbox.most_msat,
+            cost_msat=self.outbox.ways.most_msat,
             client=self.client,
             payer=self.payer,
             settings=service.settings,

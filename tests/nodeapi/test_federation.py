@@ -281,7 +281,7 @@ def test_ends_by_time(network, tmp_path):
 
 
 def test_ends_by_time_while_it_is_off(network, tmp_path):
-    with running(network, tmp_path, bob=federate("Bob", ttl=5), carol=federate("Carol")) as (bob, carol):
+    with running(network, tmp_path, bob=federate("Bob", ttl=20), carol=federate("Carol")) as (bob, carol):
         join(carol, bob)
         carol.kill()
         bob.wait_until(lambda: state(bob, carol) == "expired")

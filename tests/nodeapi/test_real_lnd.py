@@ -351,3 +351,21 @@ def test_node_with_private_channels_is_paid_by_an_invoice_with_hints(alice, netw
         assert reply.status == 200, reply.body
         assert int(reply.json["feeMsat"]) > 0
         carol.wait_until(lambda: len(lightning_events(carol, made["id"])) == 1)
+
+
+def test_federation_broadcast_and_relay(alice, bob):
+    with connect(f"ws://{alice.http}/v1/subscribe") as own, connect(f"ws://{bob.http}/v1/subscribe") as far:
+        request = alice.post("/v1/federate/request", {"pubkey": bob.pubkey}).json["id"]
+        asked = until(own, request, "federate")
+        assert json.loads(base64.b64decode(asked["data"]))["type"] == "request"
+        accepted = until(own, request, "federate")
+        assert json.loads(base64.b64decode(accepted["data"]))["type"] == "accept"
+        (sent,) = alice.post("/v1/message/broadcast", {"msg": "aGVsbG8="}).json["messages"]
+        assert until(far, sent["id"], "message")["data"] == "aGVsbG8="
+        relay = alice.post("/v1/socket/start").json
+        offer = alice.post("/v1/socket/sendRequest", {"pubkey": bob.pubkey}).json["id"]
+        assert json.loads(base64.b64decode(until(far, offer, "socket")["data"])) == {"recordId": "SOCKET", **relay}
+        assert alice.post("/v1/socket/stop").json == {}
+        left = bob.post("/v1/federate/leave", {"pubkey": alice.pubkey}).json["id"]
+        until(own, left, "federate")
+    assert alice.get("/v1/federate").json["federations"] == []
