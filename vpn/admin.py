@@ -1,4 +1,5 @@
-"""VPN leases as the operator sees them, sold and bought, with what can be done: extend, end now. No key but public ones.
+"""VPN leases as the operator sees them, sold and bought, with what can be done: extend, end now. No key but public
+ones.
 
 The admin may run in another process than the node, so an action only stores a wish (vpn/wishes.py).
 """
@@ -160,7 +161,18 @@ class TermAdmin(HistoryAdmin):
     list_filter = ("state", "kind", "created_at")
     search_fields = ("buyer__startswith",)
     # Without the preimage.
-    fields = ("contract_id", "buyer", "kind", "price_sat", "seconds", "state", "cause", "created_at", "held_at", "ended_at")
+    fields = (
+        "contract_id",
+        "buyer",
+        "kind",
+        "price_sat",
+        "seconds",
+        "state",
+        "cause",
+        "created_at",
+        "held_at",
+        "ended_at",
+    )
     ordering = ("-pk",)
 
     @admin.display(description="time (UTC)", ordering="created_at")
@@ -263,7 +275,9 @@ def pool_map() -> dict:
     for client in pool.clients[:SHOWN_CELLS]:
         lease = taken.get(client)
         shown = ", ".join(str(address) for address in pool.addresses(client))
-        cells.append({"state": lease.state if lease else "free", "title": f"{shown}: {lease.state if lease else 'free'}"})
+        cells.append(
+            {"state": lease.state if lease else "free", "title": f"{shown}: {lease.state if lease else 'free'}"}
+        )
     shop = Shop.objects.filter(pk=1).first()
     return {
         "cells": cells,
@@ -282,7 +296,19 @@ class PurchasedLeaseAdmin(HistoryAdmin):
     list_display = ("seller_short", "address", "endpoint", "state", "price_sat", "time_left", "ends")
     list_filter = ("state", "created_at")
     search_fields = ("seller__startswith",)
-    fields = ("id", "seller", "address", "endpoint", "public_key", "price_sat", "state", "created_at", "ends", "time_left", "path")
+    fields = (
+        "id",
+        "seller",
+        "address",
+        "endpoint",
+        "public_key",
+        "price_sat",
+        "state",
+        "created_at",
+        "ends",
+        "time_left",
+        "path",
+    )
     readonly_fields = ("address", "endpoint", "ends", "time_left")
     ordering = ("-created_at",)
 

@@ -44,12 +44,14 @@ def rfc3339(moment: datetime) -> str:
 
 def encode(type: str, **fields: Any) -> bytes:
     """Moments become text, UUIDs and numbers stay what they are in JSON."""
-    return orjson.dumps({"type": type} | {name: rfc3339(v) if isinstance(v, datetime) else v for name, v in fields.items()})
+    return orjson.dumps(
+        {"type": type} | {name: rfc3339(v) if isinstance(v, datetime) else v for name, v in fields.items()}
+    )
 
 
 def decode(raw: bytes) -> dict[str, Any]:
-    """`type`, and the fields of that type, each of its Python type. Raises Unreadable and nothing else. Unknown keys are
-    passed over."""
+    """`type`, and the fields of that type, each of its Python type. Raises Unreadable and nothing else. Unknown keys
+    are passed over."""
     if len(raw) > MAX_BODY_BYTES:
         raise Unreadable("body_size")
     try:

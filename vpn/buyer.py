@@ -116,7 +116,8 @@ class Buyer:
         if request.timestamp + request.expiry <= self._context.clock.now().timestamp():
             return "the invoice has expired"
         if request.cltv_expiry > MAX_FINAL_CLTV_BLOCKS:
-            return f"the invoice could hold the money for {request.cltv_expiry} blocks; at most {MAX_FINAL_CLTV_BLOCKS} are paid"
+            most = MAX_FINAL_CLTV_BLOCKS
+            return f"the invoice could hold the money for {request.cltv_expiry} blocks; at most {most} are paid"
         return ""
 
     async def _follow(self, purchase: Purchase) -> None:

@@ -14,7 +14,7 @@ from messaging.models import Event, Message
 from messaging.registry import Reaction
 from vpn import bodies, sealing, telling
 from vpn.keys import KeyPair
-from vpn.models import ClientKey, PurchasedLease, Purchase, ReceivedQuote, Term
+from vpn.models import ClientKey, Purchase, PurchasedLease, ReceivedQuote, Term
 from vpn.pricing import Prices, bought_seconds, check_price, parse_price
 from vpn.settings import VpnSettings
 from vpn.states import BoughtState, PurchaseState
@@ -67,9 +67,7 @@ def contract_of(seller: str, nonce: str, price: str) -> tuple[ReceivedQuote, int
 def send_contract(message: Message, nonce: str, price: str, keys: KeyPair) -> None:
     """Before `message` is stored. Raises NotPossible."""
     quote, price_sat = contract_of(message.pubkey, nonce, price)
-    _store_purchase(
-        message, Term.Kind.CONTRACT, message.message_id, nonce, price_sat, quote.price_sat, keys.public
-    )
+    _store_purchase(message, Term.Kind.CONTRACT, message.message_id, nonce, price_sat, quote.price_sat, keys.public)
     ClientKey.objects.create(contract_id=message.message_id, sealed=sealing.seal(keys.private))
 
 
@@ -148,7 +146,9 @@ def quote_received(message: Message, body: dict[str, Any], settings: VpnSettings
     asked.nonce, asked.expires_at = body["nonce"], body["expires_at"]
     asked.save()
     told = {name: body[name] for name in ("nonce", "price", "min_price", "max_price", "expires_at")}
-    return Reaction(events=[telling.event(bodies.QUOTE, message.reply_to, received=message, pubkey=message.pubkey, **told)])
+    return Reaction(
+        events=[telling.event(bodies.QUOTE, message.reply_to, received=message, pubkey=message.pubkey, **told)]
+    )
 
 
 def invoice_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:

@@ -1,4 +1,5 @@
-"""What is stored of VPN leases, sold (quotes, leases, the payments for them, addresses) and bought (purchases, leases)."""
+"""What is stored of VPN leases, sold (quotes, leases, the payments for them, addresses) and bought (purchases,
+leases)."""
 
 import uuid
 
@@ -45,7 +46,8 @@ class Quote(models.Model):
 
 
 class Answered(models.Model):
-    """An answer to a node other than a quote: so that nobody makes this node answer without end. Deleted after a while."""
+    """An answer to a node other than a quote: so that nobody makes this node answer without end. Deleted after a
+    while."""
 
     buyer = models.CharField(max_length=66)
     created_at = models.DateTimeField(default=timezone.now)
@@ -57,8 +59,8 @@ class Answered(models.Model):
 class Lease(models.Model):
     """A lease that this node sells. `contract_id` is the id of the buyer's message, by which both nodes call it.
 
-    Addresses are kept as they were told: the configuration may change. Byte counts outlive the interface: `seen_*` is what
-    its counters stood at last.
+    Addresses are kept as they were told: the configuration may change. Byte counts outlive the interface: `seen_*` is
+    what its counters stood at last.
     """
 
     contract_id = models.UUIDField()
@@ -185,7 +187,9 @@ class ReceivedQuote(models.Model):
         verbose_name = "quote received"
         verbose_name_plural = "quotes received"
         constraints = [
-            models.UniqueConstraint(fields=["seller", "nonce"], name="vpn_received_nonce", condition=~models.Q(nonce=""))
+            models.UniqueConstraint(
+                fields=["seller", "nonce"], name="vpn_received_nonce", condition=~models.Q(nonce="")
+            )
         ]
 
 
@@ -213,7 +217,8 @@ class PurchasedLease(models.Model):
 
 
 class ClientKey(models.Model):
-    """The private key that was made for a contract, sealed (vpn/sealing.py). In no admin page, log, event or message."""
+    """The private key that was made for a contract, sealed (vpn/sealing.py). In no admin page, log, event or
+    message."""
 
     contract_id = models.UUIDField(primary_key=True)
     sealed = models.TextField()
@@ -242,7 +247,9 @@ class Purchase(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(fields=["id"], name="vpn_purchase_open", condition=models.Q(state__in=("invoiced", "paying", "paid"))),
+            models.Index(
+                fields=["id"], name="vpn_purchase_open", condition=models.Q(state__in=("invoiced", "paying", "paid"))
+            ),
             models.Index(fields=["lease_id", "created_at"], name="vpn_purchase_by_lease"),
             models.Index(fields=["created_at"], name="vpn_purchase_asked", condition=models.Q(state="asked")),
         ]

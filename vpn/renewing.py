@@ -1,7 +1,8 @@
 """Leases that this node has bought are renewed before their end, if the configuration says so and the tunnel is in use.
 
-In use: the interface of the tunnel is on this machine, and its last handshake is a few minutes old at most (WireGuard makes one
-every two minutes while packets pass). A tunnel that is brought up elsewhere cannot be seen from here, and is not renewed.
+In use: the interface of the tunnel is on this machine, and its last handshake is a few minutes old at most (WireGuard
+makes one every two minutes while packets pass). A tunnel that is brought up elsewhere cannot be seen from here, and is
+not renewed.
 """
 
 import logging
@@ -27,7 +28,8 @@ REQUEST_SECONDS = 300
 
 
 def due(now: datetime, settings: VpnSettings) -> list[PurchasedLease]:
-    """Those that end soon, which nobody renews yet: within the lead, or the second half of a time shorter than twice that."""
+    """Those that end soon, which nobody renews yet: within the lead, or the second half of a time shorter than twice
+    that."""
     soon = now + timedelta(seconds=settings.auto_renew_lead_seconds)
     ending = PurchasedLease.objects.filter(expires_at__gt=now, expires_at__lte=soon).exclude(state=BoughtState.ENDED)
     return [lease for lease in ending if _is_due(lease, now)]
@@ -75,5 +77,7 @@ def renew(lease: PurchasedLease, now: datetime, settings: VpnSettings) -> list[M
 
 def spent(now: datetime) -> int:
     """Sat that renewals have cost, or may, in the last 24 hours."""
-    made = Purchase.objects.filter(automatic=True, created_at__gt=now - BUDGET_WINDOW).exclude(state=PurchaseState.REFUSED)
+    made = Purchase.objects.filter(automatic=True, created_at__gt=now - BUDGET_WINDOW).exclude(
+        state=PurchaseState.REFUSED
+    )
     return made.aggregate(sum=Sum("price_sat"))["sum"] or 0

@@ -22,10 +22,10 @@ from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
 from vpn import selling, statistics, wishes
 from vpn.models import Answered, Lease, Quote, Shop, Term
-from vpn.settings import VpnSettings
-from vpn.states import LeaseState, TermState
 from vpn.pool import Network
 from vpn.reconcile import missing_after, reconcile
+from vpn.settings import VpnSettings
+from vpn.states import LeaseState, TermState
 from vpn.waking import Wake
 from vpn.watch import InvoiceWatch
 from vpn.wireguard import WireGuard, WireGuardError
@@ -33,6 +33,7 @@ from vpn.wireguard import WireGuard, WireGuardError
 logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
+SHORTEST_LOOK_SECONDS = 0.2
 # Between two looks at the interface when nothing has changed, and after one that failed.
 INTERFACE_SECONDS = 60.0
 INTERFACE_AGAIN_SECONDS = 5.0
@@ -60,6 +61,8 @@ class Seller:
         self._wireguard = WireGuard(self._settings.binary_path)
         self._watch = InvoiceWatch(self._client, self._settings.selling.ring)
         self._began = context.clock.now()
+        # When time makes something of a lease next, as far as is known.
+        self._next_due: datetime | None = None
         # Seconds of the event loop's clock.
         self._invoices_due = self._clean_due = self._sample_due = 0.0
         # Rung when the interface is to be looked at before its time.
@@ -86,7 +89,14 @@ class Seller:
                 logger.warning("VPN: %s; trying again", error)
             except Exception:
                 logger.exception("VPN: sales could not be looked after; trying again")
-            await self._settings.selling.wait(LOOK_SECONDS)
+            await self._settings.selling.wait(self._pause_seconds())
+
+    def _pause_seconds(self) -> float:
+        """Warnings and ends come to the second, and what waits for a payment does not keep this busy."""
+        if self._next_due is None:
+            return LOOK_SECONDS
+        left_seconds = (self._next_due - self._context.clock.now()).total_seconds()
+        return min(LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, left_seconds))
 
     async def look(self) -> None:
         """Does what can be done now."""
@@ -197,7 +207,9 @@ class Seller:
 
     async def _give_back(self, term: Term) -> None:
         """After the peer was seen gone."""
-        may_be_there = term.lease.state == LeaseState.CANCELED and await self._context.database.read(partial(_holds_key, term))
+        may_be_there = term.lease.state == LeaseState.CANCELED and await self._context.database.read(
+            partial(_holds_key, term)
+        )
         if may_be_there and not self._is_late(term, GIVE_BACK_BLINDLY_SECONDS):
             self._peers_changed.ring()
             return
@@ -223,10 +235,12 @@ class Seller:
 
     async def _pass_time(self) -> None:
         now = self._context.clock.now()
-        if not await self._context.database.read(partial(_is_due, now)):
+        self._next_due = await self._context.database.read(selling.next_due)
+        if self._next_due is None or self._next_due > now:
             return
-        await self._commit(lambda: selling.pass_time(now, self._settings))
+        await self._commit(lambda: selling.pass_time(now))
         self._peers_changed.ring()
+        self._next_due = await self._context.database.read(selling.next_due)
 
     async def _wishes(self) -> None:
         keys = await self._context.database.read(wishes.open_wishes)
@@ -237,7 +251,8 @@ class Seller:
     # WireGuard
 
     async def _keep_interface(self) -> None:
-        """At the start, now and then, and when a row has changed, the interface gets the peers that the database says."""
+        """At the start, now and then, and when a row has changed, the interface gets the peers that the database
+        says."""
         while True:
             try:
                 seconds = await self._reconcile()
@@ -260,16 +275,18 @@ class Seller:
         if interface is None:
             await self._note("", "no WireGuard interface has the public key of vpn.server_pub_key", [])
             return await self._without_interface()
-        desired, once_ours = await self._context.database.read(lambda: (selling.desired_peers(), selling.leaving_keys()))
-        present = await self._wireguard.peers(interface)
-        changes = reconcile(
-            desired, present, pool=settings.pool, own_key=settings.server_pub_key, once_ours=once_ours
+        desired, once_ours = await self._context.database.read(
+            lambda: (selling.desired_peers(), selling.leaving_keys())
         )
+        present = await self._wireguard.peers(interface)
+        changes = reconcile(desired, present, pool=settings.pool, own_key=settings.server_pub_key, once_ours=once_ours)
         if not changes.empty:
             await self._wireguard.apply(interface, changes)
             present = await self._wireguard.peers(interface)
             logger.info("VPN peers", extra={"added": len(changes.add), "removed": len(changes.remove)})
-        missing = set(missing_after({key: value for key, value in desired.items() if key not in changes.refused}, present))
+        missing = set(
+            missing_after({key: value for key, value in desired.items() if key not in changes.refused}, present)
+        )
         self._there = {key: desired[key] for key in set(desired) - missing - set(changes.refused)}
         self._refused = changes.refused
         await self._note(interface, "", sorted(changes.foreign))
@@ -336,13 +353,6 @@ def _open_terms() -> list[Term]:
 
 def _holds_key(term: Term) -> bool:
     return Lease.objects.filter(pk=term.lease_id, holds_key=True).exists()
-
-
-def _is_due(now: datetime) -> bool:
-    due = Lease.objects.filter(state=LeaseState.ACTIVE, warns_at__lte=now)
-    over = Lease.objects.filter(state=LeaseState.EXPIRING, expires_at__lte=now)
-    rested = Lease.objects.filter(state=LeaseState.QUARANTINED, rests_until__lte=now)
-    return due.exists() or over.exists() or rested.exists()
 
 
 def _clean() -> None:

@@ -1,5 +1,5 @@
-"""The seller's steps, each a part of the caller's transaction. No step speaks to lnd or to WireGuard: they only write rows,
-and the seller's worker (vpn/seller.py) does what the rows ask for.
+"""The seller's steps, each a part of the caller's transaction. No step speaks to lnd or to WireGuard: they only write
+rows, and the seller's worker (vpn/seller.py) does what the rows ask for.
 """
 
 import hashlib
@@ -9,6 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import transaction
+from django.db.models import Min
 from django.utils import timezone
 
 from messaging.models import Event, Message
@@ -145,14 +146,22 @@ def refusal(message: Message, refused: Refused, settings: VpnSettings) -> Reacti
     except Refused:
         return Reaction(dropped="flood")
     answer = telling.message(
-        bodies.REFUSAL, message.pubkey, reply_to=message.message_id, for_seconds=600, reason=refused.reason, text=str(refused)
+        bodies.REFUSAL,
+        message.pubkey,
+        reply_to=message.message_id,
+        for_seconds=600,
+        reason=refused.reason,
+        text=str(refused),
     )
     return Reaction(answers=[answer])
 
 
 def _count_answer(buyer: str, settings: VpnSettings) -> None:
     """Keys cost nothing but the payment; each answer costs this node as much. Raises Refused beyond the limit."""
-    if Answered.objects.filter(buyer=buyer, created_at__gt=timezone.now() - MINUTE).count() >= settings.quotes_per_minute:
+    if (
+        Answered.objects.filter(buyer=buyer, created_at__gt=timezone.now() - MINUTE).count()
+        >= settings.quotes_per_minute
+    ):
         raise Refused("too_many", "too many requests; try again later")
     Answered.objects.create(buyer=buyer)
 
@@ -306,10 +315,19 @@ def cancel(term: Term, cause: str) -> tuple[list[Message], list[Event]]:
     if not was_paid:
         return [], []
     refused = telling.message(
-        bodies.REFUSAL, term.buyer, reply_to=term.contract_id, reason="canceled", text=f"{cause}; nothing was taken"[:300]
+        bodies.REFUSAL,
+        term.buyer,
+        reply_to=term.contract_id,
+        reason="canceled",
+        text=f"{cause}; nothing was taken"[:300],
     )
     told = telling.event(
-        "canceled", term.lease.contract_id, id=term.lease.contract_id, buyer=term.buyer, price=str(term.price_sat), text=cause
+        "canceled",
+        term.lease.contract_id,
+        id=term.lease.contract_id,
+        buyer=term.buyer,
+        price=str(term.price_sat),
+        text=cause,
     )
     return [refused], [told]
 
@@ -317,7 +335,7 @@ def cancel(term: Term, cause: str) -> tuple[list[Message], list[Event]]:
 # what time makes of it
 
 
-def pass_time(now: datetime, settings: VpnSettings) -> tuple[list[Message], list[Event]]:
+def pass_time(now: datetime) -> tuple[list[Message], list[Event]]:
     """Warns, ends and frees what is due."""
     messages, events = [], []
     for lease in Lease.objects.filter(state=LeaseState.ACTIVE, warns_at__lte=now):
@@ -334,6 +352,17 @@ def pass_time(now: datetime, settings: VpnSettings) -> tuple[list[Message], list
         _let_go(lease)
         move(lease, LeaseState.FREED, "its address may be given to another")
     return messages, events
+
+
+def next_due() -> datetime | None:
+    """When time makes something of a lease next."""
+    rows = Lease.objects.filter
+    dues = (
+        rows(state=LeaseState.ACTIVE).aggregate(due=Min("warns_at"))["due"],
+        rows(state=LeaseState.EXPIRING).aggregate(due=Min("expires_at"))["due"],
+        rows(state=LeaseState.QUARANTINED).aggregate(due=Min("rests_until"))["due"],
+    )
+    return min((due for due in dues if due), default=None)
 
 
 def peers_gone(present: set[str], now: datetime, settings: VpnSettings) -> tuple[list[Message], list[Event]]:
@@ -376,7 +405,12 @@ def _end_message(type: str, lease: Lease) -> Message:
 
 def _end_event(type: str, lease: Lease) -> Event:
     return telling.event(
-        type, lease.contract_id, id=lease.contract_id, buyer=lease.buyer, address=lease.addresses, expires_at=lease.expires_at
+        type,
+        lease.contract_id,
+        id=lease.contract_id,
+        buyer=lease.buyer,
+        address=lease.addresses,
+        expires_at=lease.expires_at,
     )
 
 

@@ -1,7 +1,7 @@
 """The states of a lease that is sold, of a payment for one, and of a purchase, and the ways between them. Pure.
 
-    contracted → held → provisioning → active ⇄ expiring → expired → quarantined → freed
-        └─────────┴──────────┴───→ canceled
+contracted → held → provisioning → active ⇄ expiring → expired → quarantined → freed
+    └─────────┴──────────┴───→ canceled
 """
 
 from django.db.models import TextChoices
@@ -22,8 +22,8 @@ class LeaseState(TextChoices):
 
 
 class TermState(TextChoices):
-    """Of one payment for a lease: `wanted` has no invoice yet; from `settling` on it is never canceled, from `canceling` on
-    never settled."""
+    """Of one payment for a lease: `wanted` has no invoice yet; from `settling` on it is never canceled, from
+    `canceling` on never settled."""
 
     WANTED = "wanted", "no invoice yet"
     OFFERED = "offered", "invoice sent"

@@ -1,4 +1,5 @@
-"""Handshakes and bytes of the peers, as sums that outlive the interface. Bytes are the server's: received from the client."""
+"""Handshakes and bytes of the peers, as sums that outlive the interface. Bytes are the server's: received from the
+client."""
 
 from collections.abc import Mapping
 
@@ -13,7 +14,9 @@ FIELDS = ("last_handshake_at", "received_bytes", "sent_bytes", "seen_received_by
 def store(found: Mapping[str, Statistics]) -> None:
     """Part of the caller's transaction."""
     changed = [
-        lease for lease in Lease.objects.filter(state__in=PEERED) if lease.wg_key in found and _add(lease, found[lease.wg_key])
+        lease
+        for lease in Lease.objects.filter(state__in=PEERED)
+        if lease.wg_key in found and _add(lease, found[lease.wg_key])
     ]
     Lease.objects.bulk_update(changed, FIELDS, batch_size=500)
 

@@ -1,4 +1,5 @@
-"""What the seller's node keeps in order: its interface, byte counts, the operator's wishes, and payments that lead to nothing."""
+"""What the seller's node keeps in order: its interface, byte counts, the operator's wishes, and payments that lead to
+nothing."""
 
 import json
 import shutil
@@ -48,7 +49,8 @@ print(json.dumps(found))
 """
 WISH = """
 from vpn.models import Lease, LeaseWish
-LeaseWish.objects.create(lease=Lease.objects.get(contract_id="{lease}"), action="{action}", seconds={seconds}, asked_by="root")
+LeaseWish.objects.create(lease=Lease.objects.get(contract_id="{lease}"), action="{action}", seconds={seconds},
+asked_by="root")
 """
 
 
@@ -91,7 +93,9 @@ def test_the_interface_gets_what_the_database_says_and_keeps_what_is_the_operato
     # The operator's peer is nobody's lease.
     quote = ask_quote(buyer, seller)
     refused = Stranger(buyer.lnd).say(seller, type="contract", nonce=quote["nonce"], price="60", pubkey=mine)
-    answer = f"SELECT COUNT(*) FROM messaging_message WHERE direction = 'out' AND reply_to = '{as_stored(seller, refused)}'"
+    answer = (
+        f"SELECT COUNT(*) FROM messaging_message WHERE direction = 'out' AND reply_to = '{as_stored(seller, refused)}'"
+    )
     seller.wait_until(lambda: one(seller, answer) == 1)
     assert one(seller, f"SELECT COUNT(*) FROM vpn_quote WHERE nonce = '{quote['nonce']}' AND used_at IS NULL") == 1
     shop.server.run("wg", "set", shop.server.interface, "peer", mine, "remove")
@@ -136,10 +140,16 @@ def test_the_operator_extends_and_ends_a_lease(market, shop):
         assert told(stream.until(of_type("ended"))[-1])["id"] == lease["id"]
     assert key not in shop.peers()
     seller.wait_until(lambda: lease_state(seller) == "freed")
-    assert execute(seller.database_url, "SELECT outcome FROM vpn_leasewish ORDER BY id DESC LIMIT 2") == [("done",), ("done",)]
+    assert execute(seller.database_url, "SELECT outcome FROM vpn_leasewish ORDER BY id DESC LIMIT 2") == [
+        ("done",),
+        ("done",),
+    ]
     shell(seller, WISH.format(lease=lease["id"], action="end", seconds=0))
     seller.wait_until(
-        lambda: one(seller, "SELECT outcome FROM vpn_leasewish ORDER BY id DESC LIMIT 1") == "not done: the lease does not run"
+        lambda: (
+            one(seller, "SELECT outcome FROM vpn_leasewish ORDER BY id DESC LIMIT 1")
+            == "not done: the lease does not run"
+        )
     )
 
 
@@ -176,9 +186,9 @@ def test_a_lease_in_use_is_renewed_within_its_budget_and_another_is_not(market, 
         shop.server.cable(client, "192.0.2.1/30", "192.0.2.2/30")
         with Node(lnds.nodes["slow"], tmp_path / "renewing", extra=config) as buyer, WebsocketStream(buyer) as stream:
             used, unused = buy(buyer, seller, 30), buy(buyer, seller, 30)
-            shop.server.serve("10.77.0.1")
+            shop.server.serve("10.77.0.1", 8)
             client.bring_up(file_of(buyer, used["id"]).body.decode())
-            assert client.reaches("udp", "10.77.0.1")
+            assert client.reaches("udp", "10.77.0.1", 8)
             stream.until(lambda event: of_type("lease")(event) and told(event)["id"] == unused["id"])
             renewed = told(stream.until(of_type("lease"))[-1])
             assert renewed["id"] == used["id"] and renewed["expires_at"] > used["expires_at"]

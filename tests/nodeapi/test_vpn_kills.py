@@ -1,5 +1,5 @@
-"""kill -9 of the seller, the buyer and all lnds at each step of a purchase and of a refresh: in the end the lease is active and
-its invoice settled, once, or neither.
+"""kill -9 of the seller, the buyer and all lnds at each step of a purchase and of a refresh: in the end the lease is
+active and its invoice settled, once, or neither.
 """
 
 import asyncio
@@ -84,7 +84,7 @@ def market(tmp_path_factory) -> Iterator[Market]:
 
 
 def ended(market: Market, contract_id: str) -> str:
-    """"active" or "nothing", once both sides and lnd agree."""
+    """ "active" or "nothing", once both sides and lnd agree."""
 
     def outcome() -> str:
         term = one(market.seller, f"SELECT state FROM vpn_term {_by_id(market.seller, contract_id)}")
@@ -130,7 +130,10 @@ def test_a_purchase_that_is_killed(market: Market, step: str, victim: str):
     if mine:
         assert market.shop.peers()[mine[0]["publicKey"]] == mine[0]["address"]
     else:
-        keys = {row[0] for row in execute(market.seller.database_url, "SELECT wg_key FROM vpn_lease WHERE state = 'canceled'")}
+        keys = {
+            row[0]
+            for row in execute(market.seller.database_url, "SELECT wg_key FROM vpn_lease WHERE state = 'canceled'")
+        }
         market.seller.wait_until(lambda: not keys & set(market.shop.peers()))
 
 
@@ -163,7 +166,10 @@ def test_a_refresh_that_is_killed_counts_once(market: Market, state: str, victim
     order = ["wanted", "offered", "held", "settling", "settled"]
     refresh_id = post(market.buyer, REFRESH, pubkey=market.seller.pubkey, nonce=nonce, price="100")
     market.seller.wait_until(
-        lambda: one(market.seller, f"SELECT state FROM vpn_term {_by_id(market.seller, refresh_id)}") in order[order.index(state):]
+        lambda: (
+            one(market.seller, f"SELECT state FROM vpn_term {_by_id(market.seller, refresh_id)}")
+            in order[order.index(state) :]
+        )
     )
     market.kill(victim)
     outcome = ended(market, refresh_id)

@@ -144,8 +144,6 @@ def wait_for_shop(seller: Node) -> None:
     seller.wait_until(lambda: one(seller, "SELECT interface FROM vpn_shop"))
 
 
-
-
 @contextmanager
 def running_network(directory: Path, names: list[str]) -> Iterator[SimulatedNetwork]:
     simulated = SimulatedNetwork(directory, names)

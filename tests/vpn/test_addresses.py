@@ -1,5 +1,5 @@
-"""Whatever is taken and given back, in whatever order: no address has two leases, and the one that is free for longest goes
-first."""
+"""Whatever is taken and given back, in whatever order: no address has two leases, and the one that is free for longest
+goes first."""
 
 import ipaddress
 import secrets
@@ -63,7 +63,11 @@ def test_the_database_refuses_a_second_holder_of_a_key_and_a_second_contract_of_
     empty()
     first = new_lease(holds_key=True)
     new_lease(wg_key=first.wg_key)
-    for fields in ({"wg_key": first.wg_key, "holds_key": True}, {"contract_id": first.contract_id}, {"nonce": first.nonce}):
+    for fields in (
+        {"wg_key": first.wg_key, "holds_key": True},
+        {"contract_id": first.contract_id},
+        {"nonce": first.nonce},
+    ):
         with pytest.raises(IntegrityError), transaction.atomic():
             new_lease(**fields)
     addresses.take(first, POOL)

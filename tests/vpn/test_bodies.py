@@ -1,4 +1,5 @@
-"""Bodies of vpn messages: what is written is read back, and no bytes of a stranger do anything but be read or refused."""
+"""Bodies of vpn messages: what is written is read back, and no bytes of a stranger do anything but be read or
+refused."""
 
 from datetime import UTC, datetime
 from uuid import uuid4

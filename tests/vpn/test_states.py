@@ -52,7 +52,7 @@ def test_counters_that_begin_anew_make_the_same_sum(lives):
     for grown in lives:
         counter = 0
         for step in grown:
-            # An interface that came back and has counted beyond what was seen before cannot be told from one that stayed.
+            # One that came back and has counted beyond what was seen cannot be told from one that stayed.
             counter += step
             total, seen = total + more(counter, seen), counter
         seen = 0
