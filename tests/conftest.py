@@ -5,6 +5,8 @@ The channels are alice – bob – carol. Nothing may depend on the order of the
 
 import asyncio
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 
@@ -51,14 +53,21 @@ def databases() -> Iterator[None]:
     drop_databases()
 
 
-@pytest.fixture(scope="session")
-def network(tmp_path_factory) -> Iterator[Network]:
-    simulated = SimulatedNetwork(tmp_path_factory.mktemp("network"), NAMES)
+@contextmanager
+def simulated_network(directory: Path) -> Iterator[Network]:
+    """A network of its own, for tests whose nodes answer by themselves: two nodes on one lnd would both answer."""
+    simulated = SimulatedNetwork(directory, NAMES)
     asyncio.run(start_simulated(simulated))
     try:
         yield Network(simulated)
     finally:
         asyncio.run(simulated.stop())
+
+
+@pytest.fixture(scope="session")
+def network(tmp_path_factory) -> Iterator[Network]:
+    with simulated_network(tmp_path_factory.mktemp("network")) as running:
+        yield running
 
 
 @pytest.fixture(scope="session")

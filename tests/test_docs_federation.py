@@ -2,6 +2,9 @@
 
 import json
 
+import pytest
+
+from tests.conftest import simulated_network
 from tests.nodeapi.test_federation import federate, running, state
 from tests.support.doc_examples import Page
 
@@ -11,6 +14,12 @@ def shape(value):
     if isinstance(value, dict):
         return {key: shape(inner) for key, inner in value.items()}
     return [shape(inner) for inner in value[:1]] if isinstance(value, list) else type(value).__name__
+
+
+@pytest.fixture
+def network(tmp_path):
+    with simulated_network(tmp_path / "network") as running_network:
+        yield running_network
 
 
 def test_the_page(network, tmp_path):

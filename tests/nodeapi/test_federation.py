@@ -13,7 +13,7 @@ import grpc
 import pytest
 
 from protos import federate_pb2, federate_pb2_grpc
-from tests.conftest import Network
+from tests.conftest import Network, simulated_network
 from tests.nodeapi.streams import WebsocketStream, b64, data_of, is_end
 from tests.nodeapi.test_end_to_end import STRANGER, ended
 from tests.support.nodes import Node
@@ -24,6 +24,18 @@ TTL_SECONDS = 3600
 
 def federate(imp_id: str, **values) -> dict:
     return {"federate": {"imp_id": imp_id, "ttl": TTL_SECONDS, **values}}
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory) -> Iterator[Network]:
+    with simulated_network(tmp_path_factory.mktemp("network")) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def alice(network, tmp_path_factory) -> Iterator[Node]:
+    with Node(network.nodes["alice"], tmp_path_factory.mktemp("alice")) as node:
+        yield node
 
 
 @contextmanager
