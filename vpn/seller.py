@@ -312,7 +312,9 @@ class Seller:
         if problem != self._problem:
             self._problem = problem
             if problem:
-                logger.warning("no VPN can be sold: %s", problem)
+                # Most nodes do not mean to sell any.
+                meant = bool(self._settings.server_pub_key)
+                logger.log(logging.WARNING if meant else logging.INFO, "no VPN can be sold: %s", problem)
             else:
                 logger.info("VPN is sold over %s", interface)
         row = Shop(pk=1, interface=interface, problem=problem, foreign=foreign, looked_at=timezone.now())
