@@ -10,7 +10,7 @@ from tests.nodeapi.streams import WebsocketStream, data_of
 from tests.support.doc_examples import Block, Page
 from tests.support.nodes import ROOT, SERVICES, Node
 
-ROOMS = ("impervious_site", "nodeapi", "federation", "messaging", "lightning", "protos")
+ROOMS = ("impervious_site", "nodeapi", "federation", "invoices", "vpn", "messaging", "lightning", "protos")
 
 
 def copy_of_the_code(target: Path) -> Path:

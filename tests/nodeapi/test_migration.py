@@ -26,7 +26,7 @@ class Migration(migrations.Migration):
     dependencies = [("messaging", "{newest}")]
     operations = [migrations.RunSQL("ALTER TABLE messaging_peer ADD COLUMN of_the_tests integer NULL")]
 """
-CODE = ("federation", "impervious_site", "invoices", "lightning", "messaging", "nodeapi", "protos")
+CODE = ("federation", "impervious_site", "invoices", "lightning", "messaging", "nodeapi", "protos", "vpn")
 
 
 @pytest.fixture
