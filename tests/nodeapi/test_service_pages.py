@@ -39,9 +39,11 @@ def test_invoices(bob, environ):
     assert not page.left
 
 
-def test_websocket(environ):
+def test_websocket(bob, environ):
     page = Page("websocket.md", **environ)
-    assert len(json.loads(page.run("curl"))["id"]) == 36
+    message_id = json.loads(page.run("curl"))["id"]
+    # The next example prints the first event that it sees.
+    bob.wait_until(lambda: bob.get(f"/v1/message/{message_id}").status == 200)
     assert page.run("?service=websocket") == "True b'\\x00\\x01 anything' 2\n"
     assert page.run("WebsocketStub") == "36\n"
     assert not page.left
