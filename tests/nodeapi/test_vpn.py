@@ -348,7 +348,7 @@ def test_a_lease_that_does_not_come_is_asked_for_and_less_time_than_paid_is_told
 def test_a_short_lease_ends_on_both_sides_and_its_address_is_given_again(market, small, shop):
     _, buyer = market
     with WebsocketStream(small) as at_seller, WebsocketStream(buyer) as at_buyer:
-        lease = buy(buyer, small, 20)
+        lease = buy(buyer, small, 35)
         assert lease["address"] == "10.78.0.2/32"
         key = next(row["publicKey"] for row in leases(buyer) if row["id"] == lease["id"])
         assert shop.peers()[key] == "10.78.0.2/32"
@@ -365,7 +365,7 @@ def test_a_short_lease_ends_on_both_sides_and_its_address_is_given_again(market,
     small.wait_until(lambda: lease_state(small) == "freed")
     steps = [row[0] for row in execute(small.database_url, "SELECT state FROM vpn_leasestep ORDER BY id")]
     assert steps == ["contracted", "held", "provisioning", "active", "expiring", "expired", "quarantined", "freed"]
-    assert buy(buyer, small, 6)["address"] == "10.78.0.2/32"
+    assert buy(buyer, small, 15)["address"] == "10.78.0.2/32"
     small.wait_until(lambda: lease_state(small) == "freed")
 
 
