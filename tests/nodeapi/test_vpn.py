@@ -355,8 +355,7 @@ def test_a_short_lease_ends_on_both_sides_and_its_address_is_given_again(market,
         ends = []
         for stream in (at_seller, at_buyer):
             for type in ("expiring", "ended"):
-                event = told(stream.until(of_type(type))[-1])
-                assert event["id"] == lease["id"]
+                event = told(stream.until(of_lease(type, lease["id"]))[-1])
             ends.append(event["expires_at"])
     assert ends == [lease["expires_at"]] * 2
     assert key not in shop.peers()
@@ -371,6 +370,7 @@ def test_a_short_lease_ends_on_both_sides_and_its_address_is_given_again(market,
 
 def test_a_full_pool_gives_the_payment_back(market, small, shop):
     _, buyer = market
+    small.wait_until(lambda: lease_state(small) in ("", "canceled", "freed"))
     with shop.shut(), WebsocketStream(buyer) as stream:
         # Neither has its address yet: both have an invoice, and both are paid.
         quotes = [ask_quote(buyer, small) for _ in range(3)]

@@ -89,6 +89,11 @@ def of_type(type: str):
     return lambda event: event["serviceType"] == "vpn" and told(event)["type"] == type
 
 
+def of_lease(type: str, lease_id: str):
+    """Leases of other tests may end at the same time."""
+    return lambda event: of_type(type)(event) and told(event)["id"] == lease_id
+
+
 def post(node: Node, path: str, **fields) -> str:
     reply = node.post(path, fields)
     assert reply.status == 200, reply.body
