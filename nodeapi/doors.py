@@ -9,6 +9,7 @@ import grpc
 from django.db import Error as DatabaseError
 from google.protobuf.message import Message
 
+from messaging.budget import OverBudget
 from messaging.database import Database
 from messaging.idempotency import Claim, KeyReused
 from nodeapi.auth import Caller, Keys, WebGuard, require
@@ -54,6 +55,8 @@ class Doors:
             raise ApiError(
                 grpc.StatusCode.ALREADY_EXISTS, "Idempotency-Key: was given before, with another request"
             ) from None
+        except OverBudget as error:
+            raise ApiError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
         except DatabaseError as error:
             logger.error("database: %s", error)
             raise ApiError(
