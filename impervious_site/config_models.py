@@ -29,9 +29,13 @@ class Section(BaseModel):
 
 
 class ApiKey(Section):
+    """What its calls may cost in 24 hours (sat), and how many there may be in a minute; None: no limit."""
+
     name: str
     key: SecretStr
     scopes: frozenset[str]
+    budget_sat: int | None = None
+    calls_per_minute: int | None = None
 
 
 class Server(Section):
@@ -42,6 +46,17 @@ class Server(Section):
     allowed_hosts: values.Hosts = ()
     allowed_origins: values.Origins = ()
     message_encoding: values.MessageEncoding = "base64"
+
+    @property
+    def exposed(self) -> dict[str, str]:
+        """The keys of the addresses that other machines reach, each with what is wrong if there is no API key."""
+        addresses = {"grpc_addr": self.grpc_addr, "http_addr": self.http_addr}
+        return {
+            name: f"{address} is reachable from other machines and no API key is set; make one by ./impervious keys make, "
+            "set one by IMPD_SERVER__API_KEY, by IMPD_SERVER__API_KEY_FILE or in server.api_keys, or listen on 127.0.0.1"
+            for name, address in addresses.items()
+            if not address.is_loopback
+        }
 
 
 class Admin(Section):
@@ -201,9 +216,11 @@ class Config(Section):
 
 # From here on: sections whose keys in the file differ from what the node reads.
 class ApiKeyEntry(Section):
-    name: values.Text = Field(description="a name for the key's owner")
+    name: values.KeyName = Field(description="a name for the key's owner")
     key_file: values.ApiKeyFile = Field(description="the path of the file that holds the key")
     scopes: values.Scopes = Field(description=f"a list out of {', '.join(values.SCOPES)}")
+    budget_sat: values.whole(0, 21_000_000 * 10**8) | None = None
+    calls_per_minute: values.whole(1, 100_000) | None = None
 
 
 class LndNode(Section):

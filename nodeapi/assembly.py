@@ -8,10 +8,12 @@ from messaging.database import Database
 from messaging.joining import Bounds
 from messaging.registry import Registry
 from messaging.traffic import Limits
-from nodeapi.auth import Key, Keys, WebGuard
+from nodeapi.audit import AuditLog
+from nodeapi.auth import Caller, Keys, WebGuard
 from nodeapi.doors import Doors
 from nodeapi.engine import Engine, EngineLimits
 from nodeapi.forward import Forwarder
+from nodeapi.keys import hash_of
 from nodeapi.lnd_status import LndStatus
 from nodeapi.relay.service import RelayOptions
 from nodeapi.stream import UNWOKEN_POLL_SECONDS, Hub
@@ -29,11 +31,18 @@ def make_client(config) -> LndClient:
     )
 
 
-def make_keys(config) -> Keys:
-    return Keys(
-        Key(name=key.name, secret=key.key.get_secret_value(), scopes=frozenset(key.scopes))
+def make_keys(config, database: Database, *, beside_engine: bool) -> Keys:
+    configured = [
+        Caller(
+            name=key.name,
+            scopes=frozenset(key.scopes),
+            hash=hash_of(key.key.get_secret_value()),
+            budget_sat=key.budget_sat,
+            calls_per_minute=key.calls_per_minute,
+        )
         for key in config.server.api_keys
-    )
+    ]
+    return Keys(configured, database=database, open_on_loopback=not config.server.exposed, tells=beside_engine)
 
 
 def make_guard(config) -> WebGuard:
@@ -133,12 +142,15 @@ def carries_text(config) -> bool:
     return config.server.message_encoding == "text"
 
 
-def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None, version: str) -> Doors:
-    """The doors of the runimpd process with its engine, or of another process without one."""
+async def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None, version: str) -> Doors:
+    """The doors of the runimpd process with its engine, or of another process without one. Raises django.db.Error."""
+    keys = make_keys(config, database, beside_engine=engine is not None)
+    await keys.load()
     return Doors(
         database=database,
         hub=hub,
-        keys=make_keys(config),
+        keys=keys,
+        audit=AuditLog(database, stores=engine is not None),
         guard=make_guard(config),
         version=version,
         engine=engine,

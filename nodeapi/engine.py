@@ -7,10 +7,10 @@ from functools import partial
 
 from invoices.issuing import Issuer
 from invoices.paying import Payer
-from invoices.services import spent_on_invoices
+from invoices.services import expenses_of_invoices, spent_on_invoices
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
-from messaging.budget import Budget, spent_on_messages
+from messaging.budget import Budget, expenses_of_messages, spent_on_messages
 from messaging.catchup import Walk
 from messaging.clock import Clock
 from messaging.database import Database
@@ -23,6 +23,8 @@ from messaging.outbox import Outbox
 from messaging.registry import Registry, Service
 from messaging.traffic import Limits
 from messaging.workers import WorkerContext, run_forever
+from nodeapi.audit import prune as prune_audit
+from nodeapi.budgets import Budgets
 from nodeapi.lnd_status import LndStatus
 from nodeapi.relay.service import Relay, RelayOptions
 
@@ -85,9 +87,13 @@ class Engine:
         self._clock = Clock()
         hints = HintBook(database)
         carrier = KeysendCarrier(client, max_fee_sat=limits.max_fee_sat, max_fee_percent=limits.max_fee_percent)
-        budget = Budget(
-            database=database, limit_sat=limits.daily_budget_sat, sources=[spent_on_messages, spent_on_invoices]
+        node_budget = Budget(
+            database=database,
+            limit_sat=limits.daily_budget_sat,
+            sources=[spent_on_messages, spent_on_invoices],
+            expenses=[expenses_of_messages, expenses_of_invoices],
         )
+        self.budgets = Budgets(node=node_budget, database=database, fee_limit_msat=carrier.fee_limit_msat)
         self.outbox = Outbox(
             database=database,
             carrier=carrier,
@@ -98,7 +104,7 @@ class Engine:
             published=self._waker.published,
             hints=hints,
             own_hints=lambda: lnd.reply_hints,
-            budget=budget,
+            budget=self.budgets,
         )
         self.inbox = Inbox(
             database=database,
@@ -117,7 +123,7 @@ class Engine:
             database=database,
             client=client,
             own_pubkey=self.own_pubkey.hex(),
-            budget=budget,
+            budget=self.budgets,
             fee_limit_msat=carrier.fee_limit_msat,
         )
         self._walk = Walk(
@@ -225,10 +231,11 @@ class Engine:
 
     async def _prune_daily(self) -> None:
         while True:
-            prune = partial(prune_events, keep_days=self.limits.keep_days, most=PRUNE_AT_ONCE)
-            try:
-                while await self._database.write(prune):
-                    pass
-            except Exception:
-                logger.exception("old events could not be deleted; trying again tomorrow")
+            for prune in (prune_events, prune_audit):
+                step = partial(prune, keep_days=self.limits.keep_days, most=PRUNE_AT_ONCE)
+                try:
+                    while await self._database.write(step):
+                        pass
+                except Exception:
+                    logger.exception("what is old could not be deleted; trying again tomorrow")
             await asyncio.sleep(PRUNE_SECONDS)

@@ -1,4 +1,5 @@
-"""The database as the node needs it at its start: migrated (where it is a file, copied before), with a first admin."""
+"""The database as the node needs it at its start: migrated (where it is a file, copied before), with a first admin, and
+with an API key where the node is to be reached by others."""
 
 import logging
 
@@ -7,6 +8,7 @@ from django.core.management import call_command
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from nodeapi import keys
 from nodeapi.safety_copy import copy_before_migration
 
 logger = logging.getLogger(__name__)
@@ -14,6 +16,15 @@ logger = logging.getLogger(__name__)
 
 def prepare_database(config) -> None:
     """Blocks; runs before the event loop. StartError when an older database cannot be copied before its migration."""
+    migrate(config)
+    _make_first_admin(config.admin)
+    if warning := keys.require_credentials(config):
+        logger.warning("configuration: %s", warning)
+    connection.close()
+
+
+def migrate(config) -> None:
+    """As the code needs it. Nothing is done where nothing is to be done."""
     executor = MigrationExecutor(connection)
     pending = [migration for migration, _ in executor.migration_plan(executor.loader.graph.leaf_nodes())]
     if pending:
@@ -21,8 +32,6 @@ def prepare_database(config) -> None:
             _keep_what_was(config.database.sqlite_path, pending[0])
         call_command("migrate", interactive=False, verbosity=0)
         logger.info("database migrated")
-    _make_first_admin(config.admin)
-    connection.close()
 
 
 def _keep_what_was(path, migration) -> None:

@@ -7,6 +7,7 @@ the buffer is over its limit, by pausing its producer.
 import asyncio
 
 import daphne.server  # noqa: F401  (installs Twisted's asyncio reactor, which has to come first)
+from autobahn.twisted.websocket import ConnectionDeny
 from daphne import http_protocol
 
 from nodeapi import codec
@@ -43,6 +44,17 @@ class Connection:
                 return True
             await asyncio.sleep(LOOK_SECONDS)
         return False
+
+    def deny(self, status: int, reason: str) -> bool:
+        """Refuses a websocket's handshake with this HTTP status; Daphne itself knows 403 only. False: the connection is not
+        Daphne's, or its handshake is over."""
+        handshake = getattr(self._protocol, "handshake_deferred", None)
+        if handshake is None:
+            return False
+        del self._protocol.handshake_deferred
+        handshake.errback(ConnectionDeny(code=status, reason=reason))
+        self._protocol.server.protocol_disconnected(self._protocol)
+        return True
 
     def abort(self) -> None:
         """Ends the connection without waiting for the client to take what is buffered."""

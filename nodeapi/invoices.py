@@ -12,8 +12,10 @@ from lightning.bech32 import checked_payment_request
 from lightning.client import LndError, Trouble
 from messaging.idempotency import Claim
 from messaging.services import rfc3339
+from nodeapi.calling import current_call
 from nodeapi.checks import require_permitted, require_spendable, shown_sat
 from nodeapi.errors import ApiError, invalid
+from nodeapi.models import AuditEntry
 from nodeapi.serializers_invoices import MAX_WAIT_SECONDS
 from protos.lnrpc import lightning_pb2
 
@@ -62,7 +64,10 @@ async def pay_invoice(
             grpc.StatusCode.FAILED_PRECONDITION,
             f"invoice: was begun to be paid by the lnd {error}, which this node no longer works with: look there",
         ) from None
-    return _result(payment, wait_seconds)
+    result = _result(payment, wait_seconds)
+    if call := current_call():
+        call.outcome = AuditEntry.Outcome.PAID
+    return result
 
 
 async def check_invoice(doors, *, invoice: str) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable
+from urllib.parse import unquote
 
 import grpc
 from django_grpc_framework.services import Service
@@ -9,11 +10,12 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from nodeapi.auth import require
+from nodeapi.auth import Visit
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
+from nodeapi.forward import forwarded_address
 from nodeapi.operations import OPERATIONS
-from nodeapi.subscribe import SCOPE, subscribe
+from nodeapi.subscribe import SCOPE, SUBSCRIBE, subscribe
 from protos import websocket_pb2
 
 logger = logging.getLogger(__name__)
@@ -58,35 +60,54 @@ def servicer_for(service_name: str, doors: Doors) -> Service:
 def _unary(operation) -> Callable:
     async def method(self, request, context):
         try:
-            refuse_undecodable(request, operation.request_class)
-            return await self.doors.call(operation, request, metadata_of(context))
+            return await self.doors.call(operation, lambda: decoded(request, operation.request_class), visit_of(context))
         except ApiError as error:
-            await context.abort(error.code, error.message)
+            await refuse(context, error)
 
     return method
 
 
 async def _subscribe(self, request, context) -> AsyncIterator[websocket_pb2.SubscribeResponse]:
     try:
-        refuse_undecodable(request, websocket_pb2.SubscribeRequest)
-        require(self.doors.keys.authenticate(metadata_of(context)), SCOPE)
-        subscription = subscribe(self.doors, request)
+        caller = self.doors.admit(visit_of(context), SCOPE, SUBSCRIBE)
+        subscription = subscribe(self.doors, decoded(request, websocket_pb2.SubscribeRequest))
     except ApiError as error:
-        await context.abort(error.code, error.message)
+        await refuse(context, error)
+    forget = self.doors.keys.watch(caller, subscription.end)
     try:
         # The subscription is live before the client is told that it is.
         await context.send_initial_metadata(())
         async for frame in subscription.frames():
             yield frame.message
+    except ApiError as error:
+        await refuse(context, error)
     finally:
+        forget()
         self.doors.hub.unsubscribe(subscription)
 
 
-def refuse_undecodable(request, message_class: type[Message]) -> None:
+async def refuse(context, error: ApiError) -> None:
+    await context.abort(error.code, error.message, error.trailing_metadata)
+
+
+def decoded(request, message_class: type[Message]) -> Message:
+    """ApiError when the bytes were none."""
     if isinstance(request, Undecodable):
         raise ApiError(
             grpc.StatusCode.INVALID_ARGUMENT, f"request: these bytes are no {message_class.DESCRIPTOR.full_name}"
         )
+    return request
+
+
+def visit_of(context) -> Visit:
+    metadata = metadata_of(context)
+    return Visit(metadata=metadata, address=forwarded_address(metadata) or address_of(context.peer()))
+
+
+def address_of(peer: str) -> str:
+    """The IP address in gRPC's name of a peer, such as ipv4:127.0.0.1:53412 or ipv6:%5B::1%5D:53412."""
+    kind, _, rest = unquote(peer).partition(":")
+    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else kind
 
 
 def metadata_of(context) -> dict[str, str]:

@@ -116,7 +116,7 @@ class Runtime:
         client = assembly.make_client(config)
         lnd = LndStatus(client)
         api_entry.waiting_for = f"the node waits for lnd at {client.address}"
-        server = None
+        server = doors = None
         try:
             await lnd.connect(expected_pubkey=config.lnd.pub_key)
             api_entry.waiting_for = "the node is starting"
@@ -126,10 +126,14 @@ class Runtime:
                 config, database=database, client=client, lnd=lnd, hub=hub, version=self._version
             )
             await _when_lnd_answers(engine.begin)
-            doors = assembly.make_doors(config, database=database, hub=hub, engine=engine, version=self._version)
+            doors = await assembly.make_doors(
+                config, database=database, hub=hub, engine=engine, version=self._version
+            )
             async with asyncio.TaskGroup() as group:
                 group.create_task(hub.run())
                 group.create_task(engine.run())
+                group.create_task(doors.keys.run())
+                group.create_task(doors.audit.run())
                 if config.server.enabled:
                     server = await rpc.make_server(doors, max_message_bytes=assembly.max_body_bytes(config))
                     server.add_insecure_port(str(config.server.grpc_addr))
@@ -144,6 +148,8 @@ class Runtime:
             if server:
                 await server.stop(GRACE_SECONDS)
             await client.close()
+            if doors:
+                await doors.audit.close()
             await database.close()
 
 
@@ -185,6 +191,7 @@ async def make_api(config, *, version: str) -> ApiApplication:
     database = Database()
     hub = assembly.make_hub(config, database, beside_engine=False)
     await hub.start()
-    doors = assembly.make_doors(config, database=database, hub=hub, engine=None, version=version)
-    _background.add(asyncio.get_running_loop().create_task(hub.run()))
+    doors = await assembly.make_doors(config, database=database, hub=hub, engine=None, version=version)
+    for part in (hub.run(), doors.keys.run(), doors.audit.run()):
+        _background.add(asyncio.get_running_loop().create_task(part))
     return ApiApplication(doors)

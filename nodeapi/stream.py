@@ -76,7 +76,14 @@ class Subscription:
         self._wake: asyncio.Future | None = None
         self._live = live
         self._cursor_checked = live
+        self._end: Exception | None = None
         self.position = position
+
+    def end(self, error: Exception) -> None:
+        """Nothing more is handed out: `frames` raises this."""
+        self._end = error
+        if self._wake and not self._wake.done():
+            self._wake.set_result(None)
 
     def offer(self, frame: Frame) -> None:
         """A new event. A subscriber that lags behind goes on from the log."""
@@ -96,6 +103,8 @@ class Subscription:
     async def next(self) -> list[Frame]:
         """The next events, in order, at least one."""
         while True:
+            if self._end:
+                raise self._end
             if self._queue:
                 frames = list(self._queue)
                 self._queue.clear()
@@ -114,6 +123,8 @@ class Subscription:
     async def frames(self) -> AsyncIterator[Frame]:
         while True:
             for frame in await self.next():
+                if self._end:
+                    raise self._end
                 yield frame
 
     async def _check_cursor(self) -> list[Frame]:

@@ -59,6 +59,7 @@ async def _buy(doors, service, pubkey: str, nonce: str, price: str, claim: Claim
         price_msat = int(price) * 1000
         require_permitted(engine, "price", price_msat)
         require_spendable(engine, "price", price_msat)
+        engine.budgets.reserve_further(price_msat)
         return await service(outbox=engine.outbox, database=doors.database, nonce=nonce, price=price, **arguments)
 
     return await _ask(doors, pubkey, claim, ask)
