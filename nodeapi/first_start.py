@@ -25,13 +25,21 @@ def prepare_database(config) -> None:
 
 def migrate(config) -> None:
     """As the code needs it. Nothing is done where nothing is to be done."""
-    executor = MigrationExecutor(connection)
-    pending = [migration for migration, _ in executor.migration_plan(executor.loader.graph.leaf_nodes())]
+    executor, pending = _pending()
     if pending:
         if executor.loader.applied_migrations:
             _keep_what_was(config.database.sqlite_path, pending[0])
         call_command("migrate", interactive=False, verbosity=0)
         logger.info("database migrated")
+
+
+def is_migrated() -> bool:
+    return not _pending()[1]
+
+
+def _pending() -> tuple[MigrationExecutor, list]:
+    executor = MigrationExecutor(connection)
+    return executor, [migration for migration, _ in executor.migration_plan(executor.loader.graph.leaf_nodes())]
 
 
 def _keep_what_was(path, migration) -> None:

@@ -108,7 +108,7 @@ def key_make(
     by: Actor,
 ) -> tuple[ApiKey, str]:
     """A new key, and its row. `taken` are the names in the configuration. Raises KeyProblem."""
-    _check_name(name, taken)
+    check_name(name, taken)
     key = ApiKey(name=name)
     secret = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     key.hash = hash_of(secret)
@@ -196,11 +196,14 @@ def limits_of(key: ApiKey) -> str:
     return f"{' '.join(key.scopes)}{budget}{rate}{until}"
 
 
-def _check_name(name: str, taken: Iterable[str]) -> None:
+def check_name(name: str, taken: Iterable[str]) -> None:
+    """Raises KeyProblem."""
     if not 1 <= len(name) <= MAX_NAME_CHARACTERS or not name.isprintable() or name != name.strip():
         raise KeyProblem("name", f"must be 1 to {MAX_NAME_CHARACTERS} printable characters")
     if name in taken:
         raise KeyProblem("name", f"{name!r} is the name of a key in server.api_keys; take another")
+    if ApiKey.objects.filter(name=name, revoked_at=None).exists():
+        raise KeyProblem("name", f"{name!r} is the name of another key; revoke that first, or take another name")
 
 
 def _check_whole(field: str, value: int | None, low: int, high: int) -> None:
