@@ -15,6 +15,7 @@ from nodeapi.errors import ApiError, invalid
 
 STALL_SECONDS = 30.0
 LOOK_SECONDS = 0.05
+MAX_REASON_BYTES = 123
 
 
 class Connection:
@@ -56,10 +57,22 @@ class Connection:
         self._protocol.server.protocol_disconnected(self._protocol)
         return True
 
+    def close(self, code: int, reason: str) -> bool:
+        """Ends an open websocket with any code that the protocol has; Daphne's own way refuses most. False: not Daphne's."""
+        if not hasattr(self._protocol, "sendCloseFrame"):
+            return False
+        self._protocol.sendCloseFrame(code=code, reasonUtf8=_cut(reason), isReply=False)
+        return True
+
     def abort(self) -> None:
         """Ends the connection without waiting for the client to take what is buffered."""
         if hasattr(self._transport, "abortConnection"):
             asyncio.get_running_loop().call_later(1.0, self._transport.abortConnection)
+
+
+def _cut(reason: str) -> bytes:
+    """As much as a close frame has room for."""
+    return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()
 
 
 def bound_bodies(max_bytes: int) -> None:

@@ -22,6 +22,7 @@ SCOPE = "read"
 # As the log names it.
 SUBSCRIBE = "websocket.Websocket/Subscribe"
 POLICY_VIOLATION = 1008
+INTERNAL_ERROR = 1011
 TRY_AGAIN_LATER = 1013
 MAX_ACK_WINDOW = 1_000
 
@@ -88,7 +89,11 @@ class StreamConsumer(AsyncWebsocketConsumer):
         """Its key is valid no more."""
         self._sender.cancel()
         self._doors.hub.unsubscribe(self._subscription)
-        await self.close(code=POLICY_VIOLATION, reason=error.message)
+        await self._close(POLICY_VIOLATION, error.message)
+
+    async def _close(self, code: int, reason: str) -> None:
+        if not flow.Connection(self.base_send).close(code, reason):
+            await self.close(code=code, reason=reason)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         if self._window and text_data and len(text_data) < 200:
@@ -117,12 +122,12 @@ class StreamConsumer(AsyncWebsocketConsumer):
             raise
         except Exception:
             logger.exception("stream to a websocket client failed")
-            await self.close(code=1011)
+            await self._close(INTERNAL_ERROR, "the stream failed; the node's log tells more")
 
     async def _close_stalled(self, connection: flow.Connection) -> None:
         logger.warning("a websocket client reads nothing; closed")
         self._doors.hub.unsubscribe(self._subscription)
-        await self.close(code=TRY_AGAIN_LATER)
+        await self._close(TRY_AGAIN_LATER, "nothing was read for too long")
         connection.abort()
 
 
