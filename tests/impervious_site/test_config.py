@@ -241,9 +241,12 @@ def test_both_servers_on_one_address(node, http):
 @pytest.mark.parametrize("name", ["grpc_addr", "http_addr"])
 @pytest.mark.parametrize("address", ["0.0.0.0:80", "192.168.1.2:80", "[::]:80"])
 def test_beyond_loopback_only_with_a_key(node, name, address):
+    """Whether there is one in the database is asked at start (nodeapi/keys.py), which says this if there is none."""
     server = {name: address}
-    ways = ("IMPD_SERVER__API_KEY", "IMPD_SERVER__API_KEY_FILE", "server.api_keys")
-    only(node.problems(server=server), f"server.{name}", *ways)
+    ways = ("IMPD_SERVER__API_KEY", "IMPD_SERVER__API_KEY_FILE", "server.api_keys", "./impervious keys make")
+    assert node.load().server.exposed == {}
+    exposed = node.load(server=server).server.exposed
+    assert exposed.keys() == {name} and all(way in exposed[name] for way in ways)
     (key,) = node.load({"IMPD_SERVER__API_KEY": KEY}, server=server).server.api_keys
     assert (key.name, key.key.get_secret_value(), key.scopes) == ("default", KEY, {"read", "send", "pay", "admin"})
 
@@ -259,7 +262,7 @@ def test_api_keys_from_files(node):
     node.write("two.key", KEY[::-1])
     entries = [
         {"name": "one", "key_file": "one.key", "scopes": ["read", "send"]},
-        {"name": "two", "key_file": str(node.directory / "two.key"), "scopes": "read"},
+        {"name": "two", "key_file": str(node.directory / "two.key"), "scopes": "read", "budget_sat": 0, "calls_per_minute": 6},
     ]
     environ = {"IMPD_SERVER__API_KEY_FILE": str(node.write("three.key", "x" * 20))}
     keys = node.load(environ, server={"api_keys": entries}).server.api_keys
@@ -268,6 +271,7 @@ def test_api_keys_from_files(node):
         ("two", KEY[::-1], ["read"]),
         ("default", "x" * 20, ["admin", "pay", "read", "send"]),
     ]
+    assert [(key.budget_sat, key.calls_per_minute) for key in keys] == [(None, None), (0, 6), (None, None)]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +285,11 @@ def test_api_keys_from_files(node):
         ({"scopes": []}, "server.api_keys[1].scopes", "is empty"),
         ({"scopes": None}, "server.api_keys[1].scopes", "is missing"),
         ({"name": "default"}, "server.api_keys", "default"),
+        ({"name": "n" * 65}, "server.api_keys[1].name", "1 to 64"),
+        ({"name": "two\n"  "lines"}, "server.api_keys[1].name", "printable"),
+        ({"budget_sat": -1}, "server.api_keys[1].budget_sat", "at least 0"),
+        ({"budget_sat": "much"}, "server.api_keys[1].budget_sat", "whole number"),
+        ({"calls_per_minute": 0}, "server.api_keys[1].calls_per_minute", "from 1"),
     ],
 )
 def test_api_keys_that_are_wrong(node, change, key, word):
