@@ -287,7 +287,7 @@ def test_api_keys_from_files(node):
         ({"name": "default"}, "server.api_keys", "default"),
         ({"name": "n" * 65}, "server.api_keys[1].name", "1 to 64"),
         ({"name": "two\n"  "lines"}, "server.api_keys[1].name", "printable"),
-        ({"budget_sat": -1}, "server.api_keys[1].budget_sat", "at least 0"),
+        ({"budget_sat": -1}, "server.api_keys[1].budget_sat", "from 0"),
         ({"budget_sat": "much"}, "server.api_keys[1].budget_sat", "whole number"),
         ({"calls_per_minute": 0}, "server.api_keys[1].calls_per_minute", "from 1"),
     ],
