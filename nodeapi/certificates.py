@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-CERTIFICATE_NAME, KEY_NAME = "tls.cert", "tls.key"
+# Not tls.cert and tls.key: those are lnd's, which may be in the same directory.
+CERTIFICATE_NAME, KEY_NAME = "server.cert", "server.key"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
 MAX_FILE_BYTES = 1_000_000
 MIN_RSA_BITS = 2048

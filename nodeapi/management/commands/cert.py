@@ -10,7 +10,7 @@ MAX_DAYS = 36_500
 
 class Command(BaseCommand):
     help = (
-        "Makes a self-signed certificate and its key for TLS: tls.cert and tls.key, for localhost, 127.0.0.1, ::1 and the "
+        "Makes a self-signed certificate and its key for TLS: server.cert and server.key, for localhost, 127.0.0.1, ::1 and the "
         "hosts that are named."
     )
     requires_system_checks = []
