@@ -34,6 +34,11 @@ def take_config(argv: list[str], environ: MutableMapping[str, str]) -> list[str]
     return rest
 
 
+def leave_config_unread(arguments: list[str], environ: MutableMapping[str, str]) -> None:
+    if arguments[1:2] == ["cert"]:
+        environ["IMPD_UNREAD"] = "1"
+
+
 def prepare_simulation(arguments: list[str], environ: MutableMapping[str, str]) -> None:
     """Starts the simulated network for `runimpd`, when ./impervious found no configuration file."""
     if arguments[1:2] != ["runimpd"] or "IMPD_LAUNCHED" not in environ:
