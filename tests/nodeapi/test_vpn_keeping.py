@@ -15,19 +15,22 @@ from tests.nodeapi.vpn_market import (
     CONTRACT,
     Shop,
     Stranger,
+    answer,
     as_stored,
     ask_quote,
+    bought,
     buy,
     file_of,
     lease_state,
-    leases,
-    of_type,
+    moment,
+    of_lease,
     one,
     open_shop,
     post,
     running_network,
     told,
     wait_for_shop,
+    wait_until_freed,
 )
 from tests.support.databases import execute
 from tests.support.nodes import ROOT, Node
@@ -77,7 +80,7 @@ def market(lnds: SimulatedNetwork, shop: Shop, tmp_path_factory) -> Iterator[tup
 
 
 def key_of(buyer: Node, lease: dict) -> str:
-    return next(row["publicKey"] for row in leases(buyer, "?state=all") if row["id"] == lease["id"])
+    return bought(buyer, lease["id"])["publicKey"]
 
 
 def test_the_interface_gets_what_the_database_says_and_keeps_what_is_the_operators(market, shop):
@@ -89,7 +92,8 @@ def test_the_interface_gets_what_the_database_says_and_keeps_what_is_the_operato
     shop.server.run("wg", "set", shop.server.interface, "peer", mine, "allowed-ips", "10.99.0.5/32")
     shop.server.run("wg", "set", shop.server.interface, "peer", intruder, "allowed-ips", lease["address"])
     seller.start()
-    seller.wait_until(lambda: shop.peers() == {key: lease["address"], mine: "10.99.0.5/32"})
+    seller.wait_until(lambda: shop.peers().get(key) == lease["address"] and intruder not in shop.peers())
+    assert shop.peers()[mine] == "10.99.0.5/32"
     # The operator's peer is nobody's lease.
     quote = ask_quote(buyer, seller)
     refused = Stranger(buyer.lnd).say(seller, type="contract", nonce=quote["nonce"], price="60", pubkey=mine)
@@ -129,28 +133,23 @@ def test_bytes_and_handshakes_are_kept_over_a_restart_and_shown(market, shop, tm
 
 def test_the_operator_extends_and_ends_a_lease(market, shop):
     seller, buyer = market
-    lease = buy(buyer, seller, 600)
+    lease = buy(buyer, seller, 3_000)
+    key = key_of(buyer, lease)
     with WebsocketStream(buyer) as stream:
         shell(seller, WISH.format(lease=lease["id"], action="extend", seconds=3600))
-        extended = told(stream.until(of_type("lease"))[-1])
-        assert (extended["id"], extended["seconds"]) == (lease["id"], 600)
-        assert extended["expires_at"] > lease["expires_at"]
-        key = key_of(buyer, lease)
+        extended = told(stream.until(of_lease("lease", lease["id"]))[-1])
+        assert extended["seconds"] == 3_000 and extended["expires_at"] > lease["expires_at"]
         shell(seller, WISH.format(lease=lease["id"], action="end", seconds=0))
-        assert told(stream.until(of_type("ended"))[-1])["id"] == lease["id"]
+        stream.until(of_lease("ended", lease["id"]))
     assert key not in shop.peers()
-    seller.wait_until(lambda: lease_state(seller) == "freed")
-    assert execute(seller.database_url, "SELECT outcome FROM vpn_leasewish ORDER BY id DESC LIMIT 2") == [
-        ("done",),
-        ("done",),
-    ]
+    wait_until_freed(seller, lease["id"])
     shell(seller, WISH.format(lease=lease["id"], action="end", seconds=0))
-    seller.wait_until(
-        lambda: (
-            one(seller, "SELECT outcome FROM vpn_leasewish ORDER BY id DESC LIMIT 1")
-            == "not done: the lease does not run"
-        )
+    outcomes = (
+        "SELECT w.outcome FROM vpn_leasewish w JOIN vpn_lease l ON l.id = w.lease_id "
+        f"WHERE l.contract_id = '{as_stored(seller, lease['id'])}' ORDER BY w.id"
     )
+    done = [("done",), ("done",), ("not done: the lease does not run",)]
+    seller.wait_until(lambda: execute(seller.database_url, outcomes) == done)
 
 
 def test_a_tunnel_that_does_not_come_to_be_gives_the_money_back(lnds, shop, market, tmp_path):
@@ -169,11 +168,14 @@ def test_a_tunnel_that_does_not_come_to_be_gives_the_money_back(lnds, shop, mark
         quote = ask_quote(buyer, seller)
         with WebsocketStream(buyer) as stream:
             contract_id = post(buyer, CONTRACT, pubkey=seller.pubkey, nonce=quote["nonce"], price="60")
-            refused = stream.until(of_type("refusal"))[-1]
-        assert refused["id"] == contract_id and "could not be made in time" in told(refused)["text"]
-        newest = "SELECT state, cost_msat FROM invoices_invoicepayment ORDER BY created_at DESC LIMIT 1"
-        buyer.wait_until(lambda: execute(buyer.database_url, newest) == [("failed", 0)])
-        assert lease_state(seller) == "canceled"
+            refused = told(answer(stream, contract_id))
+        assert refused["type"] == "refusal" and "could not be made in time" in refused["text"]
+        payment = (
+            "SELECT p.state, p.cost_msat FROM invoices_invoicepayment p JOIN vpn_purchase v "
+            f"ON v.payment_hash = p.payment_hash WHERE v.id = '{as_stored(buyer, contract_id)}'"
+        )
+        buyer.wait_until(lambda: execute(buyer.database_url, payment) == [("failed", 0)])
+        assert lease_state(seller, contract_id) == "canceled"
         seller.wait_until(lambda: one(seller, "SELECT COUNT(*) FROM vpn_address WHERE lease_id IS NOT NULL") == 0)
         assert Stranger(lnds.nodes["slow"]).paid_sat() == 0
 
@@ -181,17 +183,30 @@ def test_a_tunnel_that_does_not_come_to_be_gives_the_money_back(lnds, shop, mark
 def test_a_lease_in_use_is_renewed_within_its_budget_and_another_is_not(market, lnds, shop, tmp_path):
     seller, _ = market
     with Client(tmp_path) as client:
-        renew = {"enabled": True, "budget_sat": 50, "lead_seconds": 60}
+        renew = {"enabled": True, "budget_sat": 2_000, "lead_seconds": 600}
         config = {"vpn": {"binary_path": str(client.wg), "auto_renew": renew}}
         shop.server.cable(client, "192.0.2.1/30", "192.0.2.2/30")
         with Node(lnds.nodes["slow"], tmp_path / "renewing", extra=config) as buyer, WebsocketStream(buyer) as stream:
-            used, unused = buy(buyer, seller, 30), buy(buyer, seller, 30)
+            used, unused = buy(buyer, seller, 1_500), buy(buyer, seller, 1_500)
             shop.server.serve("10.77.0.1", 8)
             client.bring_up(file_of(buyer, used["id"]).body.decode())
             assert client.reaches("udp", "10.77.0.1", 8)
-            stream.until(lambda event: of_type("lease")(event) and told(event)["id"] == unused["id"])
-            renewed = told(stream.until(of_type("lease"))[-1])
-            assert renewed["id"] == used["id"] and renewed["expires_at"] > used["expires_at"]
-            ended = [told(stream.until(of_type("ended"))[-1])["id"] for _ in range(2)]
-            assert ended == [unused["id"], used["id"]]
-            assert execute(buyer.database_url, "SELECT COUNT(*) FROM vpn_purchase WHERE kind = 'refresh'") == [(1,)]
+
+            def come_near_the_end() -> None:
+                near = f"UPDATE vpn_purchasedlease SET expires_at = '{moment(buyer, 300)}' WHERE id = "
+                for lease in (used, unused):
+                    execute(buyer.database_url, f"{near}'{as_stored(buyer, lease['id'])}'")
+
+            come_near_the_end()
+            renewed = told(stream.until(lambda event: of_lease("lease", used["id"])(event) and is_later(event, used))[-1])
+            assert renewed["seconds"] == 1_500
+            # A second one would go over the budget.
+            come_near_the_end()
+            buyer.wait_until(lambda: "a VPN lease is not renewed" in buyer.log)
+            renewals = "SELECT lease_id, price_sat FROM vpn_purchase WHERE kind = 'refresh'"
+            rows = [(str(row[0]), row[1]) for row in execute(buyer.database_url, renewals)]
+            assert rows == [(as_stored(buyer, used["id"]), 1_500)]
+
+
+def is_later(event: dict, lease: dict) -> bool:
+    return told(event)["expires_at"] > lease["expires_at"]
