@@ -21,6 +21,7 @@ from messaging.workers import WorkerContext
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
 from vpn import selling, statistics, wishes
+from vpn.looking import each, look_forever
 from vpn.models import Answered, Lease, Quote, Shop, Term
 from vpn.pool import Network
 from vpn.reconcile import missing_after, reconcile
@@ -76,20 +77,10 @@ class Seller:
         """`wg` may hang, and lnd be away: neither waits for the other."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._look_forever())
+                group.create_task(look_forever(self.look, self._settings.selling, self._pause_seconds, name="sales"))
                 group.create_task(self._keep_interface())
         finally:
             self._watch.close()
-
-    async def _look_forever(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except LndError as error:
-                logger.warning("VPN: %s; trying again", error)
-            except Exception:
-                logger.exception("VPN: sales could not be looked after; trying again")
-            await self._settings.selling.wait(self._pause_seconds())
 
     def _pause_seconds(self) -> float:
         """Warnings and ends come to the second, and what waits for a payment does not keep this busy."""
@@ -103,36 +94,22 @@ class Seller:
         now = asyncio.get_running_loop().time()
         terms = await self._context.database.read(_open_terms)
         self._watch.follow({bytes(term.payment_hash) for term in terms if term.state == TermState.OFFERED})
-        await self._each(terms, TermState.WANTED, self._offer)
+        await each(_in_state(terms, TermState.WANTED), self._offer)
         ask_all = now >= self._invoices_due
         if ask_all:
             self._invoices_due = now + INVOICE_SECONDS
         told = self._watch.take()
-        offered = [term for term in terms if term.state == TermState.OFFERED]
-        await self._each(
-            [term for term in offered if ask_all or bytes(term.payment_hash) in told], TermState.OFFERED, self._look_up
-        )
+        offered = _in_state(terms, TermState.OFFERED)
+        await each([term for term in offered if ask_all or bytes(term.payment_hash) in told], self._look_up)
         await self._wishes()
         await self._pass_time()
         for state, step in (
             (TermState.HELD, self._decide), (TermState.SETTLING, self._settle), (TermState.CANCELING, self._give_back),
         ):  # fmt: skip
-            await self._each(await self._context.database.read(_open_terms), state, step)
+            await each(_in_state(await self._context.database.read(_open_terms), state), step)
         if now >= self._clean_due:
             await self._context.database.write(_clean)
             self._clean_due = now + CLEAN_SECONDS
-
-    async def _each(self, terms: list[Term], state: TermState, step: Callable) -> None:
-        """One that lnd has trouble with holds up no other."""
-        for term in terms:
-            if term.state != state:
-                continue
-            try:
-                await step(term)
-            except LndError as error:
-                if error.trouble.passes:
-                    raise
-                logger.error("VPN: a payment cannot be looked after: %s", error)
 
     # lnd
 
@@ -351,6 +328,10 @@ def _without_words(step: Callable[[Term], None]) -> Callable[[Term], Told]:
 
 def _open_terms() -> list[Term]:
     return list(Term.objects.select_related("lease").filter(state__in=selling.OPEN_TERMS).order_by("pk"))
+
+
+def _in_state(terms: list[Term], state: TermState) -> list[Term]:
+    return [term for term in terms if term.state == state]
 
 
 def _holds_key(term: Term) -> bool:
