@@ -86,7 +86,7 @@ class Seller:
         """Warnings and ends come to the second, and what waits for a payment does not keep this busy."""
         if self._next_due is None:
             return LOOK_SECONDS
-        left_seconds = (self._next_due - self._context.clock.now()).total_seconds()
+        left_seconds = (self._next_due - self._now).total_seconds()
         return min(LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, left_seconds))
 
     async def look(self) -> None:
@@ -110,6 +110,11 @@ class Seller:
         if now >= self._clean_due:
             await self._context.database.write(_clean)
             self._clean_due = now + CLEAN_SECONDS
+
+    @property
+    def _now(self) -> datetime:
+        """The time by which things end."""
+        return self._context.clock.now()
 
     # lnd
 
@@ -137,14 +142,10 @@ class Seller:
         if invoice is None:
             await self._tell(partial(selling.cancel, cause="lnd does not know its invoice any more"), term)
         elif invoice.state == Invoice.ACCEPTED:
-            await self._tell(self._hold, term)
+            await self._tell(_without_words(partial(selling.hold, settings=self._settings, now=self._now)), term)
             self._peers_changed.ring()
         elif invoice.state == Invoice.CANCELED:
             await self._tell(partial(selling.cancel, cause="not paid in time"), term)
-
-    def _hold(self, term: Term) -> Told:
-        selling.hold(term, self._settings)
-        return [], []
 
     async def _decide(self, term: Term) -> None:
         """A held payment is taken when the tunnel is there, and given back when it does not come to be."""
@@ -165,7 +166,7 @@ class Seller:
 
     def _is_late(self, term: Term, seconds: int) -> bool:
         since = max(term.held_at, self._began)
-        return self._context.clock.now() >= since + timedelta(seconds=seconds)
+        return self._now >= since + timedelta(seconds=seconds)
 
     async def _settle(self, term: Term) -> None:
         try:
@@ -176,7 +177,7 @@ class Seller:
             logger.error("VPN: lnd does not settle: %s", error)
         invoice = await self._invoice(term)
         if invoice is not None and invoice.state == Invoice.SETTLED:
-            settled_at = selling.as_moment(invoice.settle_date)
+            settled_at = selling.begun_at(term, selling.as_moment(invoice.settle_date), self._now)
             await self._tell(partial(selling.settle, settled_at=settled_at, settings=self._settings), term)
         elif invoice is None or invoice.state == Invoice.CANCELED:
             await self._tell(partial(selling.cancel, cause="the payment timed out before it could be taken"), term)
@@ -211,7 +212,7 @@ class Seller:
     # time and wishes
 
     async def _pass_time(self) -> None:
-        now = self._context.clock.now()
+        now = self._now
         self._next_due = await self._context.database.read(selling.next_due)
         if self._next_due is None or self._next_due > now:
             return
@@ -282,7 +283,7 @@ class Seller:
 
     async def _gone(self, present: set[str]) -> None:
         if await self._context.database.read(selling.leaving_keys):
-            await self._commit(lambda: selling.peers_gone(present, self._context.clock.now(), self._settings))
+            await self._commit(lambda: selling.peers_gone(present, self._now, self._settings))
 
     async def _note(self, interface: str, problem: str, foreign: list[str]) -> None:
         """What the handlers and the admin are to know of the interface."""

@@ -29,6 +29,7 @@ from tests.nodeapi.vpn_market import (
     begin,
     bought,
     buy,
+    contract_of,
     file_of,
     make_due,
     moment,
@@ -36,6 +37,7 @@ from tests.nodeapi.vpn_market import (
     one,
     open_shop,
     post,
+    quote_for,
     running_network,
     told,
     wait_for_shop,
@@ -170,17 +172,6 @@ def test_by_grpc(market):
 
 
 # what a seller refuses
-
-
-def quote_for(stranger: Stranger, seller: Node) -> dict:
-    return stranger.answer_to(stranger.say(seller, type="quote_request"))
-
-
-def contract_of(stranger: Stranger, seller: Node, **wrong) -> dict:
-    """The answer to a contract that is right but for this."""
-    quote = quote_for(stranger, seller)
-    fields = {"nonce": quote["nonce"], "price": "60", "pubkey": new_key_pair().public} | wrong
-    return stranger.answer_to(stranger.say(seller, type="contract", **fields))
 
 
 @pytest.mark.parametrize(

@@ -5,14 +5,19 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from coincurve import PrivateKey
 
 from lightning.simulator.process import SimulatedNetwork
+from tests.conftest import Network
+from tests.messaging.records import item, packet, sealed
 from tests.nodeapi.streams import WebsocketStream
 from tests.nodeapi.test_federation import shell
 from tests.nodeapi.vpn_market import (
     CONTRACT,
+    RECORD_NUMBER,
     Shop,
     Stranger,
     answer,
@@ -20,6 +25,7 @@ from tests.nodeapi.vpn_market import (
     ask_quote,
     bought,
     buy,
+    contract_of,
     file_of,
     lease_state,
     moment,
@@ -152,19 +158,66 @@ def test_the_operator_extends_and_ends_a_lease(market, shop):
     seller.wait_until(lambda: execute(seller.database_url, outcomes) == done)
 
 
+def changed_copy(directory: Path, file: str, before: str, after: str) -> Path:
+    """A copy of the code with another constant in vpn/."""
+    copy = directory / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "tests", "__pycache__"))
+    code = copy / "vpn" / file
+    assert before in code.read_text()
+    code.write_text(code.read_text().replace(before, after))
+    return copy
+
+
+def test_who_does_not_pay_keeps_nobody_from_buying(lnds, shop, market, tmp_path):
+    """On a copy of the node that lets 6 contracts wait instead of 1,000."""
+    honest, greedy, modest = market[0], Stranger(lnds.nodes["buyer"]), PrivateKey()
+    copy = changed_copy(tmp_path, "selling.py", "MAX_UNPAID = 1_000", "MAX_UNPAID = 6")
+    config = shop.config(subnet="10.80.0.0/28", quotes_per_minute=4)
+    with Node(lnds.nodes["slow"], tmp_path / "beset", extra=config, root=copy) as seller:
+        wait_for_shop(seller)
+        invoices = [contract_of(greedy, seller) for _ in range(4)]
+        assert [invoice["type"] for invoice in invoices] == ["invoice"] * 4
+        # A minute later it is given quotes again.
+        execute(seller.database_url, f"UPDATE vpn_quote SET created_at = '{moment(seller, -100)}'")
+        assert contract_of(greedy, seller)["reason"] == "busy"
+        for body in ({"type": "quote_request"},) * 2:
+            say_as(modest, lnds, seller, body)
+        buyer = f"buyer = '{modest.public_key.format().hex()}'"
+        seller.wait_until(lambda: one(seller, f"SELECT COUNT(*) FROM vpn_quote WHERE {buyer}") == 2)
+        for (nonce,) in execute(seller.database_url, f"SELECT nonce FROM vpn_quote WHERE {buyer}"):
+            body = {"type": "contract", "nonce": nonce, "price": "60", "pubkey": new_key_pair().public}
+            say_as(modest, lnds, seller, body)
+        unpaid = "SELECT COUNT(*) FROM vpn_lease WHERE state = 'contracted'"
+        seller.wait_until(lambda: one(seller, unpaid) == 6)
+        assert buy(honest, seller, 3_000)["address"]
+        given_way = "SELECT buyer, id FROM vpn_lease WHERE state = 'canceled'"
+        oldest = one(seller, f"SELECT MIN(id) FROM vpn_lease WHERE buyer = '{greedy.pubkey}'")
+        assert execute(seller.database_url, given_way) == [(greedy.pubkey, oldest)]
+        # Its invoice is canceled in lnd; the others can still be paid.
+        canceled = "SELECT COUNT(*) FROM vpn_term WHERE state = 'canceled'"
+        seller.wait_until(lambda: one(seller, canceled) == 1)
+        assert [greedy.pays(invoice["payment_request"]) for invoice in invoices[:2]] == [False, True]
+
+
+def say_as(key: PrivateKey, lnds: SimulatedNetwork, to: Node, body: dict) -> None:
+    """A vpn message of a node that has this key and no lnd of its own."""
+    record = sealed(
+        key, packet(item(json.dumps(body).encode())), recipient=bytes.fromhex(to.pubkey), record_number=RECORD_NUMBER
+    )
+    assert Network(lnds).pay("buyer", to.pubkey, {RECORD_NUMBER: record}, amount_msat=1_000)
+
+
 def test_a_tunnel_that_does_not_come_to_be_gives_the_money_back(lnds, shop, market, tmp_path):
     """With a `wg` that says yes and sets nothing; on a copy of the node that waits 3 seconds instead of 240."""
     _, buyer = market
-    copy = tmp_path / "copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "tests", "__pycache__"))
-    code = copy / "vpn" / "seller.py"
-    code.write_text(code.read_text().replace("GIVE_BACK_SECONDS = 240", "GIVE_BACK_SECONDS = 3"))
+    copy = changed_copy(tmp_path, "seller.py", "GIVE_BACK_SECONDS = 240", "GIVE_BACK_SECONDS = 3")
     lazy = tmp_path / "wg"
     lazy.write_text(f'#!/bin/sh\n[ "$1" = set ] && exit 0\nexec {shop.server.wg} "$@"\n')
     lazy.chmod(0o755)
     config = shop.config(subnet="10.79.0.0/30", binary_path=str(lazy))
     with Node(lnds.nodes["slow"], tmp_path / "slow", extra=config, root=copy) as seller:
         wait_for_shop(seller)
+        paid_sat = Stranger(lnds.nodes["slow"]).paid_sat()
         quote = ask_quote(buyer, seller)
         with WebsocketStream(buyer) as stream:
             contract_id = post(buyer, CONTRACT, pubkey=seller.pubkey, nonce=quote["nonce"], price="60")
@@ -177,7 +230,7 @@ def test_a_tunnel_that_does_not_come_to_be_gives_the_money_back(lnds, shop, mark
         buyer.wait_until(lambda: execute(buyer.database_url, payment) == [("failed", 0)])
         assert lease_state(seller, contract_id) == "canceled"
         seller.wait_until(lambda: one(seller, "SELECT COUNT(*) FROM vpn_address WHERE lease_id IS NOT NULL") == 0)
-        assert Stranger(lnds.nodes["slow"]).paid_sat() == 0
+        assert Stranger(lnds.nodes["slow"]).paid_sat() == paid_sat
 
 
 def test_a_lease_in_use_is_renewed_within_its_budget_and_another_is_not(market, lnds, shop, tmp_path):

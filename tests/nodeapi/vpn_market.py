@@ -26,6 +26,7 @@ from tests.support.databases import execute
 from tests.support.lnd_rpc import BareClient
 from tests.support.nodes import SERVICES, Node
 from tests.vpn.machines import LISTEN_PORT, WireGuardServer, why_no_machines
+from vpn.keys import new_key_pair
 
 QUOTE, CONTRACT, REFRESH, LEASES = "/v1/vpn/quote", "/v1/vpn/contract", "/v1/vpn/refresh", "/v1/vpn/leases"
 RECORD_NUMBER = SERVICES["vpn"]
@@ -273,3 +274,14 @@ class Stranger:
         async with BareClient(self.lnd) as client:
             request = lightning_pb2.ListInvoiceRequest(num_max_invoices=10_000)
             return list((await client.lightning.ListInvoices(request)).invoices)
+
+
+def quote_for(stranger: Stranger, seller: Node) -> dict:
+    return stranger.answer_to(stranger.say(seller, type="quote_request"))
+
+
+def contract_of(stranger: Stranger, seller: Node, **wrong) -> dict:
+    """The answer to a contract that is right but for this."""
+    quote = quote_for(stranger, seller)
+    fields = {"nonce": quote["nonce"], "price": "60", "pubkey": new_key_pair().public} | wrong
+    return stranger.answer_to(stranger.say(seller, type="contract", **fields))
