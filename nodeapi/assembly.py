@@ -6,6 +6,7 @@ from federation.settings import FederationSettings
 from lightning.client import LndClient
 from messaging.database import Database
 from messaging.joining import Bounds
+from messaging.policy import Rules
 from messaging.registry import Registry
 from messaging.traffic import Limits
 from nodeapi.auth import Key, Keys, WebGuard
@@ -56,6 +57,7 @@ def make_engine(
             received_bytes=config.message.incomplete_bytes,
             seconds=config.message.incomplete_seconds,
         ),
+        inbound=inbound_rules(config),
         traffic=Limits(
             in_flight=config.message.in_flight,
             in_flight_per_peer=config.message.in_flight_per_peer,
@@ -84,6 +86,13 @@ def make_engine(
         version=version,
         feed=hub.feed,
     )
+
+
+def inbound_rules(config) -> dict[str, Rules]:
+    """Of each service: what its own section says, else what holds for all."""
+    given = {name: keys.model_dump(exclude_none=True) for name, keys in config.inbound.items()}
+    services = [service.service_type for service in config.services]
+    return {service: Rules(**(given["default"] | given[service])) for service in services}
 
 
 def service_settings(config, own_pubkey: str, network: str) -> dict[str, Any]:
