@@ -4,6 +4,7 @@ from typing import Any
 
 from federation.settings import FederationSettings
 from lightning.client import LndClient
+from lightning.rpcs import Rpc, calls_for
 from messaging.database import Database
 from messaging.joining import Bounds
 from messaging.policy import Rules
@@ -28,6 +29,11 @@ def make_client(config) -> LndClient:
         tls_cert=config.lnd.tls_cert,
         macaroon_hex=config.lnd.macaroon_hex.get_secret_value(),
     )
+
+
+def lnd_calls(config) -> list[Rpc]:
+    """What this node calls of lnd."""
+    return calls_for({service.service_type for service in config.services if service.active})
 
 
 def make_keys(config) -> Keys:
