@@ -13,6 +13,7 @@ import grpc
 from django.utils import timezone
 
 from messaging.database import Database
+from nodeapi.addresses import client_address
 from nodeapi.errors import ApiError
 from nodeapi.keys import StoredKeys, hash_of, read_keys
 from nodeapi.rates import Rates
@@ -273,5 +274,4 @@ def headers_of(scope) -> dict[str, str]:
 
 def visit_of(scope, headers: Mapping[str, str]) -> Visit:
     """Of an ASGI scope with these headers."""
-    client, server = scope.get("client") or ("",), scope.get("server") or ("",)
-    return Visit(metadata=headers, address=str(client[0]), at=str(server[0]))
+    return Visit(metadata=headers, address=client_address(scope), at=str((scope.get("server") or ("",))[0]))

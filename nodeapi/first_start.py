@@ -1,5 +1,5 @@
-"""The database as the node needs it at its start: migrated (where it is a file, copied before), with a first admin, and
-with an API key where the node is to be reached by others."""
+"""The database as the node needs it at its start: migrated (where it is a file, copied before), in the present if it was
+restored, with a first admin, and with an API key where the node is to be reached by others."""
 
 import logging
 
@@ -9,14 +9,17 @@ from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
 from nodeapi import keys
+from nodeapi.backups import returned
 from nodeapi.safety_copy import copy_before_migration
 
 logger = logging.getLogger(__name__)
 
 
 def prepare_database(config) -> None:
-    """Blocks; runs before the event loop. StartError when an older database cannot be copied before its migration."""
+    """Blocks; runs before the event loop. StartError when an older database cannot be copied before its migration, a
+    restored one lacks its files, or a node that others reach has no API key."""
     migrate(config)
+    returned.finish(config)
     _make_first_admin(config.admin)
     if warning := keys.require_credentials(config):
         logger.warning("configuration: %s", warning)

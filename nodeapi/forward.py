@@ -1,5 +1,6 @@
 """A daphne beside runimpd hands every call that is not pure reading to runimpd's gRPC, so that there is one engine."""
 
+import asyncio
 from collections.abc import Mapping
 
 import grpc
@@ -7,8 +8,10 @@ from django.core.signing import BadSignature, TimestampSigner
 from google.protobuf.message import Message
 
 from nodeapi.auth import Visit
+from nodeapi.certificates import Pair
 from nodeapi.errors import ApiError
 from nodeapi.operations import Operation
+from nodeapi.tls import PairFiles, grpc_channel
 
 CALL_SECONDS = 90
 CREDENTIALS = ("authorization", "x-api-key", "grpc-metadata-x-api-key", "idempotency-key")
@@ -19,13 +22,18 @@ _signer = TimestampSigner(salt="nodeapi.forward")
 
 
 class Forwarder:
-    def __init__(self, address: str):
+    """`tls` are the files that runimpd has its certificate from: that one alone is trusted, whatever host it names."""
+
+    def __init__(self, address: str, tls: PairFiles | None = None):
         self._address = address
-        self._channel = grpc.aio.insecure_channel(address)
+        self._tls = tls
+        self._pair: Pair | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._closing: set[asyncio.Task] = set()
 
     async def call(self, operation: Operation, request: Message, visit: Visit) -> Message:
         """The same call, with the caller's credentials, at runimpd. No answer: UNAVAILABLE."""
-        method = self._channel.unary_unary(
+        method = self._current_channel().unary_unary(
             operation.rpc_path,
             request_serializer=operation.request_class.SerializeToString,
             response_deserializer=operation.reply_class.FromString,
@@ -34,11 +42,33 @@ class Forwarder:
             return await method(request, metadata=_credentials(visit), timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
-                raise ApiError(error.code(), f"runimpd at {self._address} does not answer") from None
+                raise ApiError(error.code(), f"runimpd at {self._address} {_trouble(error)}") from None
             raise ApiError(error.code(), error.details() or "", retry_after_seconds=_retry_after(error)) from None
 
+    def _current_channel(self) -> grpc.aio.Channel:
+        """With a new certificate there is a new channel; calls over the old one go on."""
+        pair = self._tls.current() if self._tls else None
+        if self._channel is None or pair is not self._pair:
+            self._close_later(self._channel)
+            self._pair = pair
+            self._channel = grpc_channel(self._address, pair) if pair else grpc.aio.insecure_channel(self._address)
+        return self._channel
+
+    def _close_later(self, channel: grpc.aio.Channel | None) -> None:
+        if channel:
+            task = asyncio.get_running_loop().create_task(channel.close(CALL_SECONDS))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
     async def close(self) -> None:
-        await self._channel.close()
+        if self._channel:
+            await self._channel.close()
+
+
+def _trouble(error: grpc.aio.AioRpcError) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in (error.details() or ""):
+        return "has not the certificate of server.tls_cert, or one that has expired"
+    return "does not answer"
 
 
 def _credentials(visit: Visit) -> tuple[tuple[str, str], ...]:

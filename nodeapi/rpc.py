@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable
-from urllib.parse import unquote
 
 import grpc
 from django_grpc_framework.services import Service
@@ -10,6 +9,7 @@ from google.protobuf.message import DecodeError, Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from nodeapi.addresses import client_address
 from nodeapi.auth import Visit
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
@@ -27,6 +27,12 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A connection that does not come to speak HTTP/2, and one that asks for nothing, gives its place up.
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+    ("grpc.max_concurrent_streams", 1_000),
+    ("grpc.max_metadata_size", 16_384),
+    ("grpc.absolute_max_metadata_size", 32_768),
 )
 
 
@@ -101,13 +107,7 @@ def decoded(request, message_class: type[Message]) -> Message:
 
 def visit_of(context) -> Visit:
     metadata = metadata_of(context)
-    return Visit(metadata=metadata, address=forwarded_address(metadata) or address_of(context.peer()))
-
-
-def address_of(peer: str) -> str:
-    """The IP address in gRPC's name of a peer, such as ipv4:127.0.0.1:53412 or ipv6:%5B::1%5D:53412."""
-    kind, _, rest = unquote(peer).partition(":")
-    return rest.rpartition(":")[0].strip("[]") if kind in ("ipv4", "ipv6") else kind
+    return Visit(metadata=metadata, address=forwarded_address(metadata) or client_address(context))
 
 
 def metadata_of(context) -> dict[str, str]:
@@ -152,10 +152,11 @@ def service_names() -> list[str]:
     return sorted({operation.service for operation in OPERATIONS} | {STREAM_SERVICE})
 
 
-async def make_server(doors: Doors, *, max_message_bytes: int) -> grpc.aio.Server:
+async def make_server(doors: Doors, *, max_message_bytes: int, max_connections: int) -> grpc.aio.Server:
     """A server with all services, not yet bound to an address. gRPC's usual limit holds where more is not needed."""
     limit = ("grpc.max_receive_message_length", max(MIN_MESSAGE_BYTES, max_message_bytes))
-    server = grpc.aio.server(options=(*_OPTIONS, limit))
+    connections = ("grpc.max_allowed_incoming_connections", max_connections)
+    server = grpc.aio.server(options=(*_OPTIONS, limit, connections))
     names = service_names()
     server.add_generic_rpc_handlers(tuple(handlers_for(name, doors) for name in names))
     health_servicer = health.aio.HealthServicer()
