@@ -36,21 +36,16 @@ def write_config(path, sections: dict) -> None:
 
 
 def test_line_is_for_the_services_that_are_active(tmp_path):
-    everything = bake_line(Rpc) + "\n"
-    assert printed(cwd=tmp_path) == everything
-    write_config(tmp_path / "node.yml", services(vpn=True, message=True))
-    assert printed("--config", "node.yml", cwd=tmp_path) == everything
+    assert printed(cwd=tmp_path) == bake_line(Rpc) + "\n"
+    # The macaroon's file is named already, here and there, and not there yet.
     write_config(tmp_path / "node.yml", services(vpn=False, message=True))
-    assert printed("--config", "node.yml", cwd=tmp_path) == bake_line(calls_for({"message"})) + "\n"
-    assert printed("--config", "node.yml", "--all", cwd=tmp_path) == everything
-    # Its file is named already, here and there, and not there yet.
     environ = {"IMPD_LIGHTNING__LND_NODE__ADMIN_MACAROON": "nowhere"}
-    assert printed("--config", "node.yml", "--all", cwd=tmp_path, environ=environ) == everything
+    assert printed("--config", "node.yml", cwd=tmp_path, environ=environ) == bake_line(calls_for({"message"})) + "\n"
+    assert printed("--config", "node.yml", "--all", cwd=tmp_path) == bake_line(Rpc) + "\n"
 
 
 def test_node_works_with_the_macaroon_of_the_line(own_network, tmp_path):
-    calls = uris(printed(cwd=tmp_path))
-    lnd = baked(own_network.nodes["alice"], tmp_path, calls)
+    lnd = baked(own_network.nodes["alice"], tmp_path, uris(bake_line(Rpc)))
     with Node(lnd, tmp_path / "alice") as alice, Node(own_network.nodes["bob"], tmp_path / "bob") as bob:
         with WebsocketStream(alice) as stream:
             for body in (b"short", bytes(range(256)) * 20):
