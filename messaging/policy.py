@@ -1,8 +1,9 @@
-"""What this node takes from others, by the operator's policy for each service. Every step is part of the caller's transaction.
+"""What this node takes from others, by the operator's policy for each service: steps of the caller's transaction.
 
-The policy is read anew for each batch, so that what the admin changes, in whatever process, holds at once. What is refused
-is counted in the transaction that notes its payment as handled: the same payment told again counts nothing. Counters are
-bounded: refusals by service and cause, and for peers that are stored anyway; quotas for what was taken, for an hour.
+The policy is read anew for each batch, so that what the admin changes, in whatever process, holds at once. What is
+refused is counted in the transaction that notes its payment as handled: the same payment told again counts nothing.
+Counters are bounded: refusals by service and cause, and for peers that are stored anyway; quotas for what was taken, for
+an hour.
 """
 
 from collections import Counter
@@ -29,8 +30,10 @@ MAX_FREE_ANSWERS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Of one service: the least that a message pays (sat), whether its sender must be known, and quotas of one peer and in
-    all (messages, bytes of their bodies). 0: no limit."""
+    """Of one service: the least that a message pays (sat), whether its sender must be known, and quotas of one peer and
+    in all (messages, bytes of their bodies). 0: no limit."""
+
+    # The names are those of the configuration and of InboundPolicy.
 
     min_amount_sat: int = 0
     only_known: bool = False
@@ -46,6 +49,10 @@ class Rules:
     @property
     def has_quota_in_all(self) -> bool:
         return bool(self.all_messages_per_hour or self.all_bytes_per_hour)
+
+    @property
+    def has_quota(self) -> bool:
+        return self.has_quota_of_peer or self.has_quota_in_all
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,11 +97,12 @@ class Judge:
     def __init__(self, configured: Mapping[str, Rules], senders: Iterable[str], now_seconds: float):
         rows = {row.service: row for row in InboundPolicy.objects.all()}
         self._rules = {
-            service: in_force(rows[service], rules) if service in rows else rules for service, rules in configured.items()
+            service: in_force(rows[service], rules) if service in rows else rules
+            for service, rules in configured.items()
         }
         senders = set(senders)
         self._blocked, self._known = peers.blocked_and_known(senders)
-        limited = [service for service, rules in self._rules.items() if rules.has_quota_of_peer or rules.has_quota_in_all]
+        limited = [service for service, rules in self._rules.items() if rules.has_quota]
         self._uses = _Uses(limited, senders, _step(now_seconds))
         self._refused: Counter[tuple[str, Cause]] = Counter()
         self._refused_msat: Counter[tuple[str, Cause]] = Counter()
@@ -132,7 +140,9 @@ class Judge:
 
     def _store_of_peers(self) -> None:
         """Only of peers that are stored anyway: strangers without end must not make rows without end."""
-        stored = Peer.objects.filter(pk__in=list(self._refused_of)).values_list("pk", flat=True) if self._refused_of else ()
+        if not self._refused_of:
+            return
+        stored = Peer.objects.filter(pk__in=list(self._refused_of)).values_list("pk", flat=True)
         by_count: dict[int, list[str]] = {}
         for pubkey in stored:
             by_count.setdefault(self._refused_of[pubkey], []).append(pubkey)

@@ -74,14 +74,18 @@ def test_start_with_too_weak_a_macaroon_names_what_is_missing(own_network, tmp_p
     assert "does not permit GetNodeInfo, SettleInvoice" in node.log
     assert "`./impervious macaroon` prints the line" in node.log
     # Without the service that needs it, its call is not missed.
-    with Node(baked(own_network.nodes["carol"], tmp_path, all_but(*ONLY_FOR)), tmp_path / "without", extra=services(vpn=False)):
+    lnd = baked(own_network.nodes["carol"], tmp_path, all_but(*ONLY_FOR))
+    with Node(lnd, tmp_path / "without", extra=services(vpn=False)):
         pass
 
 
 async def connect(lnd) -> None:
     client = LndClient(
-        host=lnd.host, port=lnd.port, tls_cert=lnd.tls_cert_path.read_bytes(), macaroon_hex=lnd.macaroon_path.read_bytes().hex()
-    )  # fmt: skip
+        host=lnd.host,
+        port=lnd.port,
+        tls_cert=lnd.tls_cert_path.read_bytes(),
+        macaroon_hex=lnd.macaroon_path.read_bytes().hex(),
+    )
     try:
         await LndStatus(client).connect(expected_pubkey="", calls=list(Rpc))
     finally:
