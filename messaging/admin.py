@@ -3,7 +3,6 @@
 Whom the node takes messages from can: it reads peers and inbound policies anew for whatever comes in."""
 
 import re
-from dataclasses import asdict
 from datetime import timedelta
 
 from django import forms
@@ -12,7 +11,7 @@ from django.db.models import Count, Q
 from django.utils.html import format_html
 
 from messaging.models import Assembly, Attempt, Direction, Event, InboundPolicy, Message, Peer, Refused
-from messaging.policy import Rules, in_force
+from messaging.policy import RULES, Rules, in_force
 
 SHOWN_BODY_BYTES = 2_000
 SHOWN_IN_LIST = 40
@@ -357,7 +356,7 @@ class InboundPolicyAdmin(SavesChanges):
 
     @admin.display(description="set here")
     def set_here(self, row: InboundPolicy) -> str:
-        set_here = [name for name in asdict(Rules()) if getattr(row, name) is not None]
+        set_here = [name for name in RULES if getattr(row, name) is not None]
         labels = [str(row._meta.get_field(name).verbose_name) for name in set_here]
         return ", ".join(labels) or "nothing: as in the configuration"
 
@@ -368,7 +367,7 @@ class InboundPolicyAdmin(SavesChanges):
 
 
 def rules_of(row: InboundPolicy) -> Rules:
-    return in_force(row, Rules(**row.configured))
+    return in_force({name: getattr(row, name) for name in RULES}, Rules(**row.configured))
 
 
 def quota_in_words(messages: int, size_bytes: int) -> str:

@@ -8,7 +8,7 @@ an hour.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from uuid import UUID
 
 from django.db.models import F
@@ -55,6 +55,9 @@ class Rules:
         return self.has_quota_of_peer or self.has_quota_in_all
 
 
+RULES = tuple(field.name for field in fields(Rules))
+
+
 @dataclass(frozen=True, kw_only=True)
 class Item:
     """What is judged: a message, or a part of one, with its sender (hex; empty when it names none)."""
@@ -76,10 +79,9 @@ def tell_configured(configured: Mapping[str, Rules]) -> None:
     )
 
 
-def in_force(row: InboundPolicy, configured: Rules) -> Rules:
-    """What the configuration says, and the admin where it says something else."""
-    given = {name: value for name in asdict(configured) if (value := getattr(row, name)) is not None}
-    return replace(configured, **given)
+def in_force(set_here: Mapping[str, int | bool | None], configured: Rules) -> Rules:
+    """What the configuration says, and the admin where it says something else (what is not None)."""
+    return replace(configured, **{name: set_here[name] for name in RULES if set_here[name] is not None})
 
 
 def refused_totals() -> dict[tuple[str, str], int]:
@@ -95,7 +97,7 @@ class Judge:
     """Judges one batch, in its order. What it admits counts for the quotas; `store` writes all counts down."""
 
     def __init__(self, configured: Mapping[str, Rules], senders: Iterable[str], now_seconds: float):
-        rows = {row.service: row for row in InboundPolicy.objects.all()}
+        rows = {row["service"]: row for row in InboundPolicy.objects.values("service", *RULES)}
         self._rules = {
             service: in_force(rows[service], rules) if service in rows else rules
             for service, rules in configured.items()
