@@ -34,6 +34,7 @@ from impervious_site.config_models import (
 )
 from impervious_site.config_sources import Findings, env_name, flatten, nearest, read_environment, read_yaml
 from impervious_site.config_values import Address, is_unset
+from nodeapi.certificates import PairError, doubts_about, read_pair
 from vpn.keys import is_public_key
 
 __all__ = [
@@ -160,6 +161,7 @@ class _Loader:
         lnd = self._lnd()
         services = self._services()
         self._check_listening(server)
+        self._check_tls(server)
         self._check_password(server, sections["sqlite3"])
         message = self._checked_message(sections["message"])
         vpn = self._checked_vpn(sections["vpn"], sections["vpn.auto_renew"])
@@ -298,6 +300,25 @@ class _Loader:
         if grpc.port == http.port != 0 and (grpc.host == http.host or grpc.is_any or http.is_any):
             text = f"{http} is taken by server.grpc_addr; must have a port of its own"
             self.findings.problem("server.http_addr", text)
+
+    def _check_tls(self, server: Server) -> None:
+        if self.findings.has_problem("server.tls_"):
+            return
+        given = {"tls_cert": server.tls_cert, "tls_key": server.tls_key}
+        missing = [name for name, path in given.items() if path is None]
+        if len(missing) == 1:
+            other = next(name for name, path in given.items() if path)
+            self.findings.problem(f"server.{missing[0]}", f"is missing, but server.{other} is set; set both or neither "
+                                                          "(./impervious cert makes a pair)")
+        if missing:
+            return
+        try:
+            doubts = doubts_about(read_pair(server.tls_cert, server.tls_key), server.tls_key)
+        except PairError as error:
+            self.findings.problem(f"server.{error.which}", str(error))
+            return
+        for name, text in doubts:
+            self.findings.warn(f"server.{name}", text)
 
     def _check_password(self, server: Server, admin: Admin) -> None:
         if admin.password is None or admin.password.get_secret_value().strip() != TEMPLATE_PASSWORD:

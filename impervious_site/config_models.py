@@ -17,9 +17,7 @@ DEFAULT_RECORDS = {
 MAX_LEASE_SECONDS = 10 * 366 * 86_400
 
 # Keys that protect or spend: to ignore them would be worse than to refuse to start.
-NOT_AVAILABLE = frozenset({
-    "server.tls_cert", "server.tls_key",
-})  # fmt: skip
+NOT_AVAILABLE: frozenset[str] = frozenset()
 
 
 class Section(BaseModel):
@@ -35,6 +33,9 @@ class ApiKey(Section):
 
 
 class Server(Section):
+    """tls_cert and tls_key are both there or both None. max_connections_per_address: None for the default, which does not
+    hold for loopback."""
+
     enabled: values.Flag = True
     grpc_addr: values.AddressValue = Address("127.0.0.1", 8881)
     http_addr: values.AddressValue = Address("127.0.0.1", 8882)
@@ -42,6 +43,16 @@ class Server(Section):
     allowed_hosts: values.Hosts = ()
     allowed_origins: values.Origins = ()
     message_encoding: values.MessageEncoding = "base64"
+    tls_cert: values.FilePath | None = None
+    tls_key: values.FilePath | None = None
+    trusted_proxies: values.Proxies = ()
+    max_connections: values.whole(10) = 10_000
+    max_connections_per_address: values.whole(1) | None = None
+    max_grpc_connections: values.whole(10) = 1_000
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls_cert else "http"
 
 
 class Admin(Section):

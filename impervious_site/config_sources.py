@@ -16,7 +16,7 @@ from yaml.constructor import SafeConstructor
 from impervious_site.config_values import MAX_FILE_BYTES, is_unset, read_file
 
 ENV_PREFIX = "IMPD_"
-ENV_OF_OTHERS = ("IMPD_CONFIG", "IMPD_LAUNCHED", "IMPD_SIMULATED", "IMPD_ENGINE_HERE")
+ENV_OF_OTHERS = ("IMPD_CONFIG", "IMPD_LAUNCHED", "IMPD_SIMULATED", "IMPD_ENGINE_HERE", "IMPD_UNREAD")
 FREE_FORM_KEY = "additional_service_data"
 
 _NULL_TAG = "tag:yaml.org,2002:null"
@@ -222,7 +222,7 @@ def _content(name: str, key: str, directory: Path, findings: Findings) -> str | 
 
 
 def _from_json(value: Any, key: str, demanded: bool, findings: Findings) -> Any:
-    if not isinstance(value, str) or is_unset(value) or not (demanded or key.endswith(("hosts", "origins", "ips"))):
+    if not isinstance(value, str) or is_unset(value) or not (demanded or key.endswith(("hosts", "origins", "ips", "proxies"))):
         return value
     if not demanded and not value.lstrip().startswith("["):
         return value

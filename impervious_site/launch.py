@@ -34,6 +34,11 @@ def take_config(argv: list[str], environ: MutableMapping[str, str]) -> list[str]
     return rest
 
 
+def leave_config_unread(arguments: list[str], environ: MutableMapping[str, str]) -> None:
+    if arguments[1:2] == ["cert"]:
+        environ["IMPD_UNREAD"] = "1"
+
+
 def forgo_macaroon(arguments: list[str], environ: MutableMapping[str, str]) -> None:
     """The command `macaroon` is for those who have none yet, though their configuration may name its file already."""
     if arguments[1:2] != ["macaroon"]:
