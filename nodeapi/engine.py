@@ -44,8 +44,9 @@ PRUNE_AT_ONCE = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits (the larger of the two holds); the
-    most that one call may send, and all of them in 24 hours (None: no limit); days that events are kept."""
+    """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits
+    (the larger of the two holds); the most that one call may send, and all of them in 24 hours (None: no limit); days that
+    events are kept."""
 
     bounds: Bounds
     inbound: Mapping[str, Rules]

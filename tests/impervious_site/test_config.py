@@ -740,3 +740,35 @@ def test_simulated_node_refuses_to_hide_a_real_lnd(node):
     only(raised.value.problems, "IMPD_LIGHTNING__LND_NODE__IP", "simulated network")
 
 
+def test_inbound_policies(node):
+    config = node.load()
+    assert {name: keys.model_dump(exclude_none=True) for name, keys in config.inbound.items()} == {
+        name: {} for name in ("default", "federate", "vpn", "websocket", "message", "socket", "sign")
+    }
+    sections = {"inbound": {"default": {"min_amount_sat": 5, "only_known": "yes"}, "vpn": {"only_known": False}}}
+    config = node.load({"IMPD_INBOUND__MESSAGE__PEER_BYTES_PER_HOUR": "1000"}, **sections)
+    assert config.inbound["default"].model_dump(exclude_none=True) == {"min_amount_sat": 5, "only_known": True}
+    assert config.inbound["vpn"].model_dump(exclude_none=True) == {"only_known": False}
+    assert config.inbound["message"].model_dump(exclude_none=True) == {"peer_bytes_per_hour": 1_000}
+
+
+@pytest.mark.parametrize(
+    "sections, key, word",
+    [
+        ({"default": {"min_amount_sat": -1}}, "inbound.default.min_amount_sat", "whole number"),
+        ({"message": {"min_amount_sat": "1 sat"}}, "inbound.message.min_amount_sat", "whole number"),
+        ({"vpn": {"only_known": "perhaps"}}, "inbound.vpn.only_known", "true or false"),
+        ({"socket": {"all_bytes_per_hour": 2**63}}, "inbound.socket.all_bytes_per_hour", "whole number"),
+        ({"mesage": {"only_known": True}}, "inbound.mesage", "did you mean inbound.message?"),
+        ({"message": {"only_know": True}}, "inbound.message.only_know", "did you mean inbound.message.only_known?"),
+        ({"min_amount_sat": 5}, "inbound.min_amount_sat", "not known"),
+        ({"message": 5}, "inbound.message", "must be a mapping"),
+    ],
+)
+def test_inbound_policies_that_are_wrong(node, sections, key, word):
+    """A mistyped key is no mere warning here: its owner would believe to be protected."""
+    only(node.problems(inbound=sections), key, word)
+
+
+def test_inbound_policy_mistyped_in_the_environment(node):
+    only(node.problems({"IMPD_INBOUND__MESAGE__ONLY_KNOWN": "true"}), "IMPD_INBOUND__MESAGE__ONLY_KNOWN", "did you mean")
