@@ -168,14 +168,16 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     purchase = Purchase.objects.filter(seller=message.pubkey, payment_hash=bytes.fromhex(body["payment_hash"])).first()
     if purchase is None or purchase.lease_id != body["id"]:
         return Reaction(dropped="lease_unasked")
-    if purchase.state == PurchaseState.DONE:
-        return _prolonged(message, body)
-    if purchase.state not in OPEN_PURCHASES:
+    if purchase.state != PurchaseState.DONE and purchase.state not in OPEN_PURCHASES:
         return Reaction(dropped="lease_unasked")
     try:
         fields = peering_fields(parse_peering({name: body[name] for name in bodies.PEERING}))
     except ValueError as error:
+        if purchase.state == PurchaseState.DONE:
+            return Reaction(dropped="unusable_lease")
         return Reaction(events=[_note(purchase, "unusable_lease", f"the seller's lease cannot be used: {error}")])
+    if purchase.state == PurchaseState.DONE:
+        return _told_again(message, body, fields)
     lease = PurchasedLease.objects.filter(pk=purchase.lease_id).first()
     if purchase.kind == Term.Kind.REFRESH and (lease is None or lease.state == BoughtState.ENDED):
         return Reaction(dropped="lease_over")
@@ -201,12 +203,17 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     return Reaction(events=told)
 
 
-def _prolonged(message: Message, body: dict[str, Any]) -> Reaction:
-    """The same lease again: news only if its end has moved on, as when the seller's operator extends it."""
-    lease = PurchasedLease.objects.filter(pk=body["id"], expires_at__lt=body["expires_at"]).first()
+def _told_again(message: Message, body: dict[str, Any], fields: dict[str, Any]) -> Reaction:
+    """The same lease again: news only if its end has moved on, as when the seller's operator extends it, or if the
+    tunnel is found elsewhere now."""
+    lease = PurchasedLease.objects.filter(pk=body["id"], expires_at__lte=body["expires_at"]).first()
     if lease is None or lease.state == BoughtState.ENDED:
         return Reaction(dropped="lease_known")
-    lease.expires_at, lease.state = body["expires_at"], BoughtState.ACTIVE
+    if (lease.expires_at, lease.peering) == (body["expires_at"], fields):
+        return Reaction(dropped="lease_known")
+    if lease.expires_at < body["expires_at"]:
+        lease.state = BoughtState.ACTIVE
+    lease.expires_at, lease.peering = body["expires_at"], fields
     lease.save()
     return Reaction(events=[_lease_event(lease, message.message_id, message, body)])
 

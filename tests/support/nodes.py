@@ -66,6 +66,11 @@ class Node:
         self.log_path = self.directory / "node.log"
         self.process: subprocess.Popen | None = None
         self.database_url = self.database_url or new_database_url(self.directory)
+        self.configure(self.extra)
+
+    def configure(self, extra: dict) -> None:
+        """For its next start."""
+        self.extra = extra
         self.config_path.write_text(yaml.safe_dump(self._config()))
 
     @property

@@ -144,13 +144,21 @@ class WireGuardServer(Machine):
 
     def __enter__(self) -> "WireGuardServer":
         super().__enter__()
+        self.open_interface()
+        return self
+
+    def renew_interface(self) -> None:
+        """Deleted and made anew, under another name; the key is the same."""
+        self.remove_interface(self.interface)
+        self.open_interface()
+
+    def open_interface(self) -> None:
         self.interface = self.add_interface()
         self.run("wg", "set", self.interface, "listen-port", LISTEN_PORT,
                  "private-key", self.key_file(self.pair.private))  # fmt: skip
         for address in self.addresses:
             self.run("ip", "address", "add", address, "dev", self.interface)
         self.run("ip", "link", "set", self.interface, "up")
-        return self
 
 
 class Client(Machine):
