@@ -1,6 +1,5 @@
 """Whole nodes on real lnds: what the simulator stands for elsewhere is tried on the thing itself."""
 
-import asyncio
 import base64
 import dataclasses
 import hashlib
@@ -8,7 +7,6 @@ import http.client
 import json
 import os
 import threading
-from concurrent.futures import Future
 
 import pytest
 from websockets.sync.client import connect
@@ -16,6 +14,7 @@ from websockets.sync.client import connect
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
 from tests.support.lnd_rpc import BareClient
+from tests.support.loops import LoopThread, running
 from tests.support.nodes import Node
 from tests.support.real_lnd import RealNetwork, available
 
@@ -23,18 +22,6 @@ pytestmark = [
     pytest.mark.real_lnd,
     pytest.mark.skipif(not available(), reason="real_lnd: lnd and btcd are not on PATH; not run"),
 ]
-
-
-class LoopThread:
-    """An event loop of its own, because the network's processes belong to one."""
-
-    def __init__(self):
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-
-    def run(self, coroutine):
-        future: Future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        return future.result(timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +38,8 @@ def network(loop, tmp_path_factory):
         without_keysend=["mute"],
         private=["carol"],
     )
-    loop.run(real.__aenter__())
-    yield real
-    loop.run(real.stop())
+    with running(real, loop):
+        yield real
 
 
 @pytest.fixture(scope="module")

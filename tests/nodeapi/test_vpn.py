@@ -1,6 +1,5 @@
 """VPN leases between whole nodes: from the quote to a file whose tunnel passes packets, and all that may go wrong."""
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -43,8 +42,8 @@ from tests.nodeapi.vpn_market import (
     wait_for_shop,
     wait_until_freed,
 )
+from tests.nodeapi.vpn_purchase import purchase
 from tests.support.databases import execute
-from tests.support.doc_examples import Page
 from tests.support.nodes import Node
 from tests.vpn.machines import Client
 from vpn.keys import new_key_pair
@@ -131,25 +130,10 @@ def test_from_quote_to_a_tunnel_that_passes_packets(market, shop, tmp_path):
     assert one(buyer, "SELECT COUNT(*) FROM invoices_invoicepayment WHERE amount_msat = 600000") == 1
 
 
-def test_the_page_on_vpn_leases(market, tmp_path, monkeypatch):
+def test_the_page_on_vpn_leases(market, shop, tmp_path, monkeypatch):
     seller, buyer = market
     monkeypatch.chdir(tmp_path)
-    environ = {"BUYER": f"http://{buyer.http}", "SELLER_PUBKEY": seller.pubkey}
-    with WebsocketStream(buyer) as stream:
-        page = Page("vpn.md", **environ)
-        request_id = json.loads(page.run("/v1/vpn/quote"))["id"]
-        quote = answer(stream, request_id)
-        assert told(quote).keys() == json.loads(page.output("/v1/vpn/quote")).keys()
-        page = Page("vpn.md", **environ, NONCE=told(quote)["nonce"])
-        lease_id = json.loads(page.run("/v1/vpn/contract"))["id"]
-        lease = answer(stream, lease_id)
-        shown = next(block.text for block in page.blocks if '"type":"lease"' in block.text)
-        assert told(lease).keys() == json.loads(shown).keys()
-        Page("vpn.md", **environ, LEASE=lease_id).run("seller.conf")
-        assert (tmp_path / "seller.conf").read_bytes() == file_of(buyer, lease_id).body
-        assert (tmp_path / "seller.conf").stat().st_mode & 0o777 == 0o600
-        refresh_id = json.loads(page.run("/v1/vpn/refresh"))["id"]
-        assert told(answer(stream, refresh_id))["id"] == lease_id
+    purchase(shop, seller, buyer, tmp_path)
 
 
 def test_by_grpc(market):
