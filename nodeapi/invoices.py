@@ -12,7 +12,7 @@ from lightning.bech32 import checked_payment_request
 from lightning.client import LndError, Trouble
 from messaging.budget import OverBudget
 from messaging.idempotency import Claim
-from messaging.services import rfc3339
+from messaging.times import rfc3339
 from nodeapi.errors import ApiError, invalid
 from nodeapi.serializers_invoices import MAX_WAIT_SECONDS
 from protos.lnrpc import lightning_pb2

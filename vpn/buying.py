@@ -12,6 +12,7 @@ from django.utils import timezone
 
 from messaging.models import Event, Message
 from messaging.registry import Reaction
+from messaging.times import rfc3339_seconds
 from vpn import bodies, sealing, telling
 from vpn.keys import KeyPair
 from vpn.models import ClientKey, Purchase, PurchasedLease, ReceivedQuote, Term
@@ -57,7 +58,7 @@ def contract_of(seller: str, nonce: str, price: str) -> tuple[ReceivedQuote, int
         raise NotPossible("nonce", "is of no quote that this node has had from this node", invalid=True)
     price_sat = _price_within(price, quote.min_price_sat, quote.max_price_sat)
     if quote.expires_at <= timezone.now():
-        raise NotPossible("nonce", f"its quote held until {bodies.rfc3339(quote.expires_at)}: ask for another")
+        raise NotPossible("nonce", f"its quote held until {rfc3339_seconds(quote.expires_at)}: ask for another")
     used = Purchase.objects.filter(seller=seller, nonce=nonce).exclude(state=PurchaseState.REFUSED)
     if used.exists():
         raise NotPossible("nonce", "was used for a contract before: ask for another quote")
@@ -198,7 +199,7 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     purchase.save()
     told = [_lease_event(lease, purchase.pk, message, body)]
     if body["seconds"] < purchase.seconds or body["expires_at"] < least_end:
-        text = f"the seller gives less time than was paid for: until {bodies.rfc3339(body['expires_at'])}"
+        text = f"the seller gives less time than was paid for: until {rfc3339_seconds(body['expires_at'])}"
         told.append(_note(purchase, "less_time", text))
     return Reaction(events=told)
 

@@ -14,6 +14,8 @@ from django.utils import timezone
 
 from messaging.models import Event, Message
 from messaging.registry import Reaction
+from messaging.times import rfc3339_seconds
+from messaging.transitions import require_way
 from vpn import addresses, bodies, telling
 from vpn.keys import check_public_key
 from vpn.models import Answered, Lease, LeaseStep, Quote, Shop, Term
@@ -29,7 +31,6 @@ from vpn.states import (
     UNDECIDED,
     LeaseState,
     TermState,
-    require_way,
 )
 from vpn.wgquick import Peering, peering_fields
 
@@ -181,7 +182,7 @@ def _require_usable(quote: Quote | None) -> None:
     if quote.used_at:
         raise Refused("used", "this quote was used; ask for another")
     if quote.expires_at <= timezone.now():
-        raise Refused("expired", f"this quote held until {bodies.rfc3339(quote.expires_at)}; ask for another")
+        raise Refused("expired", f"this quote held until {rfc3339_seconds(quote.expires_at)}; ask for another")
 
 
 def _require_few_unpaid(buyer: str, settings: VpnSettings) -> None:
