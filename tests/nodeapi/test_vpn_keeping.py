@@ -349,7 +349,8 @@ def test_a_lease_in_use_is_renewed_within_its_budget_and_another_is_not(market, 
                     execute(buyer.database_url, f"{near}'{as_stored(buyer, lease['id'])}'")
 
             come_near_the_end()
-            renewed = told(stream.until(lambda event: of_lease("lease", used["id"])(event) and is_later(event, used))[-1])
+            is_used = of_lease("lease", used["id"])
+            renewed = told(stream.until(lambda event: is_used(event) and is_later(event, used))[-1])
             assert renewed["seconds"] == 1_500
             # A second one would go over the budget.
             come_near_the_end()

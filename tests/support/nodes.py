@@ -172,3 +172,12 @@ class Node:
 
     def get(self, path: str, headers: dict | None = None) -> Reply:
         return self.request("GET", path, None, headers)
+
+    def message(self, message_id: str) -> dict:
+        """As the node has it now."""
+        return self.get(f"/v1/message/{message_id}").json["message"]
+
+    def ended(self, message_id: str) -> dict:
+        """A message of its own, once it has come to its end."""
+        self.wait_until(lambda: self.message(message_id)["state"] in ("settled", "failed"))
+        return self.message(message_id)
