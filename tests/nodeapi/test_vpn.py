@@ -45,7 +45,7 @@ from tests.nodeapi.vpn_market import (
 from tests.nodeapi.vpn_purchase import purchase
 from tests.support.databases import execute
 from tests.support.nodes import Node
-from tests.vpn.machines import Client
+from tests.vpn.machines import Client, Flow
 from vpn.keys import new_key_pair
 
 LOW_ORDER = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
@@ -381,6 +381,26 @@ def test_refresh_moves_the_end_and_leaves_the_peer_alone(market, shop):
     term = f"SELECT state FROM vpn_term WHERE contract_id = '{as_stored(seller, refresh_id)}'"
     assert execute(seller.database_url, term) == [("settled",)]
     assert buyer.post(REFRESH, {"pubkey": seller.pubkey, "nonce": "unknown", "price": "50"}).status == 400
+
+
+def test_a_refresh_loses_no_packet(market, shop, tmp_path, record_property):
+    seller, buyer = market
+    lease = buy(buyer, seller, 3_000)
+    nonce = bought(buyer, lease["id"])["nonce"]
+    with Client(tmp_path) as client, WebsocketStream(buyer) as stream:
+        shop.server.cable(client, "192.0.2.1/30", "192.0.2.2/30")
+        shop.server.serve("10.77.0.1", 10)
+        client.bring_up(file_of(buyer, lease["id"]).body.decode())
+        assert client.reaches("udp", "10.77.0.1", 10)
+        flow = Flow(client, "10.77.0.1", 10)
+        for _ in range(3):
+            refresh_id = post(buyer, REFRESH, pubkey=seller.pubkey, nonce=nonce, price="100")
+            assert told(answer(stream, refresh_id))["type"] == "lease"
+            # Other leases come meanwhile, and their peers.
+            buy(buyer, seller, 3_000)
+        sent, lost = flow.end()
+    record_property("sent", sent)
+    assert sent > 50 and lost == 0
 
 
 def test_calls_that_are_refused_at_once(market):

@@ -135,6 +135,22 @@ class Machine:
         return subprocess.run(words, env=os.environ | {"PATH": PATH}).returncode == 0
 
 
+class Flow:
+    """Numbered datagrams to an address where a machine serves, until `end`."""
+
+    def __init__(self, machine: Machine, address: str, port: int = PROBE_PORT) -> None:
+        self._process = machine.start(
+            sys.executable, PROBE, "flow", address, port, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdout.readline() == "flowing\n"
+
+    def end(self) -> tuple[int, int]:
+        """How many were sent, and how many of them were lost."""
+        told, _ = self._process.communicate("", timeout=120)
+        sent, lost = map(int, told.split())
+        return sent, lost
+
+
 class WireGuardServer(Machine):
     """A machine with a WireGuard interface that has a key, a port and an address, and is up."""
 
