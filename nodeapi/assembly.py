@@ -143,6 +143,7 @@ def service_settings(config, own_pubkey: str, network: str) -> dict[str, Any]:
             quote_seconds=config.vpn.quote_seconds,
             quotes_per_minute=config.vpn.quotes_per_minute,
             quarantine_seconds=config.vpn.quarantine_seconds,
+            exit_rules=config.vpn.exit_rules,
             auto_renew=config.vpn.auto_renew.enabled,
             auto_renew_budget_sat=config.vpn.auto_renew.budget_sat or 0,
             auto_renew_lead_seconds=config.vpn.auto_renew.lead_seconds,
