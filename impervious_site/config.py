@@ -168,7 +168,7 @@ class _Loader:
             lightning=sections["lightning"], federate=sections["federate"], vpn=vpn, socket=sections["socket"],
             database=self._database(sections["database"].url, path),
             redis_url=sections["redis"].url, message=message, events=sections["events"],
-            warnings=tuple(self.findings.warnings),
+            messages=sections["messages"], warnings=tuple(self.findings.warnings),
         )  # fmt: skip
 
     def _database(self, url: Any, path: Path | None) -> Database:

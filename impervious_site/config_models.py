@@ -141,6 +141,13 @@ class Events(Section):
     keep_days: values.whole(1) = 30
 
 
+class Messages(Section):
+    """For how many days ended messages are kept; None: for ever. A day would be too short: senders repeat themselves for
+    one, and by what is stored a repeated message is known."""
+
+    keep_days: values.whole(2) | None = None
+
+
 class Database(Section):
     """Where all is stored: an SQLite file, or a PostgreSQL database by libpq's parameters, the password among them. One
     of the two is None. `secret_key_path` is of Django's secret key."""
@@ -196,6 +203,7 @@ class Config(Section):
     redis_url: SecretStr | None
     message: Message
     events: Events
+    messages: Messages
     warnings: tuple[str, ...]
 
 
@@ -226,6 +234,6 @@ class RedisUrl(Section):
 
 SECTIONS: dict[str, type[Section]] = {
     "server": Server, "sqlite3": Admin, "lightning": Lightning, "lightning.lnd_node": LndNode, "federate": Federate,
-    "vpn": VpnKeys, "vpn.auto_renew": AutoRenew, "socket": Socket, "message": Message, "events": Events,
+    "vpn": VpnKeys, "vpn.auto_renew": AutoRenew, "socket": Socket, "message": Message, "events": Events, "messages": Messages,
     "database": DatabaseUrl, "redis": RedisUrl,
 }  # fmt: skip

@@ -14,6 +14,7 @@ from nodeapi.engine import Engine, EngineLimits
 from nodeapi.forward import Forwarder
 from nodeapi.lnd_status import LndStatus
 from nodeapi.relay.service import RelayOptions
+from nodeapi.retention import Keep
 from nodeapi.stream import UNWOKEN_POLL_SECONDS, Hub
 from vpn.settings import VpnSettings
 
@@ -65,7 +66,7 @@ def make_engine(
         max_fee_percent=config.lightning.max_fee_percent,
         max_amount_sat=config.lightning.max_amount_sat,
         daily_budget_sat=config.lightning.daily_budget_sat,
-        keep_days=config.events.keep_days,
+        keep=make_keep(config),
     )
     registry = Registry(config.services, service_settings(config, lnd.info.identity_pubkey, lnd.network))
     return Engine(
@@ -84,6 +85,10 @@ def make_engine(
         version=version,
         feed=hub.feed,
     )
+
+
+def make_keep(config) -> Keep:
+    return Keep(events_days=config.events.keep_days, messages_days=config.messages.keep_days)
 
 
 def service_settings(config, own_pubkey: str, network: str) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 from dataclasses import dataclass
-from functools import partial
 
 from invoices.issuing import Issuer
 from invoices.paying import Payer
@@ -15,7 +14,6 @@ from messaging.catchup import Walk
 from messaging.clock import Clock
 from messaging.database import Database
 from messaging.events import Published, Waker
-from messaging.events import prune as prune_events
 from messaging.hints import HintBook
 from messaging.inbox import Inbox
 from messaging.joining import Bounds
@@ -23,6 +21,7 @@ from messaging.outbox import Outbox
 from messaging.registry import Registry, Service
 from messaging.traffic import Limits
 from messaging.workers import WorkerContext, run_forever
+from nodeapi import retention
 from nodeapi.lnd_status import LndStatus
 from nodeapi.relay.service import Relay, RelayOptions
 
@@ -34,14 +33,12 @@ FIRST_WALKS_SECONDS = (3.0,)
 WALK_SECONDS = 120.0
 PRUNE_SECONDS = 86_400.0
 OLD_PARTS_SECONDS = 600.0
-# A little at a time, so that other writes need not wait.
-PRUNE_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
     """What is received; payments under way; how long a message is tried; fee limits (the larger of the two holds); the
-    most that one call may send, and all of them in 24 hours (None: no limit); days that events are kept."""
+    most that one call may send, and all of them in 24 hours (None: no limit); how long things are kept."""
 
     bounds: Bounds
     traffic: Limits
@@ -50,7 +47,7 @@ class EngineLimits:
     max_fee_percent: float
     max_amount_sat: int | None
     daily_budget_sat: int | None
-    keep_days: int
+    keep: retention.Keep
 
     @property
     def max_bytes(self) -> int:
@@ -225,10 +222,10 @@ class Engine:
 
     async def _prune_daily(self) -> None:
         while True:
-            prune = partial(prune_events, keep_days=self.limits.keep_days, most=PRUNE_AT_ONCE)
             try:
-                while await self._database.write(prune):
-                    pass
+                deleted = await retention.prune(self._database, self.limits.keep)
+                if any(deleted.values()):
+                    logger.info("what is old was deleted", extra={"deleted": deleted})
             except Exception:
-                logger.exception("old events could not be deleted; trying again tomorrow")
+                logger.exception("what is old could not be deleted; trying again tomorrow")
             await asyncio.sleep(PRUNE_SECONDS)
