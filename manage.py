@@ -19,6 +19,8 @@ def main() -> None:
             # Django's commands would tell Django's.
             print(f"impervious {VERSION}")
             return
+        launch.leave_config_unread(arguments, os.environ)
+        launch.forgo_macaroon(arguments, os.environ)
         launch.prepare_simulation(arguments, os.environ)
         from django.core.management import execute_from_command_line
 

@@ -2,7 +2,9 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 
 from invoices.issuing import Issuer
 from invoices.paying import Payer
@@ -18,6 +20,7 @@ from messaging.hints import HintBook
 from messaging.inbox import Inbox
 from messaging.joining import Bounds
 from messaging.outbox import Outbox
+from messaging.policy import Rules, tell_configured
 from messaging.registry import Registry, Service
 from messaging.traffic import Limits
 from messaging.workers import WorkerContext, run_forever
@@ -37,10 +40,12 @@ OLD_PARTS_SECONDS = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """What is received; payments under way; how long a message is tried; fee limits (the larger of the two holds); the
-    most that one call may send, and all of them in 24 hours (None: no limit); how long things are kept."""
+    """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits
+    (the larger of the two holds); the most that one call may send, and all of them in 24 hours (None: no limit); how long
+    things are kept."""
 
     bounds: Bounds
+    inbound: Mapping[str, Rules]
     traffic: Limits
     expires_seconds: int
     max_fee_sat: int
@@ -106,6 +111,8 @@ class Engine:
             hints=hints,
             send_stored=self.outbox.send_stored,
             cost_msat=self.outbox.ways.most_msat,
+            policies=limits.inbound,
+            now_seconds=self._clock.now_seconds,
         )
         self.issuer = Issuer(
             database=database, client=client, own_pubkey=self.own_pubkey.hex(), published=self._waker.published
@@ -137,6 +144,7 @@ class Engine:
     async def begin(self) -> None:
         """From here on nothing that reaches lnd is missed. LndError when lnd does not answer."""
         await self._walk.begin()
+        await self._database.write(partial(tell_configured, self.limits.inbound))
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
