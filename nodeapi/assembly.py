@@ -21,6 +21,7 @@ from nodeapi.http_limits import HttpLimits
 from nodeapi.keys import hash_of
 from nodeapi.lnd_status import LndStatus
 from nodeapi.relay.service import RelayOptions
+from nodeapi.retention import Keep
 from nodeapi.stream import UNWOKEN_POLL_SECONDS, Hub
 from nodeapi.tls import PairFiles
 from vpn.settings import VpnSettings
@@ -88,7 +89,7 @@ def make_engine(
         max_fee_percent=config.lightning.max_fee_percent,
         max_amount_sat=config.lightning.max_amount_sat,
         daily_budget_sat=config.lightning.daily_budget_sat,
-        keep_days=config.events.keep_days,
+        keep=make_keep(config),
     )
     registry = Registry(config.services, service_settings(config, lnd.info.identity_pubkey, lnd.network))
     return Engine(
@@ -107,6 +108,10 @@ def make_engine(
         version=version,
         feed=hub.feed,
     )
+
+
+def make_keep(config) -> Keep:
+    return Keep(events_days=config.events.keep_days, messages_days=config.messages.keep_days)
 
 
 def inbound_rules(config) -> dict[str, Rules]:

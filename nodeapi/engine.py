@@ -16,7 +16,6 @@ from messaging.catchup import Walk
 from messaging.clock import Clock
 from messaging.database import Database
 from messaging.events import Published, Waker
-from messaging.events import prune as prune_events
 from messaging.hints import HintBook
 from messaging.inbox import Inbox
 from messaging.joining import Bounds
@@ -25,7 +24,7 @@ from messaging.policy import Rules, tell_configured
 from messaging.registry import Registry, Service
 from messaging.traffic import Limits
 from messaging.workers import WorkerContext, run_forever
-from nodeapi.audit import prune as prune_audit
+from nodeapi import retention
 from nodeapi.budgets import Budgets
 from nodeapi.lnd_status import LndStatus
 from nodeapi.relay.service import Relay, RelayOptions
@@ -38,15 +37,13 @@ FIRST_WALKS_SECONDS = (3.0,)
 WALK_SECONDS = 120.0
 PRUNE_SECONDS = 86_400.0
 OLD_PARTS_SECONDS = 600.0
-# A little at a time, so that other writes need not wait.
-PRUNE_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
     """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits
-    (the larger of the two holds); the most that one call may send, and all of them in 24 hours (None: no limit); days that
-    events are kept."""
+    (the larger of the two holds); the most that one call may send, and all of them in 24 hours (None: no limit); how long
+    things are kept."""
 
     bounds: Bounds
     inbound: Mapping[str, Rules]
@@ -56,7 +53,7 @@ class EngineLimits:
     max_fee_percent: float
     max_amount_sat: int | None
     daily_budget_sat: int | None
-    keep_days: int
+    keep: retention.Keep
 
     @property
     def max_bytes(self) -> int:
@@ -238,11 +235,10 @@ class Engine:
 
     async def _prune_daily(self) -> None:
         while True:
-            for prune in (prune_events, prune_audit):
-                step = partial(prune, keep_days=self.limits.keep_days, most=PRUNE_AT_ONCE)
-                try:
-                    while await self._database.write(step):
-                        pass
-                except Exception:
-                    logger.exception("what is old could not be deleted; trying again tomorrow")
+            try:
+                deleted = await retention.prune(self._database, self.limits.keep)
+                if any(deleted.values()):
+                    logger.info("what is old was deleted", extra={"deleted": deleted})
+            except Exception:
+                logger.exception("what is old could not be deleted; trying again tomorrow")
             await asyncio.sleep(PRUNE_SECONDS)

@@ -178,7 +178,7 @@ def test_defaults(node):
         "max_bytes": 1_048_576, "in_flight": 256, "in_flight_per_peer": 64, "expires_seconds": 86_400,
         "incomplete_per_peer": 64, "incomplete": 1_024, "incomplete_bytes": 67_108_864, "incomplete_seconds": 90_000,
     }  # fmt: skip
-    assert config.events.keep_days == 30 and config.redis_url is None and config.services == ()
+    assert config.events.keep_days == 30 and config.messages.keep_days is None and config.redis_url is None and config.services == ()
     assert config.database.sqlite_path == node.directory / "impervious.sqlite3"
     assert config.admin.username is None and config.admin.password is None and config.lnd.pub_key == ""
     assert config.warnings == ()
@@ -433,6 +433,7 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
         ("message", {"in_flight": 0}, "message.in_flight", ("at least 1",)),
         ("message", {"in_flight": 5, "in_flight_per_peer": 6}, "message.in_flight_per_peer", ("at most",)),
         ("events", {"keep_days": "soon"}, "events.keep_days", ("whole number",)),
+        ("messages", {"keep_days": 1}, "messages.keep_days", ("at least 2",)),
         ("lightning", {"max_fee_percent": 101}, "lightning.max_fee_percent", ("0 to 100",)),
         ("lightning", {"max_fee_percent": ".nan"}, "lightning.max_fee_percent", ("0 to 100",)),
         ("federate", {"accept": "all"}, "federate.accept", ("must be auto, known or manual",)),
