@@ -2,13 +2,15 @@
 
 import json
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models import Sum
 from django.utils import timezone
 
 from invoices.models import Invoice, InvoicePayment
-from messaging import events, idempotency
+from messaging import events, idempotency, metrics
 from messaging.models import Event, IdempotencyKey
 
 # The stream's name for what happens to invoices.
@@ -27,6 +29,7 @@ def invoice_settle(*, payment_hash: bytes, paid_msat: int, published: events.Pub
     invoice.state, invoice.paid_msat, invoice.settled_at = Invoice.State.SETTLED, paid_msat, timezone.now()
     invoice.save(update_fields=["state", "paid_msat", "settled_at"])
     events.append([_paid_event(invoice)], published=published)
+    transaction.on_commit(partial(metrics.RECEIVED_MSAT.labels(SERVICE_TYPE).inc, paid_msat))
     return True
 
 
@@ -88,6 +91,7 @@ def payment_settle(payment_id: UUID, *, amount_msat: int, fee_msat: int, preimag
         cause="",
         ended_at=timezone.now(),
     )
+    transaction.on_commit(partial(metrics.count_paid, SERVICE_TYPE, amount_msat + fee_msat, fee_msat))
 
 
 def payment_fail(payment_id: UUID, *, failure: str, cause: str) -> None:

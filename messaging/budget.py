@@ -57,6 +57,16 @@ class Budget:
             self._pending_msat -= msat
 
     @property
+    def limit_msat(self) -> int | None:
+        return self._limit_msat
+
+    @property
+    def known_msat(self) -> int | None:
+        """What is spent or reserved, as this object knows it: since its last look at the tables it only grew. None before
+        the first look."""
+        return None if self._spent_msat is None else self._sum_msat
+
+    @property
     def _sum_msat(self) -> int:
         return self._spent_msat + self._since_msat + self._pending_msat
 

@@ -16,7 +16,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from django.db import IntegrityError, InterfaceError, InternalError, OperationalError, transaction
 
 from lightning.hints import HopHint
-from messaging import envelope, events, hints, peers
+from messaging import envelope, events, hints, metrics, peers
 from messaging.database import Database, insert_new
 from messaging.hints import HintBook
 from messaging.joining import Arrived, Bounds, Whole, forget_old, join
@@ -296,7 +296,19 @@ def _insert(
         pubkey for arrival in arrivals for pubkey, hop_hints in arrival.hints if hints.store(pubkey, hop_hints)
     ]
     answers = _react(pairs, published, cost_msat, dropped)
+    transaction.on_commit(partial(_told, pairs, parts, answers))
     return Stored(payments=len(arrivals), dropped=dropped, hinted=tuple(hinted), answers=tuple(answers))
+
+
+def _told(pairs: list[tuple[Service, Message]], parts: list[Arrived], answers: list[Message]) -> None:
+    """One line for all that was committed together."""
+    if parts:
+        names = [f"{part.part.id} part {part.part.index}" for part in parts]
+        logger.debug("parts received", extra={"messages": names})
+    if pairs:
+        metrics.count_received([message for _, message in pairs])
+        ids = [str(message.message_id) for _, message in pairs]
+        logger.info("received and handled", extra={"messages": ids, "answers": [str(one.message_id) for one in answers]})
 
 
 def _react(

@@ -13,6 +13,8 @@ from nodeapi.doors import Doors
 from nodeapi.engine import Engine, EngineLimits
 from nodeapi.forward import Forwarder
 from nodeapi.lnd_status import LndStatus
+from nodeapi.monitoring.gauges import Scrape
+from nodeapi.monitoring.health import Health
 from nodeapi.relay.service import RelayOptions
 from nodeapi.stream import UNWOKEN_POLL_SECONDS, Hub
 from vpn.settings import VpnSettings
@@ -144,6 +146,18 @@ def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None, v
         engine=engine,
         forwarder=None if engine else Forwarder(str(config.server.grpc_addr)),
         as_text=carries_text(config),
+    )
+
+
+def make_scrape(config, doors: Doors, health: Health) -> Scrape:
+    return Scrape(
+        database=doors.database,
+        file=config.database.sqlite_path,
+        hub=doors.hub,
+        health=health,
+        engine=doors.engine,
+        version=doors.version,
+        with_redis=config.redis_url is not None,
     )
 
 

@@ -88,6 +88,7 @@ class Engine:
         budget = Budget(
             database=database, limit_sat=limits.daily_budget_sat, sources=[spent_on_messages, spent_on_invoices]
         )
+        self.budget = budget
         self.outbox = Outbox(
             database=database,
             carrier=carrier,
@@ -187,6 +188,7 @@ class Engine:
                 await self.issuer.take_live(invoice)
         except LndError as error:
             logger.warning("invoice stream: %s; opening it again", error)
+            self.lnd.look_soon()
         except Exception:
             logger.exception("invoice stream; opening it again")
 

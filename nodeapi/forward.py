@@ -10,12 +10,14 @@ from nodeapi.operations import Operation
 
 CALL_SECONDS = 90
 CREDENTIALS = ("authorization", "x-api-key", "grpc-metadata-x-api-key", "idempotency-key")
+# Soon after runimpd is back, its daphnes know.
+_OPTIONS = (("grpc.max_reconnect_backoff_ms", 2_000),)
 
 
 class Forwarder:
     def __init__(self, address: str):
         self._address = address
-        self._channel = grpc.aio.insecure_channel(address)
+        self._channel = grpc.aio.insecure_channel(address, options=_OPTIONS)
 
     async def call(self, operation: Operation, request: Message, metadata: Mapping[str, str]) -> Message:
         """The same call, with the caller's credentials, at runimpd. No answer: UNAVAILABLE."""
@@ -30,6 +32,10 @@ class Forwarder:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise ApiError(error.code(), f"runimpd at {self._address} does not answer") from None
             raise ApiError(error.code(), error.details() or "") from None
+
+    @property
+    def channel(self) -> grpc.aio.Channel:
+        return self._channel
 
     async def close(self) -> None:
         await self._channel.close()

@@ -24,6 +24,7 @@ from rest_framework.views import APIView
 from nodeapi import codec
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
+from nodeapi.monitoring.calls import counted
 from nodeapi.operations import OPERATIONS, Operation
 
 logger = logging.getLogger(__name__)
@@ -95,8 +96,9 @@ class OperationView(APIView):
         self.request = request = self.initialize_request(request)
         try:
             self.initial(request)
-            message = self._message(request, path_fields)
-            response = Response(await self.doors.call(self.operation, message, headers))
+            with counted(self.operation):
+                message = self._message(request, path_fields)
+                response = Response(await self.doors.call(self.operation, message, headers))
             if self.operation.plain:
                 self._send_plain(response.data)
         except Exception as error:

@@ -6,12 +6,13 @@ from collections.abc import AsyncIterator, Callable
 import grpc
 from django_grpc_framework.services import Service
 from google.protobuf.message import DecodeError, Message
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from nodeapi.auth import require
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
+from nodeapi.monitoring.calls import counted
 from nodeapi.operations import OPERATIONS
 from nodeapi.subscribe import SCOPE, subscribe
 from protos import websocket_pb2
@@ -58,8 +59,9 @@ def servicer_for(service_name: str, doors: Doors) -> Service:
 def _unary(operation) -> Callable:
     async def method(self, request, context):
         try:
-            refuse_undecodable(request, operation.request_class)
-            return await self.doors.call(operation, request, metadata_of(context))
+            with counted(operation):
+                refuse_undecodable(request, operation.request_class)
+                return await self.doors.call(operation, request, metadata_of(context))
         except ApiError as error:
             await context.abort(error.code, error.message)
 
@@ -70,7 +72,7 @@ async def _subscribe(self, request, context) -> AsyncIterator[websocket_pb2.Subs
     try:
         refuse_undecodable(request, websocket_pb2.SubscribeRequest)
         require(self.doors.keys.authenticate(metadata_of(context)), SCOPE)
-        subscription = subscribe(self.doors, request)
+        subscription = subscribe(self.doors, request, "grpc")
     except ApiError as error:
         await context.abort(error.code, error.message)
     try:
@@ -131,15 +133,14 @@ def service_names() -> list[str]:
     return sorted({operation.service for operation in OPERATIONS} | {STREAM_SERVICE})
 
 
-async def make_server(doors: Doors, *, max_message_bytes: int) -> grpc.aio.Server:
+async def make_server(
+    doors: Doors, *, health_service: health_pb2_grpc.HealthServicer, max_message_bytes: int
+) -> grpc.aio.Server:
     """A server with all services, not yet bound to an address. gRPC's usual limit holds where more is not needed."""
     limit = ("grpc.max_receive_message_length", max(MIN_MESSAGE_BYTES, max_message_bytes))
     server = grpc.aio.server(options=(*_OPTIONS, limit))
     names = service_names()
     server.add_generic_rpc_handlers(tuple(handlers_for(name, doors) for name in names))
-    health_servicer = health.aio.HealthServicer()
-    for name in ("", *names):
-        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server

@@ -18,6 +18,7 @@ from nodeapi.entry import api_entry
 from nodeapi.errors import StartError
 from nodeapi.lnd_status import LndStatus
 from nodeapi.locks import lock_of
+from nodeapi.monitoring.rpc_health import HealthService, RunimpdHealth
 from nodeapi.web import ApiApplication
 
 logger = logging.getLogger(__name__)
@@ -115,8 +116,11 @@ class Runtime:
         database = Database()
         client = assembly.make_client(config)
         lnd = LndStatus(client)
+        health = api_entry.health
+        health.watch_database(database, config.database.sqlite_path)
+        health.watch_lnd(lnd)
         api_entry.waiting_for = f"the node waits for lnd at {client.address}"
-        server = None
+        server = serving = None
         try:
             await lnd.connect(expected_pubkey=config.lnd.pub_key)
             api_entry.waiting_for = "the node is starting"
@@ -131,17 +135,28 @@ class Runtime:
                 group.create_task(hub.run())
                 group.create_task(engine.run())
                 if config.server.enabled:
-                    server = await rpc.make_server(doors, max_message_bytes=assembly.max_body_bytes(config))
+                    serving = HealthService(health, engine.registry, rpc.service_names())
+                    server = await rpc.make_server(
+                        doors, health_service=serving, max_message_bytes=assembly.max_body_bytes(config)
+                    )
                     server.add_insecure_port(str(config.server.grpc_addr))
                     await server.start()
-                api_entry.install(ApiApplication(doors))
+                health.phase = None
+                if config.redis_url:
+                    health.watch_redis(hub)
+                if serving:
+                    await serving.look()
+                    group.create_task(serving.follow())
+                api_entry.install(ApiApplication(doors), doors, assembly.make_scrape(config, doors, health))
                 self._on_started(lnd.info.identity_pubkey)
                 logger.info("IMPD started!", extra={"pubkey": lnd.info.identity_pubkey, "network": lnd.network})
                 # What was made at start stays: the collector need not walk through it again and again.
                 gc.collect()
                 gc.freeze()
         finally:
+            health.phase = "stopping"
             if server:
+                await serving.enter_graceful_shutdown()
                 await server.stop(GRACE_SECONDS)
             await client.close()
             await database.close()
@@ -180,11 +195,18 @@ def check_free(key: str, address) -> None:
             ) from None
 
 
-async def make_api(config, *, version: str) -> ApiApplication:
+async def install_api(config, *, version: str) -> None:
     """The API of a process beside runimpd: it reads the database and forwards all else."""
     database = Database()
     hub = assembly.make_hub(config, database, beside_engine=False)
     await hub.start()
     doors = assembly.make_doors(config, database=database, hub=hub, engine=None, version=version)
     _background.add(asyncio.get_running_loop().create_task(hub.run()))
-    return ApiApplication(doors)
+    health = api_entry.health
+    health.watch_database(database, config.database.sqlite_path)
+    if config.server.enabled:
+        health.watch_runimpd(RunimpdHealth(doors.forwarder.channel).ask)
+    if config.redis_url:
+        health.watch_redis(hub)
+    health.phase = None
+    api_entry.install(ApiApplication(doors), doors, assembly.make_scrape(config, doors, health))

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from channels.generic.websocket import AsyncWebsocketConsumer
 
+from messaging import metrics
 from nodeapi import codec, flow
 from nodeapi.auth import headers_of, require
 from nodeapi.doors import Doors
@@ -22,12 +23,12 @@ TRY_AGAIN_LATER = 1013
 MAX_ACK_WINDOW = 1_000
 
 
-def subscribe(doors: Doors, request: websocket_pb2.SubscribeRequest) -> Subscription:
+def subscribe(doors: Doors, request: websocket_pb2.SubscribeRequest, door: str) -> Subscription:
     """ApiError when a field is wrong."""
     if any("\0" in service for service in request.services):
         raise invalid("service", "must not contain the character NUL")
     after = request.after if request.HasField("after") else None
-    return doors.hub.subscribe(after=after, services=frozenset(request.services))
+    return doors.hub.subscribe(after=after, services=frozenset(request.services), door=door)
 
 
 def request_from_query(query_string: bytes) -> tuple[websocket_pb2.SubscribeRequest, int | None]:
@@ -67,7 +68,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
             headers, subprotocol = bearer_from_subprotocol(headers, self.scope["subprotocols"])
             require(self._doors.keys.authenticate(headers), SCOPE)
             request, window = request_from_query(self.scope["query_string"])
-            self._subscription = subscribe(self._doors, request)
+            self._subscription = subscribe(self._doors, request, "websocket")
         except ApiError as error:
             logger.info("websocket refused: %s", error.message)
             await self.close()
@@ -106,6 +107,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
 
     async def _close_stalled(self, connection: flow.Connection) -> None:
         logger.warning("a websocket client reads nothing; closed")
+        metrics.STREAM_CLOSED_SLOW.labels("websocket").inc()
         self._doors.hub.unsubscribe(self._subscription)
         await self.close(code=TRY_AGAIN_LATER)
         connection.abort()
@@ -148,7 +150,7 @@ async def stream_lines(
     """The stream as chunked HTTP, one JSON object a line."""
     require(doors.keys.authenticate(headers), SCOPE)
     request, _ = request_from_query(scope["query_string"])
-    subscription = subscribe(doors, request)
+    subscription = subscribe(doors, request, "http")
     connection = flow.Connection(send)
     sender = asyncio.get_running_loop().create_task(_send_lines(subscription, connection, send, extra))
     leaving = asyncio.get_running_loop().create_task(_left(receive))
@@ -167,6 +169,7 @@ async def _send_lines(subscription: Subscription, connection: flow.Connection, s
     await send({"type": "http.response.body", "body": b"", "more_body": True})
     async for frame in subscription.frames():
         if connection.stalled and not await connection.drained():
+            metrics.STREAM_CLOSED_SLOW.labels("http").inc()
             connection.abort()
             return
         await send({"type": "http.response.body", "body": frame.text.encode() + b"\n", "more_body": True})
