@@ -168,6 +168,7 @@ class _Loader:
             lightning=sections["lightning"], federate=sections["federate"], vpn=vpn, socket=sections["socket"],
             database=self._database(sections["database"].url, path),
             redis_url=sections["redis"].url, message=message, events=sections["events"],
+            logging=sections["logging"],
             warnings=tuple(self.findings.warnings),
         )  # fmt: skip
 

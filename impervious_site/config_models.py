@@ -141,6 +141,13 @@ class Events(Section):
     keep_days: values.whole(1) = 30
 
 
+class Logging(Section):
+    """The least that is logged: by the node, and by some parts of it, each with its level."""
+
+    level: values.LogLevel = "info"
+    parts: values.LogParts = ()
+
+
 class Database(Section):
     """Where all is stored: an SQLite file, or a PostgreSQL database by libpq's parameters, the password among them. One
     of the two is None. `secret_key_path` is of Django's secret key."""
@@ -196,6 +203,7 @@ class Config(Section):
     redis_url: SecretStr | None
     message: Message
     events: Events
+    logging: Logging
     warnings: tuple[str, ...]
 
 
@@ -227,5 +235,5 @@ class RedisUrl(Section):
 SECTIONS: dict[str, type[Section]] = {
     "server": Server, "sqlite3": Admin, "lightning": Lightning, "lightning.lnd_node": LndNode, "federate": Federate,
     "vpn": VpnKeys, "vpn.auto_renew": AutoRenew, "socket": Socket, "message": Message, "events": Events,
-    "database": DatabaseUrl, "redis": RedisUrl,
+    "database": DatabaseUrl, "redis": RedisUrl, "logging": Logging,
 }  # fmt: skip

@@ -72,10 +72,26 @@ STREAM_FELL_BEHIND = Counter(
 STREAM_CLOSED_SLOW = Counter(
     "impervious_stream_closed_slow", "Clients that were closed because they read nothing.", ["door"], registry=PROCESS
 )
+for _direction in ("sold", "bought"):
+    VPN_SAT.labels(_direction)
+    for _kind in ("contract", "refresh"):
+        VPN_PAYMENTS.labels(_direction, _kind)
 for _kind in ("read", "write"):
     DATABASE_ERRORS.labels(_kind)
 for _door in ("websocket", "http"):
     STREAM_CLOSED_SLOW.labels(_door)
+
+
+def begin(services: Iterable[str]) -> None:
+    """Of these services all lines are there from the start, at 0: the first message is an increase too."""
+    for service in services:
+        for state in (State.QUEUED, State.RETRYING, State.SETTLED, State.FAILED):
+            MESSAGES.labels(service, Direction.OUT.value, state.value)
+        MESSAGES.labels(service, Direction.IN.value, State.RECEIVED.value)
+        PAID_MSAT.labels(service)
+        FEES_MSAT.labels(service)
+        RECEIVED_MSAT.labels(service)
+        DELIVERY_SECONDS.labels(service)
 
 
 def count_messages(messages: Iterable[Message], state: State) -> None:

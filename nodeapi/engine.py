@@ -10,6 +10,7 @@ from invoices.paying import Payer
 from invoices.services import spent_on_invoices
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
+from messaging import metrics
 from messaging.budget import Budget, spent_on_messages
 from messaging.catchup import Walk
 from messaging.clock import Clock
@@ -121,6 +122,7 @@ class Engine:
             budget=budget,
             fee_limit_msat=carrier.fee_limit_msat,
         )
+        metrics.begin(service.service_type for service in registry.services if service.state == "running")
         self._walk = Walk(
             database=database, inbox=self.inbox, own_pubkey=self.own_pubkey, list_invoices=client.list_invoices
         )

@@ -19,6 +19,7 @@ from nodeapi.engine import Engine
 from nodeapi.monitoring.asking import Asked, NoAnswer
 from nodeapi.monitoring.health import PARTS, Health, Report
 from nodeapi.monitoring.stored import Numbers, read_numbers
+from nodeapi.relay.process import PumpState
 from nodeapi.stream import Hub
 from vpn.states import BoughtState, LeaseState
 
@@ -172,12 +173,13 @@ def _of_budget(engine: Engine) -> Iterator[Metric]:
 def _of_relay(engine: Engine) -> Iterator[Metric]:
     state = engine.relay.observed
     yield _gauge("impervious_relay_running", "Whether the UDP relay runs.", state is not None)
-    datagrams = dict(zip(((side,) for side in SIDES), state.datagrams)) if state else {}
-    passed = dict(zip(((side,) for side in SIDES), state.passed_bytes)) if state else {}
+    counters = state or PumpState()
+    datagrams = dict(zip(((side,) for side in SIDES), counters.datagrams))
+    passed = dict(zip(((side,) for side in SIDES), counters.passed_bytes))
     text = "that came from a side of the relay and were passed on, since StartSocket."
     yield _counters("impervious_relay_datagrams", f"Datagrams {text}", ("side",), datagrams)
     yield _counters("impervious_relay_bytes", f"Bytes {text}", ("side",), passed)
-    yield _counters("impervious_relay_dropped", "Datagrams that were not passed on.", (), {(): state.dropped} if state else {})
+    yield _counters("impervious_relay_dropped", "Datagrams that were not passed on.", (), {(): counters.dropped})
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
