@@ -141,7 +141,8 @@ class LndStatus:
 
     async def _pause(self) -> None:
         try:
-            async with asyncio.timeout(REFRESH_SECONDS if self.reachable else AWAY_SECONDS):
+            well = self.reachable and self.info.synced_to_chain
+            async with asyncio.timeout(REFRESH_SECONDS if well else AWAY_SECONDS):
                 await self._wanted.wait()
         except TimeoutError:
             pass

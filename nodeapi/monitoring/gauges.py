@@ -25,7 +25,7 @@ from vpn.states import BoughtState, LeaseState
 
 logger = logging.getLogger(__name__)
 
-NUMBERS_KEEP_SECONDS = 10.0
+NUMBERS_KEEP_SECONDS = 5.0
 DOORS = ("websocket", "http", "grpc")
 SIDES = ("1", "2")
 

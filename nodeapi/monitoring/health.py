@@ -25,7 +25,7 @@ from nodeapi.stream import Hub
 logger = logging.getLogger(__name__)
 
 KEEP_SECONDS = 1.0
-DISK_KEEP_SECONDS = 5.0
+DISK_KEEP_SECONDS = 2.0
 FULL_BYTES = 32 * 2**20
 NEARLY_FULL_BYTES = 2**30
 PROBE_BYTES = 8_192
