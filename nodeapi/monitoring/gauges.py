@@ -114,7 +114,7 @@ def _of_database(numbers: Numbers | None) -> Iterator[Metric]:
         return
     counts = {key: count for key, (count, _) in numbers.unfinished.items()}
     every = {("message", state.value): 0 for state in UNFINISHED}
-    text = "Messages that are sent and have not ended, of the database; at most the 100,000 oldest."
+    text = "Messages that are sent and have not ended, of the database; at most the 10,000 oldest."
     yield _gauges("impervious_messages_unfinished", text, ("service", "state"), every | counts)
     text = "What these may cost at most."
     yield _gauge("impervious_reserved_msat", text, sum(cost for _, cost in numbers.unfinished.values()))

@@ -14,7 +14,7 @@ from messaging.models import UNFINISHED
 from vpn.models import Lease, PurchasedLease
 
 # Of more unfinished messages than these the oldest so many are counted.
-MOST_UNFINISHED = 100_000
+MOST_UNFINISHED = 10_000
 
 
 @dataclass(frozen=True)
