@@ -46,13 +46,13 @@ def move(
         told += [event for message in moved if (hook := on_failed(message.service)) for event in hook(message, cause)]
     events.append(told, published=published)
     if moved:
-        transaction.on_commit(partial(_note, moved, state, now, cause))
+        transaction.on_commit(partial(_note, moved, state, now, cause), robust=True)
 
 
 def _note(moved: list[Message], state: State, now: datetime, cause: str) -> None:
     metrics.count_messages(moved, state)
-    if state == State.SETTLED:
-        metrics.count_settled(moved, now)
+    if state in (State.SETTLED, State.FAILED):
+        metrics.count_ended(moved, state, now)
     ids = [str(message.message_id) for message in moved]
     logger.info("delivery", extra={"state": state.value, "cause": cause, "messages": ids})
 

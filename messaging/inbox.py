@@ -296,7 +296,7 @@ def _insert(
         pubkey for arrival in arrivals for pubkey, hop_hints in arrival.hints if hints.store(pubkey, hop_hints)
     ]
     answers = _react(pairs, published, cost_msat, dropped)
-    transaction.on_commit(partial(_told, pairs, parts, answers))
+    transaction.on_commit(partial(_told, pairs, parts, answers), robust=True)
     return Stored(payments=len(arrivals), dropped=dropped, hinted=tuple(hinted), answers=tuple(answers))
 
 

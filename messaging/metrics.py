@@ -2,11 +2,12 @@
 in the memory of a part of the node, is looked at when it is asked for (nodeapi/monitoring/).
 
 ENGINE is of the runimpd process, PROCESS of each process of the node. Labels have few values: never a node's key, an id or
-a text of others. A step that the database may run twice counts after its commit (`transaction.on_commit`).
+a text of others. A step that the database may run twice counts after its commit (`transaction.on_commit`, robust: what was committed must not seem to have failed).
 """
 
 from collections import Counter as Tally
 from collections.abc import Iterable
+from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector, disable_created_metrics
 
@@ -101,10 +102,11 @@ def count_messages(messages: Iterable[Message], state: State) -> None:
         MESSAGES.labels(service, direction.value, state.value).inc(number)
 
 
-def count_settled(messages: Iterable[Message], now) -> None:
-    """How long each took, and what it has cost."""
+def count_ended(messages: Iterable[Message], state: State, now: datetime) -> None:
+    """How long each took, and what it has cost: one that failed may have been paid in part."""
     for message in messages:
-        DELIVERY_SECONDS.labels(message.service).observe(max(0.0, (now - message.created_at).total_seconds()))
+        if state == State.SETTLED:
+            DELIVERY_SECONDS.labels(message.service).observe(max(0.0, (now - message.created_at).total_seconds()))
         count_paid(message.service, message.cost_msat, message.fee_msat)
 
 

@@ -196,7 +196,7 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     lease.save()
     purchase.state, purchase.ask_again_at = PurchaseState.DONE, None
     purchase.save()
-    transaction.on_commit(partial(metrics.count_vpn, "bought", purchase.kind, purchase.price_sat))
+    transaction.on_commit(partial(metrics.count_vpn, "bought", purchase.kind, purchase.price_sat), robust=True)
     told = [_lease_event(lease, purchase.pk, message, body)]
     if body["seconds"] < purchase.seconds or body["expires_at"] < least_end:
         text = f"the seller gives less time than was paid for: until {bodies.rfc3339(body['expires_at'])}"

@@ -273,7 +273,7 @@ def settle(term: Term, settled_at: datetime, settings: VpnSettings) -> tuple[lis
     """lnd has taken the payment: its time counts, this once."""
     lease = term.lease
     _move_term(term, TermState.SETTLED, ended_at=timezone.now())
-    transaction.on_commit(partial(metrics.count_vpn, "sold", term.kind, term.price_sat))
+    transaction.on_commit(partial(metrics.count_vpn, "sold", term.kind, term.price_sat), robust=True)
     if term.kind == Term.Kind.CONTRACT:
         lease.starts_at = settled_at
         lease.expires_at = settled_at + timedelta(seconds=term.seconds)
