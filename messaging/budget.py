@@ -28,6 +28,7 @@ class Budget:
     """Use from one event loop; this process is the only one that spends. Without a limit all is permitted."""
 
     def __init__(self, *, database: Database, limit_sat: int | None, sources: Iterable[Spent]):
+        self.limit_sat = limit_sat
         self._database = database
         self._limit_msat = None if limit_sat is None else limit_sat * 1000
         self._sources = tuple(sources)
@@ -57,14 +58,10 @@ class Budget:
             self._pending_msat -= msat
 
     @property
-    def limit_msat(self) -> int | None:
-        return self._limit_msat
-
-    @property
     def known_msat(self) -> int | None:
         """What is spent or reserved, as this object knows it: since its last look at the tables it only grew. None before
         the first look."""
-        return None if self._spent_msat is None else self._sum_msat
+        return None if self._spent_msat is None else self._spent_msat + self._since_msat + self._pending_msat
 
     @property
     def _sum_msat(self) -> int:

@@ -44,7 +44,7 @@ class ApiEntry:
             return
         await self._made()
         if self._application is not None:
-            if scope["type"] == "http" and scope["path"] == pages.METRICS_PATH:
+            if scope["type"] == "http" and scope["path"] in pages.METRICS_PATHS:
                 await pages.metrics_page(scope, send, self._doors, self._scrape)
             else:
                 await self._application(scope, receive, send)

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import grpc
 from django_grpc_framework.services import Service
@@ -12,7 +13,9 @@ from grpc_reflection.v1alpha import reflection
 from nodeapi.auth import require
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
+from nodeapi.monitoring import rpc_scrape
 from nodeapi.monitoring.calls import counted
+from nodeapi.monitoring.gauges import Scrape
 from nodeapi.operations import OPERATIONS
 from nodeapi.subscribe import SCOPE, subscribe
 from protos import websocket_pb2
@@ -129,18 +132,24 @@ def handlers_for(service_name: str, doors: Doors) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(service_name, handlers)
 
 
+def _admit(doors: Doors, context) -> None:
+    """ApiError for who may not read."""
+    require(doors.keys.authenticate(metadata_of(context)), SCOPE)
+
+
 def service_names() -> list[str]:
     return sorted({operation.service for operation in OPERATIONS} | {STREAM_SERVICE})
 
 
 async def make_server(
-    doors: Doors, *, health_service: health_pb2_grpc.HealthServicer, max_message_bytes: int
+    doors: Doors, *, health_service: health_pb2_grpc.HealthServicer, scrape: Scrape, max_message_bytes: int
 ) -> grpc.aio.Server:
     """A server with all services, not yet bound to an address. gRPC's usual limit holds where more is not needed."""
     limit = ("grpc.max_receive_message_length", max(MIN_MESSAGE_BYTES, max_message_bytes))
     server = grpc.aio.server(options=(*_OPTIONS, limit))
     names = service_names()
     server.add_generic_rpc_handlers(tuple(handlers_for(name, doors) for name in names))
+    server.add_generic_rpc_handlers((rpc_scrape.handler_for(scrape, partial(_admit, doors)),))
     health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server

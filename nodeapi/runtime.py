@@ -131,13 +131,17 @@ class Runtime:
             )
             await _when_lnd_answers(engine.begin)
             doors = assembly.make_doors(config, database=database, hub=hub, engine=engine, version=self._version)
+            scrape = assembly.make_scrape(config, doors, health)
             async with asyncio.TaskGroup() as group:
                 group.create_task(hub.run())
                 group.create_task(engine.run())
                 if config.server.enabled:
                     serving = HealthService(health, engine.registry, rpc.service_names())
                     server = await rpc.make_server(
-                        doors, health_service=serving, max_message_bytes=assembly.max_body_bytes(config)
+                        doors,
+                        health_service=serving,
+                        scrape=scrape,
+                        max_message_bytes=assembly.max_body_bytes(config),
                     )
                     server.add_insecure_port(str(config.server.grpc_addr))
                     await server.start()
@@ -147,7 +151,7 @@ class Runtime:
                 if serving:
                     await serving.look()
                     group.create_task(serving.follow())
-                api_entry.install(ApiApplication(doors), doors, assembly.make_scrape(config, doors, health))
+                api_entry.install(ApiApplication(doors), doors, scrape)
                 self._on_started(lnd.info.identity_pubkey)
                 logger.info("IMPD started!", extra={"pubkey": lnd.info.identity_pubkey, "network": lnd.network})
                 # What was made at start stays: the collector need not walk through it again and again.
@@ -205,7 +209,7 @@ async def install_api(config, *, version: str) -> None:
     health = api_entry.health
     health.watch_database(database, config.database.sqlite_path)
     if config.server.enabled:
-        health.watch_runimpd(RunimpdHealth(doors.forwarder.channel).ask)
+        health.watch_runimpd(RunimpdHealth(doors.forwarder).ask)
     if config.redis_url:
         health.watch_redis(hub)
     health.phase = None

@@ -162,9 +162,9 @@ def _of_lnd(engine: Engine) -> Iterator[Metric]:
 
 def _of_budget(engine: Engine) -> Iterator[Metric]:
     budget = engine.budget
-    if budget.limit_msat is None:
+    if budget.limit_sat is None:
         return
-    yield _gauge("impervious_budget_limit_msat", "lightning.daily_budget_sat, in msat.", budget.limit_msat)
+    yield _gauge("impervious_budget_limit_msat", "lightning.daily_budget_sat, in msat.", budget.limit_sat * 1000)
     if budget.known_msat is not None:
         text = "Spent in 24 hours or reserved, as the budget knows it: never too little."
         yield _gauge("impervious_budget_used_msat", text, budget.known_msat)

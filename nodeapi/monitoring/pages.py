@@ -1,4 +1,4 @@
-"""/health/live, /health/ready and /metrics, beside the API, on each process that serves HTTP.
+"""/health/live, /health/ready, /metrics and /metrics/runimpd, beside the API, on each process that serves HTTP.
 
 /health/… asks for no key and takes any Host: a container's or a proxy's check gives an address as the name, and what is told
 there is no secret. No CORS: other web pages cannot read it. /metrics passes the same checks as the API's reading calls.
@@ -10,12 +10,16 @@ from nodeapi import codec
 from nodeapi.auth import headers_of, require
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
+from nodeapi.monitoring import rpc_scrape
 from nodeapi.monitoring.gauges import Scrape
 from nodeapi.monitoring.health import Health, Report
 from nodeapi.web import JSON_HEADERS, respond
 
-LIVE_PATH, READY_PATH, METRICS_PATH = "/health/live", "/health/ready", "/metrics"
-PATHS = frozenset({LIVE_PATH, READY_PATH, METRICS_PATH})
+LIVE_PATH, READY_PATH = "/health/live", "/health/ready"
+# The second is of runimpd, whichever process is asked.
+METRICS_PATH, RUNIMPD_PATH = "/metrics", "/metrics/runimpd"
+METRICS_PATHS = (METRICS_PATH, RUNIMPD_PATH)
+PATHS = frozenset({LIVE_PATH, READY_PATH, *METRICS_PATHS})
 SCOPE = "read"
 NO_STORE = [(b"cache-control", b"no-store")]
 NOT_ALLOWED = {"code": grpc.StatusCode.UNIMPLEMENTED.value[0], "message": "Method Not Allowed", "details": []}
@@ -39,10 +43,13 @@ async def metrics_page(scope, send, doors: Doors, scrape: Scrape) -> None:
     try:
         doors.guard.check(headers)
         require(doors.keys.authenticate(headers), SCOPE)
+        if scope["path"] == RUNIMPD_PATH and doors.forwarder:
+            content_type, body = await rpc_scrape.ask(doors.forwarder, headers)
+        else:
+            content_type, body = await scrape.page(headers.get("accept", ""))
     except ApiError as error:
         await _answer(scope, send, error.http_status, codec.dump(error.as_json()))
         return
-    content_type, body = await scrape.page(headers.get("accept", ""))
     await _answer(scope, send, 200, body, [(b"content-type", content_type.encode())])
 
 

@@ -7,6 +7,7 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from messaging.registry import Registry
+from nodeapi.forward import Forwarder
 from nodeapi.monitoring.health import Fault, Health, Report, decode_report
 
 logger = logging.getLogger(__name__)
@@ -70,11 +71,12 @@ class HealthService(health.aio.HealthServicer):
 class RunimpdHealth:
     """What runimpd says of itself, for the health of a daphne beside it."""
 
-    def __init__(self, channel: grpc.aio.Channel):
-        self._stub = health_pb2_grpc.HealthStub(channel)
+    def __init__(self, forwarder: Forwarder):
+        self._forwarder = forwarder
 
     async def ask(self) -> list[Fault]:
-        call = self._stub.Check(health_pb2.HealthCheckRequest(), timeout=ASK_SECONDS)
+        stub = health_pb2_grpc.HealthStub(self._forwarder.channel)
+        call = stub.Check(health_pb2.HealthCheckRequest(), timeout=ASK_SECONDS)
         try:
             await call
             trailing = {name: value for name, value in await call.trailing_metadata()}

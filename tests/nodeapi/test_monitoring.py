@@ -206,6 +206,8 @@ def test_node_that_waits_for_lnd_lives_and_is_not_ready(network, watched, daphne
     watched.stop()
     daphne.wait_until(lambda: told_unready(daphne, "runimpd", "away"))
     assert daphne.get("/health/live").status == 200
+    assert daphne.get("/metrics/runimpd", AUTHORIZED).status == 503
+    assert value(daphne, "impervious_health", AUTHORIZED, part="runimpd") == 0
     network.command("lock", node="carol")
     try:
         watched.launch()
@@ -329,6 +331,21 @@ def test_daphne_tells_of_itself_and_of_the_database(watched, daphne):
     assert not {"impervious_lnd_reachable", "impervious_messages_total", "impervious_outbox_waiting"} & beside.keys()
     assert value(daphne, "impervious_health", AUTHORIZED, part="runimpd") == 1
     assert beside["process_resident_memory_bytes"].samples[0].value > 0
+
+
+def test_runimpd_is_scraped_through_a_daphne_too(watched, daphne):
+    for node in (watched, daphne):
+        reply = node.get("/metrics/runimpd", AUTHORIZED)
+        assert reply.status == 200 and reply.headers["content-type"].startswith("text/plain")
+        assert b'process="runimpd"' in reply.body and b"impervious_lnd_reachable 1.0" in reply.body
+        assert node.get("/metrics/runimpd").status == 401
+        assert node.get("/metrics/runimpd", {"Authorization": f"Bearer {SENDER}"}).status == 403
+    with grpc.insecure_channel(watched.grpc) as channel:
+        scrape = channel.unary_unary("/monitoring.Monitoring/Scrape")
+        for metadata, code in (((), "UNAUTHENTICATED"), ((("x-api-key", SENDER),), "PERMISSION_DENIED")):
+            with pytest.raises(grpc.RpcError) as refused:
+                scrape(b"", metadata=metadata, timeout=GUARD_SECONDS)
+            assert refused.value.code().name == code
 
 
 def test_labels_name_nobody(watched, bob):
