@@ -29,7 +29,7 @@ def invoice_settle(*, payment_hash: bytes, paid_msat: int, published: events.Pub
     invoice.state, invoice.paid_msat, invoice.settled_at = Invoice.State.SETTLED, paid_msat, timezone.now()
     invoice.save(update_fields=["state", "paid_msat", "settled_at"])
     events.append([_paid_event(invoice)], published=published)
-    transaction.on_commit(partial(metrics.RECEIVED_MSAT.labels(SERVICE_TYPE).inc, paid_msat), robust=True)
+    transaction.on_commit(partial(metrics.RECEIVED_MSAT.labels(metrics.INVOICES).inc, paid_msat), robust=True)
     return True
 
 
@@ -91,7 +91,7 @@ def payment_settle(payment_id: UUID, *, amount_msat: int, fee_msat: int, preimag
         cause="",
         ended_at=timezone.now(),
     )
-    transaction.on_commit(partial(metrics.count_paid, SERVICE_TYPE, amount_msat + fee_msat, fee_msat), robust=True)
+    transaction.on_commit(partial(metrics.count_paid, metrics.INVOICES, amount_msat + fee_msat, fee_msat), robust=True)
 
 
 def payment_fail(payment_id: UUID, *, failure: str, cause: str) -> None:

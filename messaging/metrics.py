@@ -6,7 +6,7 @@ a text of others. A step that the database may run twice counts after its commit
 """
 
 from collections import Counter as Tally
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from datetime import datetime
 
 from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector, disable_created_metrics
@@ -15,6 +15,9 @@ from messaging.models import Direction, Message, State
 
 # A line more for each counter, which nobody asks for.
 disable_created_metrics()
+
+# What invoices are called where a service is.
+INVOICES = "lightning"
 
 ENGINE = CollectorRegistry()
 PROCESS = CollectorRegistry()
@@ -83,16 +86,16 @@ for _door in ("websocket", "http"):
     STREAM_CLOSED_SLOW.labels(_door)
 
 
-def begin(services: Iterable[str]) -> None:
+def begin(services: Collection[str]) -> None:
     """Of these services all lines are there from the start, at 0: the first message is an increase too."""
     for service in services:
         for state in (State.QUEUED, State.RETRYING, State.SETTLED, State.FAILED):
             MESSAGES.labels(service, Direction.OUT.value, state.value)
         MESSAGES.labels(service, Direction.IN.value, State.RECEIVED.value)
-        PAID_MSAT.labels(service)
-        FEES_MSAT.labels(service)
-        RECEIVED_MSAT.labels(service)
         DELIVERY_SECONDS.labels(service)
+    for service in (*services, INVOICES):
+        for amount in (PAID_MSAT, FEES_MSAT, RECEIVED_MSAT):
+            amount.labels(service)
 
 
 def count_messages(messages: Iterable[Message], state: State) -> None:

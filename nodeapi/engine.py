@@ -122,7 +122,7 @@ class Engine:
             budget=budget,
             fee_limit_msat=carrier.fee_limit_msat,
         )
-        metrics.begin(service.service_type for service in registry.services if service.state == "running")
+        metrics.begin([service.service_type for service in registry.services if service.state == "running"])
         self._walk = Walk(
             database=database, inbox=self.inbox, own_pubkey=self.own_pubkey, list_invoices=client.list_invoices
         )

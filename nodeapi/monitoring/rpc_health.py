@@ -51,7 +51,10 @@ class HealthService(health.aio.HealthServicer):
 
     async def follow(self) -> None:
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception:
+                logger.exception("health could not be looked at; trying again")
             await asyncio.sleep(FOLLOW_SECONDS)
 
     async def look(self) -> None:
