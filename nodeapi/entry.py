@@ -5,13 +5,13 @@ import logging
 from collections.abc import Awaitable, Callable
 
 import grpc
-
 from django.db import Error as DatabaseError
 
 from nodeapi import codec
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
 from nodeapi.monitoring import pages
+from nodeapi.monitoring.asking import Asked, NoAnswer
 from nodeapi.monitoring.gauges import Scrape
 from nodeapi.monitoring.health import Fault, Health, Report
 from nodeapi.web import ApiApplication, respond
@@ -28,6 +28,7 @@ class ApiEntry:
         self._making = asyncio.Lock()
         self.waiting_for = "the node is starting"
         self.health = Health()
+        self._begun = Asked(self._made, keep_seconds=1.0)
         self._doors: Doors | None = None
         self._scrape: Scrape | None = None
 
@@ -65,8 +66,9 @@ class ApiEntry:
             await pages.live(scope, send)
             return
         try:
-            await self._made()
-        except DatabaseError as error:
+            if self._application is None:
+                await self._begun.answer()
+        except (DatabaseError, NoAnswer) as error:
             logger.warning("health: this process cannot begin: %s", type(error).__name__)
             await pages.tell(scope, send, Report((Fault("database", "away"),)))
         else:

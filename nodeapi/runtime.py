@@ -203,7 +203,12 @@ async def install_api(config, *, version: str) -> None:
     """The API of a process beside runimpd: it reads the database and forwards all else."""
     database = Database()
     hub = assembly.make_hub(config, database, beside_engine=False)
-    await hub.start()
+    try:
+        await hub.start()
+    except BaseException:
+        # It is tried again: the threads of this try must not stay.
+        await database.close()
+        raise
     doors = assembly.make_doors(config, database=database, hub=hub, engine=None, version=version)
     _background.add(asyncio.get_running_loop().create_task(hub.run()))
     health = api_entry.health
