@@ -121,6 +121,8 @@ def _of_database(numbers: Numbers | None) -> Iterator[Metric]:
     leases = {("sold", LeaseState.ACTIVE.value): 0, ("bought", BoughtState.ACTIVE.value): 0} | numbers.leases
     text = "VPN leases that are not over (sold: that hold an address)."
     yield _gauges("impervious_vpn_leases", text, ("direction", "state"), leases)
+    text = "Received messages, and parts of long ones, that the inbound policy has refused, of the database."
+    yield _counters("impervious_refused", text, ("service", "cause"), numbers.refused)
     yield _gauge("impervious_events_first_seq", "The oldest event that is kept.", numbers.first_seq)
     yield _gauge("impervious_events_last_seq", "The newest event.", numbers.last_seq)
     yield _gauge("impervious_database_bytes", "Size of the database on disk.", numbers.database_bytes)
@@ -138,15 +140,6 @@ def _of_engine(engine: Engine, numbers: Numbers | None) -> Iterator[Metric]:
         "impervious_records_dropped", "Received records that were dropped, by service and reason.", ("service", "reason"),
         {tuple(name.split("/", 1)): count for name, count in engine.inbox.dropped.items()},
     )  # fmt: skip
-    yield _counters(
-        "impervious_refused", "Received messages that the policy refused, by service and reason.", ("service", "reason"),
-        refused_totals(),
-    )  # fmt: skip
-
-
-def refused_totals() -> Mapping[tuple[str, str], int]:
-    """By service and reason. The place for what messaging/policy.py counts."""
-    return {}
 
 
 def _of_lnd(engine: Engine) -> Iterator[Metric]:

@@ -100,4 +100,4 @@ def table_of(scraped, of_daphne) -> str:
 
 
 # Of metrics that have no line yet.
-LABELS = {"impervious_refused_total": ("service", "reason")}
+LABELS = {"impervious_refused_total": ("cause", "service")}
