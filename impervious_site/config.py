@@ -173,6 +173,7 @@ class _Loader:
             database=self._database(sections["database"].url, path),
             redis_url=sections["redis"].url, message=message, events=sections["events"],
             messages=sections["messages"],
+            logging=sections["logging"],
             inbound={name: sections[f"inbound.{name}"] for name in INBOUND},
             warnings=tuple(self.findings.warnings),
         )  # fmt: skip

@@ -174,6 +174,13 @@ class Messages(Section):
     keep_days: values.whole(2) | None = None
 
 
+class Logging(Section):
+    """The least that is logged: by the node, and by some parts of it, each with its level."""
+
+    level: values.LogLevel = "info"
+    parts: values.LogParts = ()
+
+
 class Inbound(Section):
     """Who may write to this node with one service, or, as "default", with each that says nothing else: the least that a
     message pays (sat), whether its sender must be known, and what one peer, and all, may send in an hour. 0: no limit;
@@ -243,6 +250,7 @@ class Config(Section):
     message: Message
     events: Events
     messages: Messages
+    logging: Logging
     inbound: dict[str, Inbound]
     warnings: tuple[str, ...]
 
@@ -280,7 +288,8 @@ class RedisUrl(Section):
 SECTIONS: dict[str, type[Section]] = {
     "server": Server, "sqlite3": Admin, "lightning": Lightning, "lightning.lnd_node": LndNode, "federate": Federate,
     "vpn": VpnKeys, "vpn.auto_renew": AutoRenew, "socket": Socket, "message": Message, "events": Events,
-    "messages": Messages, "database": DatabaseUrl, "redis": RedisUrl, **{f"inbound.{name}": Inbound for name in INBOUND},
+    "messages": Messages, "logging": Logging, "database": DatabaseUrl, "redis": RedisUrl,
+    **{f"inbound.{name}": Inbound for name in INBOUND},
 }  # fmt: skip
 # Of these an unknown key is no mere warning: who mistypes a key that protects must not believe to be protected.
 STRICT_SECTIONS = ("inbound",)

@@ -20,6 +20,8 @@ from nodeapi.forward import Forwarder
 from nodeapi.http_limits import HttpLimits
 from nodeapi.keys import hash_of
 from nodeapi.lnd_status import LndStatus
+from nodeapi.monitoring.gauges import Scrape
+from nodeapi.monitoring.health import Health
 from nodeapi.relay.service import RelayOptions
 from nodeapi.retention import Keep
 from nodeapi.stream import UNWOKEN_POLL_SECONDS, Hub
@@ -184,6 +186,18 @@ async def make_doors(config, *, database: Database, hub: Hub, engine: Engine | N
         engine=engine,
         forwarder=None if engine else Forwarder(str(config.server.grpc_addr), make_tls(config)),
         as_text=carries_text(config),
+    )
+
+
+def make_scrape(config, doors: Doors, health: Health) -> Scrape:
+    return Scrape(
+        database=doors.database,
+        file=config.database.sqlite_path,
+        hub=doors.hub,
+        health=health,
+        engine=doors.engine,
+        version=doors.version,
+        with_redis=config.redis_url is not None,
     )
 
 

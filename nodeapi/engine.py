@@ -11,6 +11,7 @@ from invoices.paying import Payer
 from invoices.services import expenses_of_invoices, spent_on_invoices
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
+from messaging import metrics
 from messaging.budget import Budget, expenses_of_messages, spent_on_messages
 from messaging.catchup import Walk
 from messaging.clock import Clock
@@ -129,6 +130,7 @@ class Engine:
             budget=self.budgets,
             fee_limit_msat=carrier.fee_limit_msat,
         )
+        metrics.begin([service.service_type for service in registry.services if service.state == "running"])
         self._walk = Walk(
             database=database, inbox=self.inbox, own_pubkey=self.own_pubkey, list_invoices=client.list_invoices
         )
@@ -197,6 +199,7 @@ class Engine:
                 await self.issuer.take_live(invoice)
         except LndError as error:
             logger.warning("invoice stream: %s; opening it again", error)
+            self.lnd.look_soon()
         except Exception:
             logger.exception("invoice stream; opening it again")
 

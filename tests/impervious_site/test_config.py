@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from impervious_site.config import PLACES, Address, Config, ConfigError, find_config, load_config, simulated_config
 from impervious_site.databases import postgres_settings
+from impervious_site.logs import logging_settings
 
 PUB_KEY = "02" + "ab" * 32
 MACAROON = bytes.fromhex("0201036c6e64") + b"\x07" * 40
@@ -476,6 +478,13 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
         ("socket", {"max_bytes_per_second": 0}, "socket.max_bytes_per_second", ("at least 1",)),
         ("socket", {"idle_seconds": "soon"}, "socket.idle_seconds", ("whole number",)),
         ("socket", [1], "socket", ("is a list", "must be a mapping", "line")),
+        ("logging", {"level": "loud"}, "logging.level", ("loud", "debug, info, warning, error")),
+        ("logging", {"parts": {"messaging.outbux": "debug"}}, "logging.parts", ("messaging.outbux", "no part")),
+        ("logging", {"parts": {"messaging.outbox": "loud"}}, "logging.parts", ("messaging.outbox", "loud")),
+        ("logging", {"parts": {"grpc": "debug"}}, "logging.parts", ("grpc", "no part")),
+        ("logging", {"parts": {"../etc": "debug"}}, "logging.parts", ("no part",)),
+        ("logging", {"parts": ["messaging"]}, "logging.parts", ("a list", "mapping")),
+        ("logging", {"parts": "messaging"}, "logging.parts", ("messaging",)),
     ],
 )
 def test_values_that_are_wrong(node, section, values, key, words):
@@ -773,3 +782,21 @@ def test_inbound_policies_that_are_wrong(node, sections, key, word):
 
 def test_inbound_policy_mistyped_in_the_environment(node):
     only(node.problems({"IMPD_INBOUND__MESAGE__ONLY_KNOWN": "true"}), "IMPD_INBOUND__MESAGE__ONLY_KNOWN", "did you mean")
+
+
+def test_levels_of_the_log(node):
+    default = node.load().logging
+    assert (default.level, default.parts) == ("info", ())
+    parts = {"messaging.outbox": "debug", "nodeapi.relay": "error"}
+    written = node.load(logging={"level": "WARNING", "parts": parts}).logging
+    assert (written.level, dict(written.parts)) == ("warning", parts)
+    given = node.load({"IMPD_LOGGING__LEVEL": "debug", "IMPD_LOGGING__PARTS": "vpn=error, lightning.client=debug"}).logging
+    assert (given.level, dict(given.parts)) == ("debug", {"vpn": "error", "lightning.client": "debug"})
+
+
+def test_libraries_tell_no_more_than_info():
+    settings = logging_settings("debug", [("nodeapi.relay", "error")])
+    assert settings["root"]["level"] == logging.INFO
+    assert settings["loggers"]["messaging"]["level"] == "DEBUG"
+    assert settings["loggers"]["nodeapi.relay"]["level"] == "ERROR"
+    assert logging_settings("error", ())["root"]["level"] == logging.ERROR
