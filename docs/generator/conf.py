@@ -16,7 +16,7 @@ exclude_patterns = ["generator"]
 root_doc = navigation.START
 source_suffix = {".md": "markdown"}
 myst_heading_anchors = 4
-suppress_warnings = ["myst.header"]
+suppress_warnings = ["myst.header", "misc.highlighting_failure"]
 
 html_theme = "furo"
 html_static_path = ["static"]
