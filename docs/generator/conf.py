@@ -45,15 +45,21 @@ html_theme_options = {
 pygments_style = "friendly"
 pygments_dark_style = "github-dark"
 
-_TITLED_FENCE = re.compile(r"^```(\w+) ([^\n]+)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
+_FENCE = re.compile(r"(^```.*?^```$)", re.DOTALL | re.MULTILINE)
+_TITLED_FENCE = re.compile(r"```(\w+) ([^\n]+)\n(.*?)```", re.DOTALL)
+# Where the name of a page stands, the site shows its title.
+_NAMED_LINK = re.compile(r"\[`?[\w-]+\.md`?\](?=\([\w-]+\.md)")
 _LINK_OUT = re.compile(r"\[([^\]]+)\]\((\.\./[^)#]+)\)")
 
 
-def _captioned(fence: re.Match) -> str:
+def _captioned(fence: str) -> str:
     """A block that names a file, and the line behind which it goes, shows both above it."""
-    language, title, text = fence.groups()
+    titled = _TITLED_FENCE.fullmatch(fence)
+    if not titled:
+        return fence
+    language, title, text = titled.groups()
     name, _, line = title.partition(" ")
-    caption = f"{name}, behind the line `{line}`" if line else name
+    caption = f"`{name}`, behind the line `{line}`" if line else f"`{name}`"
     return f"```{{code-block}} {language}\n:caption: {caption}\n\n{text or '# an empty file'}\n```"
 
 
@@ -72,8 +78,10 @@ def _toctrees() -> str:
 
 
 def _prepare(app, name: str, source: list[str]) -> None:
-    text = _LINK_OUT.sub(_without_directory, _TITLED_FENCE.sub(_captioned, source[0]))
-    source[0] = text + (_toctrees() if name == navigation.START else "")
+    parts = _FENCE.split(source[0])
+    parts[::2] = [_NAMED_LINK.sub("[]", _LINK_OUT.sub(_without_directory, text)) for text in parts[::2]]
+    parts[1::2] = [_captioned(fence) for fence in parts[1::2]]
+    source[0] = "".join(parts) + (_toctrees() if name == navigation.START else "")
 
 
 def setup(app) -> None:

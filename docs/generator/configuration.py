@@ -170,11 +170,11 @@ def _section(name: str, keys: list[Key], meaning: str) -> list[str]:
         lines += [meaning[0].upper() + meaning[1:] + ".", ""]
     if name in LISTS:
         lines += [f"A list; each entry is a mapping of these keys. As JSON: `{env_name(name)}`.", ""]
-    lines += ["| key | value | default | meaning |", "| --- | --- | --- | --- |"]
+    lines += ["| key | meaning | value | default |", "| --- | --- | --- | --- |"]
     for key in keys:
         named = f"`{key.path.removeprefix(name + '.')}`"
         named += f"<br>`{key.environment}`" if key.environment else ""
-        lines.append("| " + " | ".join(map(_cell, (named, key.type, key.default, key.meaning))) + " |")
+        lines.append("| " + " | ".join(map(_cell, (named, key.meaning, key.type, key.default))) + " |")
     return lines
 
 

@@ -12,6 +12,9 @@ SERVED = DOCS.parent / "nodeapi" / "site"
 INLINE_SCRIPTS = "_static/page.js"
 
 _LEFT_OUT = re.compile(r"\.map$|^\.|/debug\.css$|/(minus|plus|file)\.png$|^objects\.inv$")
+# Where a browser may break the words of code within text; narrow tables need it.
+_CODE_WORD = re.compile(r'(?<=<span class="pre">)[^<]+(?=</span>)')
+_BREAK = re.compile(r"(?<=\w)([/_]+|\.(?=[A-Za-z]))(?=\w)")
 _INLINE_SCRIPT = re.compile(r"<script>(.*?)</script>", re.DOTALL)
 
 
@@ -33,7 +36,8 @@ def build(target: Path) -> dict[str, bytes]:
 
 
 def _run_sphinx(target: Path) -> None:
-    command = [sys.executable, "-m", "sphinx", "-q", "-W", "--keep-going", "-c", DOCS / "generator", "-b", "html", DOCS, target]
+    settings = ["-q", "-W", "--keep-going", "-c", DOCS / "generator"]
+    command = [sys.executable, "-m", "sphinx", *settings, "-b", "html", DOCS, target]
     ended = subprocess.run(command, cwd=DOCS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     if ended.returncode:
         raise BuildError(ended.stdout)
@@ -46,7 +50,8 @@ def _kept(directory: Path) -> dict[str, bytes]:
     for name in [name for name in files if name.endswith(".html")]:
         text = files[name].decode()
         scripts.update(_INLINE_SCRIPT.findall(text))
-        files[name] = _INLINE_SCRIPT.sub(f'<script src="{INLINE_SCRIPTS}"></script>', text).encode()
+        text = _INLINE_SCRIPT.sub(f'<script src="{INLINE_SCRIPTS}"></script>', text)
+        files[name] = _CODE_WORD.sub(lambda word: _BREAK.sub(r"\1<wbr>", word[0]), text).encode()
     # Then the pages can be served under a policy that allows no script of theirs.
     (only,) = scripts
     return files | {INLINE_SCRIPTS: only.strip().encode() + b"\n"}
