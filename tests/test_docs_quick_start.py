@@ -1,5 +1,5 @@
-"""The quick starts, done as they stand there in a copy of the project: on simulated nodes, on a hosted lnd (a simulated one,
-whose certificate the machine trusts), on a real lnd."""
+"""The quick starts, done as they stand there in a copy of the project: on simulated nodes, on a hosted lnd (a simulated
+one, whose certificate the machine trusts), on a real lnd."""
 
 import base64
 import json
@@ -45,7 +45,7 @@ def project(tmp_path) -> Path:
 
 @pytest.fixture(scope="module")
 def machine() -> Iterator[list[str]]:
-    """The words before a command that run it in a network of its own, without any internet. The page's ports are free there."""
+    """The words before a command that run it in a network of its own: no internet, and the page's ports are free."""
     as_root = [] if os.geteuid() == 0 else ["-r"]
     holder = subprocess.Popen(
         ["unshare", *as_root, "-n", "sh", "-c", "ip link set lo up && echo ready && exec sleep infinity"],
@@ -116,7 +116,8 @@ def test_simulated(project, machine, tmp_path):
             with page.running("9992/v1/subscribe", output=stream):
                 seen = send_until_seen(page, "$BOB", stream, lambda event, sent: event["id"] == sent)
                 assert (base64.b64decode(seen["data"]), seen["amount"]) == (b"hello", "5")
-            assert json.loads(page.run("/v1/messages?limit=1"))["messages"][0]["pubkey"] in (network / "bob/config.yml").read_text()
+            (sent,) = json.loads(page.run("/v1/messages?limit=1"))["messages"]
+            assert sent["pubkey"] in (network / "bob" / "config.yml").read_text()
     assert not page.left
 
 

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import pytest
 
 from docs.generator import configuration, navigation, site
-from impervious_site import config_models, config_values
+from impervious_site import config, config_models, config_values
 from impervious_site.config import PLACES
 from impervious_site.config_sources import env_name
 from tests.support.nodes import ROOT
@@ -38,7 +38,8 @@ class Parsed(HTMLParser):
         if tag == "a" and values.get("href"):
             self.links.append(values["href"])
         elif tag == "link" and values.get("href"):
-            (self.links if values.get("rel") in ("next", "prev", "index", "search") else self.loads).append(values["href"])
+            loaded = values.get("rel") not in ("next", "prev", "index", "search")
+            (self.loads if loaded else self.links).append(values["href"])
         elif values.get("src"):
             self.loads.append(values["src"])
         elif tag == "script":
@@ -134,6 +135,10 @@ def test_every_key_has_a_meaning():
     """It is the comment behind the key in config/example.config.yml."""
     missing = [key.path for key in described() if not key.meaning]
     assert not missing, "each key needs a comment in config/example.config.yml"
+
+
+def test_every_list_of_mappings_is_described():
+    assert configuration.LISTS.keys() == set(config._JSON_KEYS)
 
 
 def test_every_key_is_in_the_reference():

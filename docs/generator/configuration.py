@@ -1,5 +1,5 @@
-"""docs/configuration.md: every key of the configuration, from the types that read it (impervious_site/config_models.py) and
-the comments of config/example.config.yml, which say what each key means."""
+"""docs/configuration.md: every key of the configuration, from the types that read it (impervious_site/config_models.py)
+and the comments of config/example.config.yml, which say what each key means."""
 
 import re
 from dataclasses import dataclass
@@ -24,7 +24,6 @@ WORDS = {
     "Text": "text",
     "Secret": "text; a secret",
     "Percent": "number, 0 to 100",
-    "Port": "port, 1 to 65535",
     "PortRange": "two ports such as 6000-6100",
     "Ip": "IP address",
     "Host": "IP address or host name",
@@ -146,17 +145,17 @@ def sections(example: str) -> dict[str, list[Key]]:
 INTRODUCTION = """\
 # Configuration
 
-<!-- Written by `./impervious docs` out of the types of the configuration and the comments of config/example.config.yml. -->
+<!-- Written by `./impervious docs`, from impervious_site/config_models.py and config/example.config.yml. -->
 
 Every key of `config.yml`. [The example](../config/example.config.yml) has them all, with comments; a file needs only
 `lightning.lnd_node` and, for each service that is to run, an entry of `service_list`.
 
-The file is the one that `--config PATH` names; without it `config/local.config.yml`, then `config/config.yml`. Its name ends
-in `.yml`. Names of files in it are relative to its own directory. All that is wrong with it is told at once, each problem with
-its key; keys that are not known are warned of.
+The file is the one that `--config PATH` names; without it `config/local.config.yml`, then `config/config.yml`. Its
+name ends in `.yml`. Names of files in it are relative to its own directory. All that is wrong with it is told at once,
+each problem with its key; keys that are not known are warned of.
 
-Every key can be given by an environment variable, which wins over the file. With `_FILE` behind its name the variable names a
-file that holds the value: `IMPD_REDIS__URL_FILE=/run/secrets/redis`. Lists of mappings are given as JSON.
+Every key can be given by an environment variable, which wins over the file. With `_FILE` behind its name the variable
+names a file that holds the value: `IMPD_REDIS__URL_FILE=/run/secrets/redis`. Lists of mappings are given as JSON.
 """
 
 

@@ -1,4 +1,4 @@
-"""Sphinx's output, made fit for being committed and served by the node: only what pages use, and no script within a page."""
+"""Sphinx's output, made fit for being committed and served by the node: only what pages use, no script within a page."""
 
 import re
 import shutil

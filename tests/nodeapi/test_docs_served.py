@@ -85,4 +85,4 @@ def test_it_is_only_read(node):
 def test_what_was_there_before_stays(node):
     assert b"SwaggerUIBundle" in node.get("/docs/api").body
     assert node.get("/v1/openapi.json").json["openapi"]
-    assert (node.get("/docs/api/").status, node.get("/v1/node/").status, node.get("/v1/openapi.json/").status) == (404, 404, 404)
+    assert {node.get(path).status for path in ("/docs/api/", "/v1/node/", "/v1/openapi.json/")} == {404}
