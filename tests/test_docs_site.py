@@ -10,7 +10,7 @@ from urllib.parse import unquote, urljoin, urlsplit
 import pytest
 
 from docs.generator import configuration, navigation, site
-from impervious_site import config, config_models, config_values
+from impervious_site import config, config_models
 from impervious_site.config import PLACES
 from impervious_site.config_sources import env_name
 from tests.support.nodes import ROOT
@@ -143,9 +143,10 @@ def test_every_list_of_mappings_is_described():
 
 def test_every_key_is_in_the_reference():
     page = (DOCS / configuration.PAGE).read_text()
-    for section, model in config_models.SECTIONS.items():
-        for name in model.model_fields:
+    for section, others in configuration.alike().items():
+        for name in config_models.SECTIONS[section].model_fields:
             assert f"`{env_name(f'{section}.{name}')}`" in page, f"{section}.{name}"
+        assert all(f"`{other}`" in page for other in others)
     assert all(place in page for place in PLACES)
 
 
@@ -155,11 +156,6 @@ def test_bounds_and_defaults_are_those_of_the_types():
     assert keys["federate.max_members"].type == "whole number, 1 to 1000"
     assert (keys["server.grpc_addr"].default, keys["lightning.lnd_node.ip"].default) == ("`127.0.0.1:8881`", "required")
     assert (keys["socket.pin"].default, keys["lightning.max_fee_percent"].default) == ("`true`", "`5`")
-
-
-def test_the_words_for_types_are_of_types_that_are_there():
-    for name in configuration.WORDS:
-        assert hasattr(config_values, name) or hasattr(config_models, name), name
 
 
 # the messages in errors.md

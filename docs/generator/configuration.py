@@ -26,6 +26,11 @@ WORDS = {
     "Percent": "number, 0 to 100",
     "PortRange": "two ports such as 6000-6100",
     "Ip": "IP address",
+    "Proxies": "list of IP addresses and networks",
+    "FilePath": "path of a file",
+    "KeyName": "text of at most 64 characters",
+    "LogLevel": "`debug`, `info`, `warning` or `error`",
+    "LogParts": "mapping of parts to levels",
     "Host": "IP address or host name",
     "AddressValue": "IP:port",
     "Hosts": "list of host names",
@@ -49,6 +54,8 @@ WORDS = {
     "_parse_record_number": f"whole number, 65536 to {2**64 - 1}",
     "_parse_service_data": "mapping",
 }
+# A bound that nobody reaches is not told.
+BEYOND_USE = 10**15
 LISTS = {"server.api_keys": models.ApiKeyEntry, "service_list": models.ServiceConfig}
 ONLY_ENVIRONMENT = {
     "IMPD_CONFIG": "the configuration file, for every process that is not given `--config`",
@@ -102,7 +109,8 @@ def _type(field: FieldInfo) -> str:
     reader = _validator(field)
     if isinstance(reader, partial):
         low, high = reader.keywords["low"], reader.keywords["high"]
-        return f"whole number, {low} to {high}" if high is not None else f"whole number, at least {low}"
+        bounded = high is not None and high < BEYOND_USE
+        return f"whole number, {low} to {high}" if bounded else f"whole number, at least {low}"
     name = _TYPE_NAMES.get(reader) or getattr(reader, "__name__", "list")
     return WORDS.get(name) or re.sub(r"(?<=[a-z])(?=[A-Z])", " ", name).lower()
 
@@ -133,10 +141,20 @@ def _keys(prefix: str, section: type[models.Section], meaning: dict[str, str], *
     ]
 
 
+def alike() -> dict[str, list[str]]:
+    """Sections with the same keys as an earlier one, by that one."""
+    first: dict[type[models.Section], str] = {}
+    found: dict[str, list[str]] = {}
+    for name, section in models.SECTIONS.items():
+        found.setdefault(first.setdefault(section, name), []).append(name)
+    return {name: names[1:] for name, names in found.items()}
+
+
 def sections(example: str) -> dict[str, list[Key]]:
-    """Every key of the configuration under the key of its mapping or list, in the example's order where it has one."""
+    """Every key of the configuration under the key of its mapping or list, in the example's order where it has one. Of
+    sections that are alike the first."""
     meaning = meanings(example)
-    found = {name: _keys(name, section, meaning) for name, section in models.SECTIONS.items()}
+    found = {name: _keys(name, models.SECTIONS[name], meaning) for name in alike()}
     found |= {name: _keys(name, entry, meaning, in_list=True) for name, entry in LISTS.items()}
     order = {name: place for place, name in enumerate(meaning)}
     return dict(sorted(found.items(), key=lambda item: order.get(item[0], len(order))))
@@ -169,6 +187,8 @@ def _section(name: str, keys: list[Key], meaning: str) -> list[str]:
         lines += [meaning[0].upper() + meaning[1:] + ".", ""]
     if name in LISTS:
         lines += [f"A list; each entry is a mapping of these keys. As JSON: `{env_name(name)}`.", ""]
+    if others := alike().get(name):
+        lines += [f"The same keys stand in {', '.join(f'`{other}`' for other in others)}.", ""]
     lines += ["| key | meaning | value | default |", "| --- | --- | --- | --- |"]
     for key in keys:
         named = f"`{key.path.removeprefix(name + '.')}`"
