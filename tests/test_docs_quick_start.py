@@ -35,11 +35,16 @@ def wait_until(condition: Callable[[], object], *, output: Path) -> None:
 
 @pytest.fixture
 def project(tmp_path) -> Path:
-    """A copy of the project with this environment's packages, so that nothing is installed."""
+    """A copy of the project with this environment's packages, which it takes for those of requirements.txt."""
     root = copy_of_the_code(tmp_path / "project")
     for name in ("impervious", "requirements.txt"):
         shutil.copy(ROOT / name, root / name)
-    (root / ".venv").symlink_to(sys.prefix)
+    environment = root / ".venv"
+    environment.mkdir()
+    for path in Path(sys.prefix).iterdir():
+        if not path.name.startswith(".installed-"):
+            (environment / path.name).symlink_to(path)
+    shutil.copy(ROOT / "requirements.txt", environment / ".installed-requirements.txt")
     return root
 
 
