@@ -14,6 +14,8 @@ def main() -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     try:
         arguments = launch.take_config(sys.argv, os.environ)
+        launch.leave_config_unread(arguments, os.environ)
+        launch.forgo_macaroon(arguments, os.environ)
         launch.prepare_simulation(arguments, os.environ)
         from django.core.management import execute_from_command_line
 
