@@ -10,4 +10,6 @@ if __name__ == "__main__":
         files = site.build(site.SERVED)
     except site.BuildError as error:
         sys.exit(str(error))
+    for key in configuration.without_meaning():
+        print(f"{key}: has no comment in config/example.config.yml", file=sys.stderr)
     print(f"{len(files)} files, {sum(map(len, files.values())) // 1024} KiB: {site.SERVED}")

@@ -63,10 +63,10 @@ def _captioned(fence: str) -> str:
     return f"```{{code-block}} {language}\n:caption: {caption}\n\n{text or '# an empty file'}\n```"
 
 
-def _without_directory(link: re.Match) -> str:
+def _link_out(link: re.Match) -> str:
     """A file of the project comes with the site; a directory is only named."""
     text, target = link.groups()
-    return text if (DOCS / target).is_dir() else link.group()
+    return text if (DOCS / target).is_dir() else f"[{text}](path:{target})"
 
 
 def _toctrees() -> str:
@@ -79,7 +79,7 @@ def _toctrees() -> str:
 
 def _prepare(app, name: str, source: list[str]) -> None:
     parts = _FENCE.split(source[0])
-    parts[::2] = [_NAMED_LINK.sub("[]", _LINK_OUT.sub(_without_directory, text)) for text in parts[::2]]
+    parts[::2] = [_NAMED_LINK.sub("[]", _LINK_OUT.sub(_link_out, text)) for text in parts[::2]]
     parts[1::2] = [_captioned(fence) for fence in parts[1::2]]
     source[0] = "".join(parts) + (_toctrees() if name == navigation.START else "")
 

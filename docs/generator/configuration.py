@@ -160,6 +160,11 @@ def sections(example: str) -> dict[str, list[Key]]:
     return dict(sorted(found.items(), key=lambda item: order.get(item[0], len(order))))
 
 
+def without_meaning() -> list[str]:
+    """The paths of keys that the example does not explain."""
+    return [key.path for keys in sections(EXAMPLE.read_text()).values() for key in keys if not key.meaning]
+
+
 INTRODUCTION = """\
 # Configuration
 
