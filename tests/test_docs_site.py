@@ -136,6 +136,10 @@ def test_every_key_has_a_meaning():
     assert not configuration.without_meaning(), "each key needs a comment in config/example.config.yml"
 
 
+def test_no_meaning_is_of_a_key_that_is_gone():
+    assert configuration.MEANINGS.keys() <= {key.path for key in described()}
+
+
 def test_every_list_of_mappings_is_described():
     assert configuration.LISTS.keys() == set(config._JSON_KEYS)
 

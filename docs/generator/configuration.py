@@ -62,6 +62,23 @@ ONLY_ENVIRONMENT = {
     "IMPD_SERVER__API_KEY": "one API key with all scopes: 20 or more of A-Z a-z 0-9 . _ ~ - (or `…_FILE`)",
 }
 
+# Where the example's comment is none, or leans on its neighbours.
+MEANINGS = {
+    "server.tls_cert": "the certificate of gRPC, HTTP and websocket, in PEM form; taken up anew when the file changes",
+    "server.tls_key": "its key, in PEM form; both are given, or none",
+    "server.trusted_proxies": "reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed",
+    "server.max_connections": "the most HTTP and websocket connections at once, in each process",
+    "server.max_connections_per_address": "of these, the most from one address; none: 256, and no limit for loopback "
+                                          "and trusted proxies",
+    "server.max_grpc_connections": "the most gRPC connections at once",
+    "inbound.default.min_amount_sat": "a message that pays less is refused; its sats are kept; 0: no limit",
+    "inbound.default.only_known": "true: only peers that were written to, or marked as known in the admin",
+    "inbound.default.peer_messages_per_hour": "the most messages of one peer in an hour; 0: no limit",
+    "inbound.default.peer_bytes_per_hour": "the most bytes of one peer in an hour; 0: no limit",
+    "inbound.default.all_messages_per_hour": "the most messages of all peers in an hour; 0: no limit",
+    "inbound.default.all_bytes_per_hour": "the most bytes of all peers in an hour; 0: no limit",
+}  # fmt: skip
+
 _LINE = re.compile(r"^(?P<indent> *)(?P<name>\w+):(?P<value>[^#]*)(?:# (?P<comment>.*))?$")
 
 
@@ -78,7 +95,7 @@ class Key:
 
 def meanings(example: str) -> dict[str, str]:
     """The comment behind each key of the example by key path; list entries have the path of their list. A key that is
-    commented out counts; of one that stands there several times, the first comment."""
+    commented out counts; of one that stands there several times, the first comment. MEANINGS come before all."""
     found: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     for line in example.splitlines():
@@ -90,7 +107,7 @@ def meanings(example: str) -> dict[str, str]:
         above = [(depth, name) for depth, name in above if depth < indent] + [(indent, key["name"])]
         path = ".".join(name for _, name in above)
         found[path] = found.get(path) or (key["comment"] or "").strip()
-    return found
+    return found | MEANINGS
 
 
 def _validator(kind: Any) -> Any:
