@@ -51,7 +51,7 @@ class LndStatus:
             except LndError as error:
                 if not error.trouble.passes:
                     raise
-                trouble = str(error)
+                trouble, self.problem = str(error), error.trouble
             # A short wait is no news: lnd and this node often start together.
             if trouble != told and wait_seconds > 1.0:
                 logger.warning("%s; waiting for it", trouble)
