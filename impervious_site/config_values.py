@@ -334,6 +334,13 @@ def parse_scopes(value: Any) -> frozenset[str]:
     return frozenset(words)
 
 
+def parse_key_name(value: Any) -> str:
+    name = parse_text(value)
+    if not 1 <= len(name) <= 64 or not name.isprintable():
+        raise ValueError(f"is {shown(name)}; must be 1 to 64 printable characters")
+    return name
+
+
 def parse_log_level(value: Any) -> str:
     text = parse_text(value).lower()
     if text not in LOG_LEVELS:
@@ -533,4 +540,5 @@ CertificateFile = Annotated[bytes, PlainValidator(read_certificate)]
 CertificateHex = Annotated[bytes, PlainValidator(lambda value: checked_pem(parse_hex(value)))]
 MacaroonFile = Annotated[SecretStr, PlainValidator(read_macaroon)]
 MacaroonHex = Annotated[SecretStr, PlainValidator(lambda value: SecretStr(parse_hex(value).hex()))]
+KeyName = Annotated[str, PlainValidator(parse_key_name)]
 ApiKeyFile = Annotated[SecretStr, PlainValidator(read_api_key)]

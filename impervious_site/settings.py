@@ -7,9 +7,9 @@ from impervious_site.config import PLACES, Config, find_config, load_config
 from impervious_site.databases import postgres_settings, sqlite_settings
 from impervious_site.logs import logging_settings
 from impervious_site.secret_key import read_or_make
+from impervious_site.version import VERSION
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-VERSION = "0.2.0"
 
 CONFIG_PATH = find_config(os.environ.get("IMPD_CONFIG"), Path.cwd())
 # None for commands that need no node (simulate, makemigrations); runimpd and daphne refuse to run without. `cert` makes what

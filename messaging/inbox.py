@@ -55,7 +55,8 @@ class Arrival:
 @dataclass(frozen=True, kw_only=True)
 class Stored:
     """Payments that were not known before; what was dropped while they were stored, by what it was ("parts" or a service)
-    and reason; what the policy refused, by service and cause; peers whose hints are new; messages to be sent in answer."""
+    and reason; what the policy refused, by service and cause; peers whose hints are new; messages to be sent in
+    answer."""
 
     payments: int
     dropped: Counter[tuple[str, str]]

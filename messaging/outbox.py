@@ -14,13 +14,14 @@ from datetime import datetime
 from functools import partial
 from uuid import UUID
 
+from django.db import models
 from django.utils import timezone
 
 from lightning import signature
 from lightning.carrier import Carrier, Outcome, Shipment, Verdict
 from lightning.client import LndError
 from lightning.hints import HopHint
-from messaging import divided, envelope, ledger, metrics, tracing
+from messaging import divided, envelope, ledger, metrics, notes, tracing
 from messaging.budget import Budget
 from messaging.database import Database
 from messaging.events import Published
@@ -50,11 +51,12 @@ Carried = Message | Part
 
 @dataclass(frozen=True)
 class Accepted:
-    """A new message, who waits for its commit, and the key that it was asked for under."""
+    """A new message, who waits for its commit, the key that it was asked for under, and what the call notes."""
 
     message: Message
     stored: asyncio.Future
     key: IdempotencyKey | None
+    noted: list[models.Model]
     by: str
 
 
@@ -140,7 +142,7 @@ class Outbox:
         async with self._budget.reserved(message.cost_msat):
             stored = asyncio.get_running_loop().create_future()
             key = claim.row(message.message_id) if claim else None
-            self._accepted.append(Accepted(message, stored, key, tracing.by_whom()))
+            self._accepted.append(Accepted(message, stored, key, notes.notes_of([message]), tracing.by_whom()))
             self._arrived.set()
             accepted_at = time.perf_counter()
             await stored
@@ -173,7 +175,7 @@ class Outbox:
         first, *further = (message.message_id for message in messages)
         key = claim.row(first, further) if claim else None
         async with self._budget.reserved(sum(message.cost_msat for message in messages)):
-            await self._database.write(partial(ledger.store_queued, messages, key, step))
+            await self._database.write(partial(ledger.store_queued, messages, key, step, notes.notes_of(messages)))
         self.send_stored(messages)
         return first
 
@@ -227,6 +229,7 @@ class Outbox:
                     messages,
                     [attempt for attempt, _ in starting],
                     [entry.key for entry in accepted if entry.key],
+                    [row for entry in accepted for row in entry.noted],
                 )
             )
         except Exception as error:

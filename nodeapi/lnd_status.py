@@ -49,6 +49,7 @@ class LndStatus:
                     return
                 trouble = "lnd is not in sync with the chain yet"
             except LndError as error:
+                self._note(error)
                 if not error.trouble.passes:
                     raise
                 trouble, self.problem = str(error), error.trouble
@@ -92,9 +93,7 @@ class LndStatus:
             self._take(await self._client.get_info())
             channels = await self._client.list_channels()
         except LndError as error:
-            if self.reachable:
-                logger.warning("%s", error)
-            self.reachable, self.trouble, self.problem = False, str(error), error.trouble
+            self._note(error)
             raise
         self._count(channels)
         self.reply_hints = await self._hints(channels)
@@ -102,6 +101,11 @@ class LndStatus:
         if not self.reachable:
             self.reachable = True
             self.on_return()
+
+    def _note(self, error: LndError) -> None:
+        if self.reachable:
+            logger.warning("%s", error)
+        self.reachable, self.trouble, self.problem = False, str(error), error.trouble
 
     def _take(self, info: lightning_pb2.GetInfoResponse) -> None:
         known = self.info.identity_pubkey

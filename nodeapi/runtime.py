@@ -145,7 +145,7 @@ class Runtime:
         health.watch_database(database, config.database.sqlite_path)
         health.watch_lnd(lnd)
         api_entry.waiting_for = f"the node waits for lnd at {client.address}"
-        server = serving = None
+        server = serving = doors = None
         try:
             await lnd.connect(expected_pubkey=config.lnd.pub_key, calls=assembly.lnd_calls(config))
             api_entry.waiting_for = "the node is starting"
@@ -155,11 +155,15 @@ class Runtime:
                 config, database=database, client=client, lnd=lnd, hub=hub, version=self._version
             )
             await _when_lnd_answers(engine.begin)
-            doors = assembly.make_doors(config, database=database, hub=hub, engine=engine, version=self._version)
+            doors = await assembly.make_doors(
+                config, database=database, hub=hub, engine=engine, version=self._version
+            )
             scrape = assembly.make_scrape(config, doors, health)
             async with asyncio.TaskGroup() as group:
                 group.create_task(hub.run())
                 group.create_task(engine.run())
+                group.create_task(doors.keys.run())
+                group.create_task(doors.audit.run())
                 if config.server.enabled:
                     serving = HealthService(health, engine.registry, rpc.service_names())
                     server = await rpc.make_server(
@@ -189,6 +193,8 @@ class Runtime:
                 await serving.enter_graceful_shutdown()
                 await server.stop(GRACE_SECONDS)
             await client.close()
+            if doors:
+                await doors.audit.close()
             await database.close()
 
     def _listen(self, server: grpc.aio.Server) -> None:
@@ -238,12 +244,13 @@ async def install_api(config, *, version: str) -> None:
     hub = assembly.make_hub(config, database, beside_engine=False)
     try:
         await hub.start()
+        doors = await assembly.make_doors(config, database=database, hub=hub, engine=None, version=version)
     except BaseException:
         # It is tried again: the threads of this try must not stay.
         await database.close()
         raise
-    doors = assembly.make_doors(config, database=database, hub=hub, engine=None, version=version)
-    _background.add(asyncio.get_running_loop().create_task(hub.run()))
+    for part in (hub.run(), doors.keys.run(), doors.audit.run()):
+        _background.add(asyncio.get_running_loop().create_task(part))
     health = api_entry.health
     health.watch_database(database, config.database.sqlite_path)
     if config.server.enabled:

@@ -78,7 +78,14 @@ class Subscription:
         self._wake: asyncio.Future | None = None
         self._live = live
         self._cursor_checked = live
+        self._end: Exception | None = None
         self.position = position
+
+    def end(self, error: Exception) -> None:
+        """Nothing more is handed out: `frames` raises this."""
+        self._end = error
+        if self._wake and not self._wake.done():
+            self._wake.set_result(None)
 
     def offer(self, frame: Frame) -> None:
         """A new event. A subscriber that lags behind goes on from the log."""
@@ -99,6 +106,8 @@ class Subscription:
     async def next(self) -> list[Frame]:
         """The next events, in order, at least one."""
         while True:
+            if self._end:
+                raise self._end
             if self._queue:
                 frames = list(self._queue)
                 self._queue.clear()
@@ -118,6 +127,8 @@ class Subscription:
         while True:
             frames = await self.next()
             for sent, frame in enumerate(frames):
+                if self._end:
+                    raise self._end
                 self._unsent = len(frames) - sent
                 yield frame
             self._unsent = 0

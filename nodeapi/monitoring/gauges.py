@@ -154,7 +154,7 @@ def _of_lnd(engine: Engine) -> Iterator[Metric]:
 
 
 def _of_budget(engine: Engine) -> Iterator[Metric]:
-    budget = engine.budget
+    budget = engine.budgets.node
     if budget.limit_sat is None:
         return
     yield _gauge("impervious_budget_limit_msat", "lightning.daily_budget_sat, in msat.", budget.limit_sat * 1000)

@@ -7,7 +7,7 @@ there is no secret. No CORS: other web pages cannot read it. /metrics passes the
 import grpc
 
 from nodeapi import codec
-from nodeapi.auth import headers_of, require
+from nodeapi.auth import headers_of, visit_of
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
 from nodeapi.monitoring import rpc_scrape
@@ -42,9 +42,10 @@ async def metrics_page(scope, send, doors: Doors, scrape: Scrape) -> None:
     headers = headers_of(scope)
     try:
         doors.guard.check(headers)
-        require(doors.keys.authenticate(headers), SCOPE)
+        visit = visit_of(scope, headers)
+        doors.admit(visit, SCOPE, scope["path"])
         if scope["path"] == RUNIMPD_PATH and doors.forwarder:
-            content_type, body = await rpc_scrape.ask(doors.forwarder, headers)
+            content_type, body = await rpc_scrape.ask(doors.forwarder, visit)
         else:
             content_type, body = await scrape.page(headers.get("accept", ""))
     except ApiError as error:

@@ -3,17 +3,17 @@
 No part of the API: a request is the header Accept, an answer the content type, a line feed and the page, all as bytes.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 
 import grpc
 
+from nodeapi.auth import Visit
 from nodeapi.errors import ApiError
-from nodeapi.forward import Forwarder
+from nodeapi.forward import Forwarder, credentials_of
 from nodeapi.monitoring.gauges import Scrape
 
 SERVICE, METHOD = "monitoring.Monitoring", "Scrape"
 ASK_SECONDS = 8.0
-CREDENTIALS = ("authorization", "x-api-key", "grpc-metadata-x-api-key")
 
 
 def handler_for(scrape: Scrape, admit: Callable[[grpc.aio.ServicerContext], None]) -> grpc.GenericRpcHandler:
@@ -30,12 +30,12 @@ def handler_for(scrape: Scrape, admit: Callable[[grpc.aio.ServicerContext], None
     return grpc.method_handlers_generic_handler(SERVICE, {METHOD: grpc.unary_unary_rpc_method_handler(answer)})
 
 
-async def ask(forwarder: Forwarder, headers: Mapping[str, str]) -> tuple[str, bytes]:
+async def ask(forwarder: Forwarder, visit: Visit) -> tuple[str, bytes]:
     """Content type and page of runimpd, with the caller's credentials. ApiError."""
-    given = tuple((name.removeprefix("grpc-metadata-"), headers[name]) for name in CREDENTIALS if name in headers)
     method = forwarder.channel.unary_unary(f"/{SERVICE}/{METHOD}")
     try:
-        answer = await method(headers.get("accept", "").encode("latin-1"), metadata=given, timeout=ASK_SECONDS)
+        accept = visit.metadata.get("accept", "").encode("latin-1")
+        answer = await method(accept, metadata=credentials_of(visit), timeout=ASK_SECONDS)
     except grpc.aio.AioRpcError as error:
         away = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
         raise ApiError(error.code(), "runimpd does not answer" if away else error.details() or "") from None
