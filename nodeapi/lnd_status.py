@@ -52,7 +52,7 @@ class LndStatus:
                 self._note(error)
                 if not error.trouble.passes:
                     raise
-                trouble, self.problem = str(error), error.trouble
+                trouble = str(error)
             # A short wait is no news: lnd and this node often start together.
             if trouble != told and wait_seconds > 1.0:
                 logger.warning("%s; waiting for it", trouble)
