@@ -175,6 +175,8 @@ def test_daphnes_beside_find_the_engine_whatever_its_certificate_names(network, 
         for daphne in (over_tls, plain):
             assert daphne.post("/v1/message/send", body).status == 401
             assert daphne.post("/v1/message/send", body, AUTHORIZED).status == 200
+            daphne.wait_until(lambda: daphne.get("/health/ready").status == 200)
+            assert daphne.get("/metrics/runimpd", AUTHORIZED).status == 200
         with WebsocketStream(over_tls, additional_headers=AUTHORIZED) as stream:
             message_id = send(bob, engine)
             stream.until(lambda event: event["id"] == message_id)
