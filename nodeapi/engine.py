@@ -8,10 +8,11 @@ from functools import partial
 
 from invoices.issuing import Issuer
 from invoices.paying import Payer
-from invoices.services import spent_on_invoices
+from invoices.services import expenses_of_invoices, spent_on_invoices
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
-from messaging.budget import Budget, spent_on_messages
+from messaging import metrics
+from messaging.budget import Budget, expenses_of_messages, spent_on_messages
 from messaging.catchup import Walk
 from messaging.clock import Clock
 from messaging.database import Database
@@ -25,6 +26,7 @@ from messaging.registry import Registry, Service
 from messaging.traffic import Limits
 from messaging.workers import WorkerContext, run_forever
 from nodeapi import retention
+from nodeapi.budgets import Budgets
 from nodeapi.lnd_status import LndStatus
 from nodeapi.relay.service import Relay, RelayOptions
 
@@ -87,9 +89,13 @@ class Engine:
         self._clock = Clock()
         hints = HintBook(database)
         carrier = KeysendCarrier(client, max_fee_sat=limits.max_fee_sat, max_fee_percent=limits.max_fee_percent)
-        budget = Budget(
-            database=database, limit_sat=limits.daily_budget_sat, sources=[spent_on_messages, spent_on_invoices]
+        node_budget = Budget(
+            database=database,
+            limit_sat=limits.daily_budget_sat,
+            sources=[spent_on_messages, spent_on_invoices],
+            expenses=[expenses_of_messages, expenses_of_invoices],
         )
+        self.budgets = Budgets(node=node_budget, database=database, fee_limit_msat=carrier.fee_limit_msat)
         self.outbox = Outbox(
             database=database,
             carrier=carrier,
@@ -100,7 +106,7 @@ class Engine:
             published=self._waker.published,
             hints=hints,
             own_hints=lambda: lnd.reply_hints,
-            budget=budget,
+            budget=self.budgets,
         )
         self.inbox = Inbox(
             database=database,
@@ -121,9 +127,10 @@ class Engine:
             database=database,
             client=client,
             own_pubkey=self.own_pubkey.hex(),
-            budget=budget,
+            budget=self.budgets,
             fee_limit_msat=carrier.fee_limit_msat,
         )
+        metrics.begin([service.service_type for service in registry.services if service.state == "running"])
         self._walk = Walk(
             database=database, inbox=self.inbox, own_pubkey=self.own_pubkey, list_invoices=client.list_invoices
         )
@@ -192,6 +199,7 @@ class Engine:
                 await self.issuer.take_live(invoice)
         except LndError as error:
             logger.warning("invoice stream: %s; opening it again", error)
+            self.lnd.look_soon()
         except Exception:
             logger.exception("invoice stream; opening it again")
 

@@ -22,7 +22,7 @@ from federation.models import Step
 from messaging.database import Database
 from messaging.events import last_seq
 from messaging.models import Attempt, Direction, Event, Message, Part, State
-from nodeapi.models import RelayRun
+from nodeapi.models import AuditEntry, RelayRun
 from vpn.models import LeaseStep
 from vpn.states import LeaseState
 
@@ -128,6 +128,11 @@ def _events_days(keep: Keep) -> int | None:
     return keep.events_days
 
 
+def _audit_days(keep: Keep) -> int | None:
+    """The budgets of keys look back a day."""
+    return keep.events_days and max(keep.events_days, 2)
+
+
 def _messages_days(keep: Keep) -> int | None:
     return keep.messages_days
 
@@ -135,6 +140,7 @@ def _messages_days(keep: Keep) -> int | None:
 # In their order: attempts are free when the messages are gone. Another table is one line more.
 RULES = (
     Rule("events", _events_days, _events_page, partial(_delete_of, Event.objects.all())),
+    _timed_rule("audit", AuditEntry.objects.all(), "created_at", _audit_days),
     Rule("messages", _messages_days, _messages_page, _messages_delete),
     Rule("attempts", _messages_days, _attempts_page, _attempts_delete),
     _timed_rule("steps of leases that are over", LEASES_OVER, "created_at", _messages_days),
