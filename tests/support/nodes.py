@@ -18,7 +18,7 @@ from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credenti
 from tests.support.databases import new_database_url
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 90
+START_SECONDS = 240
 SERVICES = {
     "federate": 100000,
     "vpn": 200000,
