@@ -3,6 +3,7 @@ before anything is paid; the buyer's worker (vpn/buyer.py) does what the rows as
 """
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -10,6 +11,7 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from messaging import metrics
 from messaging.models import Event, Message
 from messaging.registry import Reaction
 from messaging.times import rfc3339_seconds
@@ -197,6 +199,7 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     lease.save()
     purchase.state, purchase.ask_again_at = PurchaseState.DONE, None
     purchase.save()
+    transaction.on_commit(partial(metrics.count_vpn, "bought", purchase.kind, purchase.price_sat), robust=True)
     told = [_lease_event(lease, purchase.pk, message, body)]
     if body["seconds"] < purchase.seconds or body["expires_at"] < least_end:
         text = f"the seller gives less time than was paid for: until {rfc3339_seconds(body['expires_at'])}"

@@ -6,12 +6,14 @@ import hashlib
 import ipaddress
 import secrets
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Count, Min
 from django.utils import timezone
 
+from messaging import metrics
 from messaging.models import Event, Message
 from messaging.registry import Reaction
 from messaging.times import rfc3339_seconds
@@ -288,6 +290,7 @@ def settle(term: Term, settled_at: datetime, settings: VpnSettings) -> tuple[lis
     """lnd has taken the payment: its time counts, this once."""
     lease = term.lease
     _move_term(term, TermState.SETTLED, ended_at=timezone.now())
+    transaction.on_commit(partial(metrics.count_vpn, "sold", term.kind, term.price_sat), robust=True)
     if term.kind == Term.Kind.CONTRACT:
         lease.starts_at = settled_at
         lease.expires_at = settled_at + timedelta(seconds=term.seconds)

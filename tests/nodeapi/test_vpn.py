@@ -12,6 +12,7 @@ from lightning.simulator.process import SimulatedNetwork
 from protos import vpn_pb2, vpn_pb2_grpc
 from tests.conftest import Network
 from tests.messaging.records import item, packet, sealed
+from tests.nodeapi.scrapes import value
 from tests.nodeapi.streams import WebsocketStream
 from tests.nodeapi.vpn_market import (
     CONTRACT,
@@ -416,3 +417,20 @@ def test_calls_that_are_refused_at_once(market):
     assert contract_id != post(buyer, CONTRACT, pubkey=seller.pubkey, nonce=quote["nonce"], price="60")
     again = buyer.post(CONTRACT, {"pubkey": seller.pubkey, "nonce": quote["nonce"], "price": "60"})
     assert again.status == 400 and again.json["message"].startswith("nonce: was used")
+
+
+def test_sales_are_counted(market):
+    seller, buyer = market
+    sides = {"sold": seller, "bought": buyer}
+
+    def counted() -> dict:
+        return {
+            (name, side): value(node, f"impervious_vpn_{name}", direction=side, **labels)
+            for side, node in sides.items()
+            for name, labels in {"sat_total": {}, "payments_total": {"kind": "contract"}}.items()
+        }
+
+    before = counted()
+    buy(buyer, seller, 60)
+    grown = {("sat_total", side): 60 for side in sides} | {("payments_total", side): 1 for side in sides}
+    seller.wait_until(lambda: counted() == {key: before[key] + grown[key] for key in before})
