@@ -87,10 +87,7 @@ class Market:
         seller = Node(selling, directory / "seller", extra={"vpn": _config(doors[0])})
         buyer = Node(buying, directory / "buyer")
         await stack.enter_async_context(running([seller, buyer]))
-        by_nodes = ByNodes(
-            doors[0], seller, await stack.enter_async_context(Told(buyer.http)),
-            [await stack.enter_async_context(RestClient(buyer.http)) for _ in range(CONNECTIONS)],
-        )  # fmt: skip
+        by_nodes = ByNodes(doors[0], seller, buyer, await stack.enter_async_context(Told(buyer.http)))
         by_hand = ByHand(
             doors[1], *[await stack.enter_async_context(BareClient(lnd)) for lnd in (buying, selling)]
         )
@@ -146,17 +143,18 @@ class Told(Stream):
 
 
 class ByNodes:
-    def __init__(self, door: Door, seller: Node, stream: Told, rests: list[RestClient]):
-        self._door, self._seller, self._stream, self._rests = door, seller, stream, rests
+    def __init__(self, door: Door, seller: Node, buyer: Node, stream: Told):
+        self._door, self._seller, self._buyer, self._stream = door, seller, buyer, stream
 
     async def until_first_packet(self) -> float:
         """Seconds from the contract on."""
         (quote,) = await self._quotes(1)
-        start = time.perf_counter()
-        lease = await self._stream.answer(await self._contract(self._rests[0], quote))
-        file = await self._rests[0].get("/v1/vpn/leases/%s/config" % lease["id"])
-        await self._door.until_a_packet(file.decode())
-        seconds = time.perf_counter() - start
+        async with RestClient(self._buyer.http) as rest:
+            start = time.perf_counter()
+            lease = await self._stream.answer(await self._contract(rest, quote))
+            file = await rest.get(f"/v1/vpn/leases/{lease['id']}/config")
+            await self._door.until_a_packet(file.decode())
+            seconds = time.perf_counter() - start
         await self._door.down()
         return seconds
 
@@ -165,15 +163,19 @@ class ByNodes:
 
     async def buy_at_once(self, quotes: list[dict]) -> None:
         shares = [quotes[number::CONNECTIONS] for number in range(CONNECTIONS)]
-        await asyncio.gather(*map(self._buy, self._rests, shares))
+        await asyncio.gather(*map(self._buy, shares))
 
-    async def _buy(self, rest: RestClient, quotes: list[dict]) -> None:
-        for contract_id in [await self._contract(rest, quote) for quote in quotes]:
+    async def _buy(self, quotes: list[dict]) -> None:
+        # The node ends connections that say nothing for a while: none is kept from one round to the next.
+        async with RestClient(self._buyer.http) as rest:
+            contracts = [await self._contract(rest, quote) for quote in quotes]
+        for contract_id in contracts:
             told = await self._stream.answer(contract_id)
             assert told["type"] == "lease", told
 
     async def _quotes(self, count: int) -> list[dict]:
-        asked = [await self._post(self._rests[0], "quote") for _ in range(count)]
+        async with RestClient(self._buyer.http) as rest:
+            asked = [await self._post(rest, "quote") for _ in range(count)]
         return [await self._stream.answer(call_id) for call_id in asked]
 
     async def _contract(self, rest: RestClient, quote: dict) -> str:

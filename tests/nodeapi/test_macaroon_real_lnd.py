@@ -11,7 +11,7 @@ import pytest
 
 from lightning.rpcs import ONLY_FOR, Rpc
 from tests.nodeapi.streams import WebsocketStream, data_of, is_end, send
-from tests.nodeapi.test_real_lnd import LoopThread
+from tests.support.loops import LoopThread
 from tests.nodeapi.vpn_market import REFRESH, buy, of_type, one, open_shop, post, told, wait_for_shop
 from tests.support.macaroons import GUARD_SECONDS, all_but, printed, refused_start
 from tests.support.nodes import Node

@@ -20,7 +20,7 @@ from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credenti
 from tests.support.databases import new_database_url
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 90
+START_SECONDS = 240
 PORTS = range(12_000, 20_000)
 SERVICES = {
     "federate": 100000,

@@ -3,7 +3,6 @@
 import asyncio
 import ipaddress
 import os
-import sys
 import time
 from datetime import UTC, datetime, timedelta
 
