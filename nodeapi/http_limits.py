@@ -309,6 +309,8 @@ class BoundedRequest(http_protocol.WebRequest):
         self.content.truncate()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        if self.dropped:
+            return
         self.body_began_at = None
         self.room.whole(self)
         # Twisted would parse a body that is said to be a form, and end the connection when it is none.
@@ -320,6 +322,9 @@ class BoundedRequest(http_protocol.WebRequest):
         self.requestHeaders.setRawHeaders(b"content-type", self.content_types)
         if self.too_large:
             return self._refuse(invalid("body", f"is larger than {self.limits.body_bytes} bytes"))
+        if self.requestHeaders.hasHeader(b"upgrade"):
+            # Such a request has no end of its own.
+            self.room.free(self)
         return super().process()
 
     def _refuse(self, error: ApiError) -> None:
