@@ -28,6 +28,7 @@ class Settings:
     relay_seconds: float
     relay_delays: int
     vpn_peers: tuple[int, ...]
+    idle_connections: int
 
 
 DEFAULT = Settings(
@@ -52,6 +53,7 @@ DEFAULT = Settings(
     relay_seconds=2.0,
     relay_delays=5_000,
     vpn_peers=(1_000, 5_000),
+    idle_connections=10_000,
 )
 QUICK = Settings(
     rounds=1,
@@ -75,4 +77,5 @@ QUICK = Settings(
     relay_seconds=0.5,
     relay_delays=1_000,
     vpn_peers=(1_000,),
+    idle_connections=1_000,
 )
