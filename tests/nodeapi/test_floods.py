@@ -17,6 +17,12 @@ UPGRADE = (
 MEGABYTE = 2**20
 
 
+@pytest.fixture(scope="module")
+def server():
+    with Bounded() as running:
+        yield running
+
+
 def dial(server: Bounded, source: str = "127.0.0.1") -> socket.socket:
     return socket.create_connection(("127.0.0.1", server.port), timeout=GUARD_SECONDS, source_address=(source, 0))
 
@@ -106,50 +112,49 @@ def test_connections_that_ask_for_nothing_are_closed_and_streams_are_not():
     [b"".join(b"X-%d: 1\r\n" % number for number in range(200)), b"X: " + b"x" * 20_000 + b"\r\n", b"X: " + b"x" * 50 * MEGABYTE],
     ids=["many", "large", "endless"],
 )  # fmt: skip
-def test_header_flood_ends_the_connection(flood):
-    with Bounded() as server:
-        before_kb = server.resident_kb()
-        for _ in range(3):
-            client = dial(server)
-            with pytest.raises(ConnectionError):
-                client.sendall(HEAD + flood)
-                while client.recv(65536).startswith(b"HTTP/1.1 400"):
-                    pass
-                raise ConnectionError
-            assert server.post(b"honest") == (200, b"6")
-        assert server.resident_kb() - before_kb < 8 * 1024
-
-
-def test_unfinished_bodies_share_a_bounded_room():
-    """100 clients send all but the end of a body of 1 MB; there is room for 8 of them, and no file is opened for any."""
-    with Bounded() as server:
-        before_kb, before = server.resident_kb(), server.descriptors()
-        slow = []
-        for _ in range(100):
-            client = dial(server)
-            slow.append(client)
-            try:
-                client.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % MEGABYTE + b"x" * (MEGABYTE - 1))
-            except OSError:
-                pass
-            if len(slow) % 10 == 0:
-                assert server.post(b"x" * MEGABYTE) == (200, str(MEGABYTE).encode())
-        until(lambda: sum(closed(client) for client in slow) >= 90)
-        assert server.resident_kb() - before_kb < 40 * 1024
-        assert server.descriptors() - before <= 12
-
-
-def test_endless_body_is_cut():
-    with Bounded() as server:
-        before_kb = server.resident_kb()
+def test_header_flood_ends_the_connection(server, flood):
+    before_kb = server.resident_kb()
+    for _ in range(3):
         client = dial(server)
-        chunk = b"%x\r\n" % MEGABYTE + b"x" * MEGABYTE + b"\r\n"
-        client.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
-        with pytest.raises(OSError):
-            for _ in range(1000):
-                client.sendall(chunk)
-        assert server.resident_kb() - before_kb < 16 * 1024
+        with pytest.raises(ConnectionError):
+            client.sendall(HEAD + flood)
+            while client.recv(65536).startswith(b"HTTP/1.1 400"):
+                pass
+            raise ConnectionError
         assert server.post(b"honest") == (200, b"6")
+    assert server.resident_kb() - before_kb < 8 * 1024
+
+
+def test_unfinished_bodies_share_a_bounded_room(server):
+    """100 clients send all but the end of a body of 1 MB; there is room for 8 of them, and no file is opened for any."""
+    before_kb, before = server.resident_kb(), server.descriptors()
+    slow = []
+    for _ in range(100):
+        client = dial(server)
+        slow.append(client)
+        try:
+            client.sendall(HEAD + b"Content-Length: %d\r\n\r\n" % MEGABYTE + b"x" * (MEGABYTE - 1))
+        except OSError:
+            pass
+        if len(slow) % 10 == 0:
+            assert server.post(b"x" * MEGABYTE) == (200, str(MEGABYTE).encode())
+    until(lambda: sum(closed(client) for client in slow) >= 90)
+    assert server.resident_kb() - before_kb < 40 * 1024
+    assert server.descriptors() - before <= 12
+    for client in slow:
+        client.close()
+
+
+def test_endless_body_is_cut(server):
+    before_kb = server.resident_kb()
+    client = dial(server)
+    chunk = b"%x\r\n" % MEGABYTE + b"x" * MEGABYTE + b"\r\n"
+    client.sendall(HEAD + b"Transfer-Encoding: chunked\r\n\r\n")
+    with pytest.raises(OSError):
+        for _ in range(1000):
+            client.sendall(chunk)
+    assert server.resident_kb() - before_kb < 16 * 1024
+    assert server.post(b"honest") == (200, b"6")
 
 
 def test_more_connections_than_seats_lock_nobody_out():
