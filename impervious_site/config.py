@@ -13,8 +13,10 @@ from pydantic import Secret, ValidationError
 from impervious_site import config_values as values
 from impervious_site.config_models import (
     DEFAULT_RECORDS,
+    INBOUND,
     NOT_AVAILABLE,
     SECTIONS,
+    STRICT_SECTIONS,
     Admin,
     ApiKey,
     ApiKeyEntry,
@@ -99,7 +101,7 @@ def _named_config(path: str, cwd: Path) -> Path:
 def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     """Reads the file and the environment; relative names in them are relative to the file's directory."""
     path = path.absolute()
-    findings = Findings()
+    findings = Findings(STRICT_SECTIONS)
     flat = flatten(read_yaml(path, findings), _FILE_KEYS | {_API_KEY}, findings)
     if not is_unset(flat.pop(_API_KEY, None)):
         findings.problem(_API_KEY, "is not read from this file; must be a file named in server.api_keys, or be given "
@@ -119,7 +121,7 @@ def simulated_config(
     environ: Mapping[str, str],
 ) -> Config:
     """A node of the simulated network, all services on, data in directory; the environment may change all but lnd."""
-    findings = Findings()
+    findings = Findings(STRICT_SECTIONS)
     flat: dict[str, Any] = {
         "lightning.lnd_node.ip": host,
         "lightning.lnd_node.port": port,
@@ -170,6 +172,7 @@ class _Loader:
             lightning=sections["lightning"], federate=sections["federate"], vpn=vpn, socket=sections["socket"],
             database=self._database(sections["database"].url, path),
             redis_url=sections["redis"].url, message=message, events=sections["events"],
+            inbound={name: sections[f"inbound.{name}"] for name in INBOUND},
             warnings=tuple(self.findings.warnings),
         )  # fmt: skip
 

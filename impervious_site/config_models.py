@@ -152,6 +152,19 @@ class Events(Section):
     keep_days: values.whole(1) = 30
 
 
+class Inbound(Section):
+    """Who may write to this node with one service, or, as "default", with each that says nothing else: the least that a
+    message pays (sat), whether its sender must be known, and what one peer, and all, may send in an hour. 0: no limit;
+    None: as the default, which has no limits unless it says so."""
+
+    min_amount_sat: values.whole(0, 2_100_000_000_000_000) | None = None
+    only_known: values.Flag | None = None
+    peer_messages_per_hour: values.whole(0, 2**62) | None = None
+    peer_bytes_per_hour: values.whole(0, 2**62) | None = None
+    all_messages_per_hour: values.whole(0, 2**62) | None = None
+    all_bytes_per_hour: values.whole(0, 2**62) | None = None
+
+
 class Database(Section):
     """Where all is stored: an SQLite file, or a PostgreSQL database by libpq's parameters, the password among them. One
     of the two is None. `secret_key_path` is of Django's secret key."""
@@ -207,7 +220,11 @@ class Config(Section):
     redis_url: SecretStr | None
     message: Message
     events: Events
+    inbound: dict[str, Inbound]
     warnings: tuple[str, ...]
+
+
+INBOUND = ("default", *DEFAULT_RECORDS)
 
 
 # From here on: sections whose keys in the file differ from what the node reads.
@@ -238,5 +255,7 @@ class RedisUrl(Section):
 SECTIONS: dict[str, type[Section]] = {
     "server": Server, "sqlite3": Admin, "lightning": Lightning, "lightning.lnd_node": LndNode, "federate": Federate,
     "vpn": VpnKeys, "vpn.auto_renew": AutoRenew, "socket": Socket, "message": Message, "events": Events,
-    "database": DatabaseUrl, "redis": RedisUrl,
+    "database": DatabaseUrl, "redis": RedisUrl, **{f"inbound.{name}": Inbound for name in INBOUND},
 }  # fmt: skip
+# Of these an unknown key is no mere warning: who mistypes a key that protects must not believe to be protected.
+STRICT_SECTIONS = ("inbound",)

@@ -25,7 +25,8 @@ _NULL_TAG = "tag:yaml.org,2002:null"
 class Findings:
     """Problems and warnings so far, each with the key it is about and where its value came from."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict_sections: Collection[str] = ()) -> None:
+        self.strict_sections = strict_sections
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self.keys_with_problems: list[str] = []
@@ -37,6 +38,11 @@ class Findings:
 
     def warn(self, key: str, text: str) -> None:
         self._add(self.warnings, key, text)
+
+    def unknown(self, key: str, text: str) -> None:
+        """A key that nothing reads: a warning, but a problem in the sections that are strict."""
+        section = key.split(".")[0] if "." in key else key.removeprefix(ENV_PREFIX).split("__")[0].lower()
+        (self.problem if section in self.strict_sections else self.warn)(key, text)
 
     def has_problem(self, *prefixes: str) -> bool:
         return any(key.startswith(prefixes) for key in self.keys_with_problems)
@@ -167,7 +173,7 @@ def flatten(tree: Mapping[str, Any], known: Collection[str], findings: Findings)
             if key in known and "." not in name:
                 flat[key] = value
             elif key not in sections or "." in name:
-                findings.warn(key, f"is not known and not used; {nearest(key, [*known, *sections])}")
+                findings.unknown(key, f"is not known and not used; {nearest(key, [*known, *sections])}")
             elif isinstance(value, dict):
                 walk(value, key)
             elif not is_unset(value):
@@ -192,7 +198,7 @@ def read_environment(
             continue
         plain_name = name if name in keys else name.removesuffix("_FILE")
         if plain_name not in keys:
-            findings.warn(name, f"is not known and not used; {nearest(name, keys)}")
+            findings.unknown(name, f"is not known and not used; {nearest(name, keys)}")
             continue
         key = keys[plain_name]
         findings.origins[key] = f"from {name}"

@@ -4,8 +4,10 @@ from typing import Any
 
 from federation.settings import FederationSettings
 from lightning.client import LndClient
+from lightning.rpcs import Rpc, calls_for
 from messaging.database import Database
 from messaging.joining import Bounds
+from messaging.policy import Rules
 from messaging.registry import Registry
 from messaging.traffic import Limits
 from nodeapi.addresses import trust
@@ -35,6 +37,11 @@ def make_client(config) -> LndClient:
     )
 
 
+def lnd_calls(config) -> list[Rpc]:
+    """What this node calls of lnd."""
+    return calls_for({service.service_type for service in config.services if service.active})
+
+
 def make_keys(config) -> Keys:
     return Keys(
         Key(name=key.name, secret=key.key.get_secret_value(), scopes=frozenset(key.scopes))
@@ -62,6 +69,7 @@ def make_engine(
             received_bytes=config.message.incomplete_bytes,
             seconds=config.message.incomplete_seconds,
         ),
+        inbound=inbound_rules(config),
         traffic=Limits(
             in_flight=config.message.in_flight,
             in_flight_per_peer=config.message.in_flight_per_peer,
@@ -90,6 +98,13 @@ def make_engine(
         version=version,
         feed=hub.feed,
     )
+
+
+def inbound_rules(config) -> dict[str, Rules]:
+    """Of each service: what its own section says, else what holds for all."""
+    given = {name: keys.model_dump(exclude_none=True) for name, keys in config.inbound.items()}
+    services = [service.service_type for service in config.services]
+    return {service: Rules(**(given["default"] | given[service])) for service in services}
 
 
 def service_settings(config, own_pubkey: str, network: str) -> dict[str, Any]:

@@ -115,7 +115,7 @@ class Runtime:
         api_entry.waiting_for = f"the node waits for lnd at {client.address}"
         server = None
         try:
-            await lnd.connect(expected_pubkey=config.lnd.pub_key)
+            await lnd.connect(expected_pubkey=config.lnd.pub_key, calls=assembly.lnd_calls(config))
             api_entry.waiting_for = "the node is starting"
             hub = assembly.make_hub(config, database, beside_engine=True)
             await hub.start()
