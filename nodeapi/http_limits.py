@@ -26,8 +26,8 @@ Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 DEFAULT_PER_ADDRESS = 256
 # What one site of IPv6 has at the least.
 IPV6_SITE_BITS = 64
-# Of bodies that are refused as too large, so much is read that the client comes to read why.
-READ_IN_VAIN = 4
+# Of a body that is too large so much is read, and forgotten at once, so that its client comes to read why it is refused.
+READ_IN_VAIN_BYTES = 128 * 2**20
 LOG_SECONDS = 60.0
 
 
@@ -280,7 +280,7 @@ class BoundedRequest(http_protocol.WebRequest):
         if not self.too_large:
             self.too_large = True
             self._forget_body()
-        if self.received_bytes > READ_IN_VAIN * self.limits.body_bytes:
+        if self.received_bytes > READ_IN_VAIN_BYTES:
             self._end(b"413 Content Too Large")
 
     def check_timeouts(self) -> None:
