@@ -53,8 +53,8 @@ async def _flood(what: str, node: Node, count: int, question: dict) -> Section:
         Row("GET /v1/node beside them (peer: without), p50", "ms", [1000 * median(beside)], [1000 * median(alone)]),
     ]
     section.notes.append(
-        f"{alive:,} open at the end (idle ones are closed after 60 s, half a header after 30 s); file descriptors of the node: {files:,} before, {most_files:,} with them; "
-        f"each GET over a connection of its own"
+        f"{alive:,} open at the end (idle ones are closed after 60 s, half a header after 30 s); file descriptors of the node: "
+        f"{files:,} before, {most_files:,} with them; each GET over a connection of its own"
     )
     return section
 

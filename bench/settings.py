@@ -28,12 +28,9 @@ class Settings:
     relay_seconds: float
     relay_delays: int
     vpn_peers: tuple[int, ...]
-<<<<<<< HEAD
     idle_connections: int
-=======
     vpn_tunnels: int
     vpn_sales: int
->>>>>>> 65e455ba98a5771c824445b75c7fe5d913dad143
 
 
 DEFAULT = Settings(
@@ -58,12 +55,9 @@ DEFAULT = Settings(
     relay_seconds=2.0,
     relay_delays=5_000,
     vpn_peers=(1_000, 5_000),
-<<<<<<< HEAD
     idle_connections=10_000,
-=======
     vpn_tunnels=5,
     vpn_sales=60,
->>>>>>> 65e455ba98a5771c824445b75c7fe5d913dad143
 )
 QUICK = Settings(
     rounds=1,
@@ -87,10 +81,7 @@ QUICK = Settings(
     relay_seconds=0.5,
     relay_delays=1_000,
     vpn_peers=(1_000,),
-<<<<<<< HEAD
     idle_connections=1_000,
-=======
     vpn_tunnels=2,
     vpn_sales=10,
->>>>>>> 65e455ba98a5771c824445b75c7fe5d913dad143
 )

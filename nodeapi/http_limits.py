@@ -1,7 +1,9 @@
-"""What HTTP and websocket clients may take of this node: connections, time and memory. All of it knows Daphne and Twisted.
+"""What HTTP and websocket clients may take of this node: connections, time and memory. All of it knows Daphne and
+Twisted.
 
-Daphne reads a request to its end before an application sees it, waits for as long as bytes come in, and takes every connection
-there is. Its hooks are used here: its factory, Twisted's channel (a connection) and request, its websocket protocol.
+Daphne reads a request to its end before an application sees it, waits for as long as bytes come in, and takes every
+connection there is. Its hooks are used here: its factory, Twisted's channel (a connection) and request, its websocket
+protocol.
 """
 
 import io
@@ -26,16 +28,17 @@ Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 DEFAULT_PER_ADDRESS = 256
 # What one site of IPv6 has at the least.
 IPV6_SITE_BITS = 64
-# Of a body that is too large so much is read, and forgotten at once, so that its client comes to read why it is refused.
+# Of a body that is too large so much is read, and forgotten at once, so that its client comes to read why it is
+# refused.
 READ_IN_VAIN_BYTES = 128 * 2**20
 LOG_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpLimits:
-    """Bytes of one body and of all bodies that are here at a time; connections in all and from one address (None: 256, and
-    no limit for loopback), of which `trusted` proxies are free. Seconds: for the headers of a request, from its first byte
-    on; for its body, besides what its bytes take at the slowest rate; for a connection that asks for nothing."""
+    """Bytes of one body and of all bodies that are here at a time; connections in all and from one address (None:
+    256, and no limit for loopback), of which `trusted` proxies are free. Seconds: for the headers of a request, from its
+    first byte on; for its body, besides what its bytes take at the slowest rate; for a connection that asks for nothing."""
 
     body_bytes: int
     all_bodies_bytes: int
@@ -57,8 +60,8 @@ def install(limits: HttpLimits) -> None:
 
 
 class Seats:
-    """The open connections. When all seats are taken, the connection that has waited longest without a whole request gives
-    its own up, so that clients who keep connections open lock nobody out."""
+    """The open connections. When all seats are taken, the connection that has waited longest without a whole request
+    gives its own up, so that clients who keep connections open lock nobody out."""
 
     def __init__(self, limits: HttpLimits):
         self._limits = limits
@@ -168,7 +171,8 @@ class BoundedFactory(http_protocol.HTTPFactory):
 
 
 class BoundedChannel(http.HTTPChannel):
-    """An HTTP connection. Twisted would give it new time with each byte, and so a trickling client all the time there is."""
+    """An HTTP connection. Twisted would give it new time with each byte, and so a trickling client all the time there
+    is."""
 
     maxHeaders = 100
     totalHeadersSize = 16_384

@@ -1,4 +1,5 @@
-"""Whole nodes under many connections: memory and descriptors bounded, clients served. (10,000: ./impervious bench connections)"""
+"""Whole nodes under many connections: memory and descriptors bounded, clients served. (10,000: ./impervious bench
+connections)"""
 
 import json
 import os
@@ -19,6 +20,7 @@ from tests.support.nodes import ROOT, Node
 
 IDLE = 1_000
 GRPC_LIMIT = 50
+MANY = GRPC_LIMIT + 100
 HALF_A_HEADER = "GET /v1/node HTTP/1.1\r\nHost: localhost\r\nX-Long: "
 # Measured: 2 to 4 kB for plain connections, and about 30 more for TLS.
 MOST_KB = {"plain": 20, "tls": 80}
@@ -78,7 +80,7 @@ def test_many_grpc_connections(flooded):
     before = descriptors(flooded)
     with flooded.channel() as first:
         get_info(first)
-        silent = [socket.create_connection(("127.0.0.1", flooded.grpc_port), timeout=60) for _ in range(GRPC_LIMIT + 100)]
+        silent = [socket.create_connection(("127.0.0.1", flooded.grpc_port), timeout=60) for _ in range(MANY)]
         time.sleep(1)
         get_info(first)
         # Those beyond the limit are closed as soon as they are accepted.

@@ -1,5 +1,5 @@
-"""Clients that take without end: their connections, time and memory are bounded, and others are served meanwhile. On a Daphne
-with the node's limits made small, over real sockets."""
+"""Clients that take without end: their connections, time and memory are bounded, and others are served meanwhile. On
+a Daphne with the node's limits made small, over real sockets."""
 
 import socket
 import time
@@ -176,9 +176,8 @@ def test_more_connections_than_seats_lock_nobody_out():
 
 def test_seats_that_are_in_use_are_not_taken_away_and_come_back():
     with Bounded(connections=20) as server:
-        websockets = [
-            connect(f"ws://127.0.0.1:{server.port}/", proxy=None, open_timeout=GUARD_SECONDS, legacy=True) for _ in range(10)
-        ]
+        address = f"ws://127.0.0.1:{server.port}/"
+        websockets = [connect(address, proxy=None, open_timeout=GUARD_SECONDS, legacy=True) for _ in range(10)]
         streams = [dial(server) for _ in range(10)]
         for stream in streams:
             stream.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
