@@ -15,6 +15,7 @@ def main() -> None:
     try:
         arguments = launch.take_config(sys.argv, os.environ)
         launch.prepare_simulation(arguments, os.environ)
+        launch.find_simulated(arguments, os.environ)
         from django.core.management import execute_from_command_line
 
         execute_from_command_line(arguments)

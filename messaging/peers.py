@@ -48,3 +48,8 @@ def are_known(pubkeys: Iterable[str]) -> set[str]:
 def is_stored(pubkey: str) -> bool:
     """Whether this node has had to do with that one, in either direction."""
     return Peer.objects.filter(pubkey=pubkey).exists()
+
+
+def last_seen(limit: int) -> list[Peer]:
+    """The nodes that this one has had to do with, the last one first."""
+    return list(Peer.objects.order_by("-last_seen_at", "pubkey")[:limit])
