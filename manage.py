@@ -12,6 +12,7 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
     # gRPC's own lines would stand between the JSON lines of the log.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    arguments = sys.argv
     try:
         arguments = launch.take_config(sys.argv, os.environ)
         launch.prepare_simulation(arguments, os.environ)
@@ -20,6 +21,10 @@ def main() -> None:
 
         execute_from_command_line(arguments)
     except ConfigError as error:
+        if arguments[1:2] == ["doctor"]:
+            from nodeapi.cli.doctor.report import report_problems
+
+            sys.exit(report_problems(error.problems, json="--json" in arguments))
         sys.exit(f"The configuration cannot be used:\n{error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -138,8 +138,9 @@ def _checked(secret: str, origin: str) -> ApiKey:
 class NodeClient:
     """Calls to one node. Every method raises NodeError."""
 
-    def __init__(self, door: Door):
+    def __init__(self, door: Door, *, call_seconds: float = CALL_SECONDS):
         self._door = door
+        self._call_seconds = call_seconds
         self._channel = _channel(door)
         self._metadata = (("x-api-key", door.key.secret),) if door.key else ()
 
@@ -221,7 +222,7 @@ class NodeClient:
 
     def _call(self, method, request: Message, *metadata: tuple[str, str]) -> Message:
         try:
-            return method(request, metadata=(*self._metadata, *metadata), timeout=CALL_SECONDS)
+            return method(request, metadata=(*self._metadata, *metadata), timeout=self._call_seconds)
         except grpc.RpcError as error:
             raise self._explain(error) from None
 
@@ -240,7 +241,7 @@ class NodeClient:
                 f"the node asks for an API key: name a file that holds one by --key-file, or set {KEY_VARIABLE}")
             return NodeError(text, code=code)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return NodeError(f"the node at {address} did not answer within {CALL_SECONDS} s", away=True, code=code)
+            return NodeError(f"the node at {address} did not answer within {self._call_seconds:.0f} s", away=True, code=code)
         if code is grpc.StatusCode.UNIMPLEMENTED:
             text = f"the node at {address} does not know this call: it is of another version, or another program"
             return NodeError(text, code=code)
