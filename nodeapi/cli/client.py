@@ -234,6 +234,8 @@ class NodeClient:
             if self._door.tls_cert and "wrong_version_number" in lowered:
                 text = f"what answers at {address} speaks no TLS, though server.tls_cert is set: start the node again"
             return NodeError(text, code=code)
+        if "peer name" in lowered:
+            return NodeError("the certificate in server.tls_cert names no host (subjectAltName): use another", code=code)
         if code is grpc.StatusCode.UNAVAILABLE and any(words in lowered for words in _AWAY):
             return NodeError(why_away(self._door), away=True, code=code)
         if code is grpc.StatusCode.UNAUTHENTICATED:

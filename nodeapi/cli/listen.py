@@ -18,6 +18,7 @@ Event = websocket_pb2.SubscribeResponse
 
 FIRST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.25, 5.0
 HEX_BYTES = 32
+BAR = "  │ "
 SHOWN_BYTES = 2_000
 _DELIVERY_STYLES = {"settled": "good", "retrying": "warn", "failed": "bad"}
 
@@ -33,7 +34,9 @@ def follow(
     while True:
         try:
             events = client.subscribe(after=cursor, services=services)
-            if away:
+            if not reached:
+                say(f"Listening at {client.address}, after event {cursor}. Ctrl-C ends it.")
+            elif away:
                 say(f"The node is back; going on after event {cursor}.")
             pause_seconds, away, reached = FIRST_PAUSE_SECONDS, False, True
             for event in events:
@@ -50,26 +53,26 @@ def follow(
 
 
 def show(event: Event, out: Console, *, whole: bool) -> None:
-    """One event: a line about it, and its content indented behind a bar, so that no content can pass for such a line."""
+    """One event: a line about it (more where the terminal is narrow), and its content behind a bar on every line, so that no
+    content can pass for such a line."""
     delivery = _delivery(event)
-    out.print(_delivery_head(event, delivery, out) if delivery else _head(event, out), soft_wrap=True)
-    if delivery is None:
-        for line in content(event.data, whole=whole):
-            out.print(Text.assemble(("  │ ", "dim"), line), soft_wrap=not out.is_terminal)
+    parts = _delivery_head(event, delivery, out) if delivery else _head(event, out)
+    out.print(Text("\n   " if out.width < terminal.WIDE_COLUMNS else "  ").join(parts), soft_wrap=True)
+    for line in () if delivery else content(event.data, whole=whole):
+        for piece in Text(line).wrap(out, out.width - 2 * len(BAR)) or [Text()]:
+            out.print(Text.assemble((BAR, "dim"), piece), soft_wrap=True)
 
 
-def _head(event: Event, out: Console) -> Text:
+def _head(event: Event, out: Console) -> list[Text]:
     if event.service_type == "log":
-        return Text.assemble((f"#{event.seq}", "dim"), " ", ("log", "warn"))
+        return [Text.assemble((f"#{event.seq}", "dim"), " ", ("log", "warn"))]
     sender = terminal.key(terminal.safe(event.from_pubkey), out) or "unknown"
     head = Text.assemble(
         (f"#{event.seq}", "dim"), " ", (terminal.safe(event.service_type), "head"), " from ", (sender, "id"),
         f"  {terminal.sat(event.amount)}",
     )  # fmt: skip
-    head.append(f"  id {event.id}", "dim")
-    if event.reply_to_id:
-        head.append(f"\n     in reply to {event.reply_to_id}", "dim")
-    return head
+    answers = [Text(f"in reply to {event.reply_to_id}", "dim")] if event.reply_to_id else []
+    return [head, Text(f"id {event.id}", "dim"), *answers]
 
 
 def _delivery(event: Event) -> dict[str, Any] | None:
@@ -83,17 +86,17 @@ def _delivery(event: Event) -> dict[str, Any] | None:
     return told if isinstance(told, dict) else None
 
 
-def _delivery_head(event: Event, told: dict[str, Any], out: Console) -> Text:
-    state = terminal.safe(str(told.get("state", "")))
+def _delivery_head(event: Event, told: dict[str, Any], out: Console) -> list[Text]:
+    def said(name: str) -> str:
+        return terminal.safe(str(told.get(name, "")))
+
     head = Text.assemble(
-        (f"#{event.seq}", "dim"), " ", ("delivery", "head"), " ", (state, _DELIVERY_STYLES.get(state, "")), " to ",
-        (terminal.key(terminal.safe(str(told.get("pubkey", ""))), out), "id"),
-        f"  {terminal.safe(str(told.get('amount', '')))} sat",
+        (f"#{event.seq}", "dim"), " ", ("delivery", "head"), " ",
+        (said("state"), _DELIVERY_STYLES.get(said("state"), "")), " to ", (terminal.key(said("pubkey"), out), "id"),
+        f"  {said('amount')} sat",
     )  # fmt: skip
-    head.append(f"  id {event.id}", "dim")
-    if told.get("error"):
-        head.append(f"\n     {terminal.safe(str(told['error']))}", "warn")
-    return head
+    why = [Text(said("error"), "warn")] if told.get("error") else []
+    return [head, Text(f"id {event.id}", "dim"), *why]
 
 
 def content(data: bytes, *, whole: bool) -> list[str]:
