@@ -15,6 +15,8 @@ def main() -> None:
     arguments = sys.argv
     try:
         arguments = launch.take_config(sys.argv, os.environ)
+        launch.leave_config_unread(arguments, os.environ)
+        launch.forgo_macaroon(arguments, os.environ)
         launch.prepare_simulation(arguments, os.environ)
         launch.find_simulated(arguments, os.environ)
         from django.core.management import execute_from_command_line

@@ -4,6 +4,7 @@ before the clock runs, paid by a bare client."""
 import asyncio
 import os
 import uuid
+from collections.abc import Callable
 
 from protos import envelope_pb2
 from protos.lnrpc import lightning_pb2
@@ -16,11 +17,17 @@ AT_ONCE = 16
 ZBASE32 = "ybndrfg8ejkmcpqxot1uwisza345h769"
 
 
+def random_body() -> bytes:
+    return os.urandom(BODY_BYTES)
+
+
 class Producer:
     """Sends messages from one lnd to the node on another, so many in each payment."""
 
-    def __init__(self, client: BareClient, to: str, *, per_record: int = PER_RECORD):
-        self._client, self._to, self._per_record = client, to, per_record
+    def __init__(
+        self, client: BareClient, to: str, *, per_record: int = PER_RECORD, make_body: Callable[[], bytes] = random_body
+    ):
+        self._client, self._to, self._per_record, self._make_body = client, to, per_record, make_body
 
     async def prepare(self, count: int) -> list[bytes]:
         """Records that hold `count` messages together."""
@@ -29,7 +36,7 @@ class Producer:
         return [await self._record(size) for size in sizes]
 
     async def _record(self, messages: int) -> bytes:
-        items = [envelope_pb2.Item(id=uuid.uuid4().bytes, body=os.urandom(BODY_BYTES)) for _ in range(messages)]
+        items = [envelope_pb2.Item(id=uuid.uuid4().bytes, body=self._make_body()) for _ in range(messages)]
         packet = envelope_pb2.Packet(items=items).SerializeToString()
         signed = b"impervious packet 1" + bytes.fromhex(self._to) + MESSAGE_RECORD.to_bytes(8, "big") + packet
         answer = await self._client.lightning.SignMessage(lightning_pb2.SignMessageRequest(msg=signed))

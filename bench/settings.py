@@ -28,6 +28,8 @@ class Settings:
     relay_seconds: float
     relay_delays: int
     vpn_peers: tuple[int, ...]
+    vpn_tunnels: int
+    vpn_sales: int
 
 
 DEFAULT = Settings(
@@ -52,6 +54,8 @@ DEFAULT = Settings(
     relay_seconds=2.0,
     relay_delays=5_000,
     vpn_peers=(1_000, 5_000),
+    vpn_tunnels=5,
+    vpn_sales=60,
 )
 QUICK = Settings(
     rounds=1,
@@ -75,4 +79,6 @@ QUICK = Settings(
     relay_seconds=0.5,
     relay_delays=1_000,
     vpn_peers=(1_000,),
+    vpn_tunnels=2,
+    vpn_sales=10,
 )

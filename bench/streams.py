@@ -67,7 +67,11 @@ class Stream(_Background):
                 self.note(("delivery", event["id"]), moment)
             else:
                 self.told += 1
+                self.read(event)
                 self.note(event["id"], moment)
+
+    def read(self, event: dict) -> None:
+        """For those who want more of it than when it came."""
 
 
 class Invoices(_Background):

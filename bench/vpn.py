@@ -1,4 +1,4 @@
-"""Bringing an interface to the peers that the database says, over the bare `wg set` of the same peers."""
+"""Leases as they are sold (bench/sales.py), and bringing an interface to the peers that the database says, over the bare `wg set` of the same peers."""
 
 import asyncio
 import base64
@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
+from bench import sales
 from bench.report import Row, Section
 from bench.settings import Settings
 from tests.vpn.machines import WireGuardServer, why_no_machines
@@ -38,6 +39,8 @@ async def measure(directory: Path, settings: Settings) -> AsyncIterator[Section]
         section.rows.append(Row(f"{peers:,} peers, none missing", "ms", idle, kind="value"))
     section.notes.append(f"node: read, compare, set {PEERS_PER_CALL} a call, read back; peer: `wg set` alone")
     yield section
+    async for more in sales.measure(directory, settings):
+        yield more
 
 
 def _peers(count: int) -> Peers:

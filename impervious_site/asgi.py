@@ -19,14 +19,17 @@ from impervious_site.config import PLACES  # noqa: E402
 
 _pages = ASGIStaticFilesHandler(get_asgi_application())
 
-from nodeapi import assembly, flow  # noqa: E402
+from nodeapi import assembly, descriptors, http_limits  # noqa: E402
+from nodeapi.addresses import ClientsOfProxies, trust  # noqa: E402
 from nodeapi.entry import api_entry  # noqa: E402
 from nodeapi.runtime import make_api  # noqa: E402
 
 if settings.IMPD is None:
     sys.exit(f"no configuration file: set IMPD_CONFIG, or put one of {', '.join(PLACES)} here")
 
-flow.bound_bodies(assembly.max_body_bytes(settings.IMPD))
+trust(settings.IMPD.server.trusted_proxies)
+descriptors.raise_limit()
+http_limits.install(assembly.make_http_limits(settings.IMPD))
 if "IMPD_ENGINE_HERE" not in os.environ:
     api_entry.make_with(lambda: make_api(settings.IMPD, version=settings.VERSION))
 
@@ -37,4 +40,4 @@ async def _http(scope, receive, send) -> None:
     await door(scope, receive, send)
 
 
-application = ProtocolTypeRouter({"http": _http, "websocket": api_entry})
+application = ClientsOfProxies(ProtocolTypeRouter({"http": _http, "websocket": api_entry}))

@@ -13,8 +13,10 @@ from pydantic import Secret, ValidationError
 from impervious_site import config_values as values
 from impervious_site.config_models import (
     DEFAULT_RECORDS,
+    INBOUND,
     NOT_AVAILABLE,
     SECTIONS,
+    STRICT_SECTIONS,
     Admin,
     ApiKey,
     ApiKeyEntry,
@@ -32,6 +34,7 @@ from impervious_site.config_models import (
 )
 from impervious_site.config_sources import Findings, env_name, flatten, nearest, read_environment, read_yaml
 from impervious_site.config_values import Address, is_unset
+from nodeapi.certificates import PairError, doubts_about, read_pair
 from vpn.keys import is_public_key
 
 __all__ = [
@@ -98,7 +101,7 @@ def _named_config(path: str, cwd: Path) -> Path:
 def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     """Reads the file and the environment; relative names in them are relative to the file's directory."""
     path = path.absolute()
-    findings = Findings()
+    findings = Findings(STRICT_SECTIONS)
     flat = flatten(read_yaml(path, findings), _FILE_KEYS | {_API_KEY}, findings)
     if not is_unset(flat.pop(_API_KEY, None)):
         findings.problem(_API_KEY, "is not read from this file; must be a file named in server.api_keys, or be given "
@@ -118,7 +121,7 @@ def simulated_config(
     environ: Mapping[str, str],
 ) -> Config:
     """A node of the simulated network, all services on, data in directory; the environment may change all but lnd."""
-    findings = Findings()
+    findings = Findings(STRICT_SECTIONS)
     flat: dict[str, Any] = {
         "lightning.lnd_node.ip": host,
         "lightning.lnd_node.port": port,
@@ -158,6 +161,7 @@ class _Loader:
         lnd = self._lnd()
         services = self._services()
         self._check_listening(server)
+        self._check_tls(server)
         self._check_password(server, sections["sqlite3"])
         message = self._checked_message(sections["message"])
         vpn = self._checked_vpn(sections["vpn"], sections["vpn.auto_renew"])
@@ -168,6 +172,7 @@ class _Loader:
             lightning=sections["lightning"], federate=sections["federate"], vpn=vpn, socket=sections["socket"],
             database=self._database(sections["database"].url, path),
             redis_url=sections["redis"].url, message=message, events=sections["events"],
+            inbound={name: sections[f"inbound.{name}"] for name in INBOUND},
             warnings=tuple(self.findings.warnings),
         )  # fmt: skip
 
@@ -295,6 +300,25 @@ class _Loader:
         if grpc.port == http.port != 0 and (grpc.host == http.host or grpc.is_any or http.is_any):
             text = f"{http} is taken by server.grpc_addr; must have a port of its own"
             self.findings.problem("server.http_addr", text)
+
+    def _check_tls(self, server: Server) -> None:
+        if self.findings.has_problem("server.tls_"):
+            return
+        given = {"tls_cert": server.tls_cert, "tls_key": server.tls_key}
+        missing = [name for name, path in given.items() if path is None]
+        if len(missing) == 1:
+            other = next(name for name, path in given.items() if path)
+            self.findings.problem(f"server.{missing[0]}", f"is missing, but server.{other} is set; set both or neither "
+                                                          "(./impervious cert makes a pair)")
+        if missing:
+            return
+        try:
+            doubts = doubts_about(read_pair(server.tls_cert, server.tls_key), server.tls_key)
+        except PairError as error:
+            self.findings.problem(f"server.{error.which}", str(error))
+            return
+        for name, text in doubts:
+            self.findings.warn(f"server.{name}", text)
 
     def _check_password(self, server: Server, admin: Admin) -> None:
         if admin.password is None or admin.password.get_secret_value().strip() != TEMPLATE_PASSWORD:

@@ -17,9 +17,7 @@ DEFAULT_RECORDS = {
 MAX_LEASE_SECONDS = 10 * 366 * 86_400
 
 # Keys that protect or spend: to ignore them would be worse than to refuse to start.
-NOT_AVAILABLE = frozenset({
-    "server.tls_cert", "server.tls_key",
-})  # fmt: skip
+NOT_AVAILABLE: frozenset[str] = frozenset()
 
 
 class Section(BaseModel):
@@ -35,6 +33,9 @@ class ApiKey(Section):
 
 
 class Server(Section):
+    """tls_cert and tls_key are both there or both None. max_connections_per_address: None for the default, which does not
+    hold for loopback."""
+
     enabled: values.Flag = True
     grpc_addr: values.AddressValue = Address("127.0.0.1", 8881)
     http_addr: values.AddressValue = Address("127.0.0.1", 8882)
@@ -42,6 +43,16 @@ class Server(Section):
     allowed_hosts: values.Hosts = ()
     allowed_origins: values.Origins = ()
     message_encoding: values.MessageEncoding = "base64"
+    tls_cert: values.FilePath | None = None
+    tls_key: values.FilePath | None = None
+    trusted_proxies: values.Proxies = ()
+    max_connections: values.whole(10) = 10_000
+    max_connections_per_address: values.whole(1) | None = None
+    max_grpc_connections: values.whole(10) = 1_000
+
+    @property
+    def scheme(self) -> str:
+        return "https" if self.tls_cert else "http"
 
 
 class Admin(Section):
@@ -141,6 +152,19 @@ class Events(Section):
     keep_days: values.whole(1) = 30
 
 
+class Inbound(Section):
+    """Who may write to this node with one service, or, as "default", with each that says nothing else: the least that a
+    message pays (sat), whether its sender must be known, and what one peer, and all, may send in an hour. 0: no limit;
+    None: as the default, which has no limits unless it says so."""
+
+    min_amount_sat: values.whole(0, 2_100_000_000_000_000) | None = None
+    only_known: values.Flag | None = None
+    peer_messages_per_hour: values.whole(0, 2**62) | None = None
+    peer_bytes_per_hour: values.whole(0, 2**62) | None = None
+    all_messages_per_hour: values.whole(0, 2**62) | None = None
+    all_bytes_per_hour: values.whole(0, 2**62) | None = None
+
+
 class Database(Section):
     """Where all is stored: an SQLite file, or a PostgreSQL database by libpq's parameters, the password among them. One
     of the two is None. `secret_key_path` is of Django's secret key."""
@@ -196,7 +220,11 @@ class Config(Section):
     redis_url: SecretStr | None
     message: Message
     events: Events
+    inbound: dict[str, Inbound]
     warnings: tuple[str, ...]
+
+
+INBOUND = ("default", *DEFAULT_RECORDS)
 
 
 # From here on: sections whose keys in the file differ from what the node reads.
@@ -227,5 +255,7 @@ class RedisUrl(Section):
 SECTIONS: dict[str, type[Section]] = {
     "server": Server, "sqlite3": Admin, "lightning": Lightning, "lightning.lnd_node": LndNode, "federate": Federate,
     "vpn": VpnKeys, "vpn.auto_renew": AutoRenew, "socket": Socket, "message": Message, "events": Events,
-    "database": DatabaseUrl, "redis": RedisUrl,
+    "database": DatabaseUrl, "redis": RedisUrl, **{f"inbound.{name}": Inbound for name in INBOUND},
 }  # fmt: skip
+# Of these an unknown key is no mere warning: who mistypes a key that protects must not believe to be protected.
+STRICT_SECTIONS = ("inbound",)

@@ -16,8 +16,8 @@ from yaml.constructor import SafeConstructor
 from impervious_site.config_values import MAX_FILE_BYTES, is_unset, read_file
 
 ENV_PREFIX = "IMPD_"
-ENV_OF_OTHERS = ("IMPD_CONFIG", "IMPD_LAUNCHED", "IMPD_SIMULATED", "IMPD_ENGINE_HERE", "IMPD_API_KEY",
-                 "IMPD_API_KEY_FILE")  # fmt: skip
+ENV_OF_OTHERS = ("IMPD_CONFIG", "IMPD_LAUNCHED", "IMPD_SIMULATED", "IMPD_ENGINE_HERE", "IMPD_UNREAD",
+                 "IMPD_API_KEY", "IMPD_API_KEY_FILE")  # fmt: skip
 FREE_FORM_KEY = "additional_service_data"
 
 _NULL_TAG = "tag:yaml.org,2002:null"
@@ -26,7 +26,8 @@ _NULL_TAG = "tag:yaml.org,2002:null"
 class Findings:
     """Problems and warnings so far, each with the key it is about and where its value came from."""
 
-    def __init__(self) -> None:
+    def __init__(self, strict_sections: Collection[str] = ()) -> None:
+        self.strict_sections = strict_sections
         self.problems: list[str] = []
         self.warnings: list[str] = []
         self.keys_with_problems: list[str] = []
@@ -38,6 +39,11 @@ class Findings:
 
     def warn(self, key: str, text: str) -> None:
         self._add(self.warnings, key, text)
+
+    def unknown(self, key: str, text: str) -> None:
+        """A key that nothing reads: a warning, but a problem in the sections that are strict."""
+        section = key.split(".")[0] if "." in key else key.removeprefix(ENV_PREFIX).split("__")[0].lower()
+        (self.problem if section in self.strict_sections else self.warn)(key, text)
 
     def has_problem(self, *prefixes: str) -> bool:
         return any(key.startswith(prefixes) for key in self.keys_with_problems)
@@ -168,7 +174,7 @@ def flatten(tree: Mapping[str, Any], known: Collection[str], findings: Findings)
             if key in known and "." not in name:
                 flat[key] = value
             elif key not in sections or "." in name:
-                findings.warn(key, f"is not known and not used; {nearest(key, [*known, *sections])}")
+                findings.unknown(key, f"is not known and not used; {nearest(key, [*known, *sections])}")
             elif isinstance(value, dict):
                 walk(value, key)
             elif not is_unset(value):
@@ -193,7 +199,7 @@ def read_environment(
             continue
         plain_name = name if name in keys else name.removesuffix("_FILE")
         if plain_name not in keys:
-            findings.warn(name, f"is not known and not used; {nearest(name, keys)}")
+            findings.unknown(name, f"is not known and not used; {nearest(name, keys)}")
             continue
         key = keys[plain_name]
         findings.origins[key] = f"from {name}"
@@ -217,7 +223,7 @@ def _content(name: str, key: str, directory: Path, findings: Findings) -> str | 
 
 
 def _from_json(value: Any, key: str, demanded: bool, findings: Findings) -> Any:
-    if not isinstance(value, str) or is_unset(value) or not (demanded or key.endswith(("hosts", "origins", "ips"))):
+    if not isinstance(value, str) or is_unset(value) or not (demanded or key.endswith(("hosts", "origins", "ips", "proxies"))):
         return value
     if not demanded and not value.lstrip().startswith("["):
         return value

@@ -219,6 +219,17 @@ def parse_network(value: Any) -> Network:
     raise ValueError(f"{shown(text)} is no network; {right}")
 
 
+def parse_proxy(value: Any) -> Network:
+    """The IP address of a proxy, or the network that proxies are in."""
+    try:
+        network = parse_network(value)
+    except ValueError as error:
+        raise ValueError(str(error).replace("is no network", "is neither an IP address nor a network")) from None
+    if network.prefixlen == 0:
+        raise ValueError(f"{network} is every address there is; must be the address or the network of your proxies")
+    return network
+
+
 def parse_subnet(value: Any) -> Network:
     network = parse_network(value)
     if network.num_addresses < 4:
@@ -394,6 +405,16 @@ def read_file(value: Any, directory: Path, *, secret: bool = False) -> bytes:
     raise ValueError(f"cannot read {name if nameable else 'the file'}: {reason}; must be the path of a readable file")
 
 
+def parse_file_path(value: Any, info: ValidationInfo) -> Path:
+    """Of a file that somebody else reads; relative to the configuration's directory."""
+    text = parse_text(value)
+    refuse_placeholder(text, "the path of a file in PEM form")
+    try:
+        return info.context / Path(text).expanduser()
+    except (ValueError, RuntimeError):
+        raise ValueError(f"{shown(text)} is no usable file name; must be the path of a file in PEM form") from None
+
+
 def checked_pem(content: bytes) -> bytes:
     right = "must be a certificate in PEM form, as in lnd's tls.cert"
     try:
@@ -457,6 +478,8 @@ Hosts = Annotated[tuple[str, ...], PlainValidator(lambda value: parse_list(value
 Origins = Annotated[tuple[str, ...], PlainValidator(lambda value: parse_list(value, parse_origin))]
 Subnets = Annotated[tuple[Network, ...], PlainValidator(parse_subnets)]
 Networks = Annotated[tuple[Network, ...], PlainValidator(lambda value: parse_list(value, parse_network))]
+Proxies = Annotated[tuple[Network, ...], PlainValidator(lambda value: parse_list(value, parse_proxy))]
+FilePath = Annotated[Path, PlainValidator(parse_file_path)]
 Program = Annotated[str, PlainValidator(parse_program)]
 Username = Annotated[str, PlainValidator(parse_username)]
 PubKey = Annotated[str, PlainValidator(parse_pub_key)]

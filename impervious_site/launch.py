@@ -47,6 +47,20 @@ def find_simulated(arguments: list[str], environ: MutableMapping[str, str]) -> N
         environ["IMPD_SIMULATED"] = str(Path.cwd() / SIMULATION)
 
 
+def leave_config_unread(arguments: list[str], environ: MutableMapping[str, str]) -> None:
+    if arguments[1:2] == ["cert"]:
+        environ["IMPD_UNREAD"] = "1"
+
+
+def forgo_macaroon(arguments: list[str], environ: MutableMapping[str, str]) -> None:
+    """The command `macaroon` is for those who have none yet, though their configuration may name its file already."""
+    if arguments[1:2] != ["macaroon"]:
+        return
+    for name in ("ADMIN_MACAROON", "ADMIN_MACAROON_FILE", "ADMIN_MACAROON_HEX_FILE"):
+        environ.pop(f"IMPD_LIGHTNING__LND_NODE__{name}", None)
+    environ["IMPD_LIGHTNING__LND_NODE__ADMIN_MACAROON_HEX"] = "00"
+
+
 def prepare_simulation(arguments: list[str], environ: MutableMapping[str, str]) -> None:
     """Starts the simulated network for `runimpd`, when ./impervious found no configuration file."""
     if arguments[1:2] != ["runimpd"] or "IMPD_LAUNCHED" not in environ:

@@ -10,9 +10,10 @@ from impervious_site.secret_key import read_or_make
 BASE_DIR = Path(__file__).resolve().parent.parent
 VERSION = "0.2.0"
 
-_path = find_config(os.environ.get("IMPD_CONFIG"), Path.cwd())
-# None for commands that need no node (simulate, makemigrations); runimpd and daphne refuse to run without.
-IMPD: Config | None = load_config(_path, os.environ) if _path else None
+CONFIG_PATH = find_config(os.environ.get("IMPD_CONFIG"), Path.cwd())
+# None for commands that need no node (simulate, makemigrations); runimpd and daphne refuse to run without. `cert` makes what
+# the configuration names, so that it must not fail for want of it.
+IMPD: Config | None = load_config(CONFIG_PATH, os.environ) if CONFIG_PATH and "IMPD_UNREAD" not in os.environ else None
 
 CONFIG_PLACES = PLACES
 
@@ -35,6 +36,7 @@ INSTALLED_APPS = [
 ]
 
 MIDDLEWARE = [
+    "impervious_site.secure_cookies.SecureCookies",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -110,6 +112,7 @@ STATIC_URL = "/static/"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_SAMESITE = "Strict"
 SESSION_COOKIE_NAME = "impd_session"
+SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = bool(IMPD and IMPD.server.tls_cert)
 
 LOGGING = {
     "version": 1,

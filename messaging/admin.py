@@ -1,12 +1,17 @@
-"""Messages, attempts, peers and events as the operator sees them. What has happened cannot be edited."""
+"""Messages, attempts, peers and events as the operator sees them. What has happened cannot be edited.
 
+Whom the node takes messages from can: it reads peers and inbound policies anew for whatever comes in."""
+
+import re
 from datetime import timedelta
 
+from django import forms
 from django.contrib import admin
 from django.db.models import Count, Q
 from django.utils.html import format_html
 
-from messaging.models import Assembly, Attempt, Direction, Event, Message, Peer
+from messaging.models import Assembly, Attempt, Direction, Event, InboundPolicy, Message, Peer, Refused
+from messaging.policy import Rules, in_force
 
 SHOWN_BODY_BYTES = 2_000
 SHOWN_IN_LIST = 40
@@ -212,26 +217,57 @@ class AssemblyAdmin(When, HistoryAdmin):
         return sat(assembly.amount_msat)
 
 
-@admin.register(Peer)
-class PeerAdmin(admin.ModelAdmin):
-    """Peers come by themselves; the operator may name them, and mark those that are known."""
+class SavesChanges(admin.ModelAdmin):
+    """The node writes other columns of the same row meanwhile: only what was changed here is stored."""
 
-    list_display = ("short_pubkey", "label", "marked", "sent", "received", "first_seen_at", "last_seen_at")
-    list_filter = ("marked", "last_seen_at")
+    def save_model(self, request, obj, form, change):
+        obj.save(update_fields=form.changed_data if change else None, force_insert=not change)
+
+
+class PeerForm(forms.ModelForm):
+    def clean_pubkey(self) -> str:
+        pubkey = self.cleaned_data["pubkey"].strip().lower()
+        if not re.fullmatch(r"0[23][0-9a-f]{64}", pubkey):
+            raise forms.ValidationError("must be 66 hexadecimal digits that begin with 02 or 03")
+        return pubkey
+
+
+@admin.register(Peer)
+class PeerAdmin(SavesChanges):
+    """Peers come by themselves, and can be added before they do; the operator may name, mark and block them."""
+
+    form = PeerForm
+    list_display = (
+        "short_pubkey", "label", "marked", "blocked", "refused", "sent", "received", "first_seen_at", "last_seen_at",
+    )
+    list_filter = ("marked", "blocked", "last_seen_at")
     search_fields = ("pubkey__startswith", "label")
+    actions = ("block", "unblock")
     fields = (
-        "pubkey", "label", "marked", "sent", "received", "written_to", "private_channels", "first_seen_at", "last_seen_at",
+        "pubkey", "label", "marked", "blocked", "refused", "sent", "received", "written_to", "private_channels",
+        "first_seen_at", "last_seen_at",
     )
     readonly_fields = (
-        "pubkey", "sent", "received", "written_to", "private_channels", "first_seen_at", "last_seen_at",
+        "refused", "sent", "received", "written_to", "private_channels", "first_seen_at", "last_seen_at",
     )
     show_full_result_count = False
 
-    def has_add_permission(self, request) -> bool:
-        return False
+    def get_fields(self, request, obj=None):
+        return self.fields if obj else ("pubkey", "label", "marked", "blocked")
+
+    def get_readonly_fields(self, request, obj=None):
+        return ("pubkey", *self.readonly_fields) if obj else ()
 
     def has_delete_permission(self, request, obj=None) -> bool:
         return False
+
+    @admin.action(description="Block the chosen nodes", permissions=["change"])
+    def block(self, request, queryset):
+        self.message_user(request, f"Blocked: {queryset.update(blocked=True)}.")
+
+    @admin.action(description="Unblock the chosen nodes", permissions=["change"])
+    def unblock(self, request, queryset):
+        self.message_user(request, f"Unblocked: {queryset.update(blocked=False)}.")
 
     @admin.display(description="node", ordering="pubkey")
     def short_pubkey(self, peer: Peer) -> str:
@@ -256,3 +292,83 @@ class PeerAdmin(admin.ModelAdmin):
                 received=Count("pk", filter=Q(direction=Direction.IN)),
             )
         return peer.counts
+
+
+@admin.register(InboundPolicy)
+class InboundPolicyAdmin(SavesChanges):
+    """The node makes a row for each service when it starts."""
+
+    list_display = ("service", "least", "known_only", "of_one_peer", "in_all", "set_here")
+    fields = (
+        "service", "in_force_now", "min_amount_sat", "only_known", "peer_messages_per_hour", "peer_bytes_per_hour",
+        "all_messages_per_hour", "all_bytes_per_hour",
+    )
+    readonly_fields = ("service", "in_force_now")
+    ordering = ("service",)
+
+    def has_add_permission(self, request) -> bool:
+        return False
+
+    def has_delete_permission(self, request, obj=None) -> bool:
+        return False
+
+    @admin.display(description="at least", ordering="min_amount_sat")
+    def least(self, row: InboundPolicy) -> str:
+        least_sat = rules_of(row).min_amount_sat
+        return f"{least_sat:,} sat" if least_sat else "any amount"
+
+    @admin.display(description="only known peers", boolean=True)
+    def known_only(self, row: InboundPolicy) -> bool:
+        return rules_of(row).only_known
+
+    @admin.display(description="of one peer")
+    def of_one_peer(self, row: InboundPolicy) -> str:
+        rules = rules_of(row)
+        return quota_in_words(rules.peer_messages_per_hour, rules.peer_bytes_per_hour)
+
+    @admin.display(description="in all")
+    def in_all(self, row: InboundPolicy) -> str:
+        rules = rules_of(row)
+        return quota_in_words(rules.all_messages_per_hour, rules.all_bytes_per_hour)
+
+    @admin.display(description="set here")
+    def set_here(self, row: InboundPolicy) -> str:
+        names = [name for name in row.configured if getattr(row, name, None) is not None]
+        return ", ".join(str(row._meta.get_field(name).verbose_name) for name in names) or "nothing: as in the configuration"
+
+    @admin.display(description="in force")
+    def in_force_now(self, row: InboundPolicy) -> str:
+        known = "only known peers" if rules_of(row).only_known else "anybody"
+        return f"{known}; {self.least(row)}; of one peer: {self.of_one_peer(row)}; in all: {self.in_all(row)}"
+
+
+def rules_of(row: InboundPolicy) -> Rules:
+    return in_force(row, Rules(**row.configured))
+
+
+def quota_in_words(messages: int, size_bytes: int) -> str:
+    words = [f"{count:,} {unit}" for count, unit in ((messages, "messages"), (size_bytes, "bytes")) if count]
+    return f"{' and '.join(words)} an hour" if words else "no limit"
+
+
+@admin.register(Refused)
+class RefusedAdmin(HistoryAdmin):
+    """Of what was refused only this is kept."""
+
+    list_display = ("service", "cause", "count", "amount", "first", "last")
+    list_filter = ("service", "cause")
+    fields = ("service", "cause", "count", "amount", "first", "last")
+    readonly_fields = ("amount", "first", "last")
+    ordering = ("service", "-count")
+
+    @admin.display(description="paid with them", ordering="amount_msat")
+    def amount(self, row: Refused) -> str:
+        return sat(row.amount_msat)
+
+    @admin.display(description="first (UTC)", ordering="first_at")
+    def first(self, row: Refused) -> str:
+        return to_the_second(row.first_at)
+
+    @admin.display(description="last (UTC)", ordering="last_at")
+    def last(self, row: Refused) -> str:
+        return to_the_second(row.last_at)

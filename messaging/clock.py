@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from pathlib import Path
 
 logger = logging.getLogger(__name__)
 
@@ -15,10 +16,20 @@ logger = logging.getLogger(__name__)
 JUMP_SECONDS = 10.0
 SETTLE_SECONDS = 600.0
 
+_BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
+
 
 def steady_seconds() -> float:
     """Seconds that pass, those in which the machine was suspended among them where the system counts these."""
     return time.clock_gettime(time.CLOCK_BOOTTIME) if hasattr(time, "CLOCK_BOOTTIME") else time.monotonic()
+
+
+def boot_id() -> str:
+    """While it is the same, so is the steady clock's beginning; empty where the system does not tell."""
+    try:
+        return _BOOT_ID.read_text().strip()
+    except OSError:
+        return ""
 
 
 class Clock:
@@ -39,6 +50,18 @@ class Clock:
         steady = self._steady()
         self._look(self._wall() - steady, steady)
         return steady + self._trusted
+
+    @property
+    def offset_seconds(self) -> float:
+        """What is trusted: to be kept, with the boot's id, for the next process to `resume`."""
+        return self._trusted
+
+    def resume(self, offset_seconds: float) -> None:
+        """Goes on from what an earlier process trusted: a clock that has jumped since, or while that one ran, is not
+        believed because of a restart."""
+        if abs(self._trusted - offset_seconds) > JUMP_SECONDS:
+            self._trusted = offset_seconds
+            self.now_seconds()
 
     def _look(self, offset: float, steady: float) -> None:
         if abs(offset - self._trusted) <= JUMP_SECONDS:

@@ -105,12 +105,12 @@ def retry(
     return next_try_at
 
 
-def expire(now: datetime, *, published: events.Published) -> None:
+def expire(now: datetime, *, cause: str = "its time is over", published: events.Published) -> None:
     """Nothing more is sent of messages whose time is over; what is in flight is waited for."""
     # A join would let SQLite look through all messages for the few that are divided.
     divided = Message.objects.filter(pk__in=Division.objects.values("pk"))
     late = set(divided.filter(state__in=UNFINISHED, expires_at__lte=now).values_list("pk", flat=True))
-    if late and _give_up(late, "its time is over"):
+    if late and _give_up(late, cause):
         _conclude(late, now, published)
 
 

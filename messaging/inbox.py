@@ -8,8 +8,8 @@ import asyncio
 import hashlib
 import logging
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from functools import partial
 from uuid import NAMESPACE_OID, UUID, uuid5
 
@@ -22,6 +22,8 @@ from messaging.hints import HintBook
 from messaging.joining import Arrived, Bounds, Whole, forget_old, join
 from messaging.models import Direction, Message, ReceivedHtlc, State
 from messaging.outgoing import store_all
+from messaging.policy import Item, Judge, Rules, forget_old_uses
+from messaging.refusals import RefusalLog
 from messaging.registry import FOREIGN_WELCOME, Registry, Service
 from protos.lnrpc import lightning_pb2
 
@@ -53,10 +55,11 @@ class Arrival:
 @dataclass(frozen=True, kw_only=True)
 class Stored:
     """Payments that were not known before; what was dropped while they were stored, by what it was ("parts" or a service)
-    and reason; peers whose hints are new; messages to be sent in answer."""
+    and reason; what the policy refused, by service and cause; peers whose hints are new; messages to be sent in answer."""
 
     payments: int
     dropped: Counter[tuple[str, str]]
+    refused: Counter[tuple[str, str]] = field(default_factory=Counter)
     hinted: tuple[str, ...] = ()
     answers: tuple[Message, ...] = ()
 
@@ -91,8 +94,13 @@ class Inbox:
         hints: HintBook,
         send_stored: Callable[[Iterable[Message]], None],
         cost_msat: Callable[[int, int], int],
+        policies: Mapping[str, Rules],
+        now_seconds: Callable[[], float],
     ):
         self._database = database
+        self._policies = policies
+        self._now_seconds = now_seconds
+        self._refusals = RefusalLog()
         self._send_stored = send_stored
         self._cost_msat = cost_msat
         self._registry = registry
@@ -179,18 +187,22 @@ class Inbox:
             bounds=self._bounds,
             published=self._published,
             cost_msat=self._cost_msat,
+            policies=self._policies,
+            now_seconds=self._now_seconds(),
         )
 
     def _note(self, stored: Stored) -> int:
         for (what, reason), count in stored.dropped.items():
             self._drop(what, reason, count)
+        self._refusals.note(stored.refused)
         for pubkey in stored.hinted:
             self._hints.learned(pubkey)
         self._send_stored(stored.answers)
         return stored.payments
 
     async def forget_old_parts(self) -> None:
-        """What has been incomplete for too long is dropped."""
+        """What has been incomplete for too long is dropped, and so are counts of quotas that are over."""
+        await self._database.write(partial(forget_old_uses, self._now_seconds()))
         if count := await self._database.write(partial(forget_old, self._bounds)):
             self._drop("parts", "incomplete_for_too_long", count)
 
@@ -279,24 +291,74 @@ def _insert(
     bounds: Bounds,
     published: events.Published,
     cost_msat: Callable[[int, int], int],
+    policies: Mapping[str, Rules],
+    now_seconds: float,
 ) -> Stored:
     ReceivedHtlc.objects.bulk_create([ReceivedHtlc(key=arrival.key) for arrival in arrivals])
-    pairs = [pair for arrival in arrivals for pair in arrival.messages]
+    judge = Judge(policies, _senders(arrivals), now_seconds)
+    pairs = _admitted(arrivals, judge)
     insert_new(Message, [message for _, message in pairs])
-    parts = [part for arrival in arrivals for part in arrival.parts]
-    peers.touch([message.pubkey for _, message in pairs] + [part.sender for part in parts])
+    heard = {message.pubkey for _, message in pairs}
     dropped: Counter[tuple[str, str]] = Counter()
+    parts = [part for arrival in arrivals for part in arrival.parts if judge.admits_part(_item_of_part(part))]
     if parts:
-        joined = join(parts, bounds)
+        joined = join(parts, bounds, may_begin=lambda part: judge.admits_beginning(_item_of_part(part)))
         dropped.update({("parts", reason): count for reason, count in joined.dropped.items()})
+        heard |= joined.senders
         complete = [(registry.by_type(whole.service), _received_whole(whole)) for whole in joined.whole]
+        complete = [(service, message) for service, message in complete if judge.admits(_item(message))]
         insert_new(Message, [message for _, message in complete])
         pairs += complete
+    peers.touch(heard)
     hinted = [
-        pubkey for arrival in arrivals for pubkey, hop_hints in arrival.hints if hints.store(pubkey, hop_hints)
+        pubkey
+        for arrival in arrivals
+        for pubkey, hop_hints in arrival.hints
+        if pubkey in heard and hints.store(pubkey, hop_hints)
     ]
+    refused = judge.store()
     answers = _react(pairs, published, cost_msat, dropped)
-    return Stored(payments=len(arrivals), dropped=dropped, hinted=tuple(hinted), answers=tuple(answers))
+    return Stored(
+        payments=len(arrivals), dropped=dropped, refused=refused, hinted=tuple(hinted), answers=tuple(answers)
+    )
+
+
+def _senders(arrivals: list[Arrival]) -> set[str]:
+    whole = {message.pubkey for arrival in arrivals for _, message in arrival.messages}
+    return whole | {part.sender for arrival in arrivals for part in arrival.parts}
+
+
+def _admitted(arrivals: list[Arrival], judge: Judge) -> list[tuple[Service, Message]]:
+    """What the policy lets in, without what the same sender sends twice under one id."""
+    admitted, names = [], set()
+    for service, message in (pair for arrival in arrivals for pair in arrival.messages):
+        name = (message.pubkey, message.message_id)
+        if name not in names and judge.admits(_item(message)):
+            names.add(name)
+            admitted.append((service, message))
+    return admitted
+
+
+def _item(message: Message) -> Item:
+    return Item(
+        sender=message.pubkey,
+        service=message.service,
+        reply_to=message.reply_to,
+        amount_msat=message.amount_msat,
+        size_bytes=len(message.body),
+    )
+
+
+def _item_of_part(arrived: Arrived) -> Item:
+    """Its size is that of the whole, as its sender declares it and before it is unpacked."""
+    part = arrived.part
+    return Item(
+        sender=arrived.sender,
+        service=arrived.service,
+        reply_to=part.reply_to,
+        amount_msat=part.amount_msat,
+        size_bytes=part.size,
+    )
 
 
 def _react(
@@ -324,16 +386,17 @@ def _fresh_arrivals(arrivals: list[Arrival]) -> list[Arrival]:
     for key in known:
         by_key.pop(bytes(key), None)
     told = _known_names([pair for arrival in by_key.values() for pair in arrival.messages])
-    fresh = []
-    for arrival in by_key.values():
-        new = []
-        for service, message in arrival.messages:
-            name = (message.pubkey, message.message_id)
-            if name not in told:
-                told.add(name)
-                new.append((service, message))
-        fresh.append(replace(arrival, messages=tuple(new)))
-    return fresh
+    return [
+        replace(
+            arrival,
+            messages=tuple(
+                (service, message)
+                for service, message in arrival.messages
+                if (message.pubkey, message.message_id) not in told
+            ),
+        )
+        for arrival in by_key.values()
+    ]
 
 
 def _known_names(pairs: list[tuple[Service, Message]]) -> set[tuple[str, UUID]]:

@@ -7,7 +7,7 @@ to or that were marked, and among strangers the oldest goes first.
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from datetime import timedelta
 from uuid import UUID
@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from messaging import envelope, peers
 from messaging.envelope import EnvelopeError, ItemPart
-from messaging.models import Assembly, Direction, Message, ReceivedPart
+from messaging.models import Assembly, Direction, Message, Peer, ReceivedPart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,14 +54,22 @@ class Whole:
 
 @dataclass
 class Joined:
-    """What a batch of parts led to: whole messages, and what was dropped, by reason."""
+    """What a batch of parts led to: whole messages, whose parts were taken, and what was dropped, by reason."""
 
     whole: list[Whole] = field(default_factory=list)
+    senders: set[str] = field(default_factory=set)
     dropped: Counter[str] = field(default_factory=Counter)
 
 
-def join(arrived: Iterable[Arrived], bounds: Bounds) -> Joined:
-    """Stores parts, and answers the messages that are complete with them."""
+class NotAdmitted(Exception):
+    """A part with which a message would begin that the inbound policy refuses."""
+
+
+def join(
+    arrived: Iterable[Arrived], bounds: Bounds, *, may_begin: Callable[[Arrived], bool] = lambda _: True
+) -> Joined:
+    """Stores parts, and answers the messages that are complete with them. A message of which nothing is here yet begins
+    only if it may."""
     arrived = list(arrived)
     joined = Joined()
     delivered = _delivered(arrived)
@@ -72,10 +80,13 @@ def join(arrived: Iterable[Arrived], bounds: Bounds) -> Joined:
             joined.dropped["part_of_a_delivered_message"] += 1
             continue
         try:
-            whole = _take(one, one.sender in known, room, bounds)
+            whole = _take(one, one.sender in known, room, bounds, may_begin)
         except EnvelopeError as error:
             joined.dropped[error.reason] += 1
             continue
+        except NotAdmitted:
+            continue
+        joined.senders.add(one.sender)
         if whole:
             joined.whole.append(whole)
             delivered.add((one.sender, one.part.id))
@@ -84,8 +95,9 @@ def join(arrived: Iterable[Arrived], bounds: Bounds) -> Joined:
 
 
 def forget_old(bounds: Bounds) -> int:
-    """Drops what has been incomplete for too long; how many messages that were."""
-    old = Assembly.objects.filter(created_at__lt=timezone.now() - timedelta(seconds=bounds.seconds))
+    """Drops what has been incomplete for too long, or is of a peer that was blocked; how many messages that were."""
+    late = Q(created_at__lt=timezone.now() - timedelta(seconds=bounds.seconds))
+    old = Assembly.objects.filter(late | Q(pubkey__in=Peer.objects.filter(blocked=True).values("pubkey")))
     keys = list(old.values_list("pk", flat=True))
     _forget(keys)
     return len(keys)
@@ -97,11 +109,15 @@ def _delivered(arrived: list[Arrived]) -> set[tuple[str, UUID]]:
     return set(found.values_list("pubkey", "message_id"))
 
 
-def _take(one: Arrived, known: bool, room: "_Room", bounds: Bounds) -> Whole | None:
+def _take(
+    one: Arrived, known: bool, room: "_Room", bounds: Bounds, may_begin: Callable[[Arrived], bool]
+) -> Whole | None:
     """Stores one part; the message if that completes it. EnvelopeError when the part has to be dropped."""
     part = one.part
     assembly = Assembly.objects.filter(pubkey=one.sender, message_id=part.id).first()
     if assembly is None:
+        if not may_begin(one):
+            raise NotAdmitted
         room.make_for_message(one.sender, known)
         assembly = _begin(one, known)
     elif not _agrees(assembly, one):

@@ -272,6 +272,16 @@ def expire(*, published: events.Published) -> None:
     divided.expire(now, published=published)
 
 
+def give_up_unsent(cause: str, *, published: events.Published) -> None:
+    """Of a database that has come back from the past: what waits may have been sent already, and is not sent again; what
+    is in flight is asked for, and not tried again if it has failed."""
+    now = timezone.now()
+    unfinished().update(expires_at=now)
+    waiting = unfinished().filter(parts=1, state__in=TRANSITIONS[State.IN_FLIGHT]).defer("body")
+    deliveries.move(list(waiting), State.FAILED, now, cause=cause, published=published)
+    divided.expire(now, cause=cause, published=published)
+
+
 def _late(cause: str) -> str:
     return f"its time is over; last: {cause}" if cause else "its time is over"
 

@@ -42,6 +42,10 @@ class Peer(models.Model):
     marked = models.BooleanField(
         "known to you", default=False, help_text="Room for its long messages is kept when strangers fill the rest."
     )
+    blocked = models.BooleanField(default=False, help_text="Nothing that it sends is taken, of whatever service.")
+    refused = models.PositiveBigIntegerField(
+        default=0, help_text="Messages, and parts of long ones, that the inbound policy refused."
+    )
     written_to = models.BooleanField(default=False, help_text="This node has sent it a message.")
     reply_hints = models.JSONField(
         default=list, blank=True, help_text="Private channels over which it can be reached, as it told last."
@@ -259,3 +263,73 @@ class Event(models.Model):
 
     def __str__(self) -> str:
         return f"{self.seq} {self.service_type}"
+
+
+NO_LIMIT = "Empty: as in the configuration. 0: no limit."
+
+
+class InboundPolicy(models.Model):
+    """What the operator allows others to send of one service, where it differs from the configuration (null: it does not).
+    `configured` is what the running node was started with, for the admin in whatever process."""
+
+    service = models.CharField(max_length=32, primary_key=True)
+    min_amount_sat = models.PositiveBigIntegerField(
+        "at least (sat)", null=True, blank=True, help_text="A message that pays less is refused. " + NO_LIMIT
+    )
+    only_known = models.BooleanField(
+        "only known peers", null=True, blank=True, help_text="Those that this node has written to, or that you marked as known."
+    )
+    peer_messages_per_hour = models.PositiveBigIntegerField(
+        "messages an hour of one peer", null=True, blank=True, help_text=NO_LIMIT
+    )
+    peer_bytes_per_hour = models.PositiveBigIntegerField("bytes an hour of one peer", null=True, blank=True, help_text=NO_LIMIT)
+    all_messages_per_hour = models.PositiveBigIntegerField("messages an hour in all", null=True, blank=True, help_text=NO_LIMIT)
+    all_bytes_per_hour = models.PositiveBigIntegerField("bytes an hour in all", null=True, blank=True, help_text=NO_LIMIT)
+    configured = models.JSONField(default=dict, editable=False)
+
+    class Meta:
+        verbose_name = "inbound policy"
+        verbose_name_plural = "inbound policies"
+
+    def __str__(self) -> str:
+        return self.service
+
+
+class InboundUse(models.Model):
+    """What was taken of a quota in the last hour: of one peer, or of all (`of` is "*"). Old rows are deleted."""
+
+    service = models.CharField(max_length=32)
+    of = models.CharField(max_length=80)
+    steps = models.JSONField(help_text="[number of a step of time, messages, bytes] for each in which something came.")
+    last_step = models.BigIntegerField(db_index=True)
+
+    class Meta:
+        constraints = [models.UniqueConstraint(fields=["service", "of"], name="inbound_use_once")]
+
+
+class Refused(models.Model):
+    """How much of one service the inbound policy has refused for one cause. So few rows that no flood makes them many."""
+
+    class Cause(models.TextChoices):
+        BLOCKED = "blocked", "from a blocked peer"
+        NOT_KNOWN = "not_known", "from a peer that is not known"
+        AMOUNT = "amount", "paid too little"
+        PEER_MESSAGES = "peer_messages", "too many messages of one peer"
+        PEER_BYTES = "peer_bytes", "too many bytes of one peer"
+        ALL_MESSAGES = "all_messages", "too many messages in all"
+        ALL_BYTES = "all_bytes", "too many bytes in all"
+
+    service = models.CharField(max_length=32)
+    cause = models.CharField(max_length=16, choices=Cause)
+    count = models.PositiveBigIntegerField("refused", default=0, help_text="Messages, and parts of long ones.")
+    amount_msat = models.BigIntegerField(default=0, help_text="What was paid with them, which lnd has taken before.")
+    first_at = models.DateTimeField(default=timezone.now)
+    last_at = models.DateTimeField(default=timezone.now)
+
+    class Meta:
+        verbose_name = "refused by policy"
+        verbose_name_plural = "refused by policy"
+        constraints = [models.UniqueConstraint(fields=["service", "cause"], name="refused_once")]
+
+    def __str__(self) -> str:
+        return f"{self.service}: {self.get_cause_display()}"

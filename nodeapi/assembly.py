@@ -4,20 +4,28 @@ from typing import Any
 
 from federation.settings import FederationSettings
 from lightning.client import LndClient
+from lightning.rpcs import Rpc, calls_for
 from messaging.database import Database
 from messaging.joining import Bounds
+from messaging.policy import Rules
 from messaging.registry import Registry
 from messaging.traffic import Limits
+from nodeapi.addresses import trust
 from nodeapi.auth import Key, Keys, WebGuard
+from nodeapi.descriptors import shares
 from nodeapi.doors import Doors
 from nodeapi.engine import Engine, EngineLimits
 from nodeapi.forward import Forwarder
+from nodeapi.http_limits import HttpLimits
 from nodeapi.lnd_status import LndStatus
 from nodeapi.relay.service import RelayOptions
 from nodeapi.stream import UNWOKEN_POLL_SECONDS, Hub
+from nodeapi.tls import PairFiles
 from vpn.settings import VpnSettings
 
 POLL_WHEN_WOKEN_SECONDS = 1.0
+# Room for request bodies that are here at a time, unless the largest messages need more.
+BODIES_BYTES, BODIES = 64 * 2**20, 8
 
 
 def make_client(config) -> LndClient:
@@ -27,6 +35,11 @@ def make_client(config) -> LndClient:
         tls_cert=config.lnd.tls_cert,
         macaroon_hex=config.lnd.macaroon_hex.get_secret_value(),
     )
+
+
+def lnd_calls(config) -> list[Rpc]:
+    """What this node calls of lnd."""
+    return calls_for({service.service_type for service in config.services if service.active})
 
 
 def make_keys(config) -> Keys:
@@ -56,6 +69,7 @@ def make_engine(
             received_bytes=config.message.incomplete_bytes,
             seconds=config.message.incomplete_seconds,
         ),
+        inbound=inbound_rules(config),
         traffic=Limits(
             in_flight=config.message.in_flight,
             in_flight_per_peer=config.message.in_flight_per_peer,
@@ -86,6 +100,13 @@ def make_engine(
     )
 
 
+def inbound_rules(config) -> dict[str, Rules]:
+    """Of each service: what its own section says, else what holds for all."""
+    given = {name: keys.model_dump(exclude_none=True) for name, keys in config.inbound.items()}
+    services = [service.service_type for service in config.services]
+    return {service: Rules(**(given["default"] | given[service])) for service in services}
+
+
 def service_settings(config, own_pubkey: str, network: str) -> dict[str, Any]:
     """What the handlers and workers of services are told, by service type."""
     return {
@@ -99,7 +120,7 @@ def service_settings(config, own_pubkey: str, network: str) -> dict[str, Any]:
         "vpn": VpnSettings(
             own_pubkey=own_pubkey,
             network=network,
-            base_url=f"http://{config.server.http_addr}",
+            base_url=f"{config.server.scheme}://{config.server.http_addr}",
             price_sat=config.vpn.price,
             server_ip=str(config.vpn.server_ip),
             server_port=config.vpn.server_port,
@@ -135,6 +156,7 @@ def carries_text(config) -> bool:
 
 def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None, version: str) -> Doors:
     """The doors of the runimpd process with its engine, or of another process without one."""
+    trust(config.server.trusted_proxies)
     return Doors(
         database=database,
         hub=hub,
@@ -142,7 +164,7 @@ def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None, v
         guard=make_guard(config),
         version=version,
         engine=engine,
-        forwarder=None if engine else Forwarder(str(config.server.grpc_addr)),
+        forwarder=None if engine else Forwarder(str(config.server.grpc_addr), make_tls(config)),
         as_text=carries_text(config),
     )
 
@@ -150,3 +172,24 @@ def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None, v
 def max_body_bytes(config) -> int:
     """Room for the largest message in base64 and JSON, or in JSON's escapes: six characters a byte."""
     return (6 if carries_text(config) else 2) * config.message.max_bytes + 65_536
+
+
+def make_tls(config) -> PairFiles | None:
+    """None where no certificate is configured."""
+    return PairFiles(config.server.tls_cert, config.server.tls_key) if config.server.tls_cert else None
+
+
+def make_http_limits(config) -> HttpLimits:
+    """As many connections as there are descriptors for: call it after descriptors.raise_limit."""
+    server, body_bytes = config.server, max_body_bytes(config)
+    return HttpLimits(
+        body_bytes=body_bytes,
+        all_bodies_bytes=max(BODIES_BYTES, BODIES * body_bytes),
+        connections=shares(server.max_connections, server.max_grpc_connections).http,
+        per_address=server.max_connections_per_address,
+        trusted=server.trusted_proxies,
+    )
+
+
+def max_grpc_connections(config) -> int:
+    return shares(config.server.max_connections, config.server.max_grpc_connections).grpc

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -20,6 +21,7 @@ from messaging.hints import HintBook
 from messaging.inbox import Inbox
 from messaging.joining import Bounds
 from messaging.outbox import Outbox
+from messaging.policy import Rules, tell_configured
 from messaging.registry import Registry, Service
 from messaging.traffic import Limits
 from messaging.workers import WorkerContext, run_forever
@@ -40,10 +42,11 @@ PRUNE_AT_ONCE = 1_000
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """What is received; payments under way; how long a message is tried; fee limits (the larger of the two holds); the
+    """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits (the larger of the two holds); the
     most that one call may send, and all of them in 24 hours (None: no limit); days that events are kept."""
 
     bounds: Bounds
+    inbound: Mapping[str, Rules]
     traffic: Limits
     expires_seconds: int
     max_fee_sat: int
@@ -109,6 +112,8 @@ class Engine:
             hints=hints,
             send_stored=self.outbox.send_stored,
             cost_msat=self.outbox.ways.most_msat,
+            policies=limits.inbound,
+            now_seconds=self._clock.now_seconds,
         )
         self.issuer = Issuer(
             database=database, client=client, own_pubkey=self.own_pubkey.hex(), published=self._waker.published
@@ -140,6 +145,7 @@ class Engine:
     async def begin(self) -> None:
         """From here on nothing that reaches lnd is missed. LndError when lnd does not answer."""
         await self._walk.begin()
+        await self._database.write(partial(tell_configured, self.limits.inbound))
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:

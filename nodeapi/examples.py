@@ -56,6 +56,7 @@ EXAMPLES = {
                 {
                     "pubkey": PUBKEY, "label": "bob", "marked": True, "writtenTo": True, "federation": "member",
                     "firstSeenAt": "2026-11-20T08:00:00.000Z", "lastSeenAt": "2026-11-23T12:00:00.080Z",
+                    "blocked": False,
                 },
             ]
         },  # fmt: skip

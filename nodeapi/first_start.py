@@ -1,4 +1,5 @@
-"""The database as the node needs it at its start: migrated (where it is a file, copied before), with a first admin."""
+"""The database as the node needs it at its start: migrated (where it is a file, copied before), in the present if it was
+restored, with a first admin."""
 
 import logging
 
@@ -7,13 +8,15 @@ from django.core.management import call_command
 from django.db import connection
 from django.db.migrations.executor import MigrationExecutor
 
+from nodeapi.backups import returned
 from nodeapi.safety_copy import copy_before_migration
 
 logger = logging.getLogger(__name__)
 
 
 def prepare_database(config) -> None:
-    """Blocks; runs before the event loop. StartError when an older database cannot be copied before its migration."""
+    """Blocks; runs before the event loop. StartError when an older database cannot be copied before its migration, or a
+    restored one lacks its files."""
     executor = MigrationExecutor(connection)
     pending = [migration for migration, _ in executor.migration_plan(executor.loader.graph.leaf_nodes())]
     if pending:
@@ -21,6 +24,7 @@ def prepare_database(config) -> None:
             _keep_what_was(config.database.sqlite_path, pending[0])
         call_command("migrate", interactive=False, verbosity=0)
         logger.info("database migrated")
+    returned.finish(config)
     _make_first_admin(config.admin)
     connection.close()
 

@@ -1,4 +1,4 @@
-"""What ASGI does not tell: whether a client still reads, and how to bound what it may send. Both know Daphne and Twisted.
+"""What ASGI does not tell: whether a client still reads. This knows Daphne and Twisted.
 
 Daphne's `send` never blocks: what a client does not read piles up in Twisted's buffer. Twisted's transport says so when
 the buffer is over its limit, by pausing its producer.
@@ -7,10 +7,7 @@ the buffer is over its limit, by pausing its producer.
 import asyncio
 
 import daphne.server  # noqa: F401  (installs Twisted's asyncio reactor, which has to come first)
-from daphne import http_protocol
-
-from nodeapi import codec
-from nodeapi.errors import ApiError, invalid
+from twisted.protocols.policies import ProtocolWrapper
 
 STALL_SECONDS = 30.0
 LOOK_SECONDS = 0.05
@@ -25,10 +22,14 @@ class Connection:
         self._protocol = protocol
         channel = getattr(protocol, "channel", None) or protocol
         self._transport = getattr(channel, "transport", None)
+        # TLS wraps the transport whose buffer fills up.
+        self._socket = self._transport
+        while isinstance(self._socket, ProtocolWrapper):
+            self._socket = self._socket.transport
 
     @property
     def stalled(self) -> bool:
-        return bool(getattr(self._transport, "producerPaused", False))
+        return bool(getattr(self._socket, "producerPaused", False))
 
     def allow(self, frame_bytes: int) -> None:
         """Daphne's websocket ends a connection rather than send a frame above a limit, which here grows with the need."""
@@ -48,45 +49,3 @@ class Connection:
         """Ends the connection without waiting for the client to take what is buffered."""
         if hasattr(self._transport, "abortConnection"):
             asyncio.get_running_loop().call_later(1.0, self._transport.abortConnection)
-
-
-def bound_bodies(max_bytes: int) -> None:
-    """From now on Daphne refuses larger request bodies, and stores nothing of them.
-
-    Daphne reads a body to its end, to disk when it is large, before an application sees the request.
-    """
-
-    class BoundedRequest(http_protocol.WebRequest):
-        received_bytes = 0
-        too_large = False
-        content_types: list[bytes] = []
-
-        def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
-            # Twisted would parse a body that is said to be a form, and end the connection when it is none.
-            self.content_types = self.requestHeaders.getRawHeaders(b"content-type") or []
-            self.requestHeaders.removeHeader(b"content-type")
-            super().requestReceived(command, path, version)
-
-        def handleContentChunk(self, data: bytes) -> None:
-            self.received_bytes += len(data)
-            if self.received_bytes > max_bytes:
-                if not self.too_large:
-                    self.too_large = True
-                    self.content.seek(0)
-                    self.content.truncate()
-                return
-            super().handleContentChunk(data)
-
-        def process(self):
-            self.requestHeaders.setRawHeaders(b"content-type", self.content_types)
-            if self.too_large:
-                return self._refuse(invalid("body", f"is larger than {max_bytes} bytes"))
-            return super().process()
-
-        def _refuse(self, error: ApiError) -> None:
-            self.setResponseCode(error.http_status)
-            self.setHeader(b"content-type", b"application/json")
-            self.write(codec.dump(error.as_json()))
-            self.finish()
-
-    http_protocol.WebRequest = BoundedRequest

@@ -1,41 +1,70 @@
 """A daphne beside runimpd hands every call that is not pure reading to runimpd's gRPC, so that there is one engine."""
 
+import asyncio
 from collections.abc import Mapping
 
 import grpc
 from google.protobuf.message import Message
 
+from nodeapi.addresses import FORWARDED_FOR
+from nodeapi.certificates import Pair
 from nodeapi.errors import ApiError
 from nodeapi.operations import Operation
+from nodeapi.tls import PairFiles, grpc_channel
 
 CALL_SECONDS = 90
-CREDENTIALS = ("authorization", "x-api-key", "grpc-metadata-x-api-key", "idempotency-key")
+PASSED_ON = ("authorization", "x-api-key", "grpc-metadata-x-api-key", "idempotency-key", FORWARDED_FOR)
 
 
 class Forwarder:
-    def __init__(self, address: str):
+    """`tls` are the files that runimpd has its certificate from: that one alone is trusted, whatever host it names."""
+
+    def __init__(self, address: str, tls: PairFiles | None = None):
         self._address = address
-        self._channel = grpc.aio.insecure_channel(address)
+        self._tls = tls
+        self._pair: Pair | None = None
+        self._channel: grpc.aio.Channel | None = None
+        self._closing: set[asyncio.Task] = set()
 
     async def call(self, operation: Operation, request: Message, metadata: Mapping[str, str]) -> Message:
         """The same call, with the caller's credentials, at runimpd. No answer: UNAVAILABLE."""
-        method = self._channel.unary_unary(
+        method = self._current_channel().unary_unary(
             operation.rpc_path,
             request_serializer=operation.request_class.SerializeToString,
             response_deserializer=operation.reply_class.FromString,
         )
         try:
-            return await method(request, metadata=_credentials(metadata), timeout=CALL_SECONDS)
+            return await method(request, metadata=_passed_on(metadata), timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
-                raise ApiError(error.code(), f"runimpd at {self._address} does not answer") from None
+                raise ApiError(error.code(), f"runimpd at {self._address} {_trouble(error)}") from None
             raise ApiError(error.code(), error.details() or "") from None
 
+    def _current_channel(self) -> grpc.aio.Channel:
+        """With a new certificate there is a new channel; calls over the old one go on."""
+        pair = self._tls.current() if self._tls else None
+        if self._channel is None or pair is not self._pair:
+            self._close_later(self._channel)
+            self._pair = pair
+            self._channel = grpc_channel(self._address, pair) if pair else grpc.aio.insecure_channel(self._address)
+        return self._channel
+
+    def _close_later(self, channel: grpc.aio.Channel | None) -> None:
+        if channel:
+            task = asyncio.get_running_loop().create_task(channel.close(CALL_SECONDS))
+            self._closing.add(task)
+            task.add_done_callback(self._closing.discard)
+
     async def close(self) -> None:
-        await self._channel.close()
+        if self._channel:
+            await self._channel.close()
 
 
-def _credentials(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple(
-        (name.removeprefix("grpc-metadata-"), metadata[name]) for name in CREDENTIALS if name in metadata
-    )
+def _trouble(error: grpc.aio.AioRpcError) -> str:
+    if "CERTIFICATE_VERIFY_FAILED" in (error.details() or ""):
+        return "has not the certificate of server.tls_cert, or one that has expired"
+    return "does not answer"
+
+
+def _passed_on(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
+    return tuple((name.removeprefix("grpc-metadata-"), metadata[name]) for name in PASSED_ON if name in metadata)

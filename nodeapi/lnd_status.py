@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any
 
-from lightning.client import LndClient, LndError, Trouble
+from lightning.client import LndClient, LndError, Trouble, too_weak
 from lightning.hints import HopHint, hint_for, usable_channels
 from lightning.keysend import KEYSEND_FEATURE_BIT
+from lightning.rpcs import Rpc
 from protos.lnrpc import lightning_pb2
 
 logger = logging.getLogger(__name__)
@@ -50,11 +51,13 @@ class LndStatus:
         # How this node is reached when it has only private channels; travels with what it sends.
         self.reply_hints: tuple[HopHint, ...] = ()
 
-    async def connect(self, *, expected_pubkey: str) -> None:
-        """Waits, with backoff, until lnd answers and is in sync. LndError for what waiting does not mend."""
+    async def connect(self, *, expected_pubkey: str, calls: Collection[Rpc]) -> None:
+        """Waits, with backoff, until lnd answers and is in sync. LndError for what waiting does not mend, such as a
+        macaroon that does not permit these calls."""
         wait_seconds, told = FIRST_WAIT_SECONDS, ""
         while True:
             try:
+                await self._check_macaroon(calls)
                 await self.refresh()
                 self._check(expected_pubkey)
                 if self.info.synced_to_chain:
@@ -70,6 +73,11 @@ class LndStatus:
                 told = trouble
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(LONGEST_WAIT_SECONDS, wait_seconds * 1.5)
+
+    async def _check_macaroon(self, calls: Collection[Rpc]) -> None:
+        # To ask is not worth ending for: that call is only for this.
+        if missing := await self._client.not_permitted(rpc for rpc in calls if rpc is not Rpc.CHECK_MACAROON):
+            raise too_weak(self._client.address, missing)
 
     def _check(self, expected_pubkey: str) -> None:
         pubkey = self.info.identity_pubkey

@@ -25,6 +25,7 @@ def _peers(limit: int) -> list[dict[str, Any]]:
             "federation": states.get(peer.pubkey, ""),
             "first_seen_at": rfc3339(peer.first_seen_at),
             "last_seen_at": rfc3339(peer.last_seen_at),
+            "blocked": peer.blocked,
         }
         for peer in peers
     ]

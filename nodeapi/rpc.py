@@ -25,6 +25,12 @@ _OPTIONS = (
     ("grpc.keepalive_time_ms", 60_000),
     ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    # A connection that does not come to speak HTTP/2, and one that asks for nothing, gives its place up.
+    ("grpc.server_handshake_timeout_ms", 20_000),
+    ("grpc.max_connection_idle_ms", 600_000),
+    ("grpc.max_concurrent_streams", 1_000),
+    ("grpc.max_metadata_size", 16_384),
+    ("grpc.absolute_max_metadata_size", 32_768),
 )
 
 
@@ -131,10 +137,11 @@ def service_names() -> list[str]:
     return sorted({operation.service for operation in OPERATIONS} | {STREAM_SERVICE})
 
 
-async def make_server(doors: Doors, *, max_message_bytes: int) -> grpc.aio.Server:
+async def make_server(doors: Doors, *, max_message_bytes: int, max_connections: int) -> grpc.aio.Server:
     """A server with all services, not yet bound to an address. gRPC's usual limit holds where more is not needed."""
     limit = ("grpc.max_receive_message_length", max(MIN_MESSAGE_BYTES, max_message_bytes))
-    server = grpc.aio.server(options=(*_OPTIONS, limit))
+    connections = ("grpc.max_allowed_incoming_connections", max_connections)
+    server = grpc.aio.server(options=(*_OPTIONS, limit, connections))
     names = service_names()
     server.add_generic_rpc_handlers(tuple(handlers_for(name, doors) for name in names))
     health_servicer = health.aio.HealthServicer()

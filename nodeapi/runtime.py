@@ -9,15 +9,18 @@ import sys
 from collections.abc import Awaitable, Callable
 
 import daphne.server
+import grpc
 from channels.routing import get_default_application
+from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from lightning.client import LndError
 from messaging.database import Database
-from nodeapi import assembly, rpc
+from nodeapi import assembly, descriptors, rpc
 from nodeapi.entry import api_entry
 from nodeapi.errors import StartError
 from nodeapi.lnd_status import LndStatus
 from nodeapi.locks import lock_of
+from nodeapi.tls import HttpTls, PairFiles, grpc_server_credentials
 from nodeapi.web import ApiApplication
 
 logger = logging.getLogger(__name__)
@@ -28,6 +31,25 @@ _background: set[asyncio.Task] = set()
 GRACE_SECONDS = 1.0
 AWAY_SECONDS = 2.0
 SWITCH_SECONDS = 0.0005
+# Connections that nobody has accepted yet: the kernel answers them while the node is busy.
+BACKLOG = 1024
+
+
+class HttpServer(daphne.server.Server):
+    """Daphne, over TLS when it is given."""
+
+    def __init__(self, *args, tls: PairFiles | None, **kwargs):
+        super().__init__(*args, **kwargs)
+        self._tls = tls
+
+    @property
+    def http_factory(self):
+        return self._factory
+
+    @http_factory.setter
+    def http_factory(self, factory) -> None:
+        """Daphne gives to its endpoints what it has put here."""
+        self._factory = TLSMemoryBIOFactory(HttpTls(self._tls), False, factory) if self._tls else factory
 
 
 class Runtime:
@@ -48,6 +70,7 @@ class Runtime:
         self._with_http = with_http and config.server.enabled
         self._on_started = on_started
         self._lock = lock_of(config.database)
+        self._tls = assembly.make_tls(config)
         self._failure: BaseException | None = None
         self._stop = asyncio.Event()
 
@@ -55,6 +78,7 @@ class Runtime:
         # The database threads hand over to the event loop many times a second: the default of 5 ms would be felt.
         sys.setswitchinterval(SWITCH_SECONDS)
         with self._lock:
+            descriptors.raise_limit()
             self._check_ports()
             self._before()
             if self._with_http:
@@ -73,9 +97,10 @@ class Runtime:
     def _run_under_daphne(self) -> None:
         address = self._config.server.http_addr
         host = address.host.replace(":", "\\:")
-        server = daphne.server.Server(
+        server = HttpServer(
             get_default_application(),
-            endpoints=[f"tcp:port={address.port}:interface={host}"],
+            tls=self._tls,
+            endpoints=[f"tcp:port={address.port}:interface={host}:backlog={BACKLOG}"],
             signal_handlers=False,
             websocket_timeout=-1,
             server_name="impervious",
@@ -118,7 +143,7 @@ class Runtime:
         api_entry.waiting_for = f"the node waits for lnd at {client.address}"
         server = None
         try:
-            await lnd.connect(expected_pubkey=config.lnd.pub_key)
+            await lnd.connect(expected_pubkey=config.lnd.pub_key, calls=assembly.lnd_calls(config))
             api_entry.waiting_for = "the node is starting"
             hub = assembly.make_hub(config, database, beside_engine=True)
             await hub.start()
@@ -131,8 +156,12 @@ class Runtime:
                 group.create_task(hub.run())
                 group.create_task(engine.run())
                 if config.server.enabled:
-                    server = await rpc.make_server(doors, max_message_bytes=assembly.max_body_bytes(config))
-                    server.add_insecure_port(str(config.server.grpc_addr))
+                    server = await rpc.make_server(
+                        doors,
+                        max_message_bytes=assembly.max_body_bytes(config),
+                        max_connections=assembly.max_grpc_connections(config),
+                    )
+                    self._listen(server)
                     await server.start()
                 api_entry.install(ApiApplication(doors))
                 self._on_started(lnd.info.identity_pubkey)
@@ -145,6 +174,13 @@ class Runtime:
                 await server.stop(GRACE_SECONDS)
             await client.close()
             await database.close()
+
+    def _listen(self, server: grpc.aio.Server) -> None:
+        address = str(self._config.server.grpc_addr)
+        if self._tls:
+            server.add_secure_port(address, grpc_server_credentials(self._tls))
+        else:
+            server.add_insecure_port(address)
 
 
 def only_cause(error: BaseException) -> BaseException:

@@ -6,6 +6,7 @@ It stands in front of Django's own handler, so that an API call passes no sessio
 import grpc
 
 from nodeapi import codec
+from nodeapi.addresses import FORWARDED_FOR, client_address
 from nodeapi.auth import headers_of
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
@@ -42,7 +43,8 @@ class ApiApplication:
         await StreamConsumer(self._doors)(scope, receive, send)
 
     async def _http(self, scope, receive, send) -> None:
-        headers = headers_of(scope)
+        # What is forwarded to runimpd names the client, never what the client says of itself.
+        headers = headers_of(scope) | {FORWARDED_FOR: client_address(scope)}
         origin = headers.get("origin", "")
         try:
             self._doors.guard.check(headers)

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 
 from invoices.models import InvoicePayment
@@ -17,6 +17,7 @@ from messaging.outgoing import store_all
 from messaging.workers import WorkerContext
 from protos.lnrpc import lightning_pb2
 from vpn import buying, renewing
+from vpn.looking import each, look_forever
 from vpn.models import Purchase
 from vpn.settings import VpnSettings
 from vpn.states import PurchaseState
@@ -42,7 +43,7 @@ class Buyer:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(self._look_forever())
+            group.create_task(look_forever(self.look, self._settings.buying, lambda: LOOK_SECONDS, name="purchases"))
             if self._settings.auto_renew:
                 group.create_task(self._renew_forever())
 
@@ -58,31 +59,23 @@ class Buyer:
                 logger.exception("VPN: leases could not be renewed; trying again")
             await asyncio.sleep(RENEW_SECONDS)
 
-    async def _look_forever(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except LndError as error:
-                logger.warning("VPN: %s; trying again", error)
-            except Exception:
-                logger.exception("VPN: purchases could not be looked after; trying again")
-            await self._settings.buying.wait(LOOK_SECONDS)
-
     async def look(self) -> None:
         """Does what can be done now."""
         now = self._context.clock.now()
-        for purchase in await self._context.database.read(_open_purchases):
-            if purchase.state == PurchaseState.INVOICED:
-                await self._check(purchase)
-            elif purchase.state == PurchaseState.PAYING:
-                await self._follow(purchase)
-            elif purchase.ask_again_at and purchase.ask_again_at <= now:
-                await self._step(purchase, lambda row: buying.ask_again(row, now))
+        await each(await self._context.database.read(_open_purchases), partial(self._look_at, now=now))
         if await self._context.database.read(partial(buying.is_any_due, now)):
             await self._commit(lambda: buying.pass_time(now))
         if now >= self._clean_due:
             await self._context.database.write(buying.forget_old_quotes)
             self._clean_due = now + CLEAN
+
+    async def _look_at(self, purchase: Purchase, *, now: datetime) -> None:
+        if purchase.state == PurchaseState.INVOICED:
+            await self._check(purchase)
+        elif purchase.state == PurchaseState.PAYING:
+            await self._follow(purchase)
+        elif purchase.ask_again_at and purchase.ask_again_at <= now:
+            await self._step(purchase, lambda row: buying.ask_again(row, now))
 
     async def _check(self, purchase: Purchase) -> None:
         """From an invoice to a payment that may begin, or to a refusal."""

@@ -26,6 +26,14 @@ class Shop(models.Model):
         return self.interface or "closed"
 
 
+class KeptClock(models.Model):
+    """What this node takes for the time (messaging/clock.py), kept over restarts of the node, not of the machine. One
+    row, number 1."""
+
+    boot_id = models.CharField(max_length=64)
+    offset_seconds = models.FloatField(help_text="The time, less the seconds since the machine's start.")
+
+
 class Quote(models.Model):
     """A price that was offered to a node. The nonce is used at most once."""
 
@@ -94,6 +102,7 @@ class Lease(models.Model):
         indexes = [
             models.Index(fields=["id"], name="vpn_lease_peered", condition=models.Q(state__in=PEERED)),
             models.Index(fields=["id"], name="vpn_lease_holding", condition=models.Q(holds_key=True)),
+            models.Index(fields=["buyer"], name="vpn_lease_unpaid", condition=models.Q(state=LeaseState.CONTRACTED)),
         ]
 
     def __str__(self) -> str:

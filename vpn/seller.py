@@ -21,6 +21,7 @@ from messaging.workers import WorkerContext
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
 from vpn import selling, statistics, wishes
+from vpn.looking import each, look_forever
 from vpn.models import Answered, Lease, Quote, Shop, Term
 from vpn.pool import Network
 from vpn.reconcile import missing_after, reconcile
@@ -76,26 +77,16 @@ class Seller:
         """`wg` may hang, and lnd be away: neither waits for the other."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._look_forever())
+                group.create_task(look_forever(self.look, self._settings.selling, self._pause_seconds, name="sales"))
                 group.create_task(self._keep_interface())
         finally:
             self._watch.close()
-
-    async def _look_forever(self) -> None:
-        while True:
-            try:
-                await self.look()
-            except LndError as error:
-                logger.warning("VPN: %s; trying again", error)
-            except Exception:
-                logger.exception("VPN: sales could not be looked after; trying again")
-            await self._settings.selling.wait(self._pause_seconds())
 
     def _pause_seconds(self) -> float:
         """Warnings and ends come to the second, and what waits for a payment does not keep this busy."""
         if self._next_due is None:
             return LOOK_SECONDS
-        left_seconds = (self._next_due - self._context.clock.now()).total_seconds()
+        left_seconds = (self._next_due - self._now).total_seconds()
         return min(LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, left_seconds))
 
     async def look(self) -> None:
@@ -103,36 +94,27 @@ class Seller:
         now = asyncio.get_running_loop().time()
         terms = await self._context.database.read(_open_terms)
         self._watch.follow({bytes(term.payment_hash) for term in terms if term.state == TermState.OFFERED})
-        await self._each(terms, TermState.WANTED, self._offer)
+        await each(_in_state(terms, TermState.WANTED), self._offer)
         ask_all = now >= self._invoices_due
         if ask_all:
             self._invoices_due = now + INVOICE_SECONDS
         told = self._watch.take()
-        offered = [term for term in terms if term.state == TermState.OFFERED]
-        await self._each(
-            [term for term in offered if ask_all or bytes(term.payment_hash) in told], TermState.OFFERED, self._look_up
-        )
+        offered = _in_state(terms, TermState.OFFERED)
+        await each([term for term in offered if ask_all or bytes(term.payment_hash) in told], self._look_up)
         await self._wishes()
         await self._pass_time()
         for state, step in (
             (TermState.HELD, self._decide), (TermState.SETTLING, self._settle), (TermState.CANCELING, self._give_back),
         ):  # fmt: skip
-            await self._each(await self._context.database.read(_open_terms), state, step)
+            await each(_in_state(await self._context.database.read(_open_terms), state), step)
         if now >= self._clean_due:
             await self._context.database.write(_clean)
             self._clean_due = now + CLEAN_SECONDS
 
-    async def _each(self, terms: list[Term], state: TermState, step: Callable) -> None:
-        """One that lnd has trouble with holds up no other."""
-        for term in terms:
-            if term.state != state:
-                continue
-            try:
-                await step(term)
-            except LndError as error:
-                if error.trouble.passes:
-                    raise
-                logger.error("VPN: a payment cannot be looked after: %s", error)
+    @property
+    def _now(self) -> datetime:
+        """The time by which things end."""
+        return self._context.clock.now()
 
     # lnd
 
@@ -160,14 +142,10 @@ class Seller:
         if invoice is None:
             await self._tell(partial(selling.cancel, cause="lnd does not know its invoice any more"), term)
         elif invoice.state == Invoice.ACCEPTED:
-            await self._tell(self._hold, term)
+            await self._tell(_without_words(partial(selling.hold, settings=self._settings, now=self._now)), term)
             self._peers_changed.ring()
         elif invoice.state == Invoice.CANCELED:
             await self._tell(partial(selling.cancel, cause="not paid in time"), term)
-
-    def _hold(self, term: Term) -> Told:
-        selling.hold(term, self._settings)
-        return [], []
 
     async def _decide(self, term: Term) -> None:
         """A held payment is taken when the tunnel is there, and given back when it does not come to be."""
@@ -188,7 +166,7 @@ class Seller:
 
     def _is_late(self, term: Term, seconds: int) -> bool:
         since = max(term.held_at, self._began)
-        return self._context.clock.now() >= since + timedelta(seconds=seconds)
+        return self._now >= since + timedelta(seconds=seconds)
 
     async def _settle(self, term: Term) -> None:
         try:
@@ -199,7 +177,7 @@ class Seller:
             logger.error("VPN: lnd does not settle: %s", error)
         invoice = await self._invoice(term)
         if invoice is not None and invoice.state == Invoice.SETTLED:
-            settled_at = selling.as_moment(invoice.settle_date)
+            settled_at = selling.begun_at(term, selling.as_moment(invoice.settle_date), self._now)
             await self._tell(partial(selling.settle, settled_at=settled_at, settings=self._settings), term)
         elif invoice is None or invoice.state == Invoice.CANCELED:
             await self._tell(partial(selling.cancel, cause="the payment timed out before it could be taken"), term)
@@ -234,7 +212,7 @@ class Seller:
     # time and wishes
 
     async def _pass_time(self) -> None:
-        now = self._context.clock.now()
+        now = self._now
         self._next_due = await self._context.database.read(selling.next_due)
         if self._next_due is None or self._next_due > now:
             return
@@ -305,7 +283,7 @@ class Seller:
 
     async def _gone(self, present: set[str]) -> None:
         if await self._context.database.read(selling.leaving_keys):
-            await self._commit(lambda: selling.peers_gone(present, self._context.clock.now(), self._settings))
+            await self._commit(lambda: selling.peers_gone(present, self._now, self._settings))
 
     async def _note(self, interface: str, problem: str, foreign: list[str]) -> None:
         """What the handlers and the admin are to know of the interface."""
@@ -351,6 +329,10 @@ def _without_words(step: Callable[[Term], None]) -> Callable[[Term], Told]:
 
 def _open_terms() -> list[Term]:
     return list(Term.objects.select_related("lease").filter(state__in=selling.OPEN_TERMS).order_by("pk"))
+
+
+def _in_state(terms: list[Term], state: TermState) -> list[Term]:
+    return [term for term in terms if term.state == state]
 
 
 def _holds_key(term: Term) -> bool:

@@ -9,7 +9,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Min
+from django.db.models import Count, Min
 from django.utils import timezone
 
 from messaging.models import Event, Message
@@ -36,9 +36,12 @@ from vpn.wgquick import Peering, peering_fields
 INVOICE_SECONDS = 120
 FINAL_CLTV_BLOCKS = 80
 MINUTE = timedelta(minutes=1)
+# Contracts of all buyers that wait for their payment.
 MAX_UNPAID = 1_000
 # However often it is refreshed, no lease ends later than this.
 FURTHEST_END = timedelta(days=10 * 366)
+# What this machine's clock and that of lnd may differ by.
+CLOCK_SLACK = timedelta(seconds=60)
 WARN_SECONDS, WARN_SHARE = 300, 0.1
 
 
@@ -91,10 +94,10 @@ def contract_received(message: Message, body: dict[str, Any], settings: VpnSetti
     wg_key = _checked_key(body["pubkey"], settings)
     if not addresses.any_free(settings.pool):
         raise Refused("full", "no address is free now; try again later")
-    if Lease.objects.filter(state=LeaseState.CONTRACTED).count() >= MAX_UNPAID:
-        raise Refused("busy", "too many contracts wait for their payment; try again later")
+    _require_few_unpaid(message.pubkey, settings)
     if not Quote.objects.filter(pk=quote.pk, used_at=None).update(used_at=timezone.now()):
         raise Refused("used", "this quote was used")
+    _make_room()
     lease = Lease(
         contract_id=message.message_id,
         buyer=message.pubkey,
@@ -185,6 +188,23 @@ def _require_usable(quote: Quote | None) -> None:
         raise Refused("expired", f"this quote held until {bodies.rfc3339(quote.expires_at)}; ask for another")
 
 
+def _require_few_unpaid(buyer: str, settings: VpnSettings) -> None:
+    """Each costs this node an invoice of lnd and a stream that follows it, and the buyer next to nothing."""
+    if Lease.objects.filter(state=LeaseState.CONTRACTED, buyer=buyer).count() >= settings.quotes_per_minute:
+        raise Refused("busy", f"at most {settings.quotes_per_minute} contracts of yours may wait for their payment")
+
+
+def _make_room() -> None:
+    """Nobody keeps others from buying by contracts that are not paid: the oldest of who has the most gives way."""
+    unpaid = Lease.objects.filter(state=LeaseState.CONTRACTED)
+    if unpaid.count() < MAX_UNPAID:
+        return
+    by_buyer = unpaid.values("buyer").annotate(contracts=Count("pk"), oldest=Min("pk"))
+    greediest = by_buyer.order_by("-contracts", "oldest").first()
+    term = Term.objects.select_related("lease").get(lease_id=greediest["oldest"], kind=Term.Kind.CONTRACT)
+    give_back(term, "it was not paid, and gave way to another contract")
+
+
 def _checked_price(text: str, min_sat: int, max_sat: int) -> int:
     try:
         return check_price(text, Prices(min_sat, max_sat))
@@ -241,10 +261,10 @@ def offer(term: Term, payment_request: str) -> list[Message]:
     ]
 
 
-def hold(term: Term, settings: VpnSettings) -> None:
+def hold(term: Term, settings: VpnSettings, now: datetime) -> None:
     """The payment is held: address and key are taken in this very transaction, or it is to be given back."""
     lease = term.lease
-    _move_term(term, TermState.HELD, held_at=timezone.now())
+    _move_term(term, TermState.HELD, held_at=now)
     if term.kind == Term.Kind.REFRESH:
         if lease.state not in RUNNING:
             give_back(term, "the lease is over")
@@ -290,6 +310,12 @@ def settle(term: Term, settled_at: datetime, settings: VpnSettings) -> tuple[lis
         kind=term.kind,
     )
     return [lease_message(term, settings, reply_to=term.contract_id)], [told]
+
+
+def begun_at(term: Term, told: datetime, now: datetime) -> datetime:
+    """When lnd took the payment. What lnd tells is not believed where it cannot be: a clock was wrong."""
+    earliest = term.held_at or told
+    return told if earliest - CLOCK_SLACK <= told <= now + CLOCK_SLACK else min(max(told, earliest), now)
 
 
 def extend(lease: Lease, seconds: int, cause: str) -> None:
@@ -395,7 +421,7 @@ def end_now(lease: Lease, cause: str) -> None:
 
 
 def _set_warning(lease: Lease, since: datetime) -> None:
-    left_seconds = (lease.expires_at - since).total_seconds()
+    left_seconds = max(0.0, (lease.expires_at - since).total_seconds())
     lease.warns_at = lease.expires_at - timedelta(seconds=min(WARN_SECONDS, left_seconds * WARN_SHARE))
 
 

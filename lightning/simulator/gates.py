@@ -1,10 +1,8 @@
 """What stands before every call of a simulated lnd: its state, then the macaroon."""
 
-import string
-
 import grpc
 
-from lightning.simulator.credentials import same_macaroon
+from lightning.simulator.bakery import Bakery
 from lightning.simulator.network import LOCKED, STARTING, Node
 
 STATE_TEXTS = {
@@ -14,9 +12,9 @@ STATE_TEXTS = {
 
 
 class Gate(grpc.aio.ServerInterceptor):
-    def __init__(self, node: Node, macaroon_hex: str):
+    def __init__(self, node: Node, bakery: Bakery):
         self._node = node
-        self._macaroon_hex = macaroon_hex
+        self._bakery = bakery
 
     async def intercept_service(self, continuation, details):
         handler = await continuation(details)
@@ -29,20 +27,7 @@ class Gate(grpc.aio.ServerInterceptor):
         given = [value for key, value in details.invocation_metadata if key == "macaroon"]
         if len(given) != 1:
             return f"expected 1 macaroon, got {len(given)}"
-        return None if same_macaroon(given[0], self._macaroon_hex) else _why_refused(given[0], len(self._macaroon_hex))
-
-
-def _why_refused(given: str | bytes, length: int) -> str:
-    """As Go's hex decoder, the macaroon library or lnd's bakery would say it."""
-    text = given if isinstance(given, str) else given.decode("latin-1")
-    wrong = next((char for char in text if char not in string.hexdigits), None)
-    if wrong is not None:
-        return f"encoding/hex: invalid byte: U+{ord(wrong):04X} {wrong!r}"
-    if len(text) % 2:
-        return "encoding/hex: odd length hex string"
-    if len(text) != length:
-        return "cannot determine data format of binary-encoded macaroon"
-    return "verification failed: signature mismatch after caveat verification"
+        return self._bakery.refusal(given[0], details.method)
 
 
 def _refuse(handler, text: str):

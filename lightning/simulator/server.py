@@ -6,6 +6,7 @@ from pathlib import Path
 import grpc
 
 from lightning.simulator import credentials
+from lightning.simulator.bakery import Bakery
 from lightning.simulator.errors import StartError
 from lightning.simulator.gates import Gate
 from lightning.simulator.network import Node
@@ -32,15 +33,15 @@ class NodeServer:
         self.directory = directory
         self._services = services
         self._tls_cert, self._tls_key = credentials.ensure_tls(directory)
-        self._macaroon_hex = credentials.ensure_secret(directory / "admin.macaroon").hex()
+        self._bakery = Bakery(credentials.ensure_secret(directory / "admin.macaroon"))
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> None:
         if self._server is not None:
             return
         check_port(self.port, f"the node {self.node.name}")
-        server = grpc.aio.server(interceptors=[Gate(self.node, self._macaroon_hex)], options=_OPTIONS)
-        add_services(server, self.node, self._services, f"{HOST}:{self.port}")
+        server = grpc.aio.server(interceptors=[Gate(self.node, self._bakery)], options=_OPTIONS)
+        add_services(server, self.node, self._services, self._bakery, f"{HOST}:{self.port}")
         bind(server, self.port, grpc.ssl_server_credentials([(self._tls_key, self._tls_cert)]))
         await server.start()
         self._server = server

@@ -8,6 +8,7 @@ import grpc
 
 from lightning.simulator import graph as rules
 from lightning.simulator import bolt11, onion, signing
+from lightning.simulator.bakery import PERMISSIONS, Bakery
 from lightning.simulator.errors import (
     CallError,
     amount_msat,
@@ -58,8 +59,9 @@ def streaming(method):
 
 
 class LightningServicer(lightning_pb2_grpc.LightningServicer):
-    def __init__(self, node: Node, services: Services, address: str):
+    def __init__(self, node: Node, services: Services, bakery: Bakery, address: str):
         self._node = node
+        self._bakery = bakery
         self._network: Network = services.network
         self._invoices = services.invoices
         self._payments = services.payments
@@ -225,6 +227,25 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         )
 
     @unary
+    def BakeMacaroon(self, request):
+        raw = self._bakery.bake([(one.entity, one.action) for one in request.permissions])
+        return lightning_pb2.BakeMacaroonResponse(macaroon=raw.hex())
+
+    @unary
+    def CheckMacaroonPermissions(self, request):
+        wanted = [(one.entity, one.action) for one in request.permissions]
+        if text := self._bakery.refusal(request.macaroon.hex(), request.fullMethod, wanted):
+            raise CallError(text, grpc.StatusCode.INVALID_ARGUMENT)
+        return lightning_pb2.CheckMacPermResponse(valid=True)
+
+    @unary
+    def ListPermissions(self, request):
+        response = lightning_pb2.ListPermissionsResponse()
+        for method, (entity, action) in PERMISSIONS.items():
+            response.method_permissions[method].permissions.add(entity=entity, action=action)
+        return response
+
+    @unary
     def SendCustomMessage(self, request):
         self._messages.send(self._node, need_vertex(request.peer), request.type, request.data)
         return lightning_pb2.SendCustomMessageResponse(status="message sent successfully")
@@ -318,8 +339,8 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServicer):
         return invoices_pb2.CancelInvoiceResp()
 
 
-def add_services(server: grpc.aio.Server, node: Node, services: Services, address: str) -> None:
-    lightning_pb2_grpc.add_LightningServicer_to_server(LightningServicer(node, services, address), server)
+def add_services(server: grpc.aio.Server, node: Node, services: Services, bakery: Bakery, address: str) -> None:
+    lightning_pb2_grpc.add_LightningServicer_to_server(LightningServicer(node, services, bakery, address), server)
     router_pb2_grpc.add_RouterServicer_to_server(RouterServicer(node, services), server)
     invoices_pb2_grpc.add_InvoicesServicer_to_server(InvoicesServicer(node, services), server)
 

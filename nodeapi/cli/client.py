@@ -15,6 +15,7 @@ import grpc
 from cryptography import x509
 from google.protobuf.message import Message
 
+from nodeapi.certificates import names_of
 from protos import (
     federate_pb2,
     federate_pb2_grpc,
@@ -93,13 +94,12 @@ def _reached(address) -> str:
 
 
 def _certificate(server) -> bytes | None:
-    given = getattr(server, "tls_cert", None)
-    if given is None or isinstance(given, bytes):
-        return given
+    if server.tls_cert is None:
+        return None
     try:
-        return Path(given).read_bytes()
+        return server.tls_cert.read_bytes()
     except OSError as error:
-        raise NodeError(f"server.tls_cert: {given} cannot be read: {error.strerror}") from None
+        raise NodeError(f"server.tls_cert: {server.tls_cert} cannot be read: {error.strerror}") from None
 
 
 def find_key(config, *, scopes: frozenset[str], key_file: str | None) -> ApiKey | None:
@@ -254,22 +254,10 @@ def _channel(door: Door) -> grpc.Channel:
     if door.tls_cert is None:
         return grpc.insecure_channel(door.grpc_address, options=_OPTIONS)
     # The certificate itself is trusted, whatever name it is for: this machine's own address seldom stands in it.
-    name = certificate_name(door.tls_cert)
-    options = (*_OPTIONS, ("grpc.ssl_target_name_override", name)) if name else _OPTIONS
-    return grpc.secure_channel(door.grpc_address, grpc.ssl_channel_credentials(door.tls_cert), options=options)
-
-
-def certificate_name(pem: bytes) -> str:
-    """One of the names that a certificate is for; empty when it has none."""
-    certificate = x509.load_pem_x509_certificate(pem)
-    try:
-        names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return ""
-    hosts = names.get_values_for_type(x509.DNSName)
     # A wildcard stands for one label.
-    found = [host.replace("*", "node") for host in hosts] or [str(ip) for ip in names.get_values_for_type(x509.IPAddress)]
-    return found[0] if found else ""
+    names = [name.replace("*", "node") for name in names_of(x509.load_pem_x509_certificate(door.tls_cert))]
+    options = (*_OPTIONS, *(("grpc.ssl_target_name_override", name) for name in names[:1]))
+    return grpc.secure_channel(door.grpc_address, grpc.ssl_channel_credentials(door.tls_cert), options=options)
 
 
 def why_away(door: Door) -> str:

@@ -24,6 +24,8 @@ def show(peers: list[messaging_pb2.Peer], out: Console) -> None:
     terminal.put(out, made)
 
 
-def _known(peer: messaging_pb2.Peer) -> str:
-    """Why the node keeps room for long messages of this one."""
-    return ", ".join(word for word, holds in (("marked", peer.marked), ("written to", peer.written_to)) if holds)
+def _known(peer: messaging_pb2.Peer) -> Text:
+    """Why the node keeps room for long messages of this one, or that it refuses them all."""
+    if peer.blocked:
+        return Text("blocked", "bad")
+    return Text(", ".join(word for word, holds in (("marked", peer.marked), ("written to", peer.written_to)) if holds))

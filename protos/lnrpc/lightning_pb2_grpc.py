@@ -109,6 +109,21 @@ class LightningStub:
                 request_serializer=protos_dot_lnrpc_dot_lightning__pb2.SubscribeCustomMessagesRequest.SerializeToString,
                 response_deserializer=protos_dot_lnrpc_dot_lightning__pb2.CustomMessage.FromString,
                 _registered_method=True)
+        self.BakeMacaroon = channel.unary_unary(
+                '/lnrpc.Lightning/BakeMacaroon',
+                request_serializer=protos_dot_lnrpc_dot_lightning__pb2.BakeMacaroonRequest.SerializeToString,
+                response_deserializer=protos_dot_lnrpc_dot_lightning__pb2.BakeMacaroonResponse.FromString,
+                _registered_method=True)
+        self.CheckMacaroonPermissions = channel.unary_unary(
+                '/lnrpc.Lightning/CheckMacaroonPermissions',
+                request_serializer=protos_dot_lnrpc_dot_lightning__pb2.CheckMacPermRequest.SerializeToString,
+                response_deserializer=protos_dot_lnrpc_dot_lightning__pb2.CheckMacPermResponse.FromString,
+                _registered_method=True)
+        self.ListPermissions = channel.unary_unary(
+                '/lnrpc.Lightning/ListPermissions',
+                request_serializer=protos_dot_lnrpc_dot_lightning__pb2.ListPermissionsRequest.SerializeToString,
+                response_deserializer=protos_dot_lnrpc_dot_lightning__pb2.ListPermissionsResponse.FromString,
+                _registered_method=True)
 
 
 class LightningServicer:
@@ -204,6 +219,24 @@ class LightningServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def BakeMacaroon(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def CheckMacaroonPermissions(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListPermissions(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LightningServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -281,6 +314,21 @@ def add_LightningServicer_to_server(servicer, server):
                     servicer.SubscribeCustomMessages,
                     request_deserializer=protos_dot_lnrpc_dot_lightning__pb2.SubscribeCustomMessagesRequest.FromString,
                     response_serializer=protos_dot_lnrpc_dot_lightning__pb2.CustomMessage.SerializeToString,
+            ),
+            'BakeMacaroon': grpc.unary_unary_rpc_method_handler(
+                    servicer.BakeMacaroon,
+                    request_deserializer=protos_dot_lnrpc_dot_lightning__pb2.BakeMacaroonRequest.FromString,
+                    response_serializer=protos_dot_lnrpc_dot_lightning__pb2.BakeMacaroonResponse.SerializeToString,
+            ),
+            'CheckMacaroonPermissions': grpc.unary_unary_rpc_method_handler(
+                    servicer.CheckMacaroonPermissions,
+                    request_deserializer=protos_dot_lnrpc_dot_lightning__pb2.CheckMacPermRequest.FromString,
+                    response_serializer=protos_dot_lnrpc_dot_lightning__pb2.CheckMacPermResponse.SerializeToString,
+            ),
+            'ListPermissions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPermissions,
+                    request_deserializer=protos_dot_lnrpc_dot_lightning__pb2.ListPermissionsRequest.FromString,
+                    response_serializer=protos_dot_lnrpc_dot_lightning__pb2.ListPermissionsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -688,6 +736,87 @@ class Lightning:
             '/lnrpc.Lightning/SubscribeCustomMessages',
             protos_dot_lnrpc_dot_lightning__pb2.SubscribeCustomMessagesRequest.SerializeToString,
             protos_dot_lnrpc_dot_lightning__pb2.CustomMessage.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def BakeMacaroon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lnrpc.Lightning/BakeMacaroon',
+            protos_dot_lnrpc_dot_lightning__pb2.BakeMacaroonRequest.SerializeToString,
+            protos_dot_lnrpc_dot_lightning__pb2.BakeMacaroonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def CheckMacaroonPermissions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lnrpc.Lightning/CheckMacaroonPermissions',
+            protos_dot_lnrpc_dot_lightning__pb2.CheckMacPermRequest.SerializeToString,
+            protos_dot_lnrpc_dot_lightning__pb2.CheckMacPermResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPermissions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lnrpc.Lightning/ListPermissions',
+            protos_dot_lnrpc_dot_lightning__pb2.ListPermissionsRequest.SerializeToString,
+            protos_dot_lnrpc_dot_lightning__pb2.ListPermissionsResponse.FromString,
             options,
             channel_credentials,
             insecure,

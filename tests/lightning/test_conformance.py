@@ -16,6 +16,8 @@ import grpc
 import pytest
 from coincurve import PrivateKey, PublicKey
 
+from lightning import macaroon
+from lightning.rpcs import Rpc
 from lightning.simulator.process import SimulatedNetwork
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
@@ -241,6 +243,68 @@ async def test_wrong_macaroon(net, spoil, text):
     async with BareClient(node, macaroon_hex=spoil(node.macaroon_path.read_bytes().hex())) as client:
         code, details = await refused(client.lightning.GetInfo(lightning_pb2.GetInfoRequest()))
     assert (code, details) == (UNKNOWN, text)
+
+
+async def bake(client: BareClient, *permissions: tuple[str, str]) -> str:
+    """In hexadecimal digits."""
+    wanted = [lightning_pb2.MacaroonPermission(entity=entity, action=action) for entity, action in permissions]
+    return (await client.lightning.BakeMacaroon(lightning_pb2.BakeMacaroonRequest(permissions=wanted))).macaroon
+
+
+def check_request(macaroon_hex: str, rpc: Rpc) -> lightning_pb2.CheckMacPermRequest:
+    entity, action = rpc.permission
+    return lightning_pb2.CheckMacPermRequest(
+        macaroon=bytes.fromhex(macaroon_hex),
+        permissions=[lightning_pb2.MacaroonPermission(entity=entity, action=action)],
+        fullMethod=rpc.path,
+    )
+
+
+@case
+async def test_permissions_of_the_calls_that_the_node_makes(net):
+    told = (await net.alice.lightning.ListPermissions(lightning_pb2.ListPermissionsRequest())).method_permissions
+    for rpc in Rpc:
+        assert [(one.entity, one.action) for one in told[rpc.path].permissions] == [rpc.permission], rpc
+
+
+@pytest.mark.parametrize("permission", [("uri", Rpc.GET_INFO.path), Rpc.GET_INFO.permission], ids=["by name", "by kind"])
+@case
+async def test_macaroon_that_permits_less(net, permission):
+    baked = await bake(net.alice, permission)
+    assert macaroon.decode(bytes.fromhex(baked)).permissions == {permission}
+    assert macaroon.not_permitted(bytes.fromhex(baked), [Rpc.GET_INFO, Rpc.LIST_CHANNELS]) == [Rpc.LIST_CHANNELS]
+    async with BareClient(net.nodes["alice"], macaroon_hex=baked) as client:
+        await client.lightning.GetInfo(lightning_pb2.GetInfoRequest())
+        assert await refused(client.lightning.ListChannels(lightning_pb2.ListChannelsRequest())) == (UNKNOWN, "permission denied")
+        check = check_request(baked, Rpc.GET_INFO)
+        assert await refused(client.lightning.CheckMacaroonPermissions(check)) == (UNKNOWN, "permission denied")
+
+
+@case
+async def test_what_a_macaroon_permits(net):
+    admin = net.nodes["alice"].macaroon_path.read_bytes().hex()
+    baked = await bake(net.alice, ("uri", Rpc.GET_INFO.path))
+    for rpc in Rpc:
+        assert (await net.alice.lightning.CheckMacaroonPermissions(check_request(admin, rpc))).valid
+    assert (await net.alice.lightning.CheckMacaroonPermissions(check_request(baked, Rpc.GET_INFO))).valid
+    for asked, text in ((baked, "permission denied"), (spoil_last_byte(baked), "verification failed")):
+        code, details = await refused(net.alice.lightning.CheckMacaroonPermissions(check_request(asked, Rpc.SEND_PAYMENT)))
+        assert code == grpc.StatusCode.INVALID_ARGUMENT and details.startswith(text)
+
+
+@pytest.mark.parametrize(
+    "permissions, text",
+    [
+        ([], "permission list cannot be empty"),
+        ([("uri", "/lnrpc.Lightning/NoSuchCall")], "invalid permission action"),
+        ([("info", "erase")], "invalid permission action"),
+        ([("weather", "read")], "invalid permission entity"),
+    ],
+)
+@case
+async def test_macaroon_that_is_not_baked(net, permissions, text):
+    code, details = await refused(bake(net.alice, *permissions))
+    assert code == UNKNOWN and details.startswith(text)
 
 
 @case

@@ -1,13 +1,11 @@
 """Clients of the event stream's three doors, and what tests send and wait for. GUARD_SECONDS only ends what hangs."""
 
 import base64
-import http.client
 import json
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
-import grpc
 from websockets.sync.client import ClientConnection, connect
 
 from protos import messaging_pb2_grpc, websocket_pb2, websocket_pb2_grpc
@@ -22,11 +20,12 @@ class WebsocketStream:
 
     def __init__(self, node: Node, query: str = "", **options):
         self.connection: ClientConnection = connect(
-            f"ws://{node.http}/v1/subscribe{query}",
+            f"{'wss' if node.tls_cert else 'ws'}://{node.http}/v1/subscribe{query}",
             max_size=None,
             proxy=None,
             open_timeout=GUARD_SECONDS,
             legacy=True,
+            ssl=node.tls,
             **options,
         )
 
@@ -54,7 +53,7 @@ class LineStream:
     """The stream as chunked HTTP."""
 
     def __init__(self, node: Node, query: str = "", headers: dict | None = None):
-        self._http = http.client.HTTPConnection("127.0.0.1", node.http_port, timeout=GUARD_SECONDS)
+        self._http = node.http_connection()
         self._http.request("GET", f"/v1/subscribe{query}", headers=headers or {})
         self.response = self._http.getresponse()
 
@@ -74,7 +73,7 @@ class LineStream:
 @contextmanager
 def grpc_stream(node: Node, metadata=(), **request) -> Iterator:
     """The stream as gRPC; entered when its headers are there. The call iterates over the events."""
-    with grpc.insecure_channel(node.grpc) as channel:
+    with node.channel() as channel:
         call = websocket_pb2_grpc.WebsocketStub(channel).Subscribe(
             websocket_pb2.SubscribeRequest(**request), metadata=metadata, timeout=GUARD_SECONDS
         )
@@ -87,7 +86,7 @@ def grpc_stream(node: Node, metadata=(), **request) -> Iterator:
 
 @contextmanager
 def messaging(node: Node) -> Iterator[messaging_pb2_grpc.MessagingStub]:
-    with grpc.insecure_channel(node.grpc) as channel:
+    with node.channel() as channel:
         yield messaging_pb2_grpc.MessagingStub(channel)
 
 

@@ -22,7 +22,7 @@ class Daphne(Node):
         self.log_path = engine.directory / f"daphne-{self.http_port}.log"
 
     def start(self) -> "Daphne":
-        command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(self.http_port)]
+        command = [sys.executable, "-m", "daphne", *self.endpoint()]
         environ = os.environ | {"IMPD_CONFIG": str(self.config_path)} | self.environ
         with open(self.log_path, "a") as log:
             self.process = subprocess.Popen(
@@ -30,6 +30,9 @@ class Daphne(Node):
             )
         self.wait_until(self._answers)
         return self
+
+    def endpoint(self) -> list[str]:
+        return ["-b", "127.0.0.1", "-p", str(self.http_port)]
 
     def _answers(self) -> bool:
         try:

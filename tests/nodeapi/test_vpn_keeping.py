@@ -5,29 +5,38 @@ import json
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
+from coincurve import PrivateKey
 
 from lightning.simulator.process import SimulatedNetwork
+from tests.conftest import Network
+from tests.messaging.records import item, packet, sealed
 from tests.nodeapi.streams import WebsocketStream
 from tests.nodeapi.test_federation import shell
 from tests.nodeapi.vpn_market import (
     CONTRACT,
+    RECORD_NUMBER,
     Shop,
     Stranger,
+    answer,
     as_stored,
     ask_quote,
+    bought,
     buy,
+    contract_of,
     file_of,
     lease_state,
-    leases,
-    of_type,
+    moment,
+    of_lease,
     one,
     open_shop,
     post,
     running_network,
     told,
     wait_for_shop,
+    wait_until_freed,
 )
 from tests.support.databases import execute
 from tests.support.nodes import ROOT, Node
@@ -77,7 +86,7 @@ def market(lnds: SimulatedNetwork, shop: Shop, tmp_path_factory) -> Iterator[tup
 
 
 def key_of(buyer: Node, lease: dict) -> str:
-    return next(row["publicKey"] for row in leases(buyer, "?state=all") if row["id"] == lease["id"])
+    return bought(buyer, lease["id"])["publicKey"]
 
 
 def test_the_interface_gets_what_the_database_says_and_keeps_what_is_the_operators(market, shop):
@@ -89,7 +98,8 @@ def test_the_interface_gets_what_the_database_says_and_keeps_what_is_the_operato
     shop.server.run("wg", "set", shop.server.interface, "peer", mine, "allowed-ips", "10.99.0.5/32")
     shop.server.run("wg", "set", shop.server.interface, "peer", intruder, "allowed-ips", lease["address"])
     seller.start()
-    seller.wait_until(lambda: shop.peers() == {key: lease["address"], mine: "10.99.0.5/32"})
+    seller.wait_until(lambda: shop.peers().get(key) == lease["address"] and intruder not in shop.peers())
+    assert shop.peers()[mine] == "10.99.0.5/32"
     # The operator's peer is nobody's lease.
     quote = ask_quote(buyer, seller)
     refused = Stranger(buyer.lnd).say(seller, type="contract", nonce=quote["nonce"], price="60", pubkey=mine)
@@ -129,69 +139,127 @@ def test_bytes_and_handshakes_are_kept_over_a_restart_and_shown(market, shop, tm
 
 def test_the_operator_extends_and_ends_a_lease(market, shop):
     seller, buyer = market
-    lease = buy(buyer, seller, 600)
+    lease = buy(buyer, seller, 3_000)
+    key = key_of(buyer, lease)
     with WebsocketStream(buyer) as stream:
         shell(seller, WISH.format(lease=lease["id"], action="extend", seconds=3600))
-        extended = told(stream.until(of_type("lease"))[-1])
-        assert (extended["id"], extended["seconds"]) == (lease["id"], 600)
-        assert extended["expires_at"] > lease["expires_at"]
-        key = key_of(buyer, lease)
+        extended = told(stream.until(of_lease("lease", lease["id"]))[-1])
+        assert extended["seconds"] == 3_000 and extended["expires_at"] > lease["expires_at"]
         shell(seller, WISH.format(lease=lease["id"], action="end", seconds=0))
-        assert told(stream.until(of_type("ended"))[-1])["id"] == lease["id"]
+        stream.until(of_lease("ended", lease["id"]))
     assert key not in shop.peers()
-    seller.wait_until(lambda: lease_state(seller) == "freed")
-    assert execute(seller.database_url, "SELECT outcome FROM vpn_leasewish ORDER BY id DESC LIMIT 2") == [
-        ("done",),
-        ("done",),
-    ]
+    wait_until_freed(seller, lease["id"])
     shell(seller, WISH.format(lease=lease["id"], action="end", seconds=0))
-    seller.wait_until(
-        lambda: (
-            one(seller, "SELECT outcome FROM vpn_leasewish ORDER BY id DESC LIMIT 1")
-            == "not done: the lease does not run"
-        )
+    outcomes = (
+        "SELECT w.outcome FROM vpn_leasewish w JOIN vpn_lease l ON l.id = w.lease_id "
+        f"WHERE l.contract_id = '{as_stored(seller, lease['id'])}' ORDER BY w.id"
     )
+    done = [("done",), ("done",), ("not done: the lease does not run",)]
+    seller.wait_until(lambda: execute(seller.database_url, outcomes) == done)
+
+
+def changed_copy(directory: Path, file: str, before: str, after: str) -> Path:
+    """A copy of the code with another constant in vpn/."""
+    copy = directory / "copy"
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "tests", "__pycache__"))
+    code = copy / "vpn" / file
+    assert before in code.read_text()
+    code.write_text(code.read_text().replace(before, after))
+    return copy
+
+
+def test_who_does_not_pay_keeps_nobody_from_buying(lnds, shop, market, tmp_path):
+    """On a copy of the node that lets 6 contracts wait instead of 1,000."""
+    honest, greedy, modest = market[0], Stranger(lnds.nodes["buyer"]), PrivateKey()
+    copy = changed_copy(tmp_path, "selling.py", "MAX_UNPAID = 1_000", "MAX_UNPAID = 6")
+    config = shop.config(subnet="10.80.0.0/28", quotes_per_minute=4)
+    with Node(lnds.nodes["slow"], tmp_path / "beset", extra=config, root=copy) as seller:
+        wait_for_shop(seller)
+        invoices = [contract_of(greedy, seller) for _ in range(4)]
+        assert [invoice["type"] for invoice in invoices] == ["invoice"] * 4
+        # A minute later it is given quotes again.
+        execute(seller.database_url, f"UPDATE vpn_quote SET created_at = '{moment(seller, -100)}'")
+        assert contract_of(greedy, seller)["reason"] == "busy"
+        for body in ({"type": "quote_request"},) * 2:
+            say_as(modest, lnds, seller, body)
+        buyer = f"buyer = '{modest.public_key.format().hex()}'"
+        seller.wait_until(lambda: one(seller, f"SELECT COUNT(*) FROM vpn_quote WHERE {buyer}") == 2)
+        for (nonce,) in execute(seller.database_url, f"SELECT nonce FROM vpn_quote WHERE {buyer}"):
+            body = {"type": "contract", "nonce": nonce, "price": "60", "pubkey": new_key_pair().public}
+            say_as(modest, lnds, seller, body)
+        unpaid = "SELECT COUNT(*) FROM vpn_lease WHERE state = 'contracted'"
+        seller.wait_until(lambda: one(seller, unpaid) == 6)
+        assert buy(honest, seller, 3_000)["address"]
+        given_way = "SELECT buyer, id FROM vpn_lease WHERE state = 'canceled'"
+        oldest = one(seller, f"SELECT MIN(id) FROM vpn_lease WHERE buyer = '{greedy.pubkey}'")
+        assert execute(seller.database_url, given_way) == [(greedy.pubkey, oldest)]
+        # Its invoice is canceled in lnd; the others can still be paid.
+        canceled = "SELECT COUNT(*) FROM vpn_term WHERE state = 'canceled'"
+        seller.wait_until(lambda: one(seller, canceled) == 1)
+        assert [greedy.pays(invoice["payment_request"]) for invoice in invoices[:2]] == [False, True]
+
+
+def say_as(key: PrivateKey, lnds: SimulatedNetwork, to: Node, body: dict) -> None:
+    """A vpn message of a node that has this key and no lnd of its own."""
+    record = sealed(
+        key, packet(item(json.dumps(body).encode())), recipient=bytes.fromhex(to.pubkey), record_number=RECORD_NUMBER
+    )
+    assert Network(lnds).pay("buyer", to.pubkey, {RECORD_NUMBER: record}, amount_msat=1_000)
 
 
 def test_a_tunnel_that_does_not_come_to_be_gives_the_money_back(lnds, shop, market, tmp_path):
     """With a `wg` that says yes and sets nothing; on a copy of the node that waits 3 seconds instead of 240."""
     _, buyer = market
-    copy = tmp_path / "copy"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(".git", ".venv", "tests", "__pycache__"))
-    code = copy / "vpn" / "seller.py"
-    code.write_text(code.read_text().replace("GIVE_BACK_SECONDS = 240", "GIVE_BACK_SECONDS = 3"))
+    copy = changed_copy(tmp_path, "seller.py", "GIVE_BACK_SECONDS = 240", "GIVE_BACK_SECONDS = 3")
     lazy = tmp_path / "wg"
     lazy.write_text(f'#!/bin/sh\n[ "$1" = set ] && exit 0\nexec {shop.server.wg} "$@"\n')
     lazy.chmod(0o755)
     config = shop.config(subnet="10.79.0.0/30", binary_path=str(lazy))
     with Node(lnds.nodes["slow"], tmp_path / "slow", extra=config, root=copy) as seller:
         wait_for_shop(seller)
+        paid_sat = Stranger(lnds.nodes["slow"]).paid_sat()
         quote = ask_quote(buyer, seller)
         with WebsocketStream(buyer) as stream:
             contract_id = post(buyer, CONTRACT, pubkey=seller.pubkey, nonce=quote["nonce"], price="60")
-            refused = stream.until(of_type("refusal"))[-1]
-        assert refused["id"] == contract_id and "could not be made in time" in told(refused)["text"]
-        newest = "SELECT state, cost_msat FROM invoices_invoicepayment ORDER BY created_at DESC LIMIT 1"
-        buyer.wait_until(lambda: execute(buyer.database_url, newest) == [("failed", 0)])
-        assert lease_state(seller) == "canceled"
+            refused = told(answer(stream, contract_id))
+        assert refused["type"] == "refusal" and "could not be made in time" in refused["text"]
+        payment = (
+            "SELECT p.state, p.cost_msat FROM invoices_invoicepayment p JOIN vpn_purchase v "
+            f"ON v.payment_hash = p.payment_hash WHERE v.id = '{as_stored(buyer, contract_id)}'"
+        )
+        buyer.wait_until(lambda: execute(buyer.database_url, payment) == [("failed", 0)])
+        assert lease_state(seller, contract_id) == "canceled"
         seller.wait_until(lambda: one(seller, "SELECT COUNT(*) FROM vpn_address WHERE lease_id IS NOT NULL") == 0)
-        assert Stranger(lnds.nodes["slow"]).paid_sat() == 0
+        assert Stranger(lnds.nodes["slow"]).paid_sat() == paid_sat
 
 
 def test_a_lease_in_use_is_renewed_within_its_budget_and_another_is_not(market, lnds, shop, tmp_path):
     seller, _ = market
     with Client(tmp_path) as client:
-        renew = {"enabled": True, "budget_sat": 50, "lead_seconds": 60}
+        renew = {"enabled": True, "budget_sat": 2_000, "lead_seconds": 600}
         config = {"vpn": {"binary_path": str(client.wg), "auto_renew": renew}}
         shop.server.cable(client, "192.0.2.1/30", "192.0.2.2/30")
         with Node(lnds.nodes["slow"], tmp_path / "renewing", extra=config) as buyer, WebsocketStream(buyer) as stream:
-            used, unused = buy(buyer, seller, 30), buy(buyer, seller, 30)
+            used, unused = buy(buyer, seller, 1_500), buy(buyer, seller, 1_500)
             shop.server.serve("10.77.0.1", 8)
             client.bring_up(file_of(buyer, used["id"]).body.decode())
             assert client.reaches("udp", "10.77.0.1", 8)
-            stream.until(lambda event: of_type("lease")(event) and told(event)["id"] == unused["id"])
-            renewed = told(stream.until(of_type("lease"))[-1])
-            assert renewed["id"] == used["id"] and renewed["expires_at"] > used["expires_at"]
-            ended = [told(stream.until(of_type("ended"))[-1])["id"] for _ in range(2)]
-            assert ended == [unused["id"], used["id"]]
-            assert execute(buyer.database_url, "SELECT COUNT(*) FROM vpn_purchase WHERE kind = 'refresh'") == [(1,)]
+
+            def come_near_the_end() -> None:
+                near = f"UPDATE vpn_purchasedlease SET expires_at = '{moment(buyer, 300)}' WHERE id = "
+                for lease in (used, unused):
+                    execute(buyer.database_url, f"{near}'{as_stored(buyer, lease['id'])}'")
+
+            come_near_the_end()
+            renewed = told(stream.until(lambda event: of_lease("lease", used["id"])(event) and is_later(event, used))[-1])
+            assert renewed["seconds"] == 1_500
+            # A second one would go over the budget.
+            come_near_the_end()
+            buyer.wait_until(lambda: "a VPN lease is not renewed" in buyer.log)
+            renewals = "SELECT lease_id, price_sat FROM vpn_purchase WHERE kind = 'refresh'"
+            rows = [(str(row[0]), row[1]) for row in execute(buyer.database_url, renewals)]
+            assert rows == [(as_stored(buyer, used["id"]), 1_500)]
+
+
+def is_later(event: dict, lease: dict) -> bool:
+    return told(event)["expires_at"] > lease["expires_at"]

@@ -5,7 +5,6 @@ active and its invoice settled, once, or neither.
 import asyncio
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime
 
 import pytest
 
@@ -17,13 +16,16 @@ from tests.nodeapi.vpn_market import (
     Stranger,
     as_stored,
     ask_quote,
+    bought,
     buy,
     leases,
+    make_due,
     one,
     open_shop,
     post,
     running_network,
     wait_for_shop,
+    wait_until_freed,
 )
 from tests.support.databases import execute
 from tests.support.nodes import Node
@@ -120,11 +122,11 @@ def test_a_purchase_that_is_killed(market: Market, step: str, victim: str):
     with ExitStack() as stack:
         if STEPS[step][3]:
             stack.enter_context(market.shop.shut())
-        contract_id = post(market.buyer, CONTRACT, pubkey=market.seller.pubkey, nonce=quote["nonce"], price="60")
+        contract_id = post(market.buyer, CONTRACT, pubkey=market.seller.pubkey, nonce=quote["nonce"], price="3000")
         market.wait_for(step)
         market.kill(victim)
     outcome = ended(market, contract_id)
-    assert settled_sat(market) - before == (60 if outcome == "active" else 0)
+    assert settled_sat(market) - before == (3_000 if outcome == "active" else 0)
     mine = [row for row in leases(market.buyer) if row["id"] == contract_id]
     assert bool(mine) == (outcome == "active")
     if mine:
@@ -140,29 +142,26 @@ def test_a_purchase_that_is_killed(market: Market, step: str, victim: str):
 @pytest.mark.parametrize("victim", ["seller", "buyer"])
 def test_a_lease_that_ends_while_a_node_is_away(market: Market, victim: str):
     """Both are told at the end, and the peer is gone, whoever was away."""
-    lease = buy(market.buyer, market.seller, 10)
-    key = next(row["publicKey"] for row in leases(market.buyer) if row["id"] == lease["id"])
-    node, other = (market.seller, market.buyer) if victim == "seller" else (market.buyer, market.seller)
+    lease = buy(market.buyer, market.seller, 3_000)
+    key = bought(market.buyer, lease["id"])["publicKey"]
+    node = market.seller if victim == "seller" else market.buyer
     node.kill()
+    make_due(market.seller, lease["id"], "warns_at", "expires_at")
     if victim == "buyer":
-        other.wait_until(lambda: key not in market.shop.peers())
+        market.seller.wait_until(lambda: key not in market.shop.peers())
     else:
-        other.wait_until(lambda: datetime.now(UTC) > datetime.fromisoformat(lease["expires_at"]))
         assert key in market.shop.peers()
     node.start()
     market.seller.wait_until(lambda: key not in market.shop.peers())
-    market.buyer.wait_until(
-        lambda: [row["state"] for row in leases(market.buyer, "?state=all") if row["id"] == lease["id"]] == ["ended"]
-    )
-    ended = "SELECT state FROM vpn_lease " + _by_id(market.seller, lease["id"])
-    market.seller.wait_until(lambda: one(market.seller, ended) == "freed")
+    market.buyer.wait_until(lambda: bought(market.buyer, lease["id"])["state"] == "ended")
+    wait_until_freed(market.seller, lease["id"])
 
 
 @pytest.mark.parametrize("victim", VICTIMS)
 @pytest.mark.parametrize("state", ["wanted", "offered", "held", "settling", "settled"])
 def test_a_refresh_that_is_killed_counts_once(market: Market, state: str, victim: str):
-    lease = buy(market.buyer, market.seller, 600)
-    nonce = next(row["nonce"] for row in leases(market.buyer) if row["id"] == lease["id"])
+    lease = buy(market.buyer, market.seller, 3_000)
+    nonce = bought(market.buyer, lease["id"])["nonce"]
     order = ["wanted", "offered", "held", "settling", "settled"]
     refresh_id = post(market.buyer, REFRESH, pubkey=market.seller.pubkey, nonce=nonce, price="100")
     market.seller.wait_until(
@@ -178,6 +177,6 @@ def test_a_refresh_that_is_killed_counts_once(market: Market, state: str, victim
         f"SELECT SUM(t.seconds), COUNT(*) FROM vpn_term t JOIN vpn_lease l ON l.id = t.lease_id "
         f"{_by_id(market.seller, lease['id'], 'l.contract_id')} AND t.state = 'settled'",
     )
-    assert rows == [(700, 2) if outcome == "active" else (600, 1)]
-    listed = next(row for row in leases(market.buyer) if row["id"] == lease["id"])
+    assert rows == [(3_100, 2) if outcome == "active" else (3_000, 1)]
+    listed = bought(market.buyer, lease["id"])
     assert (listed["expiresAt"] > lease["expires_at"]) == (outcome == "active")

@@ -7,6 +7,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -17,6 +18,7 @@ from lightning.simulator.process import SimulatedNetwork
 from protos import envelope_pb2
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
+from protos.routerrpc import router_pb2
 from tests.conftest import start_simulated
 from tests.messaging.records import item, packet
 from tests.nodeapi.streams import WebsocketStream, data_of
@@ -24,6 +26,7 @@ from tests.support.databases import execute
 from tests.support.lnd_rpc import BareClient
 from tests.support.nodes import SERVICES, Node
 from tests.vpn.machines import LISTEN_PORT, WireGuardServer, why_no_machines
+from vpn.keys import new_key_pair
 
 QUOTE, CONTRACT, REFRESH, LEASES = "/v1/vpn/quote", "/v1/vpn/contract", "/v1/vpn/refresh", "/v1/vpn/leases"
 RECORD_NUMBER = SERVICES["vpn"]
@@ -100,12 +103,18 @@ def post(node: Node, path: str, **fields) -> str:
     return reply.json["id"]
 
 
+def answer(stream: WebsocketStream, call_id: str, type: str = "") -> dict:
+    """The first event of a call of ours, whatever else the stream tells; of this type, where one is named."""
+
+    def wanted(event: dict) -> bool:
+        return event["serviceType"] == "vpn" and event["id"] == call_id and type in ("", told(event)["type"])
+
+    return stream.until(wanted)[-1]
+
+
 def ask_quote(buyer: Node, seller: Node) -> dict:
     with WebsocketStream(buyer) as stream:
-        request_id = post(buyer, QUOTE, pubkey=seller.pubkey)
-        event = stream.until(lambda event: of_type("quote")(event) or of_type("refusal")(event))[-1]
-    assert event["id"] == request_id
-    return told(event)
+        return told(answer(stream, post(buyer, QUOTE, pubkey=seller.pubkey)))
 
 
 def begin(buyer: Node, seller: Node, price_sat: int) -> str:
@@ -116,14 +125,19 @@ def begin(buyer: Node, seller: Node, price_sat: int) -> str:
 
 def buy(buyer: Node, seller: Node, price_sat: int) -> dict:
     """What the stream tells of the lease."""
-    quote = ask_quote(buyer, seller)
     with WebsocketStream(buyer) as stream:
-        post(buyer, CONTRACT, pubkey=seller.pubkey, nonce=quote["nonce"], price=str(price_sat))
-        return told(stream.until(of_type("lease"))[-1])
+        lease = told(answer(stream, begin(buyer, seller, price_sat)))
+    assert lease["type"] == "lease", lease
+    return lease
 
 
 def leases(buyer: Node, query: str = "") -> list[dict]:
     return buyer.get(LEASES + query).json["leases"]
+
+
+def bought(buyer: Node, lease_id: str) -> dict:
+    """What the node lists of a lease that it bought, whether it runs or is over."""
+    return next(row for row in leases(buyer, "?state=all") if row["id"] == lease_id)
 
 
 def file_of(buyer: Node, lease_id: str, query: str = ""):
@@ -141,8 +155,26 @@ def as_stored(node: Node, identity: str) -> str:
     return identity.replace("-", "") if node.database_url.startswith("sqlite") else identity
 
 
-def lease_state(seller: Node) -> str:
-    return one(seller, "SELECT state FROM vpn_lease ORDER BY id DESC LIMIT 1") or ""
+def moment(node: Node, seconds_from_now: float) -> str:
+    """A time as SQL text for the node's database."""
+    text = (datetime.now(UTC) + timedelta(seconds=seconds_from_now)).strftime("%Y-%m-%d %H:%M:%S")
+    return text if node.database_url.startswith("sqlite") else f"{text}+00:00"
+
+
+def lease_state(seller: Node, lease_id: str) -> str:
+    return one(seller, f"SELECT state FROM vpn_lease WHERE contract_id = '{as_stored(seller, lease_id)}'") or ""
+
+
+def make_due(seller: Node, lease_id: str, *columns: str) -> None:
+    """The time of its warning (`warns_at`) or end (`expires_at`) has come. So no test has to hurry before it does."""
+    past = ", ".join(f"{column} = '{moment(seller, -1)}'" for column in columns)
+    execute(
+        seller.database_url, f"UPDATE vpn_lease SET {past} WHERE contract_id = '{as_stored(seller, lease_id)}'"
+    )
+
+
+def wait_until_freed(seller: Node, lease_id: str) -> None:
+    seller.wait_until(lambda: lease_state(seller, lease_id) == "freed")
 
 
 def wait_for_shop(seller: Node) -> None:
@@ -199,6 +231,18 @@ class Stranger:
             )
             return (await client.invoices.AddHoldInvoice(asked)).payment_request
 
+    def pays(self, payment_request: str) -> bool:
+        """Whether the payment was taken, once it has ended."""
+        return asyncio.run(self._pay(payment_request)).status == lightning_pb2.Payment.SUCCEEDED
+
+    async def _pay(self, payment_request: str) -> lightning_pb2.Payment:
+        async with BareClient(self.lnd) as client:
+            return await client.pay(
+                router_pb2.SendPaymentRequest(
+                    payment_request=payment_request, timeout_seconds=60, fee_limit_sat=10, no_inflight_updates=True
+                )
+            )
+
     def paid_sat(self) -> int:
         """By invoices that are no keysends."""
         return sum(invoice.amt_paid_sat for invoice in asyncio.run(self._invoices()) if not invoice.is_keysend)
@@ -230,3 +274,14 @@ class Stranger:
         async with BareClient(self.lnd) as client:
             request = lightning_pb2.ListInvoiceRequest(num_max_invoices=10_000)
             return list((await client.lightning.ListInvoices(request)).invoices)
+
+
+def quote_for(stranger: Stranger, seller: Node) -> dict:
+    return stranger.answer_to(stranger.say(seller, type="quote_request"))
+
+
+def contract_of(stranger: Stranger, seller: Node, **wrong) -> dict:
+    """The answer to a contract that is right but for this."""
+    quote = quote_for(stranger, seller)
+    fields = {"nonce": quote["nonce"], "price": "60", "pubkey": new_key_pair().public} | wrong
+    return stranger.answer_to(stranger.say(seller, type="contract", **fields))

@@ -1,17 +1,19 @@
 """Whole nodes for tests: `manage.py runimpd` as a process of its own, on an lnd of a network for tests."""
 
-import http.client
 import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
+from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
 
 import yaml
+from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credentials
 
 from tests.support.databases import new_database_url
 
@@ -48,7 +50,7 @@ class Reply:
 class Node:
     """One node beside `lnd` (anything with host, port, tls_cert_path, macaroon_path, pubkey). `extra` are sections of its
     configuration that replace the defaults; `environ` is added to its environment. Without `database_url` it gets a
-    database of its own. `root` is where its code is."""
+    database of its own. `root` is where its code is. `tls_cert` is what clients trust, of a node that speaks TLS."""
 
     lnd: object
     directory: Path
@@ -58,6 +60,7 @@ class Node:
     with_http: bool = True
     database_url: str = ""
     root: Path = ROOT
+    tls_cert: Path | None = None
 
     def __post_init__(self):
         self.grpc_port, self.http_port = free_port(), free_port()
@@ -79,6 +82,25 @@ class Node:
     @property
     def http(self) -> str:
         return f"127.0.0.1:{self.http_port}"
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """For clients; strict, as some are."""
+        if self.tls_cert is None:
+            return None
+        context = ssl.create_default_context(cafile=self.tls_cert)
+        context.verify_flags |= ssl.VERIFY_X509_STRICT
+        return context
+
+    def channel(self) -> Channel:
+        if self.tls_cert is None:
+            return insecure_channel(self.grpc)
+        return secure_channel(self.grpc, ssl_channel_credentials(self.tls_cert.read_bytes()))
+
+    def http_connection(self) -> HTTPConnection:
+        if self.tls_cert is None:
+            return HTTPConnection("127.0.0.1", self.http_port, timeout=60)
+        return HTTPSConnection("127.0.0.1", self.http_port, timeout=60, context=self.tls)
 
     @property
     def log(self) -> str:
@@ -153,7 +175,7 @@ class Node:
 
     def request(self, method: str, path: str, body=None, headers: dict | None = None) -> Reply:
         """One HTTP request; a body that is no bytes is sent as JSON."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.http_port, timeout=60)
+        connection = self.http_connection()
         try:
             raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             connection.request(method, path, raw, headers or {})

@@ -8,6 +8,8 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from nodeapi.certificates import names_of
+
 CONNECT_SECONDS = 5.0
 SOON = timedelta(days=30)
 
@@ -28,18 +30,8 @@ def is_among(certificate: x509.Certificate, pem: bytes) -> bool:
     return any(known.public_bytes(Encoding.DER) == shown for known in x509.load_pem_x509_certificates(pem))
 
 
-def names(certificate: x509.Certificate) -> list[str]:
-    """Hosts and addresses that it is for."""
-    try:
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except x509.ExtensionNotFound:
-        return []
-    addresses = [str(address) for address in found.get_values_for_type(x509.IPAddress)]
-    return [*found.get_values_for_type(x509.DNSName), *addresses]
-
-
 def is_for(certificate: x509.Certificate, host: str) -> bool:
-    known = names(certificate)
+    known = names_of(certificate)
     try:
         return str(ipaddress.ip_address(host)) in known
     except ValueError:

@@ -9,10 +9,11 @@ from cryptography import x509
 
 from lightning.client import LndClient, LndError, Trouble
 from lightning.keysend import KEYSEND_FEATURE_BIT
+from lightning.rpcs import Rpc, calls_for
 from nodeapi import terminal
 from nodeapi.cli.doctor import certificate
+from nodeapi.certificates import names_of
 from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
-from nodeapi.cli.doctor.macaroon import refused_calls
 from nodeapi.lnd_status import LOW_SAT, receivable_sat, spendable_sat
 from protos.lnrpc import lightning_pb2
 
@@ -64,7 +65,7 @@ async def _look(patient: Patient, client: LndClient) -> AsyncIterator[Finding]:
     yield _lifetime(shown)
     for finding in _itself(info, lnd.pub_key):
         yield finding
-    yield await _permits(client, info.identity_pubkey)
+    yield await _permits(client, patient.config.services)
     try:
         channels = await client.list_channels()
     except LndError:
@@ -112,7 +113,7 @@ def _distrusted(shown: x509.Certificate, lnd) -> Finding:
                      f"copy lnd's tls.cert to where {KEY}.tls_cert points; if lnd was not changed, somebody else answers")
     if not certificate.is_for(shown, lnd.host):
         option = "tlsextradomain" if any(letter.isalpha() for letter in lnd.host.replace(":", "")) else "tlsextraip"
-        return wrong(f"lnd's certificate is for {', '.join(certificate.names(shown))}, not for {lnd.host}",
+        return wrong(f"lnd's certificate is for {', '.join(names_of(shown))}, not for {lnd.host}",
                      f"set {KEY}.ip to one of these, or put {option}={lnd.host} into lnd.conf, then {again}")
     return wrong("lnd's certificate is not accepted", again)
 
@@ -120,7 +121,8 @@ def _distrusted(shown: x509.Certificate, lnd) -> Finding:
 def _bad_macaroon(error: LndError) -> Finding:
     admin = "data/chain/bitcoin/NETWORK/admin.macaroon in lnd's directory"
     if "permission denied" in error.details.lower():
-        return wrong("the macaroon does not permit even GetInfo", f"let {KEY}.admin_macaroon name {admin}, or bake one")
+        return wrong("the macaroon does not permit even GetInfo", f"let {KEY}.admin_macaroon name {admin}, or a macaroon made for this node: "
+                     "./impervious macaroon prints the command")
     if "signature mismatch" in error.details.lower() or "cannot get macaroon" in error.details.lower():
         return wrong("lnd refuses the macaroon: it was made by another lnd, or for another network",
                      f"copy this lnd's macaroon: {admin}")
@@ -160,13 +162,17 @@ def _itself(info: lightning_pb2.GetInfoResponse, expected: str) -> list[Finding]
     return findings
 
 
-async def _permits(client: LndClient, pubkey: str) -> Finding:
-    refused = await refused_calls(client, pubkey)
-    if not refused:
+async def _permits(client: LndClient, services) -> Finding:
+    calls = calls_for({service.service_type for service in services if service.active})
+    try:
+        missing = await client.not_permitted(rpc for rpc in calls if rpc is not Rpc.CHECK_MACAROON)
+    except LndError as error:
+        return note(f"what the macaroon permits cannot be told: {error}")
+    if not missing:
         return ok("the macaroon permits all calls that the node makes")
-    return wrong(f"the macaroon does not permit {', '.join(refused)}",
-                 f"let {KEY}.admin_macaroon name admin.macaroon, or bake one that permits these calls, too "
-                 "(lncli bakemacaroon uri:…)")
+    return wrong(f"the macaroon does not permit {', '.join(rpc.method for rpc in missing)}",
+                 f"let {KEY}.admin_macaroon name admin.macaroon, or a macaroon made for this node: ./impervious macaroon "
+                 "prints the command")
 
 
 def _channels(channels: lightning_pb2.ListChannelsResponse) -> Finding:

@@ -1,0 +1,11 @@
+"""Cookies that were set over https are never sent over http, also where it is a trusted proxy that speaks https."""
+
+from django.utils.deprecation import MiddlewareMixin
+
+
+class SecureCookies(MiddlewareMixin):
+    def process_response(self, request, response):
+        if request.is_secure():
+            for cookie in response.cookies.values():
+                cookie["secure"] = True
+        return response

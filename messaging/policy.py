@@ -1,0 +1,277 @@
+"""What this node takes from others, by the operator's policy for each service. Every step is part of the caller's transaction.
+
+The policy is read anew for each batch, so that what the admin changes, in whatever process, holds at once. What is refused
+is counted in the transaction that notes its payment as handled: the same payment told again counts nothing. Counters are
+bounded: refusals by service and cause, and for peers that are stored anyway; quotas for what was taken, for an hour.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from uuid import UUID
+
+from django.db.models import F
+from django.utils import timezone
+
+from messaging import peers
+from messaging.database import insert_new
+from messaging.models import Direction, InboundPolicy, InboundUse, Message, Peer, Refused
+
+Cause = Refused.Cause
+
+# No sixty minutes see more than a quota: an hour is counted in whole steps, and the one that has begun.
+STEP_SECONDS = 300
+STEPS = 12
+ALL, STRANGERS = "*", "* strangers"
+# Answers that pass whatever the policy says, of one peer and service in an hour.
+MAX_FREE_ANSWERS = 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class Rules:
+    """Of one service: the least that a message pays (sat), whether its sender must be known, and quotas of one peer and in
+    all (messages, bytes of their bodies). 0: no limit."""
+
+    min_amount_sat: int = 0
+    only_known: bool = False
+    peer_messages_per_hour: int = 0
+    peer_bytes_per_hour: int = 0
+    all_messages_per_hour: int = 0
+    all_bytes_per_hour: int = 0
+
+    @property
+    def has_quota_of_peer(self) -> bool:
+        return bool(self.peer_messages_per_hour or self.peer_bytes_per_hour)
+
+    @property
+    def has_quota_in_all(self) -> bool:
+        return bool(self.all_messages_per_hour or self.all_bytes_per_hour)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """What is judged: a message, or a part of one, with its sender (hex; empty when it names none)."""
+
+    sender: str
+    service: str
+    reply_to: UUID | None
+    amount_msat: int
+    size_bytes: int
+
+
+def tell_configured(configured: Mapping[str, Rules]) -> None:
+    """Gives each service a row for the admin, with what the configuration says."""
+    InboundPolicy.objects.bulk_create(
+        [InboundPolicy(service=service, configured=asdict(rules)) for service, rules in configured.items()],
+        update_conflicts=True,
+        unique_fields=["service"],
+        update_fields=["configured"],
+    )
+
+
+def in_force(row: InboundPolicy, configured: Rules) -> Rules:
+    """What the configuration says, and the admin where it says something else."""
+    given = {name: value for name in asdict(configured) if (value := getattr(row, name)) is not None}
+    return replace(configured, **given)
+
+
+def refused_totals() -> dict[tuple[str, str], int]:
+    """How many messages, and parts of long ones, were refused so far, by service and cause."""
+    return {(row.service, row.cause): row.count for row in Refused.objects.all()}
+
+
+def forget_old_uses(now_seconds: float) -> None:
+    InboundUse.objects.filter(last_step__lt=_step(now_seconds) - STEPS).delete()
+
+
+class Judge:
+    """Judges one batch, in its order. What it admits counts for the quotas; `store` writes all counts down."""
+
+    def __init__(self, configured: Mapping[str, Rules], senders: Iterable[str], now_seconds: float):
+        rows = {row.service: row for row in InboundPolicy.objects.all()}
+        self._rules = {
+            service: in_force(rows[service], rules) if service in rows else rules for service, rules in configured.items()
+        }
+        senders = set(senders)
+        self._blocked, self._known = peers.blocked_and_known(senders)
+        limited = [service for service, rules in self._rules.items() if rules.has_quota_of_peer or rules.has_quota_in_all]
+        self._uses = _Uses(limited, senders, _step(now_seconds))
+        self._refused: Counter[tuple[str, Cause]] = Counter()
+        self._refused_msat: Counter[tuple[str, Cause]] = Counter()
+        self._refused_of: Counter[str] = Counter()
+
+    def admits(self, item: Item) -> bool:
+        """A whole message. One that is admitted is counted."""
+        cause = self._cause(item)
+        if cause:
+            return self._refuse(item, cause)
+        self._use(item)
+        return True
+
+    def admits_part(self, item: Item) -> bool:
+        """A part of a message whose amount and size are not known yet: whether its sender may send anything."""
+        cause = self._cause_in_sender(item)
+        return self._refuse(item, cause) if cause else True
+
+    def admits_beginning(self, item: Item) -> bool:
+        """The first part of a message: whether the message will surely be too much."""
+        cause = self._cause_in_quota(item)
+        return self._refuse(item, cause) if cause and not self._is_free_answer(item) else True
+
+    def store(self) -> Counter[tuple[str, str]]:
+        """Writes down what was counted; how many were refused, by service and cause."""
+        self._uses.store()
+        now = timezone.now()
+        for (service, cause), count in self._refused.items():
+            amount_msat = self._refused_msat[service, cause]
+            row = Refused.objects.filter(service=service, cause=cause)
+            if not row.update(count=F("count") + count, amount_msat=F("amount_msat") + amount_msat, last_at=now):
+                insert_new(Refused, [Refused(service=service, cause=cause, count=count, amount_msat=amount_msat)])
+        self._store_of_peers()
+        return Counter({(service, cause.value): count for (service, cause), count in self._refused.items()})
+
+    def _store_of_peers(self) -> None:
+        """Only of peers that are stored anyway: strangers without end must not make rows without end."""
+        stored = Peer.objects.filter(pk__in=list(self._refused_of)).values_list("pk", flat=True) if self._refused_of else ()
+        by_count: dict[int, list[str]] = {}
+        for pubkey in stored:
+            by_count.setdefault(self._refused_of[pubkey], []).append(pubkey)
+        for count, pubkeys in by_count.items():
+            Peer.objects.filter(pk__in=pubkeys).update(refused=F("refused") + count)
+
+    def _refuse(self, item: Item, cause: Cause) -> bool:
+        self._refused[item.service, cause] += 1
+        self._refused_msat[item.service, cause] += item.amount_msat
+        if item.sender:
+            self._refused_of[item.sender] += 1
+        return False
+
+    def _use(self, item: Item) -> None:
+        rules = self._rules_of(item)
+        if rules.has_quota_of_peer:
+            self._uses.add(item.service, item.sender, item.size_bytes)
+        if rules.has_quota_in_all:
+            self._uses.add(item.service, ALL, item.size_bytes)
+            if item.sender not in self._known:
+                self._uses.add(item.service, STRANGERS, item.size_bytes)
+
+    def _rules_of(self, item: Item) -> Rules:
+        return self._rules.get(item.service) or Rules()
+
+    def _cause(self, item: Item) -> Cause | None:
+        """Why a whole message is refused."""
+        if item.sender in self._blocked:
+            return Cause.BLOCKED
+        cause = self._cause_but_block(item)
+        return cause if cause and not self._is_free_answer(item, count=True) else None
+
+    def _cause_but_block(self, item: Item) -> Cause | None:
+        rules = self._rules_of(item)
+        if rules.only_known and item.sender not in self._known:
+            return Cause.NOT_KNOWN
+        if item.amount_msat < rules.min_amount_sat * 1000:
+            return Cause.AMOUNT
+        return self._cause_in_quota(item)
+
+    def _cause_in_sender(self, item: Item) -> Cause | None:
+        if item.sender in self._blocked:
+            return Cause.BLOCKED
+        stranger = self._rules_of(item).only_known and item.sender not in self._known
+        return Cause.NOT_KNOWN if stranger and not self._is_free_answer(item) else None
+
+    def _cause_in_quota(self, item: Item) -> Cause | None:
+        rules = self._rules_of(item)
+        if rules.has_quota_of_peer:
+            messages, size_bytes = self._uses.used(item.service, item.sender)
+            if _exceeds(messages + 1, rules.peer_messages_per_hour):
+                return Cause.PEER_MESSAGES
+            if _exceeds(size_bytes + item.size_bytes, rules.peer_bytes_per_hour):
+                return Cause.PEER_BYTES
+        return self._cause_in_all(item, rules) if rules.has_quota_in_all else None
+
+    def _cause_in_all(self, item: Item, rules: Rules) -> Cause | None:
+        """Keys cost nothing: half of what may come in all is kept for known peers, whatever strangers send."""
+        shares = [(ALL, 1)] if item.sender in self._known else [(ALL, 1), (STRANGERS, 2)]
+        for of, divisor in shares:
+            messages, size_bytes = self._uses.used(item.service, of)
+            if _exceeds(messages + 1, -(-rules.all_messages_per_hour // divisor)):
+                return Cause.ALL_MESSAGES
+            if _exceeds(size_bytes + item.size_bytes, -(-rules.all_bytes_per_hour // divisor)):
+                return Cause.ALL_BYTES
+        return None
+
+    def _is_free_answer(self, item: Item, *, count: bool = False) -> bool:
+        """Whether it answers a message of ours, from the node that this was sent to: we have asked for it."""
+        if not item.sender or item.reply_to is None:
+            return False
+        asked = Message.objects.filter(
+            message_id=item.reply_to, direction=Direction.OUT, pubkey=item.sender, service=item.service
+        )
+        answers = f"answers of {item.sender}"
+        if not asked.exists() or self._uses.used(item.service, answers)[0] >= MAX_FREE_ANSWERS:
+            return False
+        if count:
+            self._uses.add(item.service, answers, item.size_bytes)
+        return True
+
+
+class _Uses:
+    """What was taken in the last hour, of those that a batch is about."""
+
+    def __init__(self, services: list[str], senders: set[str], step: int):
+        self._now = step
+        self._kept: dict[tuple[str, str], dict[int, tuple[int, int]]] = {}
+        self._changed: set[tuple[str, str]] = set()
+        if services:
+            for row in InboundUse.objects.filter(service__in=services, of__in=[*senders, ALL, STRANGERS]):
+                self._kept[row.service, row.of] = self._of_this_hour(row)
+        self._loaded = {(service, of) for service in services for of in (*senders, ALL, STRANGERS)}
+
+    def _of_this_hour(self, row: InboundUse) -> dict[int, tuple[int, int]]:
+        return {
+            step: (messages, size_bytes)
+            for step, messages, size_bytes in row.steps
+            if self._now - STEPS <= step <= self._now
+        }
+
+    def _steps(self, service: str, of: str) -> dict[int, tuple[int, int]]:
+        key = (service, of)
+        if key not in self._loaded:
+            row = InboundUse.objects.filter(service=service, of=of).first()
+            self._loaded.add(key)
+            if row:
+                self._kept[key] = self._of_this_hour(row)
+        return self._kept.setdefault(key, {})
+
+    def used(self, service: str, of: str) -> tuple[int, int]:
+        """Messages and bytes."""
+        steps = self._steps(service, of).values()
+        return sum(messages for messages, _ in steps), sum(size_bytes for _, size_bytes in steps)
+
+    def add(self, service: str, of: str, size_bytes: int) -> None:
+        steps = self._steps(service, of)
+        messages, before_bytes = steps.get(self._now, (0, 0))
+        steps[self._now] = (messages + 1, before_bytes + size_bytes)
+        self._changed.add((service, of))
+
+    def store(self) -> None:
+        rows = [
+            InboundUse(
+                service=service,
+                of=of,
+                steps=[[step, *counts] for step, counts in sorted(self._kept[service, of].items())],
+                last_step=self._now,
+            )
+            for service, of in sorted(self._changed)
+        ]
+        InboundUse.objects.bulk_create(
+            rows, update_conflicts=True, unique_fields=["service", "of"], update_fields=["steps", "last_step"]
+        )
+
+
+def _exceeds(count: int, limit: int) -> bool:
+    return bool(limit) and count > limit
+
+
+def _step(now_seconds: float) -> int:
+    return int(now_seconds // STEP_SECONDS)

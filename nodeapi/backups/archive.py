@@ -1,0 +1,119 @@
+"""A backup's file: a tar archive for its owner alone, whose manifest says what is in it, with checksums."""
+
+import hashlib
+import io
+import json
+import os
+import tarfile
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+FORMAT = 1
+MANIFEST, MANIFEST_SUM = "manifest.json", "manifest.sha256"
+MAX_MANIFEST_BYTES = 1_000_000
+# What may be in it beside the manifest. The configuration is for people: a restore leaves it in the archive.
+DATABASES = {"sqlite": "database.sqlite3", "postgresql": "database.dump"}
+SECRET_KEY, VPN_STATE, VPN_KEY, CONFIGURATION = "secret_key", "vpn.json", "vpn.key", "config.yml"
+NAMES = frozenset({*DATABASES.values(), SECRET_KEY, VPN_STATE, VPN_KEY, CONFIGURATION})
+_CHUNK = 2**20
+
+
+class BackupError(Exception):
+    """Why there is no backup, or why it is not put back, for the operator."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """`files`: bytes and SHA-256 by name. `last_seq`: of the event log. `migrations`: (app, name) of all that were
+    applied. `made_at` is in RFC 3339."""
+
+    version: str
+    made_at: str
+    database: str
+    last_seq: int
+    migrations: list[list[str]]
+    files: dict[str, dict[str, Any]]
+    format: int = FORMAT
+
+
+def describe(path: Path) -> dict[str, Any]:
+    """What a manifest says of a file."""
+    with open(path, "rb") as file:
+        return {"bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+def write(target: Path, manifest: Manifest, files: Mapping[str, Path]) -> None:
+    """A new file, on the disk when this returns, readable by its owner alone."""
+    descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "wb") as file:
+        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
+            content = json.dumps(asdict(manifest), indent=1).encode()
+            _add(archive, MANIFEST, io.BytesIO(content), len(content))
+            checksum = hashlib.sha256(content).hexdigest().encode()
+            _add(archive, MANIFEST_SUM, io.BytesIO(checksum), len(checksum))
+            for name, path in files.items():
+                with open(path, "rb") as content_file:
+                    _add(archive, name, content_file, path.stat().st_size)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _add(archive: tarfile.TarFile, name: str, content: BinaryIO, size: int) -> None:
+    member = tarfile.TarInfo(name)
+    member.size, member.mode = size, 0o600
+    archive.addfile(member, content)
+
+
+def extract(path: Path, directory: Path) -> Manifest:
+    """All files of an archive into a directory, checked. BackupError when anything is missing, added or changed."""
+    try:
+        with tarfile.open(path, mode="r:") as archive:
+            manifest = _read_manifest(archive)
+            for name in manifest.files:
+                _take(archive, name, manifest.files[name], directory / name)
+            left = archive.next()
+    except (OSError, tarfile.TarError) as error:
+        raise BackupError(f"{path} is no whole backup: {error}") from None
+    if left is not None:
+        raise BackupError(f"{path} has a file that its manifest does not name: {left.name!r}")
+    return manifest
+
+
+def _next(archive: tarfile.TarFile, name: str) -> BinaryIO:
+    member = archive.next()
+    if member is None or member.name != name or not member.isreg():
+        raise BackupError(f"{archive.name} is no whole backup: {name} is missing")
+    return archive.extractfile(member)
+
+
+def _read_manifest(archive: tarfile.TarFile) -> Manifest:
+    content = _next(archive, MANIFEST).read(MAX_MANIFEST_BYTES)
+    told = _next(archive, MANIFEST_SUM).read(100)
+    problem = BackupError(f"{archive.name} is no whole backup: its manifest is damaged")
+    if hashlib.sha256(content).hexdigest().encode() != told:
+        raise problem
+    try:
+        fields = json.loads(content)
+        if fields["format"] != FORMAT:
+            raise BackupError(f"{archive.name} has the format {fields['format']}; this version reads {FORMAT}")
+        manifest = Manifest(**fields)
+    except (ValueError, TypeError, KeyError):
+        raise problem from None
+    if not manifest.files.keys() <= NAMES or DATABASES.get(manifest.database) not in manifest.files:
+        raise problem
+    return manifest
+
+
+def _take(archive: tarfile.TarFile, name: str, told: dict[str, Any], target: Path) -> None:
+    source, digest, size = _next(archive, name), hashlib.sha256(), 0
+    with os.fdopen(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        while chunk := source.read(_CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
+            file.write(chunk)
+        file.flush()
+        os.fsync(file.fileno())
+    if (size, digest.hexdigest()) != (told["bytes"], told["sha256"]):
+        raise BackupError(f"{archive.name} is damaged: {name} is not what its manifest says")

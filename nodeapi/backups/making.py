@@ -1,0 +1,109 @@
+"""Makes a backup, of one moment, while the node runs or not."""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from contextlib import closing
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nodeapi.backups import archive, postgres
+from nodeapi.backups.archive import CONFIGURATION, DATABASES, VPN_KEY, BackupError, Manifest
+from nodeapi.backups.places import places_of, sync_directory
+
+MIGRATIONS = "SELECT app, name FROM django_migrations ORDER BY app, name"
+LAST_SEQ = "SELECT COALESCE(MAX(seq), 0) FROM messaging_event"
+
+
+def make_backup(config, target: Path, *, version: str, force: bool = False, with_vpn_key: bool = True) -> Manifest:
+    """Writes the archive; with `force` over an older one. BackupError, and nothing is left of it then."""
+    target = target.absolute()
+    if target.exists() and not force:
+        raise BackupError(f"{target} exists; name another file, or let it be replaced: --force")
+    try:
+        workshop = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+    except OSError as error:
+        raise BackupError(f"{target.parent} cannot be written to: {error.strerror}") from None
+    try:
+        return _make(config, target, workshop, version, with_vpn_key)
+    except (OSError, sqlite3.Error) as error:
+        raise BackupError(f"the backup could not be made: {error}") from None
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _make(config, target: Path, workshop: Path, version: str, with_vpn_key: bool) -> Manifest:
+    made_at = datetime.now(UTC).isoformat(timespec="seconds")
+    kind = "postgresql" if config.database.postgres else "sqlite"
+    copy = workshop / DATABASES[kind]
+    if config.database.postgres:
+        migrations, last_seq = _dump(config.database.postgres.get_secret_value(), copy)
+    else:
+        migrations, last_seq = _copy(config.database.sqlite_path, copy)
+    files = {DATABASES[kind]: copy, **_beside(config, workshop, with_vpn_key)}
+    manifest = Manifest(
+        version=version,
+        made_at=made_at,
+        database=kind,
+        last_seq=last_seq,
+        migrations=migrations,
+        files={name: archive.describe(path) for name, path in files.items()},
+    )
+    whole = workshop / "whole"
+    archive.write(whole, manifest, files)
+    os.replace(whole, target)
+    sync_directory(target.parent)
+    return manifest
+
+
+def _copy(database: Path, copy: Path) -> tuple[list[list[str]], int]:
+    """By SQLite's backup API: of one moment, and nobody waits for it."""
+    if not database.exists():
+        raise BackupError(f"there is no database {database} yet")
+    os.close(os.open(copy, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+    with closing(sqlite3.connect(database, timeout=20)) as old, closing(sqlite3.connect(copy)) as new:
+        old.backup(new)
+        # One file, without a log beside it.
+        new.execute("PRAGMA journal_mode=DELETE")
+        check_whole(new)
+        return [list(row) for row in new.execute(MIGRATIONS)], new.execute(LAST_SEQ).fetchone()[0]
+
+
+def check_whole(database: sqlite3.Connection) -> None:
+    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+    if found != "ok":
+        raise BackupError(f"the database is damaged: {found}")
+
+
+def _dump(parameters, copy: Path) -> tuple[list[list[str]], int]:
+    """Manifest and dump see the same moment."""
+    with postgres.connect(parameters) as connection:
+        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
+        snapshot = connection.execute("SELECT pg_export_snapshot()").fetchone()[0]
+        try:
+            migrations = [list(row) for row in connection.execute(MIGRATIONS)]
+            last_seq = connection.execute(LAST_SEQ).fetchone()[0]
+        except postgres.psycopg.errors.UndefinedTable:
+            raise BackupError("no node has run on this database yet") from None
+        postgres.dump(parameters, copy, snapshot=snapshot)
+        return migrations, last_seq
+
+
+def _beside(config, workshop: Path, with_vpn_key: bool) -> dict[str, Path]:
+    """Copies of the files beside the database, by their names in the archive."""
+    wanted = {name: place for name, place in places_of(config).items() if with_vpn_key or name != VPN_KEY}
+    if config.path:
+        wanted[CONFIGURATION] = config.path
+    files = {}
+    for name, place in wanted.items():
+        try:
+            content = place.read_bytes()
+        except FileNotFoundError:
+            continue
+        except PermissionError:
+            advice = "; run this as root, or leave it out: --without-vpn-key" if name == VPN_KEY else ""
+            raise BackupError(f"{place} cannot be read{advice}") from None
+        files[name] = workshop / name
+        files[name].write_bytes(content)
+    return files

@@ -1,0 +1,51 @@
+"""Where the files of a node are that a backup holds beside its database, and how files are put in their place."""
+
+import os
+from pathlib import Path
+
+from nodeapi.backups.archive import SECRET_KEY, VPN_KEY, VPN_STATE
+
+
+def places_of(config) -> dict[str, Path]:
+    """By their names in an archive: Django's secret key (the private keys of bought VPN leases are sealed under it),
+    and what `vpn setup` made."""
+    places = {SECRET_KEY: config.database.secret_key_path}
+    if config.path:
+        places[VPN_STATE] = config.path.with_suffix(".vpn.json")
+        places[VPN_KEY] = config.path.with_suffix(".vpn.key")
+    return places
+
+
+def staged(place: Path) -> Path:
+    """Where a file waits that will be put in this place."""
+    return place.with_name(place.name + ".restoring")
+
+
+def kept(place: Path, stamp: str) -> Path:
+    """Under which name the file goes on that was in this place before the restore of that moment."""
+    return place.with_name(f"{place.name}.{stamp}.before-restore")
+
+
+def exchange(new: Path, place: Path, aside: Path) -> None:
+    """Puts `new` in its place; what was there goes on as `aside`. Whenever this is broken off, the place holds the one
+    or the other, and it can be done again."""
+    if place.exists() and not aside.exists():
+        os.link(place, aside)
+    os.replace(new, place)
+    sync_directory(place.parent)
+
+
+def sync_directory(path: Path) -> None:
+    """Waits until a directory's entries are on the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def give_to_owner_of(directory: Path, path: Path) -> None:
+    """What root puts beside a node must not lock out the user who runs it."""
+    if os.geteuid() == 0:
+        owner = directory.stat()
+        os.chown(path, owner.st_uid, owner.st_gid)

@@ -1,0 +1,209 @@
+"""Puts a backup back in place of what is there, while the node does not run.
+
+All is unpacked and checked first. The exchange of the database is the one moment that counts: before it all is as it
+was, and after it the database itself says (returned.py) what is still to be done, which the node's next start makes good
+if this process has died.
+"""
+
+import os
+import shutil
+import sqlite3
+import tempfile
+from collections.abc import Collection
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from nodeapi.backups import archive, postgres, returned
+from nodeapi.backups.archive import DATABASES, BackupError, Manifest
+from nodeapi.backups.making import LAST_SEQ, check_whole
+from nodeapi.backups.places import exchange, give_to_owner_of, kept, places_of, staged, sync_directory
+from nodeapi.backups.returned import Mark
+from nodeapi.locks import lock_of
+
+# More events than a node writes in a second (docs/performance.md), and as many again that it may have written unseen.
+SEQS_A_SECOND = 10_000
+SEQS_AT_LEAST = 1_000_000
+_WORKSHOP = ".restore-"
+
+
+@dataclass(frozen=True)
+class Restored:
+    """What was put back, and the files under which what was there before goes on."""
+
+    manifest: Manifest
+    kept: list[Path]
+
+
+def restore_backup(config, source: Path, *, force: bool, known_migrations: Collection[tuple[str, str]]) -> Restored:
+    """BackupError, or StartError while a node runs, and nothing is changed then. With `force` over a database that is
+    there, which is kept under another name."""
+    with lock_of(config.database):
+        # Rights must fit files that are made here.
+        before = os.umask(0o077)
+        try:
+            return _restore(config, source.absolute(), force, known_migrations)
+        except (OSError, sqlite3.Error) as error:
+            raise BackupError(f"the backup could not be put back: {error}") from None
+        finally:
+            os.umask(before)
+
+
+def _restore(config, source: Path, force: bool, known_migrations: Collection[tuple[str, str]]) -> Restored:
+    target = Postgres(config) if config.database.postgres else Sqlite(config)
+    if not force and not target.is_empty():
+        raise BackupError(f"{target.name} holds a node's data; put the backup in its place: --force (it is kept)")
+    _clear_away(config, target.home)
+    workshop = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=target.home))
+    try:
+        manifest = archive.extract(source, workshop)
+        _check(manifest, target, known_migrations)
+        target.check(workshop)
+        mark = _mark(manifest, target.last_seq())
+        files = {name: place for name, place in places_of(config).items() if name in manifest.files}
+        for name, place in files.items():
+            _stage(workshop / name, staged(place))
+        asides = target.replace(workshop, mark)
+        asides += returned.take_files(config, mark)
+        return Restored(manifest, asides)
+    finally:
+        shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _stage(source: Path, target: Path) -> None:
+    """Perhaps on another disk."""
+    with open(target, "wb") as file:
+        file.write(source.read_bytes())
+        file.flush()
+        os.fsync(file.fileno())
+    give_to_owner_of(target.parent, target)
+    sync_directory(target.parent)
+
+
+def _clear_away(config, home: Path) -> None:
+    """What a restore that was killed has left, but the files that a database which has come back waits for."""
+    for left in home.glob(f"{_WORKSHOP}*"):
+        shutil.rmtree(left, ignore_errors=True)
+    path = config.database.sqlite_path
+    for other_name in path.parent.glob(f"{path.name}.*.before-restore") if path and path.exists() else ():
+        if other_name.samefile(path):
+            other_name.unlink()
+
+
+def _check(manifest: Manifest, target: "Sqlite | Postgres", known_migrations: Collection[tuple[str, str]]) -> None:
+    if manifest.database != target.kind:
+        raise BackupError(
+            f"the backup is of a node on {manifest.database}, and database.url names {target.kind}: "
+            "messages are not carried over from one to the other"
+        )
+    unknown = [f"{app}.{name}" for app, name in manifest.migrations if (app, name) not in known_migrations]
+    if unknown:
+        raise BackupError(
+            f"the backup is of a newer version ({manifest.version}; this one does not know {unknown[-1]}): update first"
+        )
+
+
+def _mark(manifest: Manifest, last_seq: int) -> Mark:
+    now = datetime.now(UTC)
+    seconds = max(0.0, (now - datetime.fromisoformat(manifest.made_at)).total_seconds())
+    jump = max(SEQS_AT_LEAST, int(seconds * SEQS_A_SECOND))
+    return Mark(
+        made_at=manifest.made_at,
+        stamp=now.strftime("%Y%m%dT%H%M%S.%fZ"),
+        seq=max(manifest.last_seq + jump, last_seq + 1),
+        files={name: told["sha256"] for name, told in manifest.files.items()},
+    )
+
+
+class Sqlite:
+    """The configured file as what a backup is put in place of."""
+
+    kind = "sqlite"
+
+    def __init__(self, config):
+        self._path: Path = config.database.sqlite_path
+        self.name = str(self._path)
+        self.home = self._path.parent
+
+    def is_empty(self) -> bool:
+        return not self._path.exists() or self._path.stat().st_size == 0
+
+    def last_seq(self) -> int:
+        """Of the database that is there; 0 where it cannot be told: perhaps that is why it is replaced."""
+        try:
+            with closing(sqlite3.connect(f"file:{self._path}?mode=ro", uri=True, timeout=5)) as database:
+                return database.execute(LAST_SEQ).fetchone()[0]
+        except sqlite3.Error:
+            return 0
+
+    def check(self, workshop: Path) -> None:
+        with closing(sqlite3.connect(workshop / DATABASES[self.kind])) as database:
+            check_whole(database)
+
+    def replace(self, workshop: Path, mark: Mark) -> list[Path]:
+        new, aside = workshop / DATABASES[self.kind], kept(self._path, mark.stamp)
+        with closing(sqlite3.connect(new)) as database:
+            database.execute("PRAGMA synchronous=FULL")
+            with database:
+                for statement, values in mark.statements(placeholder="?"):
+                    database.execute(statement, values)
+        give_to_owner_of(self.home, new)
+        self._close_log(aside)
+        existed = self._path.exists()
+        exchange(new, self._path, aside)
+        return [aside] if existed else []
+
+    def _close_log(self, aside: Path) -> None:
+        """What stands in the log (-wal) goes into the database: beside another one it would be written into that."""
+        if not self._path.exists():
+            return
+        try:
+            with closing(sqlite3.connect(self._path, timeout=2)) as database:
+                database.execute("PRAGMA journal_mode=DELETE")
+        except sqlite3.DatabaseError as error:
+            if error.sqlite_errorname in ("SQLITE_BUSY", "SQLITE_LOCKED"):
+                raise BackupError(
+                    f"another process has {self._path} open: end the daphnes beside the node, and commands that read it"
+                ) from None
+            # Too damaged to be opened: its log is of no use but beside it.
+            for suffix in ("-wal", "-shm"):
+                log = Path(f"{self._path}{suffix}")
+                if log.exists():
+                    log.rename(f"{aside}{suffix}")
+
+
+class Postgres:
+    """The configured database on a server as what a backup is put in place of."""
+
+    kind = "postgresql"
+
+    def __init__(self, config):
+        self._parameters = config.database.postgres.get_secret_value()
+        self.name = f"the database {self._parameters.get('dbname', '')}"
+        self._beside: Path = config.database.secret_key_path
+        self.home = self._beside.parent
+
+    def is_empty(self) -> bool:
+        return postgres.is_empty(self._parameters)
+
+    def last_seq(self) -> int:
+        with postgres.connect(self._parameters) as connection:
+            try:
+                return connection.execute(LAST_SEQ).fetchone()[0]
+            except postgres.psycopg.Error:
+                return 0
+
+    def check(self, workshop: Path) -> None:
+        postgres.script_of(workshop / DATABASES[self.kind], workshop / "script.sql")
+
+    def replace(self, workshop: Path, mark: Mark) -> list[Path]:
+        asides = []
+        if not self.is_empty():
+            aside = kept(self._beside.with_suffix(".dump"), mark.stamp)
+            postgres.dump(self._parameters, aside)
+            asides.append(aside)
+        marking = workshop / "mark.sql"
+        marking.write_text(mark.script())
+        postgres.replace(self._parameters, workshop / "script.sql", marking)
+        return asides

@@ -1,0 +1,42 @@
+from pathlib import Path
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db.migrations.loader import MigrationLoader
+
+from nodeapi import welcome
+from nodeapi.backups.archive import BackupError
+from nodeapi.backups.restoring import Restored, restore_backup
+from nodeapi.errors import StartError
+
+MEANING = """\
+At its next start this node
+  - goes on with event numbers that were never used, so that the cursors of its clients stay good;
+  - looks through lnd for what it received since the backup, and tells it again, once, under the same ids;
+  - asks lnd what became of payments that were under way when the backup was made; none is paid again;
+  - gives up messages that waited to be sent then: they may have been sent since. Send again what is missed.
+What was sent since the backup, and leases that were sold since, are not known to it. docs/backup.md says more.
+"""
+
+
+class Command(BaseCommand):
+    help = "Puts a backup back, while the node does not run. All of it is checked before anything is replaced."
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("file", type=Path, metavar="FILE", help="what `backup` wrote")
+        parser.add_argument("--force", action="store_true", help="in place of a database that is there; it is kept")
+
+    def handle(self, *args, file: Path, force: bool, **options):
+        if settings.IMPD is None:
+            raise CommandError(welcome.no_configuration(settings.CONFIG_PLACES))
+        known = set(MigrationLoader(None).disk_migrations)
+        try:
+            restored = restore_backup(settings.IMPD, file, force=force, known_migrations=known)
+        except (BackupError, StartError) as error:
+            raise CommandError(f"{error}\nNothing was changed.") from None
+        self.stdout.write(self._told(restored))
+
+    def _told(self, restored: Restored) -> str:
+        kept = "".join(f"What was there before is kept in {path}\n" for path in restored.kept)
+        return f"The backup of {restored.manifest.made_at} is in place.\n{kept}{MEANING}"
