@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 from impervious_site.config import load_config
+from lightning.rpcs import Rpc
 from lightning.simulator.process import SimulatedNetwork
 from nodeapi.cli.doctor import lnd
 from nodeapi.cli.doctor.findings import Patient, State
 from tests.conftest import Network, start_simulated
 from tests.support.commands import Ended, run
 from tests.support.databases import ON_POSTGRES, execute, only_on_sqlite
+from tests.support.macaroons import all_but, baked
 from tests.support.nodes import Node
 
 HALF_A_YEAR = timedelta(days=180)
@@ -155,6 +157,16 @@ def test_credentials_of_another_lnd(world, node):
         node.config_path.write_text(whole.replace(str(mine), str(others)))
         (found,) = about_lnd(node)
         assert words in found
+
+
+def test_a_macaroon_that_is_too_weak(world, tmp_path):
+    calls = all_but(Rpc.SEND_PAYMENT, Rpc.SETTLE_INVOICE)
+    node = Node(baked(world.nodes["rich"], tmp_path, calls), tmp_path / "weak")
+    (found,) = about_lnd(node)
+    assert "the macaroon does not permit SendPaymentV2, SettleInvoice" in found and "./impervious macaroon" in found
+    node = Node(baked(world.nodes["rich"], tmp_path, all_but(Rpc.GET_INFO)), tmp_path / "weaker")
+    (found,) = about_lnd(node)
+    assert "does not permit even GetInfo" in found
 
 
 def world_control_port(world: Network) -> int:

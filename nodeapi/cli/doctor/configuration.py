@@ -2,6 +2,9 @@
 
 from collections.abc import Iterator
 
+from cryptography import x509
+
+from nodeapi.cli.doctor import certificate
 from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
 
 # The check of WireGuard says more about it.
@@ -16,5 +19,15 @@ def check(patient: Patient) -> Iterator[Finding]:
             yield note(warning)
     if not any(service.active for service in config.services):
         yield wrong("no service is active: the node does nothing", "add services to service_list (config/example.config.yml)")
+    if patient.door is not None and patient.door.tls_cert:
+        yield _own_certificate(patient.door.tls_cert)
     if not config.server.api_keys:
         yield ok("no API key is set: whoever has an account on this machine may use the node")
+
+
+def _own_certificate(pem: bytes) -> Finding:
+    shown = x509.load_pem_x509_certificate(pem)
+    words = f"server.tls_cert holds until {shown.not_valid_after_utc:%Y-%m-%d}"
+    if certificate.left(shown) > certificate.SOON:
+        return ok(words)
+    return note(words, "replace it and its key; the node takes up new ones by itself (./impervious cert --force makes them)")

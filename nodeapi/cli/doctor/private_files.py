@@ -10,9 +10,9 @@ import yaml
 
 from nodeapi.cli.doctor.findings import Finding, Patient, ok, wrong
 
-# Keys whose value is a secret, and keys that name the file of one.
+# Keys whose value is a secret, and the key that names the file of one. Of server.tls_key the configuration warns itself.
 _SECRETS = ("sqlite3.password", "database.url", "redis.url", "lightning.lnd_node.admin_macaroon_hex")
-_NAMES = ("lightning.lnd_node.admin_macaroon", "server.tls_key")
+_NAME = "lightning.lnd_node.admin_macaroon"
 
 
 def check(patient: Patient) -> Iterator[Finding]:
@@ -49,7 +49,7 @@ def _configured(path: Path) -> Iterator[Path]:
         yield path
     keys = _value(tree, "server.api_keys")
     named = [entry.get("key_file") for entry in keys if isinstance(entry, dict)] if isinstance(keys, list) else []
-    for name in (*named, *(_value(tree, key) for key in _NAMES)):
+    for name in (*named, _value(tree, _NAME)):
         if name and isinstance(name, str):
             yield path.parent / Path(name).expanduser()
 
