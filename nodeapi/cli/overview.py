@@ -10,7 +10,7 @@ APPS = ("nodeapi", "messaging", "federation", "invoices", "vpn")
 # What ./impervious does itself; runimpd is its first line.
 OF_THE_SCRIPT = {
     "": "Runs the node. Without a configuration: on a simulated Lightning network, with a partner that answers.",
-    "test, bench, soak": "Runs the tests, the benchmarks, the nodes under kill -9 (for who works on the node's code).",
+    "test, bench, scale, soak": "Runs the tests, the benchmarks, the nodes under kill -9 (for who works on the code).",
 }
 _HIDDEN = ("runimpd", "commands")
 

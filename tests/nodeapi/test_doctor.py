@@ -208,7 +208,8 @@ def test_a_full_disk(node):
         resource.setrlimit(resource.RLIMIT_FSIZE, (0, resource.RLIM_INFINITY))
 
     # Made while there was room, as by any earlier start.
-    node.config_path.with_name("impervious.secret_key").write_text("made before")
+    for name in ("impervious.secret_key", "config.secret_key"):
+        node.config_path.with_name(name).write_text("made before")
     (found,) = wrongs(node, preexec_fn=no_room)["disk"]
     assert "nothing can be stored in" in found and "make room" in found
 

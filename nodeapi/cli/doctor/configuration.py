@@ -22,7 +22,7 @@ def check(patient: Patient) -> Iterator[Finding]:
     if patient.door is not None and patient.door.tls_cert:
         yield _own_certificate(patient.door.tls_cert)
     if not config.server.api_keys:
-        yield ok("no API key is set: whoever has an account on this machine may use the node")
+        yield ok("no API key is set here: without one, whoever has an account on this machine may use the node")
 
 
 def _own_certificate(pem: bytes) -> Finding:
