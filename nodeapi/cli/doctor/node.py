@@ -3,16 +3,18 @@
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import grpc
+import psycopg
 
 from nodeapi.cli.client import NodeClient, NodeError, ask_http
 from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
+from nodeapi.locks import ADVISORY_KEY, HOLDER
 from protos import node_pb2
 
-ANSWER_SECONDS = 5
+ANSWER_SECONDS = 15
 _KEY_TROUBLES = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED)
 
 
@@ -126,9 +128,9 @@ def _listening(port: int) -> Iterator[str]:
 
 
 def _lock_holder(database) -> str:
-    """The process that has locked an SQLite database as its node; empty if there is none."""
-    if database.sqlite_path is None:
-        return ""
+    """The process that has locked the database as its node; empty if there is none."""
+    if database.postgres:
+        return _session_holder(database.postgres.get_secret_value())
     path = database.sqlite_path.with_name(database.sqlite_path.name + ".lock")
     try:
         with open(path, "rb") as file:
@@ -139,3 +141,14 @@ def _lock_holder(database) -> str:
     except OSError:
         pass
     return ""
+
+
+def _session_holder(parameters: Mapping[str, str]) -> str:
+    try:
+        with psycopg.connect(**parameters) as connection:
+            found = connection.execute(HOLDER, [ADVISORY_KEY]).fetchone()
+    except psycopg.Error:
+        # The check of the database says more.
+        return ""
+    words = found[0].split() if found and found[0] else []
+    return words[1] if words[:1] == ["runimpd"] and len(words) > 1 else "unknown" if found else ""
