@@ -1,7 +1,7 @@
 """What commands print: tables and colour on a terminal, plain text elsewhere, JSON for programs.
 
-Text from elsewhere goes through `safe` first: a control character of another node's must not reach the terminal, where it
-could move the cursor, change the title or forge lines.
+Text from elsewhere goes through `safe` first: a control character of another node's must not reach the terminal, where
+it could move the cursor, change the title or forge lines.
 """
 
 import json
@@ -52,8 +52,8 @@ def fail(text: str) -> SystemExit:
 
 
 def safe(text: str, *, lines: bool = False) -> str:
-    """The text without anything that a terminal would obey: such characters stand as \\x1b or \\u202e. With `lines`, line
-    breaks stay and tabs become spaces."""
+    """The text without anything that a terminal would obey: such characters stand as \\x1b or \\u202e. With `lines`,
+    line breaks stay and tabs become spaces."""
     if lines:
         text = text.replace("\r\n", "\n").expandtabs(TAB_COLUMNS)
     shown, marks = [], 0

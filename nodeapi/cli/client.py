@@ -1,5 +1,5 @@
-"""How the commands reach a node that runs: its gRPC door, at the address in the configuration, with a key if it asks for
-one, over TLS if it has a certificate."""
+"""How the commands reach a node that runs: its gRPC door, at the address in the configuration, with a key if it asks
+for one, over TLS if it has a certificate."""
 
 import http.client
 import json
@@ -235,7 +235,8 @@ class NodeClient:
                 text = f"what answers at {address} speaks no TLS, though server.tls_cert is set: start the node again"
             return NodeError(text, code=code)
         if "peer name" in lowered:
-            return NodeError("the certificate in server.tls_cert names no host (subjectAltName): use another", code=code)
+            text = "the certificate in server.tls_cert names no host (subjectAltName): use another"
+            return NodeError(text, code=code)
         if code is grpc.StatusCode.UNAVAILABLE and any(words in lowered for words in _AWAY):
             return NodeError(why_away(self._door), away=True, code=code)
         if code is grpc.StatusCode.UNAUTHENTICATED:
@@ -243,7 +244,8 @@ class NodeClient:
                 f"the node asks for an API key: name a file that holds one by --key-file, or set {KEY_VARIABLE}")
             return NodeError(text, code=code)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
-            return NodeError(f"the node at {address} did not answer within {self._call_seconds:.0f} s", away=True, code=code)
+            text = f"the node at {address} did not answer within {self._call_seconds:.0f} s"
+            return NodeError(text, away=True, code=code)
         if code is grpc.StatusCode.UNIMPLEMENTED:
             text = f"the node at {address} does not know this call: it is of another version, or another program"
             return NodeError(text, code=code)

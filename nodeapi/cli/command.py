@@ -1,4 +1,5 @@
-"""What the commands that ask a running node have in common: their options, the configuration, the end without traceback."""
+"""What the commands that ask a running node have in common: their options, the configuration, the end without
+traceback."""
 
 import logging
 
@@ -20,15 +21,17 @@ class NodeCommand(BaseCommand):
     }  # fmt: skip
 
     def create_parser(self, prog_name, subcommand, **kwargs):
-        epilog = "--config PATH names the node's configuration; without it, config/local.config.yml and config/config.yml " \
-                 "are looked for, and then the simulated node that ./impervious starts."
+        epilog = (
+            "--config PATH names the node's configuration; without it, config/local.config.yml and config/config.yml are "
+            "looked for, and then the simulated node that ./impervious starts."
+        )
         return super().create_parser("./impervious", subcommand, epilog=epilog, **kwargs)
 
     def add_arguments(self, parser):
         parser.add_argument("--json", action="store_true", dest="as_json", help="print JSON, for programs")
         parser.add_argument(
-            "--key-file", metavar="FILE", help="holds the API key; default: IMPD_API_KEY, IMPD_API_KEY_FILE, or a key of the "
-            "configuration")  # fmt: skip
+            "--key-file", metavar="FILE",
+            help="holds the API key; default: IMPD_API_KEY, IMPD_API_KEY_FILE, or a key of the configuration")  # fmt: skip
 
     def handle(self, *args, **options):
         # The node's own log lines would stand between the command's.

@@ -11,7 +11,8 @@ _STYLES = {"active": "good", "expiring": "warn", "ended": "dim"}
 
 def show(leases: list[vpn_pb2.Lease], out: Console, *, everything: bool) -> None:
     if not leases:
-        out.print("No VPN lease was ever bought." if everything else "No VPN lease runs. With --all, those that have ended.")
+        none_runs = "No VPN lease runs. With --all, those that have ended."
+        out.print("No VPN lease was ever bought." if everything else none_runs)
         return
     made = terminal.table("LEASE", "STATE", "LEFT", "ADDRESS", "SAT/H", "SELLER", right=("SAT/H",))
     made.columns[0].no_wrap = True

@@ -18,8 +18,8 @@ _HIDDEN = ("runimpd", "commands")
 def show(out: Console) -> None:
     out.print("./impervious [--config PATH] [COMMAND …]\n")
     rows = terminal.facts()
-    lines = OF_THE_SCRIPT | {name: help_of(name, app) for name, app in sorted(get_commands().items()) if is_listed(name, app)}
-    for name, words in lines.items():
+    listed = [(name, app) for name, app in sorted(get_commands().items()) if is_listed(name, app)]
+    for name, words in (OF_THE_SCRIPT | {name: help_of(name, app) for name, app in listed}).items():
         rows.add_row(Text(name, "head"), words)
     terminal.put(out, rows)
     out.print("\n./impervious COMMAND --help tells a command's options. docs/commands.md shows them at work.")

@@ -234,7 +234,8 @@ def test_a_clock_that_went_back(running):
 def test_a_database_that_is_not_of_this_version(running, node):
     execute(
         running.database_url,
-        "INSERT INTO django_migrations (app, name, applied) VALUES ('messaging', '9999_future', '2026-01-01 00:00:00+00:00')",
+        "INSERT INTO django_migrations (app, name, applied) "
+        "VALUES ('messaging', '9999_future', '2026-01-01 00:00:00+00:00')",
     )
     try:
         (found,) = wrongs(running)["database"]

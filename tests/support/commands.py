@@ -34,7 +34,9 @@ def _environ(environ: dict[str, str] | None) -> dict[str, str]:
     return kept | {"PYTHONIOENCODING": "utf-8"} | (environ or {})
 
 
-def run(name: str, *arguments: str, config: Path | None, cwd: Path, environ=None, stdin: bytes = b"", **options) -> Ended:
+def run(
+    name: str, *arguments: str, config: Path | None, cwd: Path, environ=None, stdin: bytes = b"", **options
+) -> Ended:
     """`options` are of subprocess.run. A traceback is never right."""
     ended = subprocess.run(
         _command(name, arguments, config), cwd=cwd, env=_environ(environ), input=stdin, capture_output=True,

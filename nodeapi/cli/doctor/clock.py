@@ -1,5 +1,5 @@
-"""This machine's clock against others that are at hand: the chain's newest block, what was stored, the database's server.
-What leases, federations and retries end by is this clock."""
+"""This machine's clock against others that are at hand: the chain's newest block, what was stored, the database's
+server. What leases, federations and retries end by is this clock."""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -25,8 +25,12 @@ def check(patient: Patient) -> Iterator[Finding]:
 
 
 def _compared(patient: Patient) -> str:
-    others = [name for name, there in (("lnd's newest block", _block_at(patient)), ("what was stored", patient.newest_event_at),
-                                       ("the database's server", patient.database_now)) if there]
+    clocks = {
+        "lnd's newest block": _block_at(patient),
+        "what was stored": patient.newest_event_at,
+        "the database's server": patient.database_now,
+    }
+    others = [name for name, moment in clocks.items() if moment]
     return f"agrees with {', '.join(others)}" if others else "there is nothing to compare it with"
 
 

@@ -21,8 +21,9 @@ def check(patient: Patient) -> Iterator[Finding]:
         findings = [*_server(patient), *_migrations(patient, what)]
         _look_at_clocks(patient)
     except Error as error:
-        advice = f"see that its user may read and write {path}, and that the disk works; else put back a backup" if path else \
-                 "start the server, or correct database.url"
+        advice = "start the server, or correct database.url"
+        if path:
+            advice = f"see that its user may read and write {path}, and that the disk works; else put back a backup"
         yield wrong(f"{what} cannot be used: {' '.join(str(error).split())}", advice)
         return
     finally:

@@ -81,9 +81,11 @@ def _unreachable(address: str, error: OSError) -> Finding:
         return wrong(f"nothing listens at {address}",
                      f"start lnd, or correct {where} (lnd's rpclisten, often port 10009)")
     if isinstance(error, socket.gaierror):
-        return wrong(f"the host in {KEY}.ip has no address: {address}", f"correct {KEY}.ip, or the machine's name service")
+        return wrong(f"the host in {KEY}.ip has no address: {address}",
+                     f"correct {KEY}.ip, or the machine's name service")
     if isinstance(error, TimeoutError):
-        return wrong(f"{address} does not answer", f"correct {where}, or let a firewall on the way pass TCP to this port")
+        return wrong(f"{address} does not answer",
+                     f"correct {where}, or let a firewall on the way pass TCP to this port")
     if isinstance(error, ssl.SSLError):
         return wrong(f"what listens at {address} speaks no TLS, so it is not lnd's gRPC port",
                      f"correct {KEY}.port (lnd's rpclisten, often 10009)")
@@ -110,7 +112,8 @@ def _distrusted(shown: x509.Certificate, lnd) -> Finding:
                      "set the clock of this machine, or of lnd's")
     if not certificate.is_among(shown, lnd.tls_cert):
         return wrong(f"lnd shows another certificate than the one in {KEY}.tls_cert",
-                     f"copy lnd's tls.cert to where {KEY}.tls_cert points; if lnd was not changed, somebody else answers")
+                     f"copy lnd's tls.cert to where {KEY}.tls_cert points; if lnd was not changed, somebody "
+                     "else answers")
     if not certificate.is_for(shown, lnd.host):
         option = "tlsextradomain" if any(letter.isalpha() for letter in lnd.host.replace(":", "")) else "tlsextraip"
         return wrong(f"lnd's certificate is for {', '.join(names_of(shown))}, not for {lnd.host}",
@@ -121,7 +124,8 @@ def _distrusted(shown: x509.Certificate, lnd) -> Finding:
 def _bad_macaroon(error: LndError) -> Finding:
     admin = "data/chain/bitcoin/NETWORK/admin.macaroon in lnd's directory"
     if "permission denied" in error.details.lower():
-        return wrong("the macaroon does not permit even GetInfo", f"let {KEY}.admin_macaroon name {admin}, or a macaroon made for this node: "
+        return wrong("the macaroon does not permit even GetInfo",
+                     f"let {KEY}.admin_macaroon name {admin}, or a macaroon made for this node: "
                      "./impervious macaroon prints the command")
     if "signature mismatch" in error.details.lower() or "cannot get macaroon" in error.details.lower():
         return wrong("lnd refuses the macaroon: it was made by another lnd, or for another network",
@@ -141,7 +145,8 @@ def _lifetime(shown: x509.Certificate) -> Finding:
     words = f"lnd's certificate holds for {max(0, left.days)} days, until {shown.not_valid_after_utc:%Y-%m-%d}"
     if left > certificate.SOON:
         return ok(words)
-    return note(words, "before then delete tls.cert and tls.key of lnd, start lnd again, and copy the new tls.cert here")
+    return note(words,
+                "before then delete tls.cert and tls.key of lnd, start lnd again, and copy the new tls.cert here")
 
 
 def _itself(info: lightning_pb2.GetInfoResponse, expected: str) -> list[Finding]:
@@ -150,8 +155,8 @@ def _itself(info: lightning_pb2.GetInfoResponse, expected: str) -> list[Finding]
         findings.append(wrong(f"this lnd is {info.identity_pubkey}, but {KEY}.pub_key is {expected}",
                               f"correct {KEY}.pub_key, or the address"))
     if not info.synced_to_chain:
-        findings.append(wrong("lnd is not in sync with the chain", "wait; if it stays so, look at lnd's connection to its "
-                              "Bitcoin node, and at the clock"))
+        findings.append(wrong("lnd is not in sync with the chain",
+                              "wait; if it stays so, look at lnd's connection to its Bitcoin node, and at the clock"))
     elif not info.synced_to_graph:
         findings.append(note("lnd does not know the whole network yet: some nodes cannot be reached", "wait"))
     if KEYSEND_FEATURE_BIT in info.features:
@@ -171,8 +176,8 @@ async def _permits(client: LndClient, services) -> Finding:
     if not missing:
         return ok("the macaroon permits all calls that the node makes")
     return wrong(f"the macaroon does not permit {', '.join(rpc.method for rpc in missing)}",
-                 f"let {KEY}.admin_macaroon name admin.macaroon, or a macaroon made for this node: ./impervious macaroon "
-                 "prints the command")
+                 f"let {KEY}.admin_macaroon name admin.macaroon, or a macaroon made for this node: "
+                 "./impervious macaroon prints the command")
 
 
 def _channels(channels: lightning_pb2.ListChannelsResponse) -> Finding:
@@ -200,8 +205,9 @@ def _amounts(channels: lightning_pb2.ListChannelsResponse) -> list[Finding]:
         findings.append(_low(spendable, "sent", "this side of the channels is at its reserve",
                              "receive something, or open a channel of your own"))
     if receivable < LOW_SAT:
-        findings.append(_low(receivable, "received", "the peers' side of the channels is at its reserve, as after funding "
-                             "the only channel oneself",
+        findings.append(_low(receivable, "received", 
+                             "the peers' side of the channels is at its reserve, as after funding the only channel "
+                             "oneself",
                              "pay something out over the channels, or have a channel opened to this node"))
     return findings
 

@@ -29,7 +29,8 @@ def check(patient: Patient) -> Iterator[Finding]:
     except NodeError as error:
         if error.code in _KEY_TROUBLES:
             patient.running = True
-            yield note(f"a node answers at {server.grpc_addr}, but tells nothing: {error}", "give its key by --key-file")
+            yield note(f"a node answers at {server.grpc_addr}, but tells nothing: {error}",
+                       "give its key by --key-file")
         else:
             yield from _no_answer(patient, error)
         return

@@ -10,7 +10,8 @@ import yaml
 
 from nodeapi.cli.doctor.findings import Finding, Patient, ok, wrong
 
-# Keys whose value is a secret, and the key that names the file of one. Of server.tls_key the configuration warns itself.
+# Keys whose value is a secret, and the key that names the file of one. Of server.tls_key the configuration warns
+# itself.
 _SECRETS = ("sqlite3.password", "database.url", "redis.url", "lightning.lnd_node.admin_macaroon_hex")
 _NAME = "lightning.lnd_node.admin_macaroon"
 

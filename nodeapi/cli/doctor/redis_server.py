@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 import redis
 
-from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
+from nodeapi.cli.doctor.findings import Finding, Patient, ok, wrong
 
 ANSWER_SECONDS = 3
 FULL_SHARE = 0.9
@@ -48,5 +48,5 @@ def _memory(server: redis.Redis) -> dict:
 def _about_memory(memory: dict) -> Iterator[Finding]:
     used, most = memory.get("used_memory", 0), memory.get("maxmemory", 0)
     if most and used > FULL_SHARE * most:
-        yield wrong(f"Redis uses {used / 2**20:,.0f} of its {most / 2**20:,.0f} MiB", "give it more (maxmemory), or find "
-                    "out who else fills it")
+        yield wrong(f"Redis uses {used / 2**20:,.0f} of its {most / 2**20:,.0f} MiB",
+                    "give it more (maxmemory), or find out who else fills it")

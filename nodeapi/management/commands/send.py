@@ -7,14 +7,14 @@ from protos import messaging_pb2
 
 
 class Command(NodeCommand):
-    help = "Sends a message to another node. With --wait, follows it until it is settled (exit code 0) or has failed (1)."
+    help = "Sends a message to another node. With --wait, follows it until it is settled (exit code 0) or failed (1)."
     requires_scopes = frozenset({"read", "send"})
 
     def add_arguments(self, parser):
         super().add_arguments(parser)
         parser.add_argument("pubkey", metavar="PUBKEY", help="the other node's key, 66 hexadecimal digits")
         parser.add_argument("text", metavar="TEXT", help="the message; - reads it from standard input")
-        parser.add_argument("--amount", type=int, default=1, metavar="SAT", help="satoshis that go with it (default: 1)")
+        parser.add_argument("--amount", type=int, default=1, metavar="SAT", help="what goes with it (default: 1)")
         parser.add_argument("--reply-to", default="", metavar="ID", help="the message that this one answers")
         parser.add_argument("--expires-in", type=int, default=0, metavar="SECONDS", help="when to give it up")
         parser.add_argument("--wait", action="store_true", help="follow it to its end")
