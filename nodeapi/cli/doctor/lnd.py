@@ -205,7 +205,7 @@ def _amounts(channels: lightning_pb2.ListChannelsResponse) -> list[Finding]:
         findings.append(_low(spendable, "sent", "this side of the channels is at its reserve",
                              "receive something, or open a channel of your own"))
     if receivable < LOW_SAT:
-        findings.append(_low(receivable, "received", 
+        findings.append(_low(receivable, "received",
                              "the peers' side of the channels is at its reserve, as after funding the only channel "
                              "oneself",
                              "pay something out over the channels, or have a channel opened to this node"))
