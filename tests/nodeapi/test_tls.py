@@ -1,5 +1,6 @@
 """TLS on both ports, and beside them: as clients see it, also while the certificate is exchanged."""
 
+import dataclasses
 import socket
 import ssl
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from impervious_site.config import load_config
+from nodeapi.cli.client import Door, NodeClient, NodeError, ask_http, find_key
 from protos import messaging_pb2
 from tests.nodeapi.streams import LineStream, WebsocketStream, data_of, grpc_stream, messaging, send
 from tests.nodeapi.test_beside_daphne import Daphne
@@ -72,6 +75,20 @@ def test_all_doors_speak_tls(node, bob):
                 event = stream.event()
             assert data_of(event) == b"over TLS"
         assert message_id in (event.id for event in call)
+
+
+def test_commands_speak_tls(node, tmp_path):
+    config = load_config(node.config_path, node.environ)
+    door = Door.of(config, find_key(config, scopes=frozenset({"read"}), key_file=None))
+    with NodeClient(door) as client:
+        assert client.info().pubkey == node.pubkey
+    assert ask_http(door)[1]["pubkey"] == node.pubkey
+    self_signed(tmp_path)
+    stranger = dataclasses.replace(door, tls_cert=(tmp_path / "server.cert").read_bytes())
+    with NodeClient(stranger) as client:
+        with pytest.raises(NodeError, match="does not show the certificate in server.tls_cert"):
+            client.info()
+    assert ask_http(stranger) is None
 
 
 def test_nothing_but_tls(node):
