@@ -172,6 +172,8 @@ class _Loader:
             lightning=sections["lightning"], federate=sections["federate"], vpn=vpn, socket=sections["socket"],
             database=self._database(sections["database"].url, path),
             redis_url=sections["redis"].url, message=message, events=sections["events"],
+            messages=sections["messages"],
+            logging=sections["logging"],
             inbound={name: sections[f"inbound.{name}"] for name in INBOUND},
             warnings=tuple(self.findings.warnings),
         )  # fmt: skip

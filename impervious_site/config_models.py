@@ -167,6 +167,20 @@ class Events(Section):
     keep_days: values.whole(1) = 30
 
 
+class Messages(Section):
+    """For how many days ended messages are kept; None: for ever. A day would be too short: senders repeat themselves for
+    one, and by what is stored a repeated message is known."""
+
+    keep_days: values.whole(2) | None = None
+
+
+class Logging(Section):
+    """The least that is logged: by the node, and by some parts of it, each with its level."""
+
+    level: values.LogLevel = "info"
+    parts: values.LogParts = ()
+
+
 class Inbound(Section):
     """Who may write to this node with one service, or, as "default", with each that says nothing else: the least that a
     message pays (sat), whether its sender must be known, and what one peer, and all, may send in an hour. 0: no limit;
@@ -235,6 +249,8 @@ class Config(Section):
     redis_url: SecretStr | None
     message: Message
     events: Events
+    messages: Messages
+    logging: Logging
     inbound: dict[str, Inbound]
     warnings: tuple[str, ...]
 
@@ -272,7 +288,8 @@ class RedisUrl(Section):
 SECTIONS: dict[str, type[Section]] = {
     "server": Server, "sqlite3": Admin, "lightning": Lightning, "lightning.lnd_node": LndNode, "federate": Federate,
     "vpn": VpnKeys, "vpn.auto_renew": AutoRenew, "socket": Socket, "message": Message, "events": Events,
-    "database": DatabaseUrl, "redis": RedisUrl, **{f"inbound.{name}": Inbound for name in INBOUND},
+    "messages": Messages, "logging": Logging, "database": DatabaseUrl, "redis": RedisUrl,
+    **{f"inbound.{name}": Inbound for name in INBOUND},
 }  # fmt: skip
 # Of these an unknown key is no mere warning: who mistypes a key that protects must not believe to be protected.
 STRICT_SECTIONS = ("inbound",)

@@ -2,13 +2,15 @@
 
 import json
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models import Sum
 from django.utils import timezone
 
 from invoices.models import Invoice, InvoicePayment
-from messaging import events, idempotency, notes
+from messaging import events, idempotency, metrics, notes
 from messaging.budget import MOST_EXPENSES
 from messaging.models import Event, IdempotencyKey
 
@@ -28,6 +30,7 @@ def invoice_settle(*, payment_hash: bytes, paid_msat: int, published: events.Pub
     invoice.state, invoice.paid_msat, invoice.settled_at = Invoice.State.SETTLED, paid_msat, timezone.now()
     invoice.save(update_fields=["state", "paid_msat", "settled_at"])
     events.append([_paid_event(invoice)], published=published)
+    transaction.on_commit(partial(metrics.RECEIVED_MSAT.labels(metrics.INVOICES).inc, paid_msat), robust=True)
     return True
 
 
@@ -93,6 +96,7 @@ def payment_settle(payment_id: UUID, *, amount_msat: int, fee_msat: int, preimag
         cause="",
         ended_at=timezone.now(),
     )
+    transaction.on_commit(partial(metrics.count_paid, metrics.INVOICES, amount_msat + fee_msat, fee_msat), robust=True)
 
 
 def payment_fail(payment_id: UUID, *, failure: str, cause: str) -> None:

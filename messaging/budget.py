@@ -73,6 +73,12 @@ class Budget:
         finally:
             self._pending_msat -= msat
 
+    @property
+    def known_msat(self) -> int | None:
+        """What is spent or reserved, as this object knows it: since its last look at the tables it only grew. None before
+        the first look."""
+        return None if self._spent_msat is None else self._spent_msat + self._since_msat + self._pending_msat
+
     def _lacking_msat(self, msat: int) -> int:
         """By how much this would exceed the limit."""
         return self._spent_msat + self._since_msat + self._pending_msat + msat - self.limit_sat * 1000

@@ -20,7 +20,10 @@ from nodeapi.forward import Forwarder
 from nodeapi.http_limits import HttpLimits
 from nodeapi.keys import hash_of
 from nodeapi.lnd_status import LndStatus
+from nodeapi.monitoring.gauges import Scrape
+from nodeapi.monitoring.health import Health
 from nodeapi.relay.service import RelayOptions
+from nodeapi.retention import Keep
 from nodeapi.stream import UNWOKEN_POLL_SECONDS, Hub
 from nodeapi.tls import PairFiles
 from vpn.settings import VpnSettings
@@ -88,7 +91,7 @@ def make_engine(
         max_fee_percent=config.lightning.max_fee_percent,
         max_amount_sat=config.lightning.max_amount_sat,
         daily_budget_sat=config.lightning.daily_budget_sat,
-        keep_days=config.events.keep_days,
+        keep=make_keep(config),
     )
     registry = Registry(config.services, service_settings(config, lnd.info.identity_pubkey, lnd.network))
     return Engine(
@@ -107,6 +110,10 @@ def make_engine(
         version=version,
         feed=hub.feed,
     )
+
+
+def make_keep(config) -> Keep:
+    return Keep(events_days=config.events.keep_days, messages_days=config.messages.keep_days)
 
 
 def inbound_rules(config) -> dict[str, Rules]:
@@ -143,6 +150,7 @@ def service_settings(config, own_pubkey: str, network: str) -> dict[str, Any]:
             quote_seconds=config.vpn.quote_seconds,
             quotes_per_minute=config.vpn.quotes_per_minute,
             quarantine_seconds=config.vpn.quarantine_seconds,
+            exit_rules=config.vpn.exit_rules,
             auto_renew=config.vpn.auto_renew.enabled,
             auto_renew_budget_sat=config.vpn.auto_renew.budget_sat or 0,
             auto_renew_lead_seconds=config.vpn.auto_renew.lead_seconds,
@@ -178,6 +186,18 @@ async def make_doors(config, *, database: Database, hub: Hub, engine: Engine | N
         engine=engine,
         forwarder=None if engine else Forwarder(str(config.server.grpc_addr), make_tls(config)),
         as_text=carries_text(config),
+    )
+
+
+def make_scrape(config, doors: Doors, health: Health) -> Scrape:
+    return Scrape(
+        database=doors.database,
+        file=config.database.sqlite_path,
+        hub=doors.hub,
+        health=health,
+        engine=doors.engine,
+        version=doors.version,
+        with_redis=config.redis_url is not None,
     )
 
 

@@ -9,11 +9,9 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from datetime import timedelta
 from functools import partial
 from uuid import UUID
 
-from django.utils import timezone
 from google.protobuf.message import Message
 
 from messaging.database import Database, insert_new
@@ -29,8 +27,6 @@ REFUSALS_A_MINUTE = 60
 AGAIN_SECONDS = 2.0
 MAX_WAITING = 10_000
 MAX_DETAIL_CHARACTERS = 300
-# A budget looks back a day.
-MIN_KEEP = timedelta(hours=25)
 
 # Rows by their keys, the outcome and its detail.
 Ending = tuple[list[int], str, str]
@@ -147,14 +143,6 @@ class Thinned:
                 logger.warning("refused calls that are not told one by one", extra={"key": name, "count": count - self._most})
         self._counts.clear()
         self._until = now + WINDOW_SECONDS
-
-
-def prune(*, keep_days: int, most: int) -> int:
-    """Deletes old entries out of the `most` oldest; how many."""
-    oldest_kept = timezone.now() - max(timedelta(days=keep_days), MIN_KEEP)
-    oldest = AuditEntry.objects.order_by("pk").values_list("pk", "created_at")[:most]
-    old = [pk for pk, created_at in oldest if created_at < oldest_kept]
-    return AuditEntry.objects.filter(pk__in=old).delete()[0] if old else 0
 
 
 def _store(new: list[AuditEntry], endings: list[Ending]) -> None:

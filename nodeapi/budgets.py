@@ -15,7 +15,7 @@ class Budgets:
     is one."""
 
     def __init__(self, *, node: Budget, database: Database, fee_limit_msat: spending.FeeLimit):
-        self._node = node
+        self.node = node
         self._database = database
         self._fee_limit_msat = fee_limit_msat
         self._by_name: dict[str, Budget] = {}
@@ -25,12 +25,12 @@ class Budgets:
         """Raises OverBudget."""
         call = current_call()
         if call is None or not call.caller.name:
-            async with self._node.reserved(msat):
+            async with self.node.reserved(msat):
                 yield
             return
         budget = self._of(call.caller.name)
         budget.limit_sat = call.caller.budget_sat
-        async with budget.reserved(msat + call.further_msat), self._node.reserved(msat):
+        async with budget.reserved(msat + call.further_msat), self.node.reserved(msat):
             yield
 
     def reserve_further(self, msat: int) -> None:

@@ -11,7 +11,7 @@ from invoices.paying import OtherPayer
 from lightning.bech32 import checked_payment_request
 from lightning.client import LndError, Trouble
 from messaging.idempotency import Claim
-from messaging.services import rfc3339
+from messaging.times import rfc3339
 from nodeapi.calling import current_call
 from nodeapi.checks import require_permitted, require_spendable, shown_sat
 from nodeapi.errors import ApiError, invalid

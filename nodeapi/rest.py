@@ -26,6 +26,7 @@ from nodeapi import codec
 from nodeapi.auth import Visit
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
+from nodeapi.monitoring.calls import counted
 from nodeapi.operations import OPERATIONS, Operation
 
 logger = logging.getLogger(__name__)
@@ -99,7 +100,8 @@ class OperationView(APIView):
             self.initial(request)
             # Who calls is asked before the body is looked at.
             read = partial(self._message, request, path_fields)
-            response = Response(await self.doors.call(self.operation, read, visit))
+            with counted(self.operation):
+                response = Response(await self.doors.call(self.operation, read, visit))
             if self.operation.plain:
                 self._send_plain(response.data)
         except Exception as error:

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
+from messaging import metrics
 from nodeapi import codec, flow
 from nodeapi.auth import headers_of, visit_of
 from nodeapi.doors import Doors
@@ -27,12 +28,12 @@ TRY_AGAIN_LATER = 1013
 MAX_ACK_WINDOW = 1_000
 
 
-def subscribe(doors: Doors, request: websocket_pb2.SubscribeRequest) -> Subscription:
+def subscribe(doors: Doors, request: websocket_pb2.SubscribeRequest, door: str) -> Subscription:
     """ApiError when a field is wrong."""
     if any("\0" in service for service in request.services):
         raise invalid("service", "must not contain the character NUL")
     after = request.after if request.HasField("after") else None
-    return doors.hub.subscribe(after=after, services=frozenset(request.services))
+    return doors.hub.subscribe(after=after, services=frozenset(request.services), door=door)
 
 
 def request_from_query(query_string: bytes) -> tuple[websocket_pb2.SubscribeRequest, int | None]:
@@ -73,7 +74,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
             headers, subprotocol = bearer_from_subprotocol(headers, self.scope["subprotocols"])
             caller = self._doors.admit(visit_of(self.scope, headers), SCOPE, SUBSCRIBE)
             request, window = request_from_query(self.scope["query_string"])
-            self._subscription = subscribe(self._doors, request)
+            self._subscription = subscribe(self._doors, request, "websocket")
         except ApiError as error:
             if flow.Connection(self.base_send).deny(error.http_status, error.message):
                 raise StopConsumer from None
@@ -126,6 +127,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
 
     async def _close_stalled(self, connection: flow.Connection) -> None:
         logger.warning("a websocket client reads nothing; closed")
+        metrics.STREAM_CLOSED_SLOW.labels("websocket").inc()
         self._doors.hub.unsubscribe(self._subscription)
         await self._close(TRY_AGAIN_LATER, "nothing was read for too long")
         connection.abort()
@@ -168,7 +170,7 @@ async def stream_lines(
     """The stream as chunked HTTP, one JSON object a line."""
     caller = doors.admit(visit_of(scope, headers), SCOPE, SUBSCRIBE)
     request, _ = request_from_query(scope["query_string"])
-    subscription = subscribe(doors, request)
+    subscription = subscribe(doors, request, "http")
     connection = flow.Connection(send)
     sender = asyncio.get_running_loop().create_task(_send_lines(subscription, connection, send, extra))
     leaving = asyncio.get_running_loop().create_task(_left(receive))
@@ -195,6 +197,7 @@ async def _send_lines(subscription: Subscription, connection: flow.Connection, s
     await send({"type": "http.response.body", "body": b"", "more_body": True})
     async for frame in subscription.frames():
         if connection.stalled and not await connection.drained():
+            metrics.STREAM_CLOSED_SLOW.labels("http").inc()
             connection.abort()
             return
         await send({"type": "http.response.body", "body": frame.text.encode() + b"\n", "more_body": True})
