@@ -803,8 +803,6 @@ def test_libraries_tell_no_more_than_info():
     assert logging_settings("error", ())["root"]["level"] == logging.ERROR
 
 
-
-
 class TestTls:
     @pytest.fixture
     def pair(self, node) -> dict[str, str]:
