@@ -6,6 +6,7 @@ import sys
 
 from impervious_site import launch
 from impervious_site.config import ConfigError
+from impervious_site.version import VERSION
 
 
 def main() -> None:
@@ -15,6 +16,10 @@ def main() -> None:
     arguments = sys.argv
     try:
         arguments = launch.take_config(sys.argv, os.environ)
+        if "--version" in arguments[1:3]:
+            # Django's commands would tell Django's.
+            print(f"impervious {VERSION}")
+            return
         launch.leave_config_unread(arguments, os.environ)
         launch.forgo_macaroon(arguments, os.environ)
         launch.prepare_simulation(arguments, os.environ)

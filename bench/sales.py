@@ -164,7 +164,8 @@ class ByNodes:
         return await self._quotes(count)
 
     async def buy_at_once(self, quotes: list[dict]) -> None:
-        await asyncio.gather(*(self._buy(rest, quotes[number :: CONNECTIONS]) for number, rest in enumerate(self._rests)))
+        shares = [quotes[number::CONNECTIONS] for number in range(CONNECTIONS)]
+        await asyncio.gather(*map(self._buy, self._rests, shares))
 
     async def _buy(self, rest: RestClient, quotes: list[dict]) -> None:
         for contract_id in [await self._contract(rest, quote) for quote in quotes]:

@@ -1,4 +1,5 @@
-"""Leases as they are sold (bench/sales.py), and bringing an interface to the peers that the database says, over the bare `wg set` of the same peers."""
+"""Leases as they are sold (bench/sales.py), and bringing an interface to the peers that the database says, over the bare
+`wg set` of the same peers."""
 
 import asyncio
 import base64

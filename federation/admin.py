@@ -11,42 +11,20 @@ from django.utils.html import format_html
 
 from federation.models import Federation, Step, Wish
 from federation.states import State
-from messaging.admin import HistoryAdmin, in_words, short, to_the_second
+from messaging.admin import HistoryAdmin, StateFilter, in_words, short, to_the_second
 from messaging.models import Peer
 
 
-class StateFilter(admin.SimpleListFilter):
+class MembersFilter(StateFilter):
     """Begins with the members: that is what "our federation" means."""
 
-    title = "state"
-    parameter_name = "state"
-
-    def lookups(self, request, model_admin):
-        return [("all", "all, the history too"), *(choice for choice in State.choices if choice[0] != State.MEMBER)]
-
-    def choices(self, changelist):
-        yield {
-            "selected": self.value() is None,
-            "query_string": changelist.get_query_string(remove=[self.parameter_name]),
-            "display": "members",
-        }
-        for value, text in self.lookup_choices:
-            yield {
-                "selected": self.value() == value,
-                "query_string": changelist.get_query_string({self.parameter_name: value}),
-                "display": text,
-            }
-
-    def queryset(self, request, queryset):
-        if self.value() == "all":
-            return queryset
-        return queryset.filter(state=self.value() or State.MEMBER)
+    usual, usual_words, choices_of_states = (State.MEMBER,), "members", State.choices
 
 
 @admin.register(Federation)
 class FederationAdmin(HistoryAdmin):
     list_display = ("node", "own_name", "label", "state", "member_since", "ends", "time_left", "cause")
-    list_filter = (StateFilter,)
+    list_filter = (MembersFilter,)
     search_fields = ("pubkey__startswith", "imp_id")
     search_help_text = "The beginning of a node's key, or words of its name"
     ordering = ("-updated_at",)

@@ -10,21 +10,14 @@ from typing import Any
 
 import orjson
 
+from messaging.json_bodies import MAX_NUMBER, Unreadable, is_plain, is_whole, load
+
 REQUEST, ACCEPT, REFUSE, LEAVE = "request", "accept", "refuse", "leave"
 TYPES = (REQUEST, ACCEPT, REFUSE, LEAVE)
 
 MAX_BODY_BYTES = 4_096
 MAX_IMP_ID_CHARACTERS = 128
 MAX_REASON_CHARACTERS = 200
-MAX_NUMBER = 2**53
-
-
-class Unreadable(Exception):
-    """`reason` is a word for what is wrong, to be counted."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,16 +43,7 @@ def encode(body: Body) -> bytes:
 
 def decode(raw: bytes) -> Body:
     """Raises Unreadable and nothing else. Unknown keys are passed over."""
-    if len(raw) > MAX_BODY_BYTES:
-        raise Unreadable("body_size")
-    try:
-        data = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        raise Unreadable("no_json") from None
-    if not isinstance(data, dict) or not isinstance(data.get("type"), str):
-        raise Unreadable("no_type")
-    if data["type"] not in TYPES:
-        raise Unreadable("unknown_type")
+    data = load(raw, max_bytes=MAX_BODY_BYTES, types=TYPES)
     body = Body(
         type=data["type"],
         imp_id=_text(data, "imp_id", MAX_IMP_ID_CHARACTERS),
@@ -75,11 +59,6 @@ def decode(raw: bytes) -> Body:
     return body
 
 
-def is_plain(text: str, max_characters: int) -> bool:
-    """Whether it may be shown as it is: no control characters, none that change the direction of what follows."""
-    return len(text) <= max_characters and text.isprintable()
-
-
 def _text(data: dict[str, Any], name: str, max_characters: int) -> str:
     value = data.get(name)
     if value is None:
@@ -93,7 +72,6 @@ def _number(data: dict[str, Any], name: str, low: int) -> int | None:
     value = data.get(name)
     if value is None:
         return None
-    # A bool is an int to Python; a number beyond 64 bits is a float to orjson.
-    if type(value) is not int or not low <= value <= MAX_NUMBER:
+    if not is_whole(value, low):
         raise Unreadable(f"bad_{name}")
     return value

@@ -1,6 +1,6 @@
 """What can be asked of the federation. Reads are synchronous; asking and leaving go through the outbox."""
 
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import partial
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from messaging.idempotency import Claim
 from messaging.models import Message
 from messaging.outbox import Outbox
 from messaging.outgoing import new_message
+from messaging.times import rfc3339_seconds
 
 ALL = "all"
 
@@ -105,4 +106,4 @@ def seconds_left(federation: Federation, now: datetime) -> int:
 
 
 def _rfc3339(moment: datetime | None) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z") if moment else ""
+    return rfc3339_seconds(moment) if moment else ""

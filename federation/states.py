@@ -32,12 +32,3 @@ WAYS: dict[State, tuple[State | None, ...]] = {
     State.LEFT: (State.MEMBER, State.REQUESTED),
     State.EXPIRED: (State.MEMBER, State.REQUESTED, State.RECEIVED),
 }
-
-
-class NoSuchWay(Exception):
-    """A mistake in the code: this state does not follow from that one."""
-
-
-def require_way(before: State | None, after: State) -> None:
-    if before not in WAYS[after]:
-        raise NoSuchWay(f"{before} → {after}")

@@ -13,11 +13,12 @@ from federation import bodies
 from federation.bodies import Body
 from federation.models import Federation, Step
 from federation.settings import ACCEPT_AUTO, ACCEPT_KNOWN, SERVICE, FederationSettings
-from federation.states import State, require_way
+from federation.states import WAYS, State
 from federation.telling import EXPIRED, step_event
 from messaging.models import Direction, Event, Message, Peer
 from messaging.outgoing import DEFAULT_EXPIRES_SECONDS, new_message
 from messaging.registry import Reaction
+from messaging.transitions import require_way
 
 # Clocks of two nodes differ: so much later than our ttl allows may an end be that the other node has set.
 CLOCK_SLACK_SECONDS = 30
@@ -398,7 +399,7 @@ def _end(federation: Federation, state: State, cause: str) -> None:
 
 
 def _move(federation: Federation, state: State, cause: str) -> None:
-    require_way(State(federation.state) if federation.state else None, state)
+    require_way(WAYS, State(federation.state) if federation.state else None, state)
     federation.state, federation.cause = state, cause[:500]
     _store(federation, step=cause)
 

@@ -1,4 +1,4 @@
-"""What Daphne serves: /v1 by the API, everything else by Django (the admin).
+"""What Daphne serves: /v1, /health and /metrics by the API, everything else by Django (the admin).
 
 Within runimpd, the runtime installs the API. Under `daphne impervious_site.asgi:application` this process makes its own,
 which reads the database and forwards all else to runimpd.
@@ -22,7 +22,8 @@ _pages = ASGIStaticFilesHandler(get_asgi_application())
 from nodeapi import assembly, descriptors, http_limits  # noqa: E402
 from nodeapi.addresses import ClientsOfProxies, trust  # noqa: E402
 from nodeapi.entry import api_entry  # noqa: E402
-from nodeapi.runtime import make_api  # noqa: E402
+from nodeapi.monitoring.pages import PATHS  # noqa: E402
+from nodeapi.runtime import install_api  # noqa: E402
 
 if settings.IMPD is None:
     sys.exit(f"no configuration file: set IMPD_CONFIG, or put one of {', '.join(PLACES)} here")
@@ -31,12 +32,12 @@ trust(settings.IMPD.server.trusted_proxies)
 descriptors.raise_limit()
 http_limits.install(assembly.make_http_limits(settings.IMPD))
 if "IMPD_ENGINE_HERE" not in os.environ:
-    api_entry.make_with(lambda: make_api(settings.IMPD, version=settings.VERSION))
+    api_entry.make_with(lambda: install_api(settings.IMPD, version=settings.VERSION))
 
 
 async def _http(scope, receive, send) -> None:
     path = scope["path"]
-    door = api_entry if path == "/v1" or path.startswith("/v1/") else _pages
+    door = api_entry if path == "/v1" or path.startswith("/v1/") or path in PATHS else _pages
     await door(scope, receive, send)
 
 

@@ -172,6 +172,8 @@ class _Loader:
             lightning=sections["lightning"], federate=sections["federate"], vpn=vpn, socket=sections["socket"],
             database=self._database(sections["database"].url, path),
             redis_url=sections["redis"].url, message=message, events=sections["events"],
+            messages=sections["messages"],
+            logging=sections["logging"],
             inbound={name: sections[f"inbound.{name}"] for name in INBOUND},
             warnings=tuple(self.findings.warnings),
         )  # fmt: skip
@@ -252,7 +254,13 @@ class _Loader:
         entries = self._entries("server.api_keys", ApiKeyEntry)
         self._refuse_repeated(entries, "name")
         self._refuse_repeated(entries, "key_file", secret=True)
-        keys = [ApiKey(name=entry.name, key=entry.key_file, scopes=entry.scopes) for _, entry in entries]
+        keys = [
+            ApiKey(
+                name=entry.name, key=entry.key_file, scopes=entry.scopes, budget_sat=entry.budget_sat,
+                calls_per_minute=entry.calls_per_minute,
+            )
+            for _, entry in entries
+        ]  # fmt: skip
         if self.flat.get(_API_KEY) is None:
             return tuple(keys)
         try:
@@ -285,15 +293,7 @@ class _Loader:
         )  # fmt: skip
 
     def _check_listening(self, server: Server) -> None:
-        key_is_meant = server.api_keys or self.findings.has_problem("server.api_key")
-        for name in ("grpc_addr", "http_addr"):
-            address = getattr(server, name)
-            if not address.is_loopback and not key_is_meant:
-                self.findings.problem(
-                    f"server.{name}",
-                    f"{address} is reachable from other machines and no API key is set; set one by "
-                    f"{env_name(_API_KEY)}, by {env_name(_API_KEY)}_FILE or in server.api_keys, or listen on 127.0.0.1",
-                )
+        # Whether there is a key for what listens beyond loopback the database knows too: nodeapi/keys.py asks at start.
         if self.findings.has_problem("server.grpc_addr", "server.http_addr"):
             return
         grpc, http = server.grpc_addr, server.http_addr

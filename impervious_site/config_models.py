@@ -27,9 +27,13 @@ class Section(BaseModel):
 
 
 class ApiKey(Section):
+    """What its calls may cost in 24 hours (sat), and how many there may be in a minute; None: no limit."""
+
     name: str
     key: SecretStr
     scopes: frozenset[str]
+    budget_sat: int | None = None
+    calls_per_minute: int | None = None
 
 
 class Server(Section):
@@ -53,6 +57,17 @@ class Server(Section):
     @property
     def scheme(self) -> str:
         return "https" if self.tls_cert else "http"
+
+    @property
+    def exposed(self) -> dict[str, str]:
+        """The keys of the addresses that other machines reach, each with what is wrong if there is no API key."""
+        addresses = {"grpc_addr": self.grpc_addr, "http_addr": self.http_addr}
+        return {
+            name: f"{address} is reachable from other machines and no API key is set; make one by ./impervious keys make, "
+            "set one by IMPD_SERVER__API_KEY, by IMPD_SERVER__API_KEY_FILE or in server.api_keys, or listen on 127.0.0.1"
+            for name, address in addresses.items()
+            if not address.is_loopback
+        }
 
 
 class Admin(Section):
@@ -152,6 +167,20 @@ class Events(Section):
     keep_days: values.whole(1) = 30
 
 
+class Messages(Section):
+    """For how many days ended messages are kept; None: for ever. A day would be too short: senders repeat themselves for
+    one, and by what is stored a repeated message is known."""
+
+    keep_days: values.whole(2) | None = None
+
+
+class Logging(Section):
+    """The least that is logged: by the node, and by some parts of it, each with its level."""
+
+    level: values.LogLevel = "info"
+    parts: values.LogParts = ()
+
+
 class Inbound(Section):
     """Who may write to this node with one service, or, as "default", with each that says nothing else: the least that a
     message pays (sat), whether its sender must be known, and what one peer, and all, may send in an hour. 0: no limit;
@@ -220,6 +249,8 @@ class Config(Section):
     redis_url: SecretStr | None
     message: Message
     events: Events
+    messages: Messages
+    logging: Logging
     inbound: dict[str, Inbound]
     warnings: tuple[str, ...]
 
@@ -229,9 +260,11 @@ INBOUND = ("default", *DEFAULT_RECORDS)
 
 # From here on: sections whose keys in the file differ from what the node reads.
 class ApiKeyEntry(Section):
-    name: values.Text = Field(description="a name for the key's owner")
+    name: values.KeyName = Field(description="a name for the key's owner")
     key_file: values.ApiKeyFile = Field(description="the path of the file that holds the key")
     scopes: values.Scopes = Field(description=f"a list out of {', '.join(values.SCOPES)}")
+    budget_sat: values.whole(0, 21_000_000 * 10**8) | None = None
+    calls_per_minute: values.whole(1, 100_000) | None = None
 
 
 class LndNode(Section):
@@ -255,7 +288,8 @@ class RedisUrl(Section):
 SECTIONS: dict[str, type[Section]] = {
     "server": Server, "sqlite3": Admin, "lightning": Lightning, "lightning.lnd_node": LndNode, "federate": Federate,
     "vpn": VpnKeys, "vpn.auto_renew": AutoRenew, "socket": Socket, "message": Message, "events": Events,
-    "database": DatabaseUrl, "redis": RedisUrl, **{f"inbound.{name}": Inbound for name in INBOUND},
+    "messages": Messages, "logging": Logging, "database": DatabaseUrl, "redis": RedisUrl,
+    **{f"inbound.{name}": Inbound for name in INBOUND},
 }  # fmt: skip
 # Of these an unknown key is no mere warning: who mistypes a key that protects must not believe to be protected.
 STRICT_SECTIONS = ("inbound",)

@@ -16,6 +16,10 @@ from psycopg.conninfo import conninfo_to_dict
 from pydantic import PlainValidator, Secret as SecretOf, SecretStr, ValidationInfo
 
 SCOPES = ("read", "send", "pay", "admin")
+LOG_LEVELS = ("debug", "info", "warning", "error")
+ROOT = Path(__file__).resolve().parent.parent
+# Whose log lines have a level of their own. Others' never go below info: they may tell what must not be told.
+LOG_ROOMS = ("federation", "impervious_site", "invoices", "lightning", "messaging", "nodeapi", "vpn")
 API_KEY_PATTERN = re.compile(r"[A-Za-z0-9._~-]{20,}")
 MAX_FILE_BYTES = 1_000_000
 
@@ -330,6 +334,47 @@ def parse_scopes(value: Any) -> frozenset[str]:
     return frozenset(words)
 
 
+def parse_key_name(value: Any) -> str:
+    name = parse_text(value)
+    if not 1 <= len(name) <= 64 or not name.isprintable():
+        raise ValueError(f"is {shown(name)}; must be 1 to 64 printable characters")
+    return name
+
+
+def parse_log_level(value: Any) -> str:
+    text = parse_text(value).lower()
+    if text not in LOG_LEVELS:
+        raise ValueError(f"is {shown(text)}; must be one of {', '.join(LOG_LEVELS)}")
+    return text
+
+
+def parse_log_parts(value: Any) -> tuple[tuple[str, str], ...]:
+    """Parts of the node, as they stand in the log, each with its level: a mapping, or part=level with commas between."""
+    if isinstance(value, str):
+        value = dict((pair.partition("=")[::2]) for pair in value.split(",") if pair.strip())
+    if not isinstance(value, dict):
+        raise ValueError(f"is {shown(value)}; must be a mapping such as {{messaging.outbox: debug}}")
+    return tuple((_log_part(str(name).strip()), _level_of(name, level)) for name, level in value.items())
+
+
+def _log_part(name: str) -> str:
+    place = ROOT.joinpath(*name.split("."))
+    known = re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", name) and name.split(".")[0] in LOG_ROOMS
+    if not known or not (place.is_dir() or place.with_suffix(".py").is_file()):
+        raise ValueError(
+            f"{shown(name)} is no part of the node; must be one as in the log, such as messaging.outbox, or a room of "
+            f"{', '.join(LOG_ROOMS)}"
+        )
+    return name
+
+
+def _level_of(name: str, level: Any) -> str:
+    try:
+        return parse_log_level(level)
+    except ValueError as error:
+        raise ValueError(f"{shown(name)} {error}") from None
+
+
 def parse_api_key(value: Any) -> SecretStr:
     text = parse_secret(value).get_secret_value().strip()
     if not API_KEY_PATTERN.fullmatch(text):
@@ -487,10 +532,13 @@ RedisUrl = Annotated[SecretStr, PlainValidator(parse_redis_url)]
 MessageEncoding = Annotated[str, PlainValidator(parse_message_encoding)]
 ImpId = Annotated[str, PlainValidator(parse_imp_id)]
 FederateAccept = Annotated[str, PlainValidator(parse_federate_accept)]
+LogLevel = Annotated[str, PlainValidator(parse_log_level)]
+LogParts = Annotated[tuple[tuple[str, str], ...], PlainValidator(parse_log_parts)]
 Scopes = Annotated[frozenset[str], PlainValidator(parse_scopes)]
 DatabaseUrl = Annotated[Path | SecretOf[dict[str, str]], PlainValidator(parse_database_url)]
 CertificateFile = Annotated[bytes, PlainValidator(read_certificate)]
 CertificateHex = Annotated[bytes, PlainValidator(lambda value: checked_pem(parse_hex(value)))]
 MacaroonFile = Annotated[SecretStr, PlainValidator(read_macaroon)]
 MacaroonHex = Annotated[SecretStr, PlainValidator(lambda value: SecretStr(parse_hex(value).hex()))]
+KeyName = Annotated[str, PlainValidator(parse_key_name)]
 ApiKeyFile = Annotated[SecretStr, PlainValidator(read_api_key)]

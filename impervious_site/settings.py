@@ -5,10 +5,11 @@ from pathlib import Path
 
 from impervious_site.config import PLACES, Config, ConfigError, find_config, load_config
 from impervious_site.databases import postgres_settings, sqlite_settings
+from impervious_site.logs import logging_settings
 from impervious_site.secret_key import read_or_make
+from impervious_site.version import VERSION
 
 BASE_DIR = Path(__file__).resolve().parent.parent
-VERSION = "0.2.0"
 
 CONFIG_PATH = find_config(os.environ.get("IMPD_CONFIG"), Path.cwd())
 # None for commands that need no node (simulate, makemigrations); runimpd and daphne refuse to run without. `cert` makes what
@@ -114,21 +115,4 @@ SESSION_COOKIE_SAMESITE = "Strict"
 SESSION_COOKIE_NAME = "impd_session"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = bool(IMPD and IMPD.server.tls_cert)
 
-LOGGING = {
-    "version": 1,
-    "disable_existing_loggers": False,
-    "formatters": {
-        "json": {
-            "()": "pythonjsonlogger.json.JsonFormatter",
-            "format": "{asctime}{levelname}{name}{message}",
-            "style": "{",
-            "rename_fields": {"asctime": "time", "levelname": "level", "name": "part"},
-        }
-    },
-    "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
-    "root": {"handlers": ["stderr"], "level": "INFO"},
-    "loggers": {
-        "daphne": {"level": "WARNING"},
-        "django.channels.server": {"level": "WARNING"},
-    },
-}
+LOGGING = logging_settings(IMPD.logging.level, IMPD.logging.parts) if IMPD else logging_settings("info", ())

@@ -16,7 +16,7 @@ from django.utils import timezone
 from invoices import services
 from invoices.models import InvoicePayment
 from lightning.client import LndClient, LndError
-from messaging import idempotency
+from messaging import idempotency, notes
 from messaging.budget import Budget
 from messaging.database import Database
 from messaging.idempotency import Claim, Claims
@@ -167,7 +167,7 @@ class Payer:
                 cltv_limit_blocks=cltv_limit_blocks,
             )
             key = claim.row(wanted.pk) if claim else None
-            payment, begins = await self._database.write(partial(services.payment_begin, wanted, key))
+            payment, begins = await self._database.write(partial(services.payment_begin, wanted, key, notes.noter.get()))
             if begins:
                 self._follow(payment, fresh=True)
             return payment.pk

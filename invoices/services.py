@@ -2,13 +2,16 @@
 
 import json
 from datetime import datetime
+from functools import partial
 from uuid import UUID
 
+from django.db import transaction
 from django.db.models import Sum
 from django.utils import timezone
 
 from invoices.models import Invoice, InvoicePayment
-from messaging import events, idempotency
+from messaging import events, idempotency, metrics, notes
+from messaging.budget import MOST_EXPENSES
 from messaging.models import Event, IdempotencyKey
 
 # The stream's name for what happens to invoices.
@@ -27,6 +30,7 @@ def invoice_settle(*, payment_hash: bytes, paid_msat: int, published: events.Pub
     invoice.state, invoice.paid_msat, invoice.settled_at = Invoice.State.SETTLED, paid_msat, timezone.now()
     invoice.save(update_fields=["state", "paid_msat", "settled_at"])
     events.append([_paid_event(invoice)], published=published)
+    transaction.on_commit(partial(metrics.RECEIVED_MSAT.labels(metrics.INVOICES).inc, paid_msat), robust=True)
     return True
 
 
@@ -62,7 +66,9 @@ def payments_in_flight(payer: str) -> list[InvoicePayment]:
     return list(InvoicePayment.objects.filter(payer=payer, state=InvoicePayment.State.IN_FLIGHT).order_by("created_at"))
 
 
-def payment_begin(wanted: InvoicePayment, key: IdempotencyKey | None) -> tuple[InvoicePayment, bool]:
+def payment_begin(
+    wanted: InvoicePayment, key: IdempotencyKey | None, noter: notes.Noter | None = None
+) -> tuple[InvoicePayment, bool]:
     """The payment of this hash, and whether it begins now: what is under way or paid stays as it is, what failed may be
     tried again."""
     known = payment_of(wanted.payment_hash)
@@ -71,6 +77,8 @@ def payment_begin(wanted: InvoicePayment, key: IdempotencyKey | None) -> tuple[I
     if begins:
         payment.pk, payment.attempts = (known.pk, known.attempts + 1) if known else (wanted.pk, 1)
         payment.save(force_insert=known is None, force_update=known is not None)
+        if noter:
+            notes.store([noter.note(item_id=payment.pk, peer=payment.payee, amount_msat=payment.amount_msat)])
     if key:
         key.pk, key.message_id = None, payment.pk
         idempotency.store([key])
@@ -88,6 +96,7 @@ def payment_settle(payment_id: UUID, *, amount_msat: int, fee_msat: int, preimag
         cause="",
         ended_at=timezone.now(),
     )
+    transaction.on_commit(partial(metrics.count_paid, metrics.INVOICES, amount_msat + fee_msat, fee_msat), robust=True)
 
 
 def payment_fail(payment_id: UUID, *, failure: str, cause: str) -> None:
@@ -100,3 +109,9 @@ def payment_fail(payment_id: UUID, *, failure: str, cause: str) -> None:
 def spent_on_invoices(since: datetime) -> int:
     """The msat that were spent on invoices since then, or may be (a source of messaging.budget)."""
     return InvoicePayment.objects.filter(created_at__gte=since).aggregate(sum=Sum("cost_msat"))["sum"] or 0
+
+
+def expenses_of_invoices(since: datetime) -> list[tuple[datetime, int]]:
+    """When and how many msat, the oldest first (a source of messaging.budget)."""
+    found = InvoicePayment.objects.filter(created_at__gte=since, cost_msat__gt=0).order_by("created_at")
+    return list(found.values_list("created_at", "cost_msat")[:MOST_EXPENSES])

@@ -154,8 +154,8 @@ class LndClient:
             yield invoice
 
     async def not_permitted(self, calls: Iterable[Rpc]) -> list[Rpc]:
-        """Which of these calls the macaroon does not permit: as lnd says or, if it may not be asked that, as is written in
-        the macaroon."""
+        """Which of these calls the macaroon does not permit: as lnd says or, if it may not be asked that, as is written
+        in the macaroon."""
         calls = list(calls)
         try:
             permitted = await asyncio.gather(*map(self._permits, calls))

@@ -11,7 +11,7 @@ from django.db.models import Count, Q
 from django.utils.html import format_html
 
 from messaging.models import Assembly, Attempt, Direction, Event, InboundPolicy, Message, Peer, Refused
-from messaging.policy import Rules, in_force
+from messaging.policy import RULES, Rules, in_force
 
 SHOWN_BODY_BYTES = 2_000
 SHOWN_IN_LIST = 40
@@ -69,6 +69,38 @@ class HistoryAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request, obj=None) -> bool:
         return False
+
+
+class StateFilter(admin.SimpleListFilter):
+    """Begins with the rows that an operator looks for, in `usual` states; `usual_words` is what they are called."""
+
+    title = "state"
+    parameter_name = "state"
+    usual: tuple[str, ...]
+    usual_words: str
+    choices_of_states: list[tuple[str, str]]
+
+    def lookups(self, request, model_admin):
+        others = [choice for choice in self.choices_of_states if (choice[0],) != tuple(self.usual)]
+        return [("all", "all, the history too"), *others]
+
+    def choices(self, changelist):
+        yield {
+            "selected": self.value() is None,
+            "query_string": changelist.get_query_string(remove=[self.parameter_name]),
+            "display": self.usual_words,
+        }
+        for value, text in self.lookup_choices:
+            yield {
+                "selected": self.value() == value,
+                "query_string": changelist.get_query_string({self.parameter_name: value}),
+                "display": text,
+            }
+
+    def queryset(self, request, queryset):
+        if self.value() == "all":
+            return queryset
+        return queryset.filter(state__in=[self.value()] if self.value() else self.usual)
 
 
 def short(text: str) -> str:
@@ -238,7 +270,7 @@ class PeerAdmin(SavesChanges):
 
     form = PeerForm
     list_display = (
-        "short_pubkey", "label", "marked", "blocked", "refused", "sent", "received", "first_seen_at", "last_seen_at",
+        "short_pubkey", "label", "marked", "blocked", "refused", "sent", "received", "last_seen",
     )
     list_filter = ("marked", "blocked", "last_seen_at")
     search_fields = ("pubkey__startswith", "label")
@@ -273,6 +305,10 @@ class PeerAdmin(SavesChanges):
     def short_pubkey(self, peer: Peer) -> str:
         return short(peer.pubkey)
 
+    @admin.display(description="last seen (UTC)", ordering="last_seen_at")
+    def last_seen(self, peer: Peer) -> str:
+        return to_the_second(peer.last_seen_at)
+
     @admin.display(description="reached by private channels of")
     def private_channels(self, peer: Peer) -> str:
         return ", ".join(hint["node_id"] for hint in peer.reply_hints) or "none told"
@@ -294,11 +330,30 @@ class PeerAdmin(SavesChanges):
         return peer.counts
 
 
+class KnownSelect(forms.NullBooleanSelect):
+    def __init__(self, attrs=None):
+        super().__init__(attrs)
+        self.choices = [("unknown", "as in the configuration"), ("true", "only known peers"), ("false", "anybody")]
+
+
+class InboundPolicyForm(forms.ModelForm):
+    class Meta:
+        widgets = {"only_known": KnownSelect}
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        for name, value in self.instance.configured.items():
+            if name in self.fields:
+                shown = {True: "only known peers", False: "anybody"}[value] if isinstance(value, bool) else f"{value:,}"
+                self.fields[name].help_text += f" The configuration says: {shown}."
+
+
 @admin.register(InboundPolicy)
 class InboundPolicyAdmin(SavesChanges):
     """The node makes a row for each service when it starts."""
 
-    list_display = ("service", "least", "known_only", "of_one_peer", "in_all", "set_here")
+    form = InboundPolicyForm
+    list_display = ("service", "who", "least", "of_one_peer", "in_all", "set_here")
     fields = (
         "service", "in_force_now", "min_amount_sat", "only_known", "peer_messages_per_hour", "peer_bytes_per_hour",
         "all_messages_per_hour", "all_bytes_per_hour",
@@ -312,14 +367,14 @@ class InboundPolicyAdmin(SavesChanges):
     def has_delete_permission(self, request, obj=None) -> bool:
         return False
 
-    @admin.display(description="at least", ordering="min_amount_sat")
+    @admin.display(description="paid")
     def least(self, row: InboundPolicy) -> str:
         least_sat = rules_of(row).min_amount_sat
-        return f"{least_sat:,} sat" if least_sat else "any amount"
+        return f"at least {least_sat:,} sat" if least_sat else "any amount"
 
-    @admin.display(description="only known peers", boolean=True)
-    def known_only(self, row: InboundPolicy) -> bool:
-        return rules_of(row).only_known
+    @admin.display(description="from")
+    def who(self, row: InboundPolicy) -> str:
+        return "only known peers" if rules_of(row).only_known else "anybody"
 
     @admin.display(description="of one peer")
     def of_one_peer(self, row: InboundPolicy) -> str:
@@ -333,17 +388,18 @@ class InboundPolicyAdmin(SavesChanges):
 
     @admin.display(description="set here")
     def set_here(self, row: InboundPolicy) -> str:
-        names = [name for name in row.configured if getattr(row, name, None) is not None]
-        return ", ".join(str(row._meta.get_field(name).verbose_name) for name in names) or "nothing: as in the configuration"
+        set_here = [name for name in RULES if getattr(row, name) is not None]
+        labels = [str(row._meta.get_field(name).verbose_name) for name in set_here]
+        return ", ".join(labels) or "nothing: as in the configuration"
 
     @admin.display(description="in force")
     def in_force_now(self, row: InboundPolicy) -> str:
-        known = "only known peers" if rules_of(row).only_known else "anybody"
-        return f"{known}; {self.least(row)}; of one peer: {self.of_one_peer(row)}; in all: {self.in_all(row)}"
+        quotas = f"of one peer: {self.of_one_peer(row)}; in all: {self.in_all(row)}"
+        return f"from {self.who(row)}; {self.least(row)}; {quotas}"
 
 
 def rules_of(row: InboundPolicy) -> Rules:
-    return in_force(row, Rules(**row.configured))
+    return in_force({name: getattr(row, name) for name in RULES}, Rules(**row.configured))
 
 
 def quota_in_words(messages: int, size_bytes: int) -> str:

@@ -4,6 +4,7 @@ The truth is in the tables of what is paid for, each of which says what it may c
 the sum only grows, by what is reserved; before something is refused they are looked at again.
 """
 
+import math
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from datetime import datetime, timedelta
@@ -16,21 +17,41 @@ from messaging.models import Direction, Message
 
 WINDOW = timedelta(hours=24)
 
+# Of what is spent the oldest is looked at, so much of it, for when there will be enough again.
+MOST_EXPENSES = 1_000
+
 # The msat that were spent, or may be, since a moment.
 Spent = Callable[[datetime], int]
+# When and how many msat, since a moment, at least the oldest MOST_EXPENSES.
+Expenses = Callable[[datetime], list[tuple[datetime, int]]]
 
 
 class OverBudget(Exception):
-    """`str()` says how much there is."""
+    """`str()` says how much there is. `seconds` until there is enough again; None: that cannot be told."""
+
+    def __init__(self, text: str, *, seconds: float | None = None):
+        super().__init__(text)
+        self.seconds = seconds
 
 
 class Budget:
-    """Use from one event loop; this process is the only one that spends. Without a limit all is permitted."""
+    """Use from one event loop; this process is the only one that spends. Without a limit all is permitted. `name` is what
+    the limit is called; it may be set anew at any time."""
 
-    def __init__(self, *, database: Database, limit_sat: int | None, sources: Iterable[Spent]):
+    def __init__(
+        self,
+        *,
+        database: Database,
+        limit_sat: int | None,
+        sources: Iterable[Spent],
+        expenses: Iterable[Expenses] = (),
+        name: str = "lightning.daily_budget_sat",
+    ):
+        self.limit_sat = limit_sat
         self._database = database
-        self._limit_msat = None if limit_sat is None else limit_sat * 1000
         self._sources = tuple(sources)
+        self._expenses = tuple(expenses)
+        self._name = name
         self._spent_msat: int | None = None
         # Stored since the last look; accepted and not yet stored.
         self._since_msat = 0
@@ -39,16 +60,12 @@ class Budget:
     @asynccontextmanager
     async def reserved(self, msat: int) -> AsyncIterator[None]:
         """Within it, what may cost so much is stored. Raises OverBudget."""
-        if self._limit_msat is None:
-            yield
-            return
-        if self._spent_msat is None or self._sum_msat + msat > self._limit_msat:
-            await self._look()
-        if self._sum_msat + msat > self._limit_msat:
-            raise OverBudget(
-                f"lightning.daily_budget_sat: this may cost up to {msat / 1000:g} sat, and "
-                f"{max(0, self._limit_msat - self._sum_msat) / 1000:g} of {self._limit_msat // 1000} sat are left for now"
-            )
+        if self.limit_sat is not None:
+            if self._spent_msat is None or self._lacking_msat(msat) > 0:
+                await self._look()
+            if self._lacking_msat(msat) > 0:
+                raise await self._refusal(msat)
+        # Without a limit too: it may be set while this is under way.
         self._pending_msat += msat
         try:
             yield
@@ -57,8 +74,39 @@ class Budget:
             self._pending_msat -= msat
 
     @property
-    def _sum_msat(self) -> int:
-        return self._spent_msat + self._since_msat + self._pending_msat
+    def known_msat(self) -> int | None:
+        """What is spent or reserved, as this object knows it: since its last look at the tables it only grew. None before
+        the first look."""
+        return None if self._spent_msat is None else self._spent_msat + self._since_msat + self._pending_msat
+
+    def _lacking_msat(self, msat: int) -> int:
+        """By how much this would exceed the limit."""
+        return self._spent_msat + self._since_msat + self._pending_msat + msat - self.limit_sat * 1000
+
+    async def _refusal(self, msat: int) -> OverBudget:
+        left_msat = max(0, msat - self._lacking_msat(msat))
+        text = (
+            f"{self._name}: this may cost up to {msat / 1000:g} sat, and {left_msat / 1000:g} of {self.limit_sat} sat are "
+            "left for now"
+        )
+        if msat > self.limit_sat * 1000:
+            return OverBudget(f"{text}; it is more than the whole")
+        seconds = await self._seconds_until_free(self._lacking_msat(msat))
+        if seconds is None:
+            return OverBudget(text)
+        return OverBudget(f"{text}; there will be enough in {_in_words(seconds)}", seconds=seconds)
+
+    async def _seconds_until_free(self, msat: int) -> float | None:
+        """Until expenses of so many msat are older than the window; None when that cannot be told."""
+        for moment, spent_msat in await self._database.read(self._oldest):
+            msat -= spent_msat
+            if msat <= 0:
+                return max(1.0, (moment + WINDOW - timezone.now()).total_seconds())
+        return None
+
+    def _oldest(self) -> list[tuple[datetime, int]]:
+        since = timezone.now() - WINDOW
+        return sorted(expense for expenses in self._expenses for expense in expenses(since))[:MOST_EXPENSES]
 
     async def _look(self) -> None:
         stored_before_msat = self._since_msat
@@ -73,3 +121,14 @@ class Budget:
 def spent_on_messages(since: datetime) -> int:
     found = Message.objects.filter(direction=Direction.OUT, created_at__gte=since)
     return found.aggregate(sum=Sum("cost_msat"))["sum"] or 0
+
+
+def expenses_of_messages(since: datetime) -> list[tuple[datetime, int]]:
+    found = Message.objects.filter(direction=Direction.OUT, created_at__gte=since, cost_msat__gt=0).order_by("pk")
+    return list(found.values_list("created_at", "cost_msat")[:MOST_EXPENSES])
+
+
+def _in_words(seconds: float) -> str:
+    hours, rest = divmod(math.ceil(seconds), 3600)
+    minutes, rest = divmod(rest, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -13,12 +13,15 @@ import asyncio
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TypeVar
 
 from django.db import DataError, Error, InterfaceError, OperationalError, connection, models, transaction
+
+from messaging import metrics
 
 logger = logging.getLogger(__name__)
 
@@ -79,7 +82,7 @@ class Database:
             ended = None in group
             # Before anything new: the server gives the id of a transaction that it lost to another one.
             answers, doubts = _resolve(doubts)
-            answers += _commit_group([entry for entry in group if entry is not None], doubts)
+            answers += _commit_counted([entry for entry in group if entry is not None], doubts)
             if ended:
                 answers += [answer for doubt in doubts for answer in _failed(doubt)]
             self._loop.call_soon_threadsafe(_answer, answers)
@@ -101,8 +104,25 @@ def _read(job: Callable[[], Result]) -> Result:
         return job()
     except Error:
         if not _drop_lost_connection():
+            metrics.DATABASE_ERRORS.labels("read").inc()
             raise
-    return job()
+    try:
+        return job()
+    except Error:
+        metrics.DATABASE_ERRORS.labels("read").inc()
+        raise
+
+
+def _commit_counted(group: list, doubts: list[Doubt]) -> list:
+    if not group:
+        return []
+    began = time.perf_counter()
+    answers = _commit_group(group, doubts)
+    metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
+    metrics.COMMIT_JOBS.observe(len(group))
+    failed = sum(isinstance(error, Error) for _, _, error in answers)
+    metrics.DATABASE_ERRORS.labels("write").inc(failed)
+    return answers
 
 
 def _commit_group(group: list, doubts: list[Doubt], *, again: bool = False) -> list:

@@ -4,11 +4,17 @@ A move names the states it may come from, so that a repeated step changes nothin
 """
 
 import json
+import logging
 from datetime import datetime
+from functools import partial
 
-from messaging import events
+from django.db import transaction
+
+from messaging import events, metrics
 from messaging.models import TRANSITIONS, Event, Message, State
 from messaging.registry import on_failed
+
+logger = logging.getLogger(__name__)
 
 
 def move(
@@ -39,6 +45,16 @@ def move(
     if state == State.FAILED:
         told += [event for message in moved if (hook := on_failed(message.service)) for event in hook(message, cause)]
     events.append(told, published=published)
+    if moved:
+        transaction.on_commit(partial(_note, moved, state, now, cause), robust=True)
+
+
+def _note(moved: list[Message], state: State, now: datetime, cause: str) -> None:
+    metrics.count_messages(moved, state)
+    if state in (State.SETTLED, State.FAILED):
+        metrics.count_ended(moved, state, now)
+    ids = [str(message.message_id) for message in moved]
+    logger.info("delivery", extra={"state": state.value, "cause": cause, "messages": ids})
 
 
 def _moved_now(messages: list[Message], now: datetime) -> list[Message]:

@@ -6,12 +6,10 @@ Order and truth come from the table; the group carries no content, it only wakes
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from datetime import timedelta
 from functools import partial
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import transaction
-from django.utils import timezone
 
 from messaging.models import Event
 
@@ -50,14 +48,6 @@ def read_after(seq: int, *, limit: int, services: Iterable[str] = ()) -> list[Ev
     if services:
         events = events.filter(service_type__in=list(services))
     return list(events.order_by("seq")[:limit])
-
-
-def prune(*, keep_days: int, most: int) -> int:
-    """Deletes up to `most` events that are older than `keep_days` days; how many it deleted. The newest event stays: the
-    next one's place in the log follows from it."""
-    oldest_kept = timezone.now() - timedelta(days=keep_days)
-    old = Event.objects.filter(created_at__lt=oldest_kept, seq__lt=last_seq()).order_by("seq")
-    return Event.objects.filter(seq__in=list(old.values_list("seq", flat=True)[:most])).delete()[0]
 
 
 class Waker:

@@ -16,7 +16,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from django.db import IntegrityError, InterfaceError, InternalError, OperationalError, transaction
 
 from lightning.hints import HopHint
-from messaging import envelope, events, hints, peers
+from messaging import envelope, events, hints, metrics, peers
 from messaging.database import Database, insert_new
 from messaging.hints import HintBook
 from messaging.joining import Arrived, Bounds, Whole, forget_old, join
@@ -55,7 +55,8 @@ class Arrival:
 @dataclass(frozen=True, kw_only=True)
 class Stored:
     """Payments that were not known before; what was dropped while they were stored, by what it was ("parts" or a service)
-    and reason; what the policy refused, by service and cause; peers whose hints are new; messages to be sent in answer."""
+    and reason; what the policy refused, by service and cause; peers whose hints are new; messages to be sent in
+    answer."""
 
     payments: int
     dropped: Counter[tuple[str, str]]
@@ -318,6 +319,7 @@ def _insert(
     ]
     refused = judge.store()
     answers = _react(pairs, published, cost_msat, dropped)
+    transaction.on_commit(partial(_told, pairs, parts, answers), robust=True)
     return Stored(
         payments=len(arrivals), dropped=dropped, refused=refused, hinted=tuple(hinted), answers=tuple(answers)
     )
@@ -359,6 +361,17 @@ def _item_of_part(arrived: Arrived) -> Item:
         amount_msat=part.amount_msat,
         size_bytes=part.size,
     )
+
+
+def _told(pairs: list[tuple[Service, Message]], parts: list[Arrived], answers: list[Message]) -> None:
+    """One line for all that was committed together."""
+    if parts:
+        names = [f"{part.part.id} part {part.part.index}" for part in parts]
+        logger.debug("parts received", extra={"messages": names})
+    if pairs:
+        metrics.count_received([message for _, message in pairs])
+        ids = [str(message.message_id) for _, message in pairs]
+        logger.info("received and handled", extra={"messages": ids, "answers": [str(one.message_id) for one in answers]})
 
 
 def _react(

@@ -4,15 +4,16 @@ Every step is committed before its side effect: an attempt is stored before lnd 
 it is told. State changes name the states they may come from, so that a repeated step changes nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.db import models
 from django.utils import timezone
 
 from lightning.carrier import Carrier
 from lightning.hints import HopHint
-from messaging import deliveries, divided, envelope, events, idempotency, peers
+from messaging import deliveries, divided, envelope, events, idempotency, notes, peers
 from messaging.database import insert_new
 from messaging.models import TRANSITIONS, Attempt, Division, IdempotencyKey, Message, Part, State, unfinished
 from messaging.packing import Load, pack
@@ -74,20 +75,29 @@ def is_long(message: Message, carrier: Carrier) -> bool:
     return len(message.body) > max(MAX_TRIED_BYTES, carrier.safe_room_bytes)
 
 
-def store_accepted(messages: list[Message], attempts: list[Attempt], keys: list[IdempotencyKey]) -> None:
-    """New messages, the attempts of those that leave at once, and the keys that callers gave."""
+def store_accepted(
+    messages: list[Message], attempts: list[Attempt], keys: list[IdempotencyKey], noted: Sequence[models.Model] = ()
+) -> None:
+    """New messages, the attempts of those that leave at once, the keys that callers gave, and what calls note."""
     idempotency.store(keys)
+    notes.store(list(noted))
     Attempt.objects.bulk_create(attempts)
     insert_new(Message, messages)
     peers.touch((message.pubkey for message in messages), written_to=True)
 
 
-def store_queued(messages: list[Message], key: IdempotencyKey | None, step: Callable[[], None] | None) -> None:
-    """New messages that wait for their turn, all or none, the key that a caller gave for them, and, before them, the step
-    that they belong to."""
+def store_queued(
+    messages: list[Message],
+    key: IdempotencyKey | None,
+    step: Callable[[], None] | None,
+    noted: Sequence[models.Model] = (),
+) -> None:
+    """New messages that wait for their turn, all or none, the key that a caller gave for them, what the call notes, and,
+    before them, the step that they belong to."""
     if step:
         step()
     idempotency.store([key] if key else [])
+    notes.store(list(noted))
     insert_new(Message, messages)
     peers.touch((message.pubkey for message in messages), written_to=True)
 

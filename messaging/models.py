@@ -269,22 +269,31 @@ NO_LIMIT = "Empty: as in the configuration. 0: no limit."
 
 
 class InboundPolicy(models.Model):
-    """What the operator allows others to send of one service, where it differs from the configuration (null: it does not).
-    `configured` is what the running node was started with, for the admin in whatever process."""
+    """What the operator allows others to send of one service, where it differs from the configuration (null: it does
+    not). `configured` is what the running node was started with, for the admin in whatever process."""
 
     service = models.CharField(max_length=32, primary_key=True)
     min_amount_sat = models.PositiveBigIntegerField(
         "at least (sat)", null=True, blank=True, help_text="A message that pays less is refused. " + NO_LIMIT
     )
     only_known = models.BooleanField(
-        "only known peers", null=True, blank=True, help_text="Those that this node has written to, or that you marked as known."
+        "only known peers",
+        null=True,
+        blank=True,
+        help_text="Known are those that this node has written to, and those that you marked.",
     )
     peer_messages_per_hour = models.PositiveBigIntegerField(
         "messages an hour of one peer", null=True, blank=True, help_text=NO_LIMIT
     )
-    peer_bytes_per_hour = models.PositiveBigIntegerField("bytes an hour of one peer", null=True, blank=True, help_text=NO_LIMIT)
-    all_messages_per_hour = models.PositiveBigIntegerField("messages an hour in all", null=True, blank=True, help_text=NO_LIMIT)
-    all_bytes_per_hour = models.PositiveBigIntegerField("bytes an hour in all", null=True, blank=True, help_text=NO_LIMIT)
+    peer_bytes_per_hour = models.PositiveBigIntegerField(
+        "bytes an hour of one peer", null=True, blank=True, help_text=NO_LIMIT
+    )
+    all_messages_per_hour = models.PositiveBigIntegerField(
+        "messages an hour in all", null=True, blank=True, help_text=NO_LIMIT
+    )
+    all_bytes_per_hour = models.PositiveBigIntegerField(
+        "bytes an hour in all", null=True, blank=True, help_text=NO_LIMIT
+    )
     configured = models.JSONField(default=dict, editable=False)
 
     class Meta:
@@ -308,7 +317,7 @@ class InboundUse(models.Model):
 
 
 class Refused(models.Model):
-    """How much of one service the inbound policy has refused for one cause. So few rows that no flood makes them many."""
+    """How much of one service the inbound policy has refused for one cause: few rows, whatever flood comes."""
 
     class Cause(models.TextChoices):
         BLOCKED = "blocked", "from a blocked peer"

@@ -7,19 +7,21 @@ paid, together; nothing ever waits in order to be joined. A node that is away ho
 import asyncio
 import logging
 import random
+import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from uuid import UUID
 
+from django.db import models
 from django.utils import timezone
 
 from lightning import signature
 from lightning.carrier import Carrier, Outcome, Shipment, Verdict
 from lightning.client import LndError
 from lightning.hints import HopHint
-from messaging import divided, envelope, ledger
+from messaging import divided, envelope, ledger, metrics, notes, tracing
 from messaging.budget import Budget
 from messaging.database import Database
 from messaging.events import Published
@@ -29,7 +31,7 @@ from messaging.models import Attempt, IdempotencyKey, Message, Part, State
 from messaging.outgoing import new_message
 from messaging.packing import Undividable, divide, record_bytes
 from messaging.rooms import Rooms
-from messaging.traffic import WHOLE, Batch, Key, Limits, Traffic
+from messaging.traffic import WHOLE, Batch, Depth, Key, Limits, Traffic
 from messaging.ways import Ways, too_far
 
 logger = logging.getLogger(__name__)
@@ -49,11 +51,13 @@ Carried = Message | Part
 
 @dataclass(frozen=True)
 class Accepted:
-    """A new message, who waits for its commit, and the key that it was asked for under."""
+    """A new message, who waits for its commit, the key that it was asked for under, and what the call notes."""
 
     message: Message
     stored: asyncio.Future
     key: IdempotencyKey | None
+    noted: list[models.Model]
+    by: str
 
 
 class Outbox:
@@ -137,9 +141,12 @@ class Outbox:
         message.cost_msat = self.ways.most_msat(len(body), message.amount_msat)
         async with self._budget.reserved(message.cost_msat):
             stored = asyncio.get_running_loop().create_future()
-            self._accepted.append(Accepted(message, stored, claim.row(message.message_id) if claim else None))
+            key = claim.row(message.message_id) if claim else None
+            self._accepted.append(Accepted(message, stored, key, notes.notes_of([message]), tracing.by_whom()))
             self._arrived.set()
+            accepted_at = time.perf_counter()
             await stored
+            metrics.ACCEPT_SECONDS.observe(time.perf_counter() - accepted_at)
         return message.message_id
 
     async def accept_all(
@@ -168,7 +175,7 @@ class Outbox:
         first, *further = (message.message_id for message in messages)
         key = claim.row(first, further) if claim else None
         async with self._budget.reserved(sum(message.cost_msat for message in messages)):
-            await self._database.write(partial(ledger.store_queued, messages, key, step))
+            await self._database.write(partial(ledger.store_queued, messages, key, step, notes.notes_of(messages)))
         self.send_stored(messages)
         return first
 
@@ -178,6 +185,8 @@ class Outbox:
 
     def send_stored(self, messages: Iterable[Message]) -> None:
         """Sends messages that another step has stored, and committed, as queued."""
+        messages = list(messages)
+        _note_accepted([(tracing.by_whom(), message) for message in messages])
         for message in messages:
             self._traffic.wait(message.pubkey, (message.pk, WHOLE))
 
@@ -220,6 +229,7 @@ class Outbox:
                     messages,
                     [attempt for attempt, _ in starting],
                     [entry.key for entry in accepted if entry.key],
+                    [row for entry in accepted for row in entry.noted],
                 )
             )
         except Exception as error:
@@ -228,6 +238,8 @@ class Outbox:
                 self._traffic.release(attempt)
             _answer(accepted, error)
             return
+        _note_accepted([(entry.by, entry.message) for entry in accepted])
+        _note_started(starting)
         for task, (attempt, carried) in zip(signing, starting):
             self._spawn(self._ship(attempt, carried, task))
         _answer(accepted, None)
@@ -287,6 +299,7 @@ class Outbox:
             self._traffic.started(batch, started.left)
 
     def _ship_all(self, started: ledger.Started) -> None:
+        _note_started(started.attempts)
         for attempt, carried in started.attempts:
             self._traffic.occupy(attempt)
             self._spawn(self._ship(attempt, carried, self._spawn(self._sign(attempt))))
@@ -408,7 +421,9 @@ class Outbox:
 
     async def _finish(self, attempt: Attempt, carried: list[Carried], outcome: Outcome) -> None:
         ids = [_name(one) for one in carried]
-        logger.info("attempt ended", extra={"verdict": outcome.verdict.value, "cause": outcome.cause, "messages": ids})
+        told = {"verdict": outcome.verdict.value, "cause": outcome.cause, "attempt": str(attempt.pk), "messages": ids}
+        logger.info("attempt ended", extra=told)
+        metrics.PAYMENTS.labels(attempt.service, outcome.verdict.value).inc()
         if outcome.verdict is Verdict.SETTLED:
             stored = asyncio.get_running_loop().create_future()
             self._settled.append((attempt, carried, outcome.fee_msat))
@@ -465,6 +480,10 @@ class Outbox:
 
     # after a start
 
+    @property
+    def depth(self) -> Depth:
+        return self._traffic.counted()
+
     async def _take_up(self) -> None:
         unfinished = await self._database.read(ledger.unfinished_attempts)
         # Both are read before anything moves: a message whose attempt fails now would be found here, and wait twice.
@@ -501,6 +520,22 @@ class Outbox:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) and not isinstance(error, LndError):
             logger.error("outbox task failed", exc_info=error)
+
+
+def _note_accepted(accepted: list[tuple[str, Message]]) -> None:
+    """One line for all that were committed together, by whom they were asked for."""
+    metrics.count_messages((message for _, message in accepted), State.QUEUED)
+    ids: dict[str, list[str]] = {}
+    for by, message in accepted:
+        ids.setdefault(by, []).append(str(message.message_id))
+    for by, messages in ids.items():
+        logger.info("accepted", extra={"operation": by, "messages": messages})
+
+
+def _note_started(attempts: list[tuple[Attempt, list[Carried]]]) -> None:
+    if attempts:
+        carried = {str(attempt.pk): [_name(one) for one in carried] for attempt, carried in attempts}
+        logger.info("attempts started", extra={"attempts": carried})
 
 
 def _name(carried: Carried) -> str:

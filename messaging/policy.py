@@ -1,13 +1,14 @@
-"""What this node takes from others, by the operator's policy for each service. Every step is part of the caller's transaction.
+"""What this node takes from others, by the operator's policy for each service: steps of the caller's transaction.
 
-The policy is read anew for each batch, so that what the admin changes, in whatever process, holds at once. What is refused
-is counted in the transaction that notes its payment as handled: the same payment told again counts nothing. Counters are
-bounded: refusals by service and cause, and for peers that are stored anyway; quotas for what was taken, for an hour.
+The policy is read anew for each batch, so that what the admin changes, in whatever process, holds at once. What is
+refused is counted in the transaction that notes its payment as handled: the same payment told again counts nothing.
+Counters are bounded: refusals by service and cause, and for peers that are stored anyway; quotas for what was taken, for
+an hour.
 """
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from uuid import UUID
 
 from django.db.models import F
@@ -29,8 +30,10 @@ MAX_FREE_ANSWERS = 100
 
 @dataclass(frozen=True, kw_only=True)
 class Rules:
-    """Of one service: the least that a message pays (sat), whether its sender must be known, and quotas of one peer and in
-    all (messages, bytes of their bodies). 0: no limit."""
+    """Of one service: the least that a message pays (sat), whether its sender must be known, and quotas of one peer and
+    in all (messages, bytes of their bodies). 0: no limit."""
+
+    # The names are those of the configuration and of InboundPolicy.
 
     min_amount_sat: int = 0
     only_known: bool = False
@@ -46,6 +49,13 @@ class Rules:
     @property
     def has_quota_in_all(self) -> bool:
         return bool(self.all_messages_per_hour or self.all_bytes_per_hour)
+
+    @property
+    def has_quota(self) -> bool:
+        return self.has_quota_of_peer or self.has_quota_in_all
+
+
+RULES = tuple(field.name for field in fields(Rules))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,10 +79,9 @@ def tell_configured(configured: Mapping[str, Rules]) -> None:
     )
 
 
-def in_force(row: InboundPolicy, configured: Rules) -> Rules:
-    """What the configuration says, and the admin where it says something else."""
-    given = {name: value for name in asdict(configured) if (value := getattr(row, name)) is not None}
-    return replace(configured, **given)
+def in_force(set_here: Mapping[str, int | bool | None], configured: Rules) -> Rules:
+    """What the configuration says, and the admin where it says something else (what is not None)."""
+    return replace(configured, **{name: set_here[name] for name in RULES if set_here[name] is not None})
 
 
 def refused_totals() -> dict[tuple[str, str], int]:
@@ -88,13 +97,14 @@ class Judge:
     """Judges one batch, in its order. What it admits counts for the quotas; `store` writes all counts down."""
 
     def __init__(self, configured: Mapping[str, Rules], senders: Iterable[str], now_seconds: float):
-        rows = {row.service: row for row in InboundPolicy.objects.all()}
+        rows = {row["service"]: row for row in InboundPolicy.objects.values("service", *RULES)}
         self._rules = {
-            service: in_force(rows[service], rules) if service in rows else rules for service, rules in configured.items()
+            service: in_force(rows[service], rules) if service in rows else rules
+            for service, rules in configured.items()
         }
         senders = set(senders)
         self._blocked, self._known = peers.blocked_and_known(senders)
-        limited = [service for service, rules in self._rules.items() if rules.has_quota_of_peer or rules.has_quota_in_all]
+        limited = [service for service, rules in self._rules.items() if rules.has_quota]
         self._uses = _Uses(limited, senders, _step(now_seconds))
         self._refused: Counter[tuple[str, Cause]] = Counter()
         self._refused_msat: Counter[tuple[str, Cause]] = Counter()
@@ -132,7 +142,9 @@ class Judge:
 
     def _store_of_peers(self) -> None:
         """Only of peers that are stored anyway: strangers without end must not make rows without end."""
-        stored = Peer.objects.filter(pk__in=list(self._refused_of)).values_list("pk", flat=True) if self._refused_of else ()
+        if not self._refused_of:
+            return
+        stored = Peer.objects.filter(pk__in=list(self._refused_of)).values_list("pk", flat=True)
         by_count: dict[int, list[str]] = {}
         for pubkey in stored:
             by_count.setdefault(self._refused_of[pubkey], []).append(pubkey)

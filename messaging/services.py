@@ -1,6 +1,5 @@
 """What can be asked of messages. Reads are synchronous; sending goes through the outbox."""
 
-from datetime import UTC, datetime
 from uuid import UUID
 
 from lightning.carrier import Outcome
@@ -9,6 +8,7 @@ from messaging.models import UNFINISHED, Direction, Message, State, unfinished
 from messaging.outbox import Outbox
 from messaging.ways import Ways
 from messaging.outgoing import new_message
+from messaging.times import rfc3339
 
 DEFAULT_PAGE = 100
 
@@ -124,7 +124,3 @@ def _shown(message: Message) -> dict:
         "updated_at": rfc3339(message.updated_at),
         "parts": message.parts,
     }
-
-
-def rfc3339(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -38,6 +38,15 @@ class Batch:
     payments: int
 
 
+@dataclass(frozen=True)
+class Depth:
+    """What waits for its first try, what waits for another one, and payments under way."""
+
+    queued: int
+    retrying: int
+    in_flight: int
+
+
 @dataclass
 class Destination:
     """What waits for one node, by its keys: first tries in their order, retries by their time (monotonic seconds)."""
@@ -84,6 +93,14 @@ class Traffic:
     def depth(self) -> int:
         """Messages that wait for an attempt."""
         return sum(len(one.waiting) + len(one.retries) for one in self._destinations.values())
+
+    def counted(self) -> Depth:
+        destinations = self._destinations.values()
+        return Depth(
+            queued=sum(len(one.waiting) for one in destinations),
+            retrying=sum(len(one.retries) for one in destinations),
+            in_flight=sum(one.in_flight for one in destinations),
+        )
 
     def room(self, pubkey: str) -> int:
         """How many payments with new messages to this node may start; none when they would overtake others."""

@@ -1,11 +1,15 @@
-"""The relay as the operator sees it."""
+"""The relay, the API keys and the audit log as the operator sees them."""
 
 from datetime import UTC, datetime
 
 from django.contrib import admin
 
 from messaging.admin import HistoryAdmin
-from nodeapi.models import RelayRun
+from nodeapi.admin_keys import ApiKeyAdmin, AuditEntryAdmin
+from nodeapi.models import ApiKey, AuditEntry, RelayRun
+
+admin.site.register(ApiKey, ApiKeyAdmin)
+admin.site.register(AuditEntry, AuditEntryAdmin)
 
 
 @admin.register(RelayRun)

@@ -3,4 +3,4 @@ from django.apps import AppConfig
 
 class NodeApiConfig(AppConfig):
     name = "nodeapi"
-    verbose_name = "Socket service"
+    verbose_name = "Access and relay"

@@ -11,14 +11,19 @@ from messaging.policy import Rules
 from messaging.registry import Registry
 from messaging.traffic import Limits
 from nodeapi.addresses import trust
-from nodeapi.auth import Key, Keys, WebGuard
+from nodeapi.audit import AuditLog
+from nodeapi.auth import Caller, Keys, WebGuard
 from nodeapi.descriptors import shares
 from nodeapi.doors import Doors
 from nodeapi.engine import Engine, EngineLimits
 from nodeapi.forward import Forwarder
 from nodeapi.http_limits import HttpLimits
+from nodeapi.keys import hash_of
 from nodeapi.lnd_status import LndStatus
+from nodeapi.monitoring.gauges import Scrape
+from nodeapi.monitoring.health import Health
 from nodeapi.relay.service import RelayOptions
+from nodeapi.retention import Keep
 from nodeapi.stream import UNWOKEN_POLL_SECONDS, Hub
 from nodeapi.tls import PairFiles
 from vpn.settings import VpnSettings
@@ -42,11 +47,18 @@ def lnd_calls(config) -> list[Rpc]:
     return calls_for({service.service_type for service in config.services if service.active})
 
 
-def make_keys(config) -> Keys:
-    return Keys(
-        Key(name=key.name, secret=key.key.get_secret_value(), scopes=frozenset(key.scopes))
+def make_keys(config, database: Database, *, beside_engine: bool) -> Keys:
+    configured = [
+        Caller(
+            name=key.name,
+            scopes=frozenset(key.scopes),
+            hash=hash_of(key.key.get_secret_value()),
+            budget_sat=key.budget_sat,
+            calls_per_minute=key.calls_per_minute,
+        )
         for key in config.server.api_keys
-    )
+    ]
+    return Keys(configured, database=database, open_on_loopback=not config.server.exposed, tells=beside_engine)
 
 
 def make_guard(config) -> WebGuard:
@@ -79,7 +91,7 @@ def make_engine(
         max_fee_percent=config.lightning.max_fee_percent,
         max_amount_sat=config.lightning.max_amount_sat,
         daily_budget_sat=config.lightning.daily_budget_sat,
-        keep_days=config.events.keep_days,
+        keep=make_keep(config),
     )
     registry = Registry(config.services, service_settings(config, lnd.info.identity_pubkey, lnd.network))
     return Engine(
@@ -98,6 +110,10 @@ def make_engine(
         version=version,
         feed=hub.feed,
     )
+
+
+def make_keep(config) -> Keep:
+    return Keep(events_days=config.events.keep_days, messages_days=config.messages.keep_days)
 
 
 def inbound_rules(config) -> dict[str, Rules]:
@@ -134,6 +150,7 @@ def service_settings(config, own_pubkey: str, network: str) -> dict[str, Any]:
             quote_seconds=config.vpn.quote_seconds,
             quotes_per_minute=config.vpn.quotes_per_minute,
             quarantine_seconds=config.vpn.quarantine_seconds,
+            exit_rules=config.vpn.exit_rules,
             auto_renew=config.vpn.auto_renew.enabled,
             auto_renew_budget_sat=config.vpn.auto_renew.budget_sat or 0,
             auto_renew_lead_seconds=config.vpn.auto_renew.lead_seconds,
@@ -154,18 +171,33 @@ def carries_text(config) -> bool:
     return config.server.message_encoding == "text"
 
 
-def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None, version: str) -> Doors:
-    """The doors of the runimpd process with its engine, or of another process without one."""
+async def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None, version: str) -> Doors:
+    """The doors of the runimpd process with its engine, or of another process without one. Raises django.db.Error."""
+    keys = make_keys(config, database, beside_engine=engine is not None)
+    await keys.load()
     trust(config.server.trusted_proxies)
     return Doors(
         database=database,
         hub=hub,
-        keys=make_keys(config),
+        keys=keys,
+        audit=AuditLog(database, stores=engine is not None),
         guard=make_guard(config),
         version=version,
         engine=engine,
         forwarder=None if engine else Forwarder(str(config.server.grpc_addr), make_tls(config)),
         as_text=carries_text(config),
+    )
+
+
+def make_scrape(config, doors: Doors, health: Health) -> Scrape:
+    return Scrape(
+        database=doors.database,
+        file=config.database.sqlite_path,
+        hub=doors.hub,
+        health=health,
+        engine=doors.engine,
+        version=doors.version,
+        with_redis=config.redis_url is not None,
     )
 
 

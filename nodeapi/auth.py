@@ -1,60 +1,211 @@
 """Who calls, and what they may: API keys and scopes, the same for REST, gRPC and the stream; Host and Origin of the web."""
 
-import hmac
+import asyncio
 import ipaddress
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+import logging
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
 from functools import lru_cache
 from urllib.parse import urlsplit
 
 import grpc
+from django.utils import timezone
 
+from messaging.database import Database
+from nodeapi.addresses import client_address
 from nodeapi.errors import ApiError
+from nodeapi.keys import StoredKeys, hash_of, read_keys
+from nodeapi.rates import Rates
+
+logger = logging.getLogger(__name__)
+audit_logger = logging.getLogger("audit")
 
 REMEMBERED_HOSTS = 256
 ALL_SCOPES = frozenset({"read", "send", "pay", "admin"})
+# How soon a key that was made, changed or revoked elsewhere is known here.
+LOOK_SECONDS = 1.0
+_NEEDED = "an API key is needed: Authorization: Bearer KEY (or X-API-KEY)"
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """Headers or gRPC metadata (names in lower case); the client's address, and the one of this node that it came to
+    (empty: not known)."""
+
+    metadata: Mapping[str, str]
+    address: str = ""
+    at: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Caller:
-    """Whoever passed the door. `name` is the key's name, empty where no key is needed."""
+    """Whoever passed the door. `name` is the key's name, empty where no key is needed; `hash` the key's SHA-256."""
 
     name: str
     scopes: frozenset[str]
+    hash: bytes = b""
+    expires_at: datetime | None = None
+    budget_sat: int | None = None
+    calls_per_minute: int | None = None
+
+    @property
+    def has_expired(self) -> bool:
+        return self.expires_at is not None and self.expires_at <= timezone.now()
 
 
-@dataclass(frozen=True, repr=False)
-class Key:
-    name: str
-    secret: str
-    scopes: frozenset[str]
+NOBODY = Caller(name="", scopes=ALL_SCOPES)
+
+
+@dataclass
+class _Watched:
+    caller: Caller
+    ended: set[asyncio.Future] = field(default_factory=set)
 
 
 class Keys:
-    """The API keys of this node. Without any, whoever reaches the (loopback only) doors may do everything."""
+    """The API keys of this node: those of the configuration, and those in the database, which are looked at every second.
 
-    def __init__(self, keys: Iterable[Key]):
-        self._keys = tuple(keys)
+    Where there never was a key, whoever comes over loopback may do everything (`open_on_loopback`: the node listens
+    nowhere else). As soon as there is one, even one that was revoked, nobody passes without. `run` until cancelled, after
+    `load`.
+    """
 
-    def authenticate(self, metadata: Mapping[str, str]) -> Caller:
-        """The caller with these headers or gRPC metadata (names in lower case). ApiError UNAUTHENTICATED."""
-        if not self._keys:
-            return Caller("", ALL_SCOPES)
-        offered = _offered(metadata)
+    def __init__(self, configured: Iterable[Caller], *, database: Database, open_on_loopback: bool, tells: bool):
+        self._configured = {caller.hash: caller for caller in configured}
+        self._names = {caller.name for caller in self._configured.values()}
+        self._database = database
+        self._open_on_loopback = open_on_loopback
+        self._tells = tells
+        self._stored = StoredKeys(keys=(), any_ever=True)
+        self._callers = dict(self._configured)
+        self._watched: dict[bytes, _Watched] = {}
+        self.rates = Rates()
+
+    async def load(self) -> None:
+        """Before the first call. Raises django.db.Error."""
+        self._take(await self._database.read(read_keys), first=True)
+
+    async def run(self) -> None:
+        failing = False
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                self._take(await self._database.read(read_keys))
+                failing = False
+            except Exception as error:
+                if not failing:
+                    logger.warning("the API keys could not be read (%s); those of before hold meanwhile", error)
+                failing = True
+            self._end_streams()
+
+    @property
+    def is_open(self) -> bool:
+        return self._open_on_loopback and not self._configured and not self._stored.any_ever
+
+    def authenticate(self, visit: Visit) -> Caller:
+        """ApiError UNAUTHENTICATED."""
+        if self.is_open and _may_be_loopback(visit.at):
+            return NOBODY
+        offered = _offered(visit.metadata)
         if not offered:
-            raise ApiError(
-                grpc.StatusCode.UNAUTHENTICATED, "an API key is needed: Authorization: Bearer KEY (or X-API-KEY)"
-            )
-        # Every key is compared, in constant time, so that the answer's time tells nothing.
-        matching = [key for key in self._keys if hmac.compare_digest(key.secret.encode(), offered.encode())]
-        if not matching:
+            raise ApiError(grpc.StatusCode.UNAUTHENTICATED, _NEEDED)
+        caller = self._callers.get(hash_of(offered))
+        if caller is None:
             raise ApiError(grpc.StatusCode.UNAUTHENTICATED, "the API key is not known")
-        return Caller(matching[0].name, matching[0].scopes)
+        if caller.has_expired:
+            raise ApiError(grpc.StatusCode.UNAUTHENTICATED, _expired(caller))
+        return caller
+
+    def admit(self, visit: Visit, scope: str) -> Caller:
+        """As `authenticate`; the call counts. ApiError RESOURCE_EXHAUSTED and PERMISSION_DENIED too."""
+        caller = self.authenticate(visit)
+        self.require(caller, scope)
+        return caller
+
+    def require(self, caller: Caller, scope: str) -> None:
+        if caller.calls_per_minute is not None:
+            self.rates.count(caller.name, caller.calls_per_minute)
+        if scope not in caller.scopes:
+            raise ApiError(grpc.StatusCode.PERMISSION_DENIED, f"the API key {caller.name!r} lacks the scope {scope!r}")
+
+    def watch(self, caller: Caller, end: Callable[[ApiError], None]) -> Callable[[], None]:
+        """Calls `end` once, when this caller would not be let in again, to a stream that is open. Answers what ends the
+        watch."""
+        ended = asyncio.get_running_loop().create_future()
+        ended.add_done_callback(lambda future: None if future.cancelled() else end(future.result()))
+        watched = self._watched.setdefault(caller.hash, _Watched(caller))
+        watched.ended.add(ended)
+
+        def forget() -> None:
+            ended.cancel()
+            watched.ended.discard(ended)
+            if not watched.ended and self._watched.get(caller.hash) is watched:
+                del self._watched[caller.hash]
+
+        return forget
+
+    def _end_streams(self) -> None:
+        for key_hash, watched in list(self._watched.items()):
+            if error := self._reason_to_end(watched.caller):
+                del self._watched[key_hash]
+                for ended in watched.ended:
+                    if not ended.done():
+                        ended.set_result(error)
+
+    def _reason_to_end(self, caller: Caller) -> ApiError | None:
+        if not caller.hash:
+            return None if self.is_open else ApiError(grpc.StatusCode.UNAUTHENTICATED, f"{_NEEDED}, from now on")
+        now = self._callers.get(caller.hash)
+        if now is None:
+            return ApiError(grpc.StatusCode.UNAUTHENTICATED, f"the API key {caller.name!r} was revoked")
+        if now.has_expired:
+            return ApiError(grpc.StatusCode.UNAUTHENTICATED, _expired(now))
+        lost = caller.scopes - now.scopes
+        return ApiError(
+            grpc.StatusCode.PERMISSION_DENIED, f"the API key {caller.name!r} has lost the scope {min(lost)!r}"
+        ) if lost else None  # fmt: skip
+
+    def _take(self, stored: StoredKeys, *, first: bool = False) -> None:
+        if stored == self._stored and not first:
+            return
+        before, self._stored = self._stored, stored
+        self._callers = {**{key.hash: _caller(key) for key in stored.keys if key.name not in self._names}, **self._configured}
+        for name in sorted(self._names & {key.name for key in stored.keys}):
+            logger.warning("the API key %r in the database has the name of one in server.api_keys, and is not valid", name)
+        if self._tells and not first:
+            self._tell(before, stored)
+
+    def _tell(self, before: StoredKeys, now: StoredKeys) -> None:
+        was, is_now = ({key.hash: key for key in stored.keys} for stored in (before, now))
+        for key_hash in was.keys() | is_now.keys():
+            old, new = was.get(key_hash), is_now.get(key_hash)
+            if old != new:
+                change = "made" if old is None else "revoked" if new is None else "changed"
+                audit_logger.info("API key", extra={"key": (new or old).name, "change": change})
 
 
-def require(caller: Caller, scope: str) -> None:
-    if scope not in caller.scopes:
-        raise ApiError(grpc.StatusCode.PERMISSION_DENIED, f"the API key {caller.name!r} lacks the scope {scope!r}")
+def _caller(key) -> Caller:
+    return Caller(
+        name=key.name,
+        scopes=frozenset(key.scopes),
+        hash=key.hash,
+        expires_at=key.expires_at,
+        budget_sat=key.budget_sat,
+        calls_per_minute=key.calls_per_minute,
+    )
+
+
+def _expired(caller: Caller) -> str:
+    return f"the API key {caller.name!r} expired at {caller.expires_at:%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _may_be_loopback(address: str) -> bool:
+    """Of the address of this node that a call came to; what is no IP address is a socket of this machine's own."""
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return True
 
 
 def _offered(metadata: Mapping[str, str]) -> str:
@@ -119,3 +270,8 @@ def headers_of(scope) -> dict[str, str]:
         else:
             headers.setdefault(name, raw_value.decode("latin-1"))
     return headers
+
+
+def visit_of(scope, headers: Mapping[str, str]) -> Visit:
+    """Of an ASGI scope with these headers."""
+    return Visit(metadata=headers, address=client_address(scope), at=str((scope.get("server") or ("",))[0]))

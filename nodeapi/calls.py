@@ -8,8 +8,8 @@ import grpc
 
 from lightning.client import LndError
 from messaging import services
-from messaging.budget import OverBudget
 from messaging.idempotency import Claim
+from nodeapi.checks import answered_before, require_running, require_sendable, require_spendable
 from nodeapi.errors import ApiError, invalid
 
 
@@ -46,28 +46,19 @@ async def _send(
     """Sends `amount` sat with a message. Refuses what can be known to fail before anything is stored."""
     require_running(engine, service)
     require_sendable(engine, pubkey, len(body), body_field, amount)
-    # Before the balance is looked at: what was accepted once is not refused when it is asked for again.
-    if claim and (accepted := await engine.outbox.answer(claim)):
-        return {"id": str(accepted)}
-    spendable_sat = engine.lnd.spendable_sat
-    if spendable_sat is not None and amount > spendable_sat:
-        raise ApiError(
-            grpc.StatusCode.FAILED_PRECONDITION,
-            f"amount: {amount} sat is more than the {spendable_sat} sat that this node can spend",
-        )
-    try:
-        return await services.message_send(
-            outbox=engine.outbox,
-            service=service,
-            pubkey=pubkey,
-            body=body,
-            amount_sat=amount,
-            reply_to=reply_to,
-            expires_seconds=expires_seconds,
-            claim=claim,
-        )
-    except OverBudget as error:
-        raise ApiError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+    if answer := await answered_before(engine, claim):
+        return answer
+    require_spendable(engine, "amount", amount * 1000)
+    return await services.message_send(
+        outbox=engine.outbox,
+        service=service,
+        pubkey=pubkey,
+        body=body,
+        amount_sat=amount,
+        reply_to=reply_to,
+        expires_seconds=expires_seconds,
+        claim=claim,
+    )
 
 
 async def estimate_message(doors, *, pubkey: str, size: int, amount: int) -> dict[str, Any]:
@@ -116,21 +107,3 @@ async def get_info(doors) -> dict[str, Any]:
             for service in engine.registry.services
         ],
     }
-
-
-def require_sendable(engine, pubkey: str, size_bytes: int, size_field: str, amount_sat: int) -> None:
-    """ApiError when nothing of the kind may be sent from this node."""
-    limits = engine.limits
-    if size_bytes > limits.max_bytes:
-        raise invalid(size_field, f"{size_bytes} bytes are more than message.max_bytes ({limits.max_bytes})")
-    if pubkey == engine.own_pubkey.hex():
-        raise invalid("pubkey", "is this node's own key")
-    if limits.max_amount_sat is not None and amount_sat > limits.max_amount_sat:
-        raise invalid("amount", f"{amount_sat} sat are more than lightning.max_amount_sat ({limits.max_amount_sat})")
-
-
-def require_running(engine, service_type: str) -> None:
-    service = engine.registry.by_type(service_type)
-    state = service.state if service else "off"
-    if state != "running":
-        raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, f"the service {service_type} is {state} on this node")

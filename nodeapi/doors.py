@@ -1,17 +1,22 @@
 """What all doors share: who may pass, and where a call is carried out, here or in the runimpd process."""
 
+import asyncio
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import grpc
 from django.db import Error as DatabaseError
 from google.protobuf.message import Message
 
+from messaging.budget import OverBudget
 from messaging.database import Database
 from messaging.idempotency import Claim, KeyReused
-from nodeapi.auth import Caller, Keys, WebGuard, require
+from messaging.notes import noter
+from nodeapi.audit import AuditLog
+from nodeapi.auth import Caller, Keys, Visit, WebGuard
+from nodeapi.calling import Call
 from nodeapi.engine import Engine
 from nodeapi.errors import ApiError, invalid
 from nodeapi.forward import Forwarder
@@ -20,6 +25,7 @@ from nodeapi.stream import Hub
 
 logger = logging.getLogger(__name__)
 
+READ = "read"
 IDEMPOTENCY_KEY = "idempotency-key"
 MAX_KEY_CHARACTERS = 255
 
@@ -31,28 +37,90 @@ class Doors:
     database: Database
     hub: Hub
     keys: Keys
+    audit: AuditLog
     guard: WebGuard
     version: str
     engine: Engine | None = None
     forwarder: Forwarder | None = None
     as_text: bool = False
 
-    async def call(self, operation: Operation, request: Message, metadata: Mapping[str, str]) -> Message:
-        """Carries out an operation for whoever sent this metadata. Raises ApiError and nothing else."""
-        caller = self.keys.authenticate(metadata)
-        require(caller, operation.scope)
-        if self.engine is None and not operation.reads_only:
-            return await self.forwarder.call(operation, request, metadata)
-        fields = operation.request.check(request)
-        if operation.once:
-            fields["claim"] = claim_of(caller, operation, request, metadata)
+    async def call(self, operation: Operation, read: Callable[[], Message], visit: Visit) -> Message:
+        """Carries out an operation for whoever comes so; `read` gives the request, or raises ApiError. Raises ApiError
+        and nothing else."""
+        caller = self.authenticate(visit, operation.rpc_path)
+        if self._is_forwarded(operation, caller):
+            return await self.forwarder.call(operation, read(), visit)
+        if operation.scope == READ:
+            self.require(caller, READ, visit, operation.rpc_path)
+            return await self._carry_out(operation, read, visit, caller)
+        call = Call(caller=caller, operation=operation.rpc_path.strip("/"), address=visit.address)
+        setting = noter.set(call)
         try:
+            self.keys.require(caller, operation.scope)
+            reply = await self._carry_out(operation, read, visit, caller, call)
+        except ApiError as error:
+            self.audit.refused(call, error)
+            raise
+        except asyncio.CancelledError:
+            self.audit.left(call)
+            raise
+        finally:
+            noter.reset(setting)
+        self.audit.done(call, reply, once=operation.once)
+        return reply
+
+    def authenticate(self, visit: Visit, what: str) -> Caller:
+        """ApiError UNAUTHENTICATED. `what` is asked for, as the log is to name it."""
+        try:
+            return self.keys.authenticate(visit)
+        except ApiError as error:
+            self.audit.refused_at_the_door(error, operation=what.strip("/"), address=visit.address)
+            raise
+
+    def require(self, caller: Caller, scope: str, visit: Visit, what: str) -> None:
+        """ApiError PERMISSION_DENIED, RESOURCE_EXHAUSTED."""
+        try:
+            self.keys.require(caller, scope)
+        except ApiError as error:
+            name, address = caller.name, visit.address
+            self.audit.refused_at_the_door(error, operation=what.strip("/"), address=address, name=name)
+            raise
+
+    def admit(self, visit: Visit, scope: str, what: str) -> Caller:
+        """For what is no operation of the table."""
+        caller = self.authenticate(visit, what)
+        self.require(caller, scope, visit, what)
+        return caller
+
+    def _is_forwarded(self, operation: Operation, caller: Caller) -> bool:
+        """Beside runimpd: all but pure reading; that too where its calls are counted, for which one has to count."""
+        return self.engine is None and (not operation.reads_only or caller.calls_per_minute is not None)
+
+    async def _carry_out(
+        self,
+        operation: Operation,
+        read: Callable[[], Message],
+        visit: Visit,
+        caller: Caller,
+        call: Call | None = None,
+    ) -> Message:
+        try:
+            request = read()
+            fields = operation.request.check(request)
+            if call:
+                call.asks(fields)
+            if operation.once:
+                fields["claim"] = claim_of(caller, operation, request, visit.metadata)
             return operation.reply.data_to_message(await operation.function(self, **fields))
         except ApiError:
             raise
         except KeyReused:
             raise ApiError(
                 grpc.StatusCode.ALREADY_EXISTS, "Idempotency-Key: was given before, with another request"
+            ) from None
+        except OverBudget as error:
+            raise ApiError(
+                grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), retry_after_seconds=error.seconds
             ) from None
         except DatabaseError as error:
             logger.error("database: %s", error)

@@ -8,15 +8,15 @@ from functools import partial
 
 from invoices.issuing import Issuer
 from invoices.paying import Payer
-from invoices.services import spent_on_invoices
+from invoices.services import expenses_of_invoices, spent_on_invoices
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
-from messaging.budget import Budget, spent_on_messages
+from messaging import metrics
+from messaging.budget import Budget, expenses_of_messages, spent_on_messages
 from messaging.catchup import Walk
 from messaging.clock import Clock
 from messaging.database import Database
 from messaging.events import Published, Waker
-from messaging.events import prune as prune_events
 from messaging.hints import HintBook
 from messaging.inbox import Inbox
 from messaging.joining import Bounds
@@ -25,6 +25,8 @@ from messaging.policy import Rules, tell_configured
 from messaging.registry import Registry, Service
 from messaging.traffic import Limits
 from messaging.workers import WorkerContext, run_forever
+from nodeapi import retention
+from nodeapi.budgets import Budgets
 from nodeapi.lnd_status import LndStatus
 from nodeapi.relay.service import Relay, RelayOptions
 
@@ -36,14 +38,13 @@ FIRST_WALKS_SECONDS = (3.0,)
 WALK_SECONDS = 120.0
 PRUNE_SECONDS = 86_400.0
 OLD_PARTS_SECONDS = 600.0
-# A little at a time, so that other writes need not wait.
-PRUNE_AT_ONCE = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits (the larger of the two holds); the
-    most that one call may send, and all of them in 24 hours (None: no limit); days that events are kept."""
+    """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits
+    (the larger of the two holds); the most that one call may send, and all of them in 24 hours (None: no limit); how long
+    things are kept."""
 
     bounds: Bounds
     inbound: Mapping[str, Rules]
@@ -53,7 +54,7 @@ class EngineLimits:
     max_fee_percent: float
     max_amount_sat: int | None
     daily_budget_sat: int | None
-    keep_days: int
+    keep: retention.Keep
 
     @property
     def max_bytes(self) -> int:
@@ -88,9 +89,13 @@ class Engine:
         self._clock = Clock()
         hints = HintBook(database)
         carrier = KeysendCarrier(client, max_fee_sat=limits.max_fee_sat, max_fee_percent=limits.max_fee_percent)
-        budget = Budget(
-            database=database, limit_sat=limits.daily_budget_sat, sources=[spent_on_messages, spent_on_invoices]
+        node_budget = Budget(
+            database=database,
+            limit_sat=limits.daily_budget_sat,
+            sources=[spent_on_messages, spent_on_invoices],
+            expenses=[expenses_of_messages, expenses_of_invoices],
         )
+        self.budgets = Budgets(node=node_budget, database=database, fee_limit_msat=carrier.fee_limit_msat)
         self.outbox = Outbox(
             database=database,
             carrier=carrier,
@@ -101,7 +106,7 @@ class Engine:
             published=self._waker.published,
             hints=hints,
             own_hints=lambda: lnd.reply_hints,
-            budget=budget,
+            budget=self.budgets,
         )
         self.inbox = Inbox(
             database=database,
@@ -122,9 +127,10 @@ class Engine:
             database=database,
             client=client,
             own_pubkey=self.own_pubkey.hex(),
-            budget=budget,
+            budget=self.budgets,
             fee_limit_msat=carrier.fee_limit_msat,
         )
+        metrics.begin([service.service_type for service in registry.services if service.state == "running"])
         self._walk = Walk(
             database=database, inbox=self.inbox, own_pubkey=self.own_pubkey, list_invoices=client.list_invoices
         )
@@ -193,6 +199,7 @@ class Engine:
                 await self.issuer.take_live(invoice)
         except LndError as error:
             logger.warning("invoice stream: %s; opening it again", error)
+            self.lnd.look_soon()
         except Exception:
             logger.exception("invoice stream; opening it again")
 
@@ -231,10 +238,10 @@ class Engine:
 
     async def _prune_daily(self) -> None:
         while True:
-            prune = partial(prune_events, keep_days=self.limits.keep_days, most=PRUNE_AT_ONCE)
             try:
-                while await self._database.write(prune):
-                    pass
+                deleted = await retention.prune(self._database, self.limits.keep)
+                if any(deleted.values()):
+                    logger.info("what is old was deleted", extra={"deleted": deleted})
             except Exception:
-                logger.exception("old events could not be deleted; trying again tomorrow")
+                logger.exception("what is old could not be deleted; trying again tomorrow")
             await asyncio.sleep(PRUNE_SECONDS)

@@ -1,13 +1,22 @@
-"""Where /v1 enters a process: the API application once it is there, a clear Unavailable before."""
+"""Where /v1, /health and /metrics enter a process: the API application once it is there, a clear Unavailable before."""
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable
 
 import grpc
+from django.db import Error as DatabaseError
 
 from nodeapi import codec
+from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
+from nodeapi.monitoring import pages
+from nodeapi.monitoring.asking import Asked, NoAnswer
+from nodeapi.monitoring.gauges import Scrape
+from nodeapi.monitoring.health import Fault, Health, Report
 from nodeapi.web import ApiApplication, respond
+
+logger = logging.getLogger(__name__)
 
 
 class ApiEntry:
@@ -15,29 +24,55 @@ class ApiEntry:
 
     def __init__(self) -> None:
         self._application: ApiApplication | None = None
-        self._make: Callable[[], Awaitable[ApiApplication]] | None = None
+        self._make: Callable[[], Awaitable[None]] | None = None
         self._making = asyncio.Lock()
         self.waiting_for = "the node is starting"
+        self.health = Health()
+        self._begun = Asked(self._made, keep_seconds=1.0)
+        self._doors: Doors | None = None
+        self._scrape: Scrape | None = None
 
-    def install(self, application: ApiApplication) -> None:
-        self._application = application
+    def install(self, application: ApiApplication, doors: Doors, scrape: Scrape) -> None:
+        self._application, self._doors, self._scrape = application, doors, scrape
 
-    def make_with(self, make: Callable[[], Awaitable[ApiApplication]]) -> None:
-        """Called once, at the first call that comes before `install`."""
+    def make_with(self, make: Callable[[], Awaitable[None]]) -> None:
+        """Called at the first call that comes before `install`, which it calls."""
         self._make = make
 
     async def __call__(self, scope, receive, send) -> None:
-        if self._application is None and self._make:
-            async with self._making:
-                if self._application is None:
-                    self._application = await self._make()
+        if scope["type"] == "http" and scope["path"] in (pages.LIVE_PATH, pages.READY_PATH):
+            await self._tell_health(scope, send)
+            return
+        await self._made()
         if self._application is not None:
-            await self._application(scope, receive, send)
+            if scope["type"] == "http" and scope["path"] in pages.METRICS_PATHS:
+                await pages.metrics_page(scope, send, self._doors, self._scrape)
+            else:
+                await self._application(scope, receive, send)
         elif scope["type"] == "websocket":
             await send({"type": "websocket.close", "code": 1013})
         else:
             error = ApiError(grpc.StatusCode.UNAVAILABLE, self.waiting_for)
             await respond(send, error.http_status, codec.dump(error.as_json()))
+
+    async def _made(self) -> None:
+        if self._application is None and self._make:
+            async with self._making:
+                if self._application is None:
+                    await self._make()
+
+    async def _tell_health(self, scope, send) -> None:
+        if scope["path"] == pages.LIVE_PATH:
+            await pages.live(scope, send)
+            return
+        try:
+            if self._application is None:
+                await self._begun.answer()
+        except (DatabaseError, NoAnswer) as error:
+            logger.warning("health: this process cannot begin: %s", type(error).__name__)
+            await pages.tell(scope, send, Report((Fault("database", "away"),)))
+        else:
+            await pages.ready(scope, send, self.health)
 
 
 api_entry = ApiEntry()

@@ -1,5 +1,7 @@
 """One error for all doors, and its place in HTTP as grpc-gateway defines it; one for what ends the node."""
 
+import math
+
 import grpc
 
 HTTP_STATUS = {
@@ -26,14 +28,31 @@ HTTP_STATUS = {
 class ApiError(Exception):
     """What a client is told: a gRPC status and a sentence that names the field, if there is one."""
 
-    def __init__(self, code: grpc.StatusCode, message: str):
+    def __init__(self, code: grpc.StatusCode, message: str, *, retry_after_seconds: float | None = None):
         super().__init__(message)
         self.code = code
         self.message = message
+        self.retry_after = None if retry_after_seconds is None else max(1, math.ceil(retry_after_seconds))
 
     @property
     def http_status(self) -> int:
         return HTTP_STATUS[self.code]
+
+    @property
+    def http_headers(self) -> dict[str, str]:
+        if self.retry_after is not None:
+            return {"Retry-After": str(self.retry_after)}
+        return {"WWW-Authenticate": "Bearer"} if self.code is grpc.StatusCode.UNAUTHENTICATED else {}
+
+    @property
+    def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
+        """For gRPC: what REST says by Retry-After."""
+        return () if self.retry_after is None else (("retry-after", str(self.retry_after)),)
+
+    @property
+    def status_name(self) -> str:
+        """As gRPC's own documents have it: ResourceExhausted."""
+        return "".join(word.capitalize() for word in self.code.name.split("_"))
 
     def as_json(self) -> dict:
         return {"code": self.code.value[0], "message": self.message, "details": []}

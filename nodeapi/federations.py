@@ -7,11 +7,16 @@ import grpc
 
 from federation import services, steps
 from federation.settings import SERVICE
-from messaging.budget import OverBudget
 from messaging.idempotency import Claim
 from messaging.services import message_broadcast, messages_pubkeys
-from nodeapi.calls import require_running, require_sendable
-from nodeapi.errors import ApiError, invalid
+from nodeapi.checks import (
+    answered_before,
+    require_other_node,
+    require_running,
+    require_sendable,
+    require_spendable,
+)
+from nodeapi.errors import ApiError
 
 
 async def request_federate(doors, *, pubkey: str, claim: Claim | None) -> dict[str, Any]:
@@ -27,11 +32,9 @@ async def leave_federation(doors, *, pubkey: str, claim: Claim | None) -> dict[s
 async def _ask(doors, service, pubkey: str, claim: Claim | None) -> dict[str, Any]:
     engine = doors.engine
     require_running(engine, SERVICE)
-    if pubkey == engine.own_pubkey.hex():
-        raise invalid("pubkey", "is this node's own key")
-    # Before the state is looked at: what was accepted once is not refused when it is asked for again.
-    if claim and (accepted := await engine.outbox.answer(claim)):
-        return {"id": str(accepted)}
+    require_other_node(engine, pubkey)
+    if answer := await answered_before(engine, claim):
+        return answer
     try:
         message_id = await service(
             outbox=engine.outbox,
@@ -43,8 +46,6 @@ async def _ask(doors, service, pubkey: str, claim: Claim | None) -> dict[str, An
         )
     except steps.NotPossible as error:
         raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, f"pubkey: {error}") from None
-    except OverBudget as error:
-        raise ApiError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
     return {"id": str(message_id)}
 
 
@@ -67,23 +68,15 @@ async def broadcast(
         raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, "there are no members to broadcast to (federate.Federate)")
     for pubkey in members:
         require_sendable(engine, pubkey, len(msg), "msg", amount * len(members))
-    spendable_sat = engine.lnd.spendable_sat
-    if spendable_sat is not None and amount * len(members) > spendable_sat:
-        raise ApiError(
-            grpc.StatusCode.FAILED_PRECONDITION,
-            f"amount: {amount} sat to each of {len(members)} members is more than the {spendable_sat} sat that this "
-            "node can spend",
-        )
-    try:
-        ids = await message_broadcast(
-            outbox=engine.outbox,
-            service="message",
-            pubkeys=members,
-            body=msg,
-            amount_sat=amount,
-            expires_seconds=expires_in or engine.limits.expires_seconds,
-            claim=claim,
-        )
-    except OverBudget as error:
-        raise ApiError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+    what = f"{amount} sat to each of {len(members)} members"
+    require_spendable(engine, "amount", amount * len(members) * 1000, what)
+    ids = await message_broadcast(
+        outbox=engine.outbox,
+        service="message",
+        pubkeys=members,
+        body=msg,
+        amount_sat=amount,
+        expires_seconds=expires_in or engine.limits.expires_seconds,
+        claim=claim,
+    )
     return {"messages": await doors.database.read(partial(messages_pubkeys, ids))}

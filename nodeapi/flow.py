@@ -7,10 +7,12 @@ the buffer is over its limit, by pausing its producer.
 import asyncio
 
 import daphne.server  # noqa: F401  (installs Twisted's asyncio reactor, which has to come first)
+from autobahn.twisted.websocket import ConnectionDeny
 from twisted.protocols.policies import ProtocolWrapper
 
 STALL_SECONDS = 30.0
 LOOK_SECONDS = 0.05
+MAX_REASON_BYTES = 123
 
 
 class Connection:
@@ -45,7 +47,30 @@ class Connection:
             await asyncio.sleep(LOOK_SECONDS)
         return False
 
+    def deny(self, status: int, reason: str) -> bool:
+        """Refuses a websocket's handshake with this HTTP status; Daphne itself knows 403 only. False: the connection is not
+        Daphne's, or its handshake is over."""
+        handshake = getattr(self._protocol, "handshake_deferred", None)
+        if handshake is None:
+            return False
+        del self._protocol.handshake_deferred
+        handshake.errback(ConnectionDeny(code=status, reason=reason))
+        self._protocol.server.protocol_disconnected(self._protocol)
+        return True
+
+    def close(self, code: int, reason: str) -> bool:
+        """Ends an open websocket with any code that the protocol has; Daphne's own way refuses most. False: not Daphne's."""
+        if not hasattr(self._protocol, "sendCloseFrame"):
+            return False
+        self._protocol.sendCloseFrame(code=code, reasonUtf8=_cut(reason), isReply=False)
+        return True
+
     def abort(self) -> None:
         """Ends the connection without waiting for the client to take what is buffered."""
         if hasattr(self._transport, "abortConnection"):
             asyncio.get_running_loop().call_later(1.0, self._transport.abortConnection)
+
+
+def _cut(reason: str) -> bytes:
+    """As much as a close frame has room for."""
+    return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore").encode()

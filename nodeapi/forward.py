@@ -4,16 +4,23 @@ import asyncio
 from collections.abc import Mapping
 
 import grpc
+from django.core.signing import BadSignature, TimestampSigner
 from google.protobuf.message import Message
 
-from nodeapi.addresses import FORWARDED_FOR
+from nodeapi.auth import Visit
 from nodeapi.certificates import Pair
 from nodeapi.errors import ApiError
 from nodeapi.operations import Operation
 from nodeapi.tls import PairFiles, grpc_channel
 
 CALL_SECONDS = 90
-PASSED_ON = ("authorization", "x-api-key", "grpc-metadata-x-api-key", "idempotency-key", FORWARDED_FOR)
+CREDENTIALS = ("authorization", "x-api-key", "grpc-metadata-x-api-key", "idempotency-key")
+# The client's address, signed with the secret that the processes of a node share.
+CLIENT = "impd-client"
+CLIENT_SECONDS = 120
+_signer = TimestampSigner(salt="nodeapi.forward")
+# Soon after runimpd is back, its daphnes know.
+OPTIONS = (("grpc.max_reconnect_backoff_ms", 2_000),)
 
 
 class Forwarder:
@@ -26,27 +33,31 @@ class Forwarder:
         self._channel: grpc.aio.Channel | None = None
         self._closing: set[asyncio.Task] = set()
 
-    async def call(self, operation: Operation, request: Message, metadata: Mapping[str, str]) -> Message:
+    async def call(self, operation: Operation, request: Message, visit: Visit) -> Message:
         """The same call, with the caller's credentials, at runimpd. No answer: UNAVAILABLE."""
-        method = self._current_channel().unary_unary(
+        method = self.channel.unary_unary(
             operation.rpc_path,
             request_serializer=operation.request_class.SerializeToString,
             response_deserializer=operation.reply_class.FromString,
         )
         try:
-            return await method(request, metadata=_passed_on(metadata), timeout=CALL_SECONDS)
+            return await method(request, metadata=credentials_of(visit), timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise ApiError(error.code(), f"runimpd at {self._address} {_trouble(error)}") from None
-            raise ApiError(error.code(), error.details() or "") from None
+            raise ApiError(error.code(), error.details() or "", retry_after_seconds=_retry_after(error)) from None
 
-    def _current_channel(self) -> grpc.aio.Channel:
+    @property
+    def channel(self) -> grpc.aio.Channel:
         """With a new certificate there is a new channel; calls over the old one go on."""
         pair = self._tls.current() if self._tls else None
         if self._channel is None or pair is not self._pair:
             self._close_later(self._channel)
             self._pair = pair
-            self._channel = grpc_channel(self._address, pair) if pair else grpc.aio.insecure_channel(self._address)
+            if pair:
+                self._channel = grpc_channel(self._address, pair, OPTIONS)
+            else:
+                self._channel = grpc.aio.insecure_channel(self._address, options=OPTIONS)
         return self._channel
 
     def _close_later(self, channel: grpc.aio.Channel | None) -> None:
@@ -66,5 +77,19 @@ def _trouble(error: grpc.aio.AioRpcError) -> str:
     return "does not answer"
 
 
-def _passed_on(metadata: Mapping[str, str]) -> tuple[tuple[str, str], ...]:
-    return tuple((name.removeprefix("grpc-metadata-"), metadata[name]) for name in PASSED_ON if name in metadata)
+def credentials_of(visit: Visit) -> tuple[tuple[str, str], ...]:
+    metadata = visit.metadata
+    given = [(name.removeprefix("grpc-metadata-"), metadata[name]) for name in CREDENTIALS if name in metadata]
+    return (*given, (CLIENT, _signer.sign(visit.address)))
+
+
+def _retry_after(error: grpc.aio.AioRpcError) -> int | None:
+    return next((int(value) for name, value in error.trailing_metadata() or () if name == "retry-after"), None)
+
+
+def forwarded_address(metadata: Mapping[str, str]) -> str:
+    """The client's address, if another process of this node has passed on the call; else nothing."""
+    try:
+        return _signer.unsign(metadata[CLIENT], max_age=CLIENT_SECONDS) if CLIENT in metadata else ""
+    except BadSignature:
+        return ""

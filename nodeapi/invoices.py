@@ -10,10 +10,12 @@ from invoices.models import InvoicePayment
 from invoices.paying import OtherPayer
 from lightning.bech32 import checked_payment_request
 from lightning.client import LndError, Trouble
-from messaging.budget import OverBudget
 from messaging.idempotency import Claim
-from messaging.services import rfc3339
+from messaging.times import rfc3339
+from nodeapi.calling import current_call
+from nodeapi.checks import require_permitted, require_spendable, shown_sat
 from nodeapi.errors import ApiError, invalid
+from nodeapi.models import AuditEntry
 from nodeapi.serializers_invoices import MAX_WAIT_SECONDS
 from protos.lnrpc import lightning_pb2
 
@@ -53,10 +55,7 @@ async def pay_invoice(
     if payment is None:
         amount_msat = _amount_msat(request, amount)
         _require_payable(engine, request, amount_msat)
-        try:
-            payment = await engine.payer.pay(request, text=text, amount_msat=amount_msat, claim=claim)
-        except OverBudget as error:
-            raise ApiError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+        payment = await engine.payer.pay(request, text=text, amount_msat=amount_msat, claim=claim)
     wait_seconds = timeout or MAX_WAIT_SECONDS
     try:
         payment = await engine.payer.end_of(payment, seconds=wait_seconds)
@@ -65,7 +64,10 @@ async def pay_invoice(
             grpc.StatusCode.FAILED_PRECONDITION,
             f"invoice: was begun to be paid by the lnd {error}, which this node no longer works with: look there",
         ) from None
-    return _result(payment, wait_seconds)
+    result = _result(payment, wait_seconds)
+    if call := current_call():
+        call.outcome = AuditEntry.Outcome.PAID
+    return result
 
 
 async def check_invoice(doors, *, invoice: str) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def _amount_msat(request: lightning_pb2.PayReq, amount_sat: int) -> int:
     if not request.num_msat and not amount_sat:
         raise invalid("amount", "is missing: the invoice leaves the amount open, so give it in sat")
     if request.num_msat and amount_sat and request.num_msat != amount_sat * 1000:
-        raise invalid("amount", f"is {amount_sat} sat, but the invoice asks for {_sat(request.num_msat)}; leave it out")
+        raise invalid("amount", f"is {amount_sat} sat, but the invoice asks for {shown_sat(request.num_msat)}; leave it out")
     return request.num_msat or amount_sat * 1000
 
 
@@ -119,16 +121,9 @@ def _require_payable(engine, request: lightning_pb2.PayReq, amount_msat: int) ->
     until = request.timestamp + request.expiry
     if until < time.time():
         raise invalid("invoice", f"expired at {_moment(until)}")
-    limit_sat = engine.limits.max_amount_sat
     field = "invoice" if request.num_msat else "amount"
-    if limit_sat is not None and amount_msat > limit_sat * 1000:
-        raise invalid(field, f"{_sat(amount_msat)} are more than lightning.max_amount_sat ({limit_sat})")
-    spendable_sat = engine.lnd.spendable_sat
-    if spendable_sat is not None and amount_msat > spendable_sat * 1000:
-        raise ApiError(
-            grpc.StatusCode.FAILED_PRECONDITION,
-            f"{field}: {_sat(amount_msat)} are more than the {spendable_sat} sat that this node can spend",
-        )
+    require_permitted(engine, field, amount_msat)
+    require_spendable(engine, field, amount_msat)
 
 
 def _result(payment: InvoicePayment, waited_seconds: int) -> dict[str, Any]:
@@ -155,11 +150,6 @@ def _lnd_error(error: LndError, field: str) -> ApiError:
     if error.code is grpc.StatusCode.UNKNOWN and error.trouble is Trouble.REFUSED:
         return invalid(field, f"lnd refuses it: {error.details[:200]}")
     return ApiError(grpc.StatusCode.UNAVAILABLE, str(error))
-
-
-def _sat(amount_msat: int) -> str:
-    whole, rest = divmod(amount_msat, 1000)
-    return f"{whole}.{rest:03} sat" if rest else f"{whole} sat"
 
 
 def _moment(seconds: int) -> str:

@@ -14,6 +14,7 @@ from protos.lnrpc import lightning_pb2
 logger = logging.getLogger(__name__)
 
 REFRESH_SECONDS = 10.0
+AWAY_SECONDS = 2.0
 LOW_SAT = 1_000
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 10.0
@@ -46,6 +47,8 @@ class LndStatus:
         self.info = lightning_pb2.GetInfoResponse()
         self.reachable = False
         self.trouble = ""
+        self.problem: Trouble | None = None
+        self._wanted = asyncio.Event()
         self.spendable_sat: int | None = None
         self.receivable_sat: int | None = None
         # How this node is reached when it has only private channels; travels with what it sends.
@@ -64,6 +67,7 @@ class LndStatus:
                     return
                 trouble = "lnd is not in sync with the chain yet"
             except LndError as error:
+                self._note(error)
                 if not error.trouble.passes:
                     raise
                 trouble = str(error)
@@ -107,16 +111,19 @@ class LndStatus:
             self._take(await self._client.get_info())
             channels = await self._client.list_channels()
         except LndError as error:
-            if self.reachable:
-                logger.warning("%s", error)
-            self.reachable, self.trouble = False, str(error)
+            self._note(error)
             raise
         self._count(channels)
         self.reply_hints = await self._hints(channels)
-        self.trouble = ""
+        self.trouble, self.problem = "", None
         if not self.reachable:
             self.reachable = True
             self.on_return()
+
+    def _note(self, error: LndError) -> None:
+        if self.reachable:
+            logger.warning("%s", error)
+        self.reachable, self.trouble, self.problem = False, str(error), error.trouble
 
     def _take(self, info: lightning_pb2.GetInfoResponse) -> None:
         known = self.info.identity_pubkey
@@ -143,7 +150,7 @@ class LndStatus:
     async def run(self) -> None:
         """Keeps the status fresh until cancelled."""
         while True:
-            await asyncio.sleep(REFRESH_SECONDS)
+            await self._pause()
             try:
                 await self.refresh()
             except LndError as error:
@@ -151,6 +158,19 @@ class LndStatus:
                     raise
             except Exception:
                 logger.exception("lnd's status could not be read")
+
+    def look_soon(self) -> None:
+        """Something was seen to go wrong, or to go well again: the status may be old."""
+        self._wanted.set()
+
+    async def _pause(self) -> None:
+        try:
+            well = self.reachable and self.info.synced_to_chain
+            async with asyncio.timeout(REFRESH_SECONDS if well else AWAY_SECONDS):
+                await self._wanted.wait()
+        except TimeoutError:
+            pass
+        self._wanted.clear()
 
     def describe(self) -> dict[str, Any]:
         return {

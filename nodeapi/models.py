@@ -34,3 +34,72 @@ class RelayRun(models.Model):
 
     def __str__(self) -> str:
         return f"relay on UDP ports {self.port1} and {self.port2}"
+
+
+class ApiKey(models.Model):
+    """A key made by the operator: of the key itself only the SHA-256 is here. Revoked ones stay until they are forgotten:
+    as long as there is any, this node is not open (nodeapi/auth.py)."""
+
+    name = models.CharField(max_length=64, help_text="Whose key it is: 1 to 64 printable characters.")
+    hash = models.BinaryField(max_length=32, unique=True)
+    scopes = models.JSONField(default=list)
+    budget_sat = models.BigIntegerField(
+        "budget (sat per 24 h)", null=True, blank=True,
+        help_text="The most that all calls with this key may cost in any 24 hours, fees included; empty: no limit.",
+    )  # fmt: skip
+    calls_per_minute = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: no limit.")
+    created_at = models.DateTimeField("made", default=timezone.now)
+    expires_at = models.DateTimeField("expires (UTC)", null=True, blank=True, help_text="Empty: never.")
+    revoked_at = models.DateTimeField("revoked", null=True)
+
+    class Meta:
+        verbose_name = "API key"
+        constraints = [
+            models.UniqueConstraint(
+                fields=["name"], condition=models.Q(revoked_at__isnull=True), name="api_key_name_once"
+            ),
+        ]
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class AuditEntry(models.Model):
+    """A call that sends, pays or changes something, or was refused; or what was done to a key. One row for each message
+    that a call sends. Never the content of a message, nor a key.
+
+    A row that `spends` was written in the transaction of its message or payment: by these rows a key's budget is kept.
+    """
+
+    class Outcome(models.TextChoices):
+        """Or, of what was refused, the name of the gRPC status."""
+
+        ACCEPTED = "accepted"
+        REPEATED = "repeated", "repeated: an idempotent repetition"
+        PAID = "paid"
+        DONE = "done"
+
+    created_at = models.DateTimeField(default=timezone.now)
+    caller = models.CharField("key", max_length=100, blank=True, help_text="Empty where no key was needed.")
+    operation = models.CharField(max_length=100)
+    peer = models.CharField(max_length=66, blank=True)
+    amount_msat = models.BigIntegerField(null=True)
+    outcome = models.CharField(max_length=32)
+    detail = models.CharField(max_length=300, blank=True)
+    address = models.CharField("client", max_length=64, blank=True)
+    message_id = models.UUIDField("message or payment", null=True)
+    spends = models.BooleanField(default=False)
+
+    # Set when its transaction is committed (messaging/notes.py).
+    committed = False
+
+    class Meta:
+        verbose_name = "audit entry"
+        verbose_name_plural = "audit log"
+        indexes = [
+            models.Index(fields=["caller", "created_at"], name="audit_by_caller"),
+            models.Index(fields=["message_id"], name="audit_by_message"),
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.operation} {self.outcome}"

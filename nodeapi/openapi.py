@@ -63,6 +63,7 @@ def _operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         "description": f"gRPC: `{operation.rpc_path}`. Scope of the key: `{operation.scope}`.",
         "responses": {
             "200": {"description": "Done, or accepted.", "content": _content(operation, example, schemas)},
+            **_refusals(),
             "default": _error_response(),
         },
     }
@@ -159,6 +160,18 @@ def _error_response() -> dict[str, Any]:
             "content": {"application/json": {"schema": schema}}}  # fmt: skip
 
 
+def _refusals() -> dict[str, Any]:
+    """By status: what the key is answered with. A websocket's handshake is answered so too."""
+    seconds = {"description": "Seconds until it may be tried again.", "schema": {"type": "integer"}}
+    again = {"Retry-After": seconds}
+    return {
+        "401": _error_response() | {"description": "No API key, or one that is unknown, revoked or expired (code 16)."},
+        "403": _error_response() | {"description": "The key lacks the scope (code 7)."},
+        "429": _error_response() | {"description": "The key's budget or rate, or the node's budget, is used up (code 8).",
+                                    "headers": again},
+    }  # fmt: skip
+
+
 def _subscribe() -> dict[str, Any]:
     query = {
         "after": ("Replay what came after this seq, then go on live; 0: from the beginning of the log.", "uint64"),
@@ -182,6 +195,7 @@ def _subscribe() -> dict[str, Any]:
         "responses": {
             "101": {"description": "The websocket is open."},
             "200": {"description": "The stream.", "content": {"application/json": {"schema": {"type": "object"}}}},
+            **_refusals(),
             "default": _error_response(),
         },
     }

@@ -8,6 +8,7 @@ import io
 import logging
 import re
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -22,8 +23,10 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from nodeapi import codec
+from nodeapi.auth import Visit
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
+from nodeapi.monitoring.calls import counted
 from nodeapi.operations import OPERATIONS, Operation
 
 logger = logging.getLogger(__name__)
@@ -89,14 +92,16 @@ class OperationView(APIView):
         renderer = RENDERERS[self.doors.as_text]
         request.accepted_renderer, request.accepted_media_type = renderer, renderer.media_type
 
-    async def dispatch(self, request: HttpRequest, headers: Mapping[str, str], **path_fields: str) -> Response:
+    async def dispatch(self, request: HttpRequest, visit: Visit, **path_fields: str) -> Response:
         self.args, self.kwargs = (), path_fields
         self.headers = {}
         self.request = request = self.initialize_request(request)
         try:
             self.initial(request)
-            message = self._message(request, path_fields)
-            response = Response(await self.doors.call(self.operation, message, headers))
+            # Who calls is asked before the body is looked at.
+            read = partial(self._message, request, path_fields)
+            with counted(self.operation):
+                response = Response(await self.doors.call(self.operation, read, visit))
             if self.operation.plain:
                 self._send_plain(response.data)
         except Exception as error:
@@ -151,7 +156,7 @@ def query_fields(query_string: str, repeated: frozenset[str]) -> dict[str, Any]:
 def handle_exception(error: Exception, context: dict) -> Response:
     """DRF's exception handler: every error of the API in grpc-gateway's form."""
     if isinstance(error, ApiError):
-        return Response(error.as_json(), status=error.http_status)
+        return Response(error.as_json(), status=error.http_status, headers=error.http_headers)
     if isinstance(error, APIException):
         return handle_exception(ApiError(grpc.StatusCode.INVALID_ARGUMENT, str(error.detail)), context)
     logger.error("unexpected error", exc_info=error)

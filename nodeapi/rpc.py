@@ -2,18 +2,24 @@
 
 import logging
 from collections.abc import AsyncIterator, Callable
+from functools import partial
 
 import grpc
 from django_grpc_framework.services import Service
 from google.protobuf.message import DecodeError, Message
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from nodeapi.auth import require
+from nodeapi.addresses import client_address
+from nodeapi.auth import Visit
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
+from nodeapi.forward import forwarded_address
+from nodeapi.monitoring import rpc_scrape
+from nodeapi.monitoring.calls import counted
+from nodeapi.monitoring.gauges import Scrape
 from nodeapi.operations import OPERATIONS
-from nodeapi.subscribe import SCOPE, subscribe
+from nodeapi.subscribe import SCOPE, SUBSCRIBE, subscribe
 from protos import websocket_pb2
 
 logger = logging.getLogger(__name__)
@@ -64,35 +70,50 @@ def servicer_for(service_name: str, doors: Doors) -> Service:
 def _unary(operation) -> Callable:
     async def method(self, request, context):
         try:
-            refuse_undecodable(request, operation.request_class)
-            return await self.doors.call(operation, request, metadata_of(context))
+            with counted(operation):
+                read = partial(decoded, request, operation.request_class)
+                return await self.doors.call(operation, read, visit_of(context))
         except ApiError as error:
-            await context.abort(error.code, error.message)
+            await refuse(context, error)
 
     return method
 
 
 async def _subscribe(self, request, context) -> AsyncIterator[websocket_pb2.SubscribeResponse]:
     try:
-        refuse_undecodable(request, websocket_pb2.SubscribeRequest)
-        require(self.doors.keys.authenticate(metadata_of(context)), SCOPE)
-        subscription = subscribe(self.doors, request)
+        caller = self.doors.admit(visit_of(context), SCOPE, SUBSCRIBE)
+        subscription = subscribe(self.doors, decoded(request, websocket_pb2.SubscribeRequest), "grpc")
     except ApiError as error:
-        await context.abort(error.code, error.message)
+        await refuse(context, error)
+    forget = self.doors.keys.watch(caller, subscription.end)
     try:
         # The subscription is live before the client is told that it is.
         await context.send_initial_metadata(())
         async for frame in subscription.frames():
             yield frame.message
+    except ApiError as error:
+        await refuse(context, error)
     finally:
+        forget()
         self.doors.hub.unsubscribe(subscription)
 
 
-def refuse_undecodable(request, message_class: type[Message]) -> None:
+async def refuse(context, error: ApiError) -> None:
+    await context.abort(error.code, error.message, error.trailing_metadata)
+
+
+def decoded(request, message_class: type[Message]) -> Message:
+    """ApiError when the bytes were none."""
     if isinstance(request, Undecodable):
         raise ApiError(
             grpc.StatusCode.INVALID_ARGUMENT, f"request: these bytes are no {message_class.DESCRIPTOR.full_name}"
         )
+    return request
+
+
+def visit_of(context) -> Visit:
+    metadata = metadata_of(context)
+    return Visit(metadata=metadata, address=forwarded_address(metadata) or client_address(context))
 
 
 def metadata_of(context) -> dict[str, str]:
@@ -133,20 +154,30 @@ def handlers_for(service_name: str, doors: Doors) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler(service_name, handlers)
 
 
+def _admit_scrape(doors: Doors, context) -> None:
+    """ApiError for who may not read."""
+    doors.admit(visit_of(context), SCOPE, f"{rpc_scrape.SERVICE}/{rpc_scrape.METHOD}")
+
+
 def service_names() -> list[str]:
     return sorted({operation.service for operation in OPERATIONS} | {STREAM_SERVICE})
 
 
-async def make_server(doors: Doors, *, max_message_bytes: int, max_connections: int) -> grpc.aio.Server:
+async def make_server(
+    doors: Doors,
+    *,
+    health_service: health_pb2_grpc.HealthServicer,
+    scrape: Scrape,
+    max_message_bytes: int,
+    max_connections: int,
+) -> grpc.aio.Server:
     """A server with all services, not yet bound to an address. gRPC's usual limit holds where more is not needed."""
     limit = ("grpc.max_receive_message_length", max(MIN_MESSAGE_BYTES, max_message_bytes))
     connections = ("grpc.max_allowed_incoming_connections", max_connections)
     server = grpc.aio.server(options=(*_OPTIONS, limit, connections))
     names = service_names()
     server.add_generic_rpc_handlers(tuple(handlers_for(name, doors) for name in names))
-    health_servicer = health.aio.HealthServicer()
-    for name in ("", *names):
-        await health_servicer.set(name, health_pb2.HealthCheckResponse.SERVING)
-    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    server.add_generic_rpc_handlers((rpc_scrape.handler_for(scrape, partial(_admit_scrape, doors)),))
+    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
     reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
     return server

@@ -20,6 +20,7 @@ from nodeapi.entry import api_entry
 from nodeapi.errors import StartError
 from nodeapi.lnd_status import LndStatus
 from nodeapi.locks import lock_of
+from nodeapi.monitoring.rpc_health import HealthService, RunimpdHealth
 from nodeapi.tls import HttpTls, PairFiles, grpc_server_credentials
 from nodeapi.web import ApiApplication
 
@@ -140,8 +141,11 @@ class Runtime:
         database = Database()
         client = assembly.make_client(config)
         lnd = LndStatus(client)
+        health = api_entry.health
+        health.watch_database(database, config.database.sqlite_path)
+        health.watch_lnd(lnd)
         api_entry.waiting_for = f"the node waits for lnd at {client.address}"
-        server = None
+        server = serving = doors = None
         try:
             await lnd.connect(expected_pubkey=config.lnd.pub_key, calls=assembly.lnd_calls(config))
             api_entry.waiting_for = "the node is starting"
@@ -151,28 +155,46 @@ class Runtime:
                 config, database=database, client=client, lnd=lnd, hub=hub, version=self._version
             )
             await _when_lnd_answers(engine.begin)
-            doors = assembly.make_doors(config, database=database, hub=hub, engine=engine, version=self._version)
+            doors = await assembly.make_doors(
+                config, database=database, hub=hub, engine=engine, version=self._version
+            )
+            scrape = assembly.make_scrape(config, doors, health)
             async with asyncio.TaskGroup() as group:
                 group.create_task(hub.run())
                 group.create_task(engine.run())
+                group.create_task(doors.keys.run())
+                group.create_task(doors.audit.run())
                 if config.server.enabled:
+                    serving = HealthService(health, engine.registry, rpc.service_names())
                     server = await rpc.make_server(
                         doors,
+                        health_service=serving,
+                        scrape=scrape,
                         max_message_bytes=assembly.max_body_bytes(config),
                         max_connections=assembly.max_grpc_connections(config),
                     )
                     self._listen(server)
                     await server.start()
-                api_entry.install(ApiApplication(doors))
+                health.phase = None
+                if config.redis_url:
+                    health.watch_redis(hub)
+                if serving:
+                    await serving.look()
+                    group.create_task(serving.follow())
+                api_entry.install(ApiApplication(doors), doors, scrape)
                 self._on_started(lnd.info.identity_pubkey)
                 logger.info("IMPD started!", extra={"pubkey": lnd.info.identity_pubkey, "network": lnd.network})
                 # What was made at start stays: the collector need not walk through it again and again.
                 gc.collect()
                 gc.freeze()
         finally:
+            health.phase = "stopping"
             if server:
+                await serving.enter_graceful_shutdown()
                 await server.stop(GRACE_SECONDS)
             await client.close()
+            if doors:
+                await doors.audit.close()
             await database.close()
 
     def _listen(self, server: grpc.aio.Server) -> None:
@@ -216,11 +238,24 @@ def check_free(key: str, address) -> None:
             ) from None
 
 
-async def make_api(config, *, version: str) -> ApiApplication:
+async def install_api(config, *, version: str) -> None:
     """The API of a process beside runimpd: it reads the database and forwards all else."""
     database = Database()
     hub = assembly.make_hub(config, database, beside_engine=False)
-    await hub.start()
-    doors = assembly.make_doors(config, database=database, hub=hub, engine=None, version=version)
-    _background.add(asyncio.get_running_loop().create_task(hub.run()))
-    return ApiApplication(doors)
+    try:
+        await hub.start()
+        doors = await assembly.make_doors(config, database=database, hub=hub, engine=None, version=version)
+    except BaseException:
+        # It is tried again: the threads of this try must not stay.
+        await database.close()
+        raise
+    for part in (hub.run(), doors.keys.run(), doors.audit.run()):
+        _background.add(asyncio.get_running_loop().create_task(part))
+    health = api_entry.health
+    health.watch_database(database, config.database.sqlite_path)
+    if config.server.enabled:
+        health.watch_runimpd(RunimpdHealth(doors.forwarder).ask)
+    if config.redis_url:
+        health.watch_redis(hub)
+    health.phase = None
+    api_entry.install(ApiApplication(doors), doors, assembly.make_scrape(config, doors, health))

@@ -9,7 +9,7 @@ from lightning import signature as signatures
 from lightning.client import LndError
 from messaging import peers
 from messaging.envelope import DOMAIN
-from nodeapi.calls import require_running
+from nodeapi.checks import require_running
 from nodeapi.errors import ApiError, invalid
 
 

@@ -14,7 +14,7 @@ from uuid import UUID
 
 from channels.layers import get_channel_layer
 
-from messaging import events
+from messaging import events, metrics
 from messaging.database import Database
 from messaging.models import Event
 from nodeapi import codec
@@ -69,14 +69,23 @@ def notice(seq: int, text: str, *, as_text: bool) -> Frame:
 class Subscription:
     """One subscriber's place in the log. Invariant: every matching event up to `position` was handed out, none twice."""
 
-    def __init__(self, hub: "Hub", *, position: int, services: frozenset[str], live: bool):
+    def __init__(self, hub: "Hub", *, position: int, services: frozenset[str], live: bool, door: str = ""):
         self._hub = hub
+        self.door = door
+        self._unsent = 0
         self._services = services
         self._queue: deque[Frame] = deque()
         self._wake: asyncio.Future | None = None
         self._live = live
         self._cursor_checked = live
+        self._end: Exception | None = None
         self.position = position
+
+    def end(self, error: Exception) -> None:
+        """Nothing more is handed out: `frames` raises this."""
+        self._end = error
+        if self._wake and not self._wake.done():
+            self._wake.set_result(None)
 
     def offer(self, frame: Frame) -> None:
         """A new event. A subscriber that lags behind goes on from the log."""
@@ -88,6 +97,7 @@ class Subscription:
         if len(self._queue) >= MAX_QUEUED:
             self._queue.clear()
             self._live = False
+            metrics.STREAM_FELL_BEHIND.inc()
             return
         self._queue.append(frame)
         if self._wake and not self._wake.done():
@@ -96,6 +106,8 @@ class Subscription:
     async def next(self) -> list[Frame]:
         """The next events, in order, at least one."""
         while True:
+            if self._end:
+                raise self._end
             if self._queue:
                 frames = list(self._queue)
                 self._queue.clear()
@@ -113,8 +125,23 @@ class Subscription:
 
     async def frames(self) -> AsyncIterator[Frame]:
         while True:
-            for frame in await self.next():
+            frames = await self.next()
+            for sent, frame in enumerate(frames):
+                if self._end:
+                    raise self._end
+                self._unsent = len(frames) - sent
                 yield frame
+            self._unsent = 0
+
+    @property
+    def lag(self) -> int:
+        """Events that it has not been sent yet. Of one that is fed from the log: at most so many, its services or not."""
+        behind = len(self._queue) if self._live else max(0, self._hub.last_seq - self.position)
+        return behind + self._unsent
+
+    @property
+    def is_behind(self) -> bool:
+        return not self._live
 
     async def _check_cursor(self) -> list[Frame]:
         """A notice, when the log does not go back, or not up, to the subscriber's cursor."""
@@ -157,17 +184,28 @@ class Hub:
         self._subscriptions: set[Subscription] = set()
         self.last_seq = 0
 
-    def subscribe(self, *, after: int | None = None, services: frozenset[str] = frozenset()) -> Subscription:
+    def subscribe(
+        self, *, after: int | None = None, services: frozenset[str] = frozenset(), door: str = ""
+    ) -> Subscription:
         """Live from now on, or from behind `after` in the log. End it with `unsubscribe`."""
         live = after is None
         subscription = Subscription(
-            self, position=self.last_seq if live else after, services=services, live=live
+            self, position=self.last_seq if live else after, services=services, live=live, door=door
         )
         self._subscriptions.add(subscription)
         return subscription
 
     def unsubscribe(self, subscription: Subscription) -> None:
         self._subscriptions.discard(subscription)
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        return tuple(self._subscriptions)
+
+    @property
+    def listening(self) -> bool:
+        """Whether the channel layer wakes it; if not, it looks at the log by itself."""
+        return self._listening
 
     async def read(self, after: int, services: frozenset[str]) -> list[Frame]:
         found = await self._database.read(partial(events.read_after, after, limit=PAGE, services=services))
@@ -214,13 +252,16 @@ class Hub:
                 return
 
     def _hand_out(self, frames: list[Frame]) -> None:
+        handed_out = 0
         for frame in frames:
             # While a page was read, `feed` may have been faster.
             if frame.seq <= self.last_seq:
                 continue
             self.last_seq = frame.seq
+            handed_out += 1
             for subscription in self._subscriptions:
                 subscription.offer(frame)
+        metrics.STREAM_EVENTS.inc(handed_out)
 
     async def _listen(self) -> None:
         layer = get_channel_layer()

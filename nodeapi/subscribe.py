@@ -3,12 +3,14 @@
 import asyncio
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
+from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
+from messaging import metrics
 from nodeapi import codec, flow
-from nodeapi.auth import headers_of, require
+from nodeapi.auth import headers_of, visit_of
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError, invalid
 from nodeapi.rest import query_fields
@@ -18,16 +20,20 @@ from protos import websocket_pb2
 logger = logging.getLogger(__name__)
 
 SCOPE = "read"
+# As the log names it.
+SUBSCRIBE = "websocket.Websocket/Subscribe"
+POLICY_VIOLATION = 1008
+INTERNAL_ERROR = 1011
 TRY_AGAIN_LATER = 1013
 MAX_ACK_WINDOW = 1_000
 
 
-def subscribe(doors: Doors, request: websocket_pb2.SubscribeRequest) -> Subscription:
+def subscribe(doors: Doors, request: websocket_pb2.SubscribeRequest, door: str) -> Subscription:
     """ApiError when a field is wrong."""
     if any("\0" in service for service in request.services):
         raise invalid("service", "must not contain the character NUL")
     after = request.after if request.HasField("after") else None
-    return doors.hub.subscribe(after=after, services=frozenset(request.services))
+    return doors.hub.subscribe(after=after, services=frozenset(request.services), door=door)
 
 
 def request_from_query(query_string: bytes) -> tuple[websocket_pb2.SubscribeRequest, int | None]:
@@ -59,28 +65,43 @@ class StreamConsumer(AsyncWebsocketConsumer):
         self._subscription: Subscription | None = None
         self._sender: asyncio.Task | None = None
         self._window: Window | None = None
+        self._forget: Callable[[], None] = lambda: None
 
     async def connect(self) -> None:
         headers = headers_of(self.scope)
         try:
             self._doors.guard.check(headers)
             headers, subprotocol = bearer_from_subprotocol(headers, self.scope["subprotocols"])
-            require(self._doors.keys.authenticate(headers), SCOPE)
+            caller = self._doors.admit(visit_of(self.scope, headers), SCOPE, SUBSCRIBE)
             request, window = request_from_query(self.scope["query_string"])
-            self._subscription = subscribe(self._doors, request)
+            self._subscription = subscribe(self._doors, request, "websocket")
         except ApiError as error:
-            logger.info("websocket refused: %s", error.message)
+            if flow.Connection(self.base_send).deny(error.http_status, error.message):
+                raise StopConsumer from None
             await self.close()
             return
         self._window = Window(window) if window else None
         await self.accept(subprotocol)
-        self._sender = asyncio.get_running_loop().create_task(self._send_forever())
+        loop = asyncio.get_running_loop()
+        self._sender = loop.create_task(self._send_forever())
+        self._forget = self._doors.keys.watch(caller, lambda error: loop.create_task(self._end(error)))
+
+    async def _end(self, error: ApiError) -> None:
+        """Its key is valid no more."""
+        self._sender.cancel()
+        self._doors.hub.unsubscribe(self._subscription)
+        await self._close(POLICY_VIOLATION, error.message)
+
+    async def _close(self, code: int, reason: str) -> None:
+        if not flow.Connection(self.base_send).close(code, reason):
+            await self.close(code=code, reason=reason)
 
     async def receive(self, text_data: str | None = None, bytes_data: bytes | None = None) -> None:
         if self._window and text_data and len(text_data) < 200:
             self._window.acknowledge(text_data)
 
     async def disconnect(self, code: int) -> None:
+        self._forget()
         if self._sender:
             self._sender.cancel()
         if self._subscription:
@@ -102,12 +123,13 @@ class StreamConsumer(AsyncWebsocketConsumer):
             raise
         except Exception:
             logger.exception("stream to a websocket client failed")
-            await self.close(code=1011)
+            await self._close(INTERNAL_ERROR, "the stream failed; the node's log tells more")
 
     async def _close_stalled(self, connection: flow.Connection) -> None:
         logger.warning("a websocket client reads nothing; closed")
+        metrics.STREAM_CLOSED_SLOW.labels("websocket").inc()
         self._doors.hub.unsubscribe(self._subscription)
-        await self.close(code=TRY_AGAIN_LATER)
+        await self._close(TRY_AGAIN_LATER, "nothing was read for too long")
         connection.abort()
 
 
@@ -146,15 +168,23 @@ async def stream_lines(
     doors: Doors, scope, headers: Mapping[str, str], receive, send, extra: list[tuple[bytes, bytes]]
 ) -> None:
     """The stream as chunked HTTP, one JSON object a line."""
-    require(doors.keys.authenticate(headers), SCOPE)
+    caller = doors.admit(visit_of(scope, headers), SCOPE, SUBSCRIBE)
     request, _ = request_from_query(scope["query_string"])
-    subscription = subscribe(doors, request)
+    subscription = subscribe(doors, request, "http")
     connection = flow.Connection(send)
     sender = asyncio.get_running_loop().create_task(_send_lines(subscription, connection, send, extra))
     leaving = asyncio.get_running_loop().create_task(_left(receive))
+    ended = asyncio.get_running_loop().create_future()
+    forget = doors.keys.watch(caller, ended.set_result)
     try:
-        await asyncio.wait({sender, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait({sender, leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
+        if ended.done():
+            sender.cancel()
+            # As grpc-gateway ends a stream that fails.
+            last = codec.dump({"error": ended.result().as_json()}) + b"\n"
+            await send({"type": "http.response.body", "body": last, "more_body": False})
     finally:
+        forget()
         doors.hub.unsubscribe(subscription)
         sender.cancel()
         leaving.cancel()
@@ -167,6 +197,7 @@ async def _send_lines(subscription: Subscription, connection: flow.Connection, s
     await send({"type": "http.response.body", "body": b"", "more_body": True})
     async for frame in subscription.frames():
         if connection.stalled and not await connection.drained():
+            metrics.STREAM_CLOSED_SLOW.labels("http").inc()
             connection.abort()
             return
         await send({"type": "http.response.body", "body": frame.text.encode() + b"\n", "more_body": True})

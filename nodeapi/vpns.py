@@ -7,10 +7,15 @@ from uuid import UUID
 
 import grpc
 
-from messaging.budget import OverBudget
 from messaging.idempotency import Claim
-from nodeapi.calls import require_running
-from nodeapi.errors import ApiError, invalid
+from nodeapi.checks import (
+    answered_before,
+    require_other_node,
+    require_permitted,
+    require_running,
+    require_spendable,
+)
+from nodeapi.errors import ApiError
 from vpn import services
 from vpn.buying import NotPossible
 from vpn.settings import SERVICE
@@ -51,14 +56,10 @@ async def _buy(doors, service, pubkey: str, nonce: str, price: str, claim: Claim
     engine = doors.engine
 
     async def ask(**arguments) -> UUID:
-        limit_sat, spendable_sat = engine.limits.max_amount_sat, engine.lnd.spendable_sat
-        if limit_sat is not None and int(price) > limit_sat:
-            raise invalid("price", f"{price} sat are more than lightning.max_amount_sat ({limit_sat})")
-        if spendable_sat is not None and int(price) > spendable_sat:
-            raise ApiError(
-                grpc.StatusCode.FAILED_PRECONDITION,
-                f"price: {price} sat is more than the {spendable_sat} sat that this node can spend",
-            )
+        price_msat = int(price) * 1000
+        require_permitted(engine, "price", price_msat)
+        require_spendable(engine, "price", price_msat)
+        engine.budgets.reserve_further(price_msat)
         return await service(outbox=engine.outbox, database=doors.database, nonce=nonce, price=price, **arguments)
 
     return await _ask(doors, pubkey, claim, ask)
@@ -67,15 +68,11 @@ async def _buy(doors, service, pubkey: str, nonce: str, price: str, claim: Claim
 async def _ask(doors, pubkey: str, claim: Claim | None, ask: Callable[..., Awaitable[UUID]]) -> dict[str, Any]:
     engine = doors.engine
     require_running(engine, SERVICE)
-    if pubkey == engine.own_pubkey.hex():
-        raise invalid("pubkey", "is this node's own key")
-    # Before the state is looked at: what was accepted once is not refused when it is asked for again.
-    if claim and (accepted := await engine.outbox.answer(claim)):
-        return {"id": str(accepted)}
+    require_other_node(engine, pubkey)
+    if answer := await answered_before(engine, claim):
+        return answer
     try:
         return {"id": str(await ask(pubkey=pubkey, claim=claim))}
     except NotPossible as error:
         code = grpc.StatusCode.INVALID_ARGUMENT if error.invalid else grpc.StatusCode.FAILED_PRECONDITION
         raise ApiError(code, f"{error.field}: {error}") from None
-    except OverBudget as error:
-        raise ApiError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None

@@ -6,8 +6,7 @@ It stands in front of Django's own handler, so that an API call passes no sessio
 import grpc
 
 from nodeapi import codec
-from nodeapi.addresses import FORWARDED_FOR, client_address
-from nodeapi.auth import headers_of
+from nodeapi.auth import headers_of, visit_of
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
 from nodeapi.openapi import describe
@@ -43,13 +42,12 @@ class ApiApplication:
         await StreamConsumer(self._doors)(scope, receive, send)
 
     async def _http(self, scope, receive, send) -> None:
-        # What is forwarded to runimpd names the client, never what the client says of itself.
-        headers = headers_of(scope) | {FORWARDED_FOR: client_address(scope)}
+        headers = headers_of(scope)
         origin = headers.get("origin", "")
         try:
             self._doors.guard.check(headers)
         except ApiError as error:
-            await respond(send, error.http_status, codec.dump(error.as_json()))
+            await respond_error(send, error)
             return
         extra = cors_headers(origin) if origin else []
         try:
@@ -62,7 +60,7 @@ class ApiApplication:
             else:
                 await self._operation(scope, headers, receive, send, extra)
         except ApiError as error:
-            await respond(send, error.http_status, codec.dump(error.as_json()), extra)
+            await respond_error(send, error, extra)
 
     async def _operation(self, scope, headers, receive, send, extra) -> None:
         if scope["path"] == SUBSCRIBE_PATH:
@@ -72,7 +70,7 @@ class ApiApplication:
         if body is None:
             return
         request = ApiRequest(scope, headers, body)
-        response = await view(request, headers=headers, **fields)
+        response = await view(request, visit=visit_of(scope, headers), **fields)
         response.render()
         named = [(name.lower().encode(), value.encode()) for name, value in response.items() if name != "Allow"]
         await respond(send, response.status_code, response.content, extra, named)
@@ -93,7 +91,11 @@ class ApiApplication:
 
 
 def cors_headers(origin: str) -> list[tuple[bytes, bytes]]:
-    return [(b"access-control-allow-origin", origin.encode("latin-1")), (b"vary", b"Origin")]
+    return [
+        (b"access-control-allow-origin", origin.encode("latin-1")),
+        (b"access-control-expose-headers", b"retry-after"),
+        (b"vary", b"Origin"),
+    ]
 
 
 async def read_body(receive) -> bytes | None:
@@ -106,6 +108,11 @@ async def read_body(receive) -> bytes | None:
         chunks.append(event.get("body", b""))
         if not event.get("more_body"):
             return b"".join(chunks)
+
+
+async def respond_error(send, error: ApiError, extra: list[tuple[bytes, bytes]] = []) -> None:
+    headers = [(name.lower().encode(), value.encode()) for name, value in error.http_headers.items()]
+    await respond(send, error.http_status, codec.dump(error.as_json()), [*extra, *headers])
 
 
 async def respond(

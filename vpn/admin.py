@@ -9,7 +9,7 @@ from django.contrib import admin, messages
 from django.utils import timezone
 from django.utils.html import format_html
 
-from messaging.admin import HistoryAdmin, in_words, short, to_the_second
+from messaging.admin import HistoryAdmin, StateFilter, in_words, short, to_the_second
 from vpn.models import (
     Address,
     Lease,
@@ -37,32 +37,10 @@ def in_bytes(count: float) -> str:
         count /= 1024
 
 
-class RunningFilter(admin.SimpleListFilter):
+class RunningFilter(StateFilter):
     """Begins with the leases that run: those are what an operator looks for."""
 
-    title = "state"
-    parameter_name = "state"
-
-    def lookups(self, request, model_admin):
-        return [("all", "all, the history too"), *LeaseState.choices]
-
-    def choices(self, changelist):
-        yield {
-            "selected": self.value() is None,
-            "query_string": changelist.get_query_string(remove=[self.parameter_name]),
-            "display": "running",
-        }
-        for value, text in self.lookup_choices:
-            yield {
-                "selected": self.value() == value,
-                "query_string": changelist.get_query_string({self.parameter_name: value}),
-                "display": text,
-            }
-
-    def queryset(self, request, queryset):
-        if self.value() == "all":
-            return queryset
-        return queryset.filter(state=self.value()) if self.value() else queryset.filter(state__in=RUNNING)
+    usual, usual_words, choices_of_states = RUNNING, "running", LeaseState.choices
 
 
 @admin.register(Lease)

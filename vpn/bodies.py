@@ -5,11 +5,14 @@ Prices are whole sat as decimal text, times RFC 3339 in UTC. What a seller tells
 
 import re
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import orjson
+
+from messaging.json_bodies import Unreadable, is_plain, is_whole, load
+from messaging.times import rfc3339_seconds
 
 QUOTE_REQUEST, QUOTE, CONTRACT, INVOICE, LEASE = "quote_request", "quote", "contract", "invoice", "lease"
 LEASE_REQUEST, REFRESH, REFUSAL, EXPIRING, ENDED = "lease_request", "refresh", "refusal", "expiring", "ended"
@@ -22,7 +25,6 @@ MAX_REASON_CHARACTERS = 40
 MAX_TEXT_CHARACTERS = 300
 MAX_INVOICE_CHARACTERS = 7_089
 MAX_LIST_CHARACTERS = 16_384
-MAX_NUMBER = 2**53
 
 _NONCE = re.compile(r"[0-9A-Za-z_-]+", re.ASCII)
 _REASON = re.compile(r"[a-z0-9_]+", re.ASCII)
@@ -30,41 +32,19 @@ _HASH = re.compile(r"[0-9a-f]{64}", re.ASCII)
 _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
 
 
-class Unreadable(Exception):
-    """`reason` is a word for what is wrong, to be counted."""
-
-    def __init__(self, reason: str):
-        super().__init__(reason)
-        self.reason = reason
-
-
-def rfc3339(moment: datetime) -> str:
-    return moment.astimezone(UTC).isoformat(timespec="seconds").replace("+00:00", "Z")
-
-
 def encode(type: str, **fields: Any) -> bytes:
     """Moments become text, UUIDs and numbers stay what they are in JSON."""
     return orjson.dumps(
-        {"type": type} | {name: rfc3339(v) if isinstance(v, datetime) else v for name, v in fields.items()}
+        {"type": type} | {name: rfc3339_seconds(v) if isinstance(v, datetime) else v for name, v in fields.items()}
     )
 
 
 def decode(raw: bytes) -> dict[str, Any]:
     """`type`, and the fields of that type, each of its Python type. Raises Unreadable and nothing else. Unknown keys
     are passed over."""
-    if len(raw) > MAX_BODY_BYTES:
-        raise Unreadable("body_size")
-    try:
-        data = orjson.loads(raw)
-    except orjson.JSONDecodeError:
-        raise Unreadable("no_json") from None
-    if not isinstance(data, dict) or not isinstance(data.get("type"), str):
-        raise Unreadable("no_type")
-    fields = _FIELDS.get(data["type"])
-    if fields is None:
-        raise Unreadable("unknown_type")
+    data = load(raw, max_bytes=MAX_BODY_BYTES, types=_FIELDS)
     read = {"type": data["type"]}
-    for name, take in fields.items():
+    for name, take in _FIELDS[data["type"]].items():
         try:
             read[name] = take(data.get(name))
         except ValueError:
@@ -81,7 +61,7 @@ def _text(max_characters: int, pattern: re.Pattern | None = None, *, optional: b
     def take(value: Any) -> str:
         if value is None and optional:
             return ""
-        if not isinstance(value, str) or len(value) > max_characters or not value.isprintable():
+        if not isinstance(value, str) or not is_plain(value, max_characters):
             raise ValueError
         if pattern and not pattern.fullmatch(value):
             raise ValueError
@@ -94,8 +74,7 @@ def _whole(low: int, *, optional: bool = False) -> Take:
     def take(value: Any) -> int | None:
         if value is None and optional:
             return None
-        # A bool is an int to Python; a number beyond 64 bits is a float to orjson.
-        if type(value) is not int or not low <= value <= MAX_NUMBER:
+        if not is_whole(value, low):
             raise ValueError
         return value
 
@@ -104,7 +83,7 @@ def _whole(low: int, *, optional: bool = False) -> Take:
 
 def _price(value: Any) -> str:
     """Some write it as a number. Whether it is one that is accepted is for the reader to say."""
-    if type(value) is int and 0 <= value <= MAX_NUMBER:
+    if is_whole(value, 0):
         return str(value)
     return _text(MAX_PRICE_CHARACTERS)(value)
 

@@ -3,6 +3,7 @@ before anything is paid; the buyer's worker (vpn/buyer.py) does what the rows as
 """
 
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 from uuid import UUID
 
@@ -10,8 +11,10 @@ from django.db import transaction
 from django.db.models import Q
 from django.utils import timezone
 
+from messaging import metrics
 from messaging.models import Event, Message
 from messaging.registry import Reaction
+from messaging.times import rfc3339_seconds
 from vpn import bodies, sealing, telling
 from vpn.keys import KeyPair
 from vpn.models import ClientKey, Purchase, PurchasedLease, ReceivedQuote, Term
@@ -57,7 +60,7 @@ def contract_of(seller: str, nonce: str, price: str) -> tuple[ReceivedQuote, int
         raise NotPossible("nonce", "is of no quote that this node has had from this node", invalid=True)
     price_sat = _price_within(price, quote.min_price_sat, quote.max_price_sat)
     if quote.expires_at <= timezone.now():
-        raise NotPossible("nonce", f"its quote held until {bodies.rfc3339(quote.expires_at)}: ask for another")
+        raise NotPossible("nonce", f"its quote held until {rfc3339_seconds(quote.expires_at)}: ask for another")
     used = Purchase.objects.filter(seller=seller, nonce=nonce).exclude(state=PurchaseState.REFUSED)
     if used.exists():
         raise NotPossible("nonce", "was used for a contract before: ask for another quote")
@@ -168,14 +171,16 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     purchase = Purchase.objects.filter(seller=message.pubkey, payment_hash=bytes.fromhex(body["payment_hash"])).first()
     if purchase is None or purchase.lease_id != body["id"]:
         return Reaction(dropped="lease_unasked")
-    if purchase.state == PurchaseState.DONE:
-        return _prolonged(message, body)
-    if purchase.state not in OPEN_PURCHASES:
+    if purchase.state != PurchaseState.DONE and purchase.state not in OPEN_PURCHASES:
         return Reaction(dropped="lease_unasked")
     try:
         fields = peering_fields(parse_peering({name: body[name] for name in bodies.PEERING}))
     except ValueError as error:
+        if purchase.state == PurchaseState.DONE:
+            return Reaction(dropped="unusable_lease")
         return Reaction(events=[_note(purchase, "unusable_lease", f"the seller's lease cannot be used: {error}")])
+    if purchase.state == PurchaseState.DONE:
+        return _told_again(message, body, fields)
     lease = PurchasedLease.objects.filter(pk=purchase.lease_id).first()
     if purchase.kind == Term.Kind.REFRESH and (lease is None or lease.state == BoughtState.ENDED):
         return Reaction(dropped="lease_over")
@@ -194,19 +199,25 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     lease.save()
     purchase.state, purchase.ask_again_at = PurchaseState.DONE, None
     purchase.save()
+    transaction.on_commit(partial(metrics.count_vpn, "bought", purchase.kind, purchase.price_sat), robust=True)
     told = [_lease_event(lease, purchase.pk, message, body)]
     if body["seconds"] < purchase.seconds or body["expires_at"] < least_end:
-        text = f"the seller gives less time than was paid for: until {bodies.rfc3339(body['expires_at'])}"
+        text = f"the seller gives less time than was paid for: until {rfc3339_seconds(body['expires_at'])}"
         told.append(_note(purchase, "less_time", text))
     return Reaction(events=told)
 
 
-def _prolonged(message: Message, body: dict[str, Any]) -> Reaction:
-    """The same lease again: news only if its end has moved on, as when the seller's operator extends it."""
-    lease = PurchasedLease.objects.filter(pk=body["id"], expires_at__lt=body["expires_at"]).first()
+def _told_again(message: Message, body: dict[str, Any], fields: dict[str, Any]) -> Reaction:
+    """The same lease again: news only if its end has moved on, as when the seller's operator extends it, or if the
+    tunnel is found elsewhere now."""
+    lease = PurchasedLease.objects.filter(pk=body["id"], expires_at__lte=body["expires_at"]).first()
     if lease is None or lease.state == BoughtState.ENDED:
         return Reaction(dropped="lease_known")
-    lease.expires_at, lease.state = body["expires_at"], BoughtState.ACTIVE
+    if (lease.expires_at, lease.peering) == (body["expires_at"], fields):
+        return Reaction(dropped="lease_known")
+    if lease.expires_at < body["expires_at"]:
+        lease.state = BoughtState.ACTIVE
+    lease.expires_at, lease.peering = body["expires_at"], fields
     lease.save()
     return Reaction(events=[_lease_event(lease, message.message_id, message, body)])
 

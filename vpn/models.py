@@ -18,6 +18,7 @@ class Shop(models.Model):
     problem = models.CharField(max_length=500, blank=True, help_text="Why nothing can be sold.")
     foreign = models.JSONField("peers that are not ours", default=list, help_text="Public keys, left alone.")
     looked_at = models.DateTimeField(default=timezone.now)
+    told = models.JSONField(default=dict, help_text="What buyers were told of the tunnel, but for their address.")
 
     class Meta:
         verbose_name_plural = "shop"

@@ -21,6 +21,7 @@ from messaging.workers import WorkerContext
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
 from vpn import selling, statistics, wishes
+from vpn.exits import ExitRules
 from vpn.looking import each, look_forever
 from vpn.models import Answered, Lease, Quote, Shop, Term
 from vpn.pool import Network
@@ -61,6 +62,7 @@ class Seller:
         self._client: LndClient = context.client
         self._wireguard = WireGuard(self._settings.binary_path)
         self._watch = InvoiceWatch(self._client, self._settings.selling.ring)
+        self._exit_rules = ExitRules(self._settings)
         self._began = context.clock.now()
         # When time makes something of a lease next, as far as is known.
         self._next_due: datetime | None = None
@@ -267,13 +269,18 @@ class Seller:
         )
         self._there = {key: desired[key] for key in set(desired) - missing - set(changes.refused)}
         self._refused = changes.refused
-        await self._note(interface, "", sorted(changes.foreign))
+        await self._note(interface, settings.price_problem, sorted(changes.foreign))
         await self._gone(set(present))
         if asyncio.get_running_loop().time() >= self._sample_due:
-            found = await self._wireguard.statistics(interface)
-            await self._context.database.write(partial(statistics.store, found))
+            await self._each_minute(interface)
             self._sample_due = asyncio.get_running_loop().time() + INTERFACE_SECONDS
         return INTERFACE_AGAIN_SECONDS if missing else INTERFACE_SECONDS
+
+    async def _each_minute(self, interface: str) -> None:
+        found = await self._wireguard.statistics(interface)
+        await self._context.database.write(partial(statistics.store, found))
+        await self._exit_rules.keep(interface)
+        await self._commit(lambda: (selling.tell_changes(self._settings), []))
 
     async def _without_interface(self) -> float:
         """No interface, no peers: what is over need not wait for it."""
@@ -295,8 +302,8 @@ class Seller:
                 logger.log(logging.WARNING if meant else logging.INFO, "no VPN can be sold: %s", problem)
             else:
                 logger.info("VPN is sold over %s", interface)
-        row = Shop(pk=1, interface=interface, problem=problem, foreign=foreign, looked_at=timezone.now())
-        await self._context.database.write(row.save)
+        row = {"interface": interface, "problem": problem, "foreign": foreign, "looked_at": timezone.now()}
+        await self._context.database.write(lambda: Shop.objects.update_or_create(pk=1, defaults=row))
 
     # storing
 

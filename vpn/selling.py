@@ -6,18 +6,22 @@ import hashlib
 import ipaddress
 import secrets
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 from django.db import transaction
 from django.db.models import Count, Min
 from django.utils import timezone
 
+from messaging import metrics
 from messaging.models import Event, Message
 from messaging.registry import Reaction
+from messaging.times import rfc3339_seconds
+from messaging.transitions import require_way
 from vpn import addresses, bodies, telling
 from vpn.keys import check_public_key
 from vpn.models import Answered, Lease, LeaseStep, Quote, Shop, Term
-from vpn.pool import Network
+from vpn.pool import Address, Network
 from vpn.pricing import Prices, bought_seconds, check_price
 from vpn.settings import KEEPALIVE_SECONDS, VpnSettings
 from vpn.states import (
@@ -29,7 +33,6 @@ from vpn.states import (
     UNDECIDED,
     LeaseState,
     TermState,
-    require_way,
 )
 from vpn.wgquick import Peering, peering_fields
 
@@ -171,12 +174,8 @@ def _count_answer(buyer: str, settings: VpnSettings) -> None:
 
 def _require_open(settings: VpnSettings) -> None:
     shop = Shop.objects.filter(pk=1).first()
-    if shop is None or not shop.interface or shop.problem:
+    if shop is None or not shop.interface or shop.problem or settings.price_problem:
         raise Refused("closed", "this node sells no VPN now")
-    try:
-        settings.bounds(settings.price_sat)
-    except ValueError:
-        raise Refused("closed", "this node sells no VPN now") from None
 
 
 def _require_usable(quote: Quote | None) -> None:
@@ -185,7 +184,7 @@ def _require_usable(quote: Quote | None) -> None:
     if quote.used_at:
         raise Refused("used", "this quote was used; ask for another")
     if quote.expires_at <= timezone.now():
-        raise Refused("expired", f"this quote held until {bodies.rfc3339(quote.expires_at)}; ask for another")
+        raise Refused("expired", f"this quote held until {rfc3339_seconds(quote.expires_at)}; ask for another")
 
 
 def _require_few_unpaid(buyer: str, settings: VpnSettings) -> None:
@@ -291,6 +290,7 @@ def settle(term: Term, settled_at: datetime, settings: VpnSettings) -> tuple[lis
     """lnd has taken the payment: its time counts, this once."""
     lease = term.lease
     _move_term(term, TermState.SETTLED, ended_at=timezone.now())
+    transaction.on_commit(partial(metrics.count_vpn, "sold", term.kind, term.price_sat), robust=True)
     if term.kind == Term.Kind.CONTRACT:
         lease.starts_at = settled_at
         lease.expires_at = settled_at + timedelta(seconds=term.seconds)
@@ -449,17 +449,32 @@ def peering(lease: Lease, settings: VpnSettings, *, client: int | None = None) -
         own = settings.pool.addresses(client)
     else:
         own = tuple(ipaddress.ip_interface(text.strip()).ip for text in lease.addresses.split(","))
-    return peering_fields(
-        Peering(
-            addresses=own,
-            endpoint_host=settings.endpoint_host,
-            endpoint_port=settings.server_port,
-            server_pub_key=settings.server_pub_key,
-            allowed_ips=settings.allowed_ips,
-            keepalive_seconds=KEEPALIVE_SECONDS,
-            dns=ipaddress.ip_address(str(settings.dns)) if settings.dns else None,
-        )
+    return peering_fields(_tunnel(settings, own))
+
+
+def _tunnel(settings: VpnSettings, addresses_told: tuple[Address, ...]) -> Peering:
+    return Peering(
+        addresses=addresses_told,
+        endpoint_host=settings.endpoint_host,
+        endpoint_port=settings.server_port,
+        server_pub_key=settings.server_pub_key,
+        allowed_ips=settings.allowed_ips,
+        keepalive_seconds=KEEPALIVE_SECONDS,
+        dns=ipaddress.ip_address(str(settings.dns)) if settings.dns else None,
     )
+
+
+def tell_changes(settings: VpnSettings) -> list[Message]:
+    """Buyers whose lease runs are told of the tunnel anew when the configuration says other things of it than before:
+    without them they could not use it any more."""
+    now = peering_fields(_tunnel(settings, settings.pool.addresses(settings.pool.clients[0])))
+    now.pop("address")
+    told = Shop.objects.get(pk=1).told
+    Shop.objects.filter(pk=1).update(told=now)
+    if told in ({}, now):
+        return []
+    terms = Term.objects.select_related("lease").filter(kind=Term.Kind.CONTRACT, lease__state__in=RUNNING)
+    return [lease_message(term, settings, reply_to=None) for term in terms.order_by("pk")]
 
 
 def lease_message(term: Term, settings: VpnSettings, *, reply_to) -> Message:

@@ -14,6 +14,7 @@ from messaging.idempotency import Claim
 from messaging.models import Message
 from messaging.outbox import Outbox
 from messaging.outgoing import new_message
+from messaging.times import rfc3339_seconds
 from vpn import bodies, buying, sealing
 from vpn.keys import new_key_pair
 from vpn.models import ClientKey, PurchasedLease
@@ -89,7 +90,7 @@ def _shown(lease: PurchasedLease, now: datetime) -> dict:
         "endpoint": lease.peering["endpoint"],
         "server_pub_key": lease.peering["server_pub_key"],
         "public_key": lease.public_key,
-        "expires_at": bodies.rfc3339(lease.expires_at),
+        "expires_at": rfc3339_seconds(lease.expires_at),
         "seconds_left": left,
         "path": lease.path if lease.state != BoughtState.ENDED else "",
     }

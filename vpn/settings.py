@@ -33,6 +33,7 @@ class VpnSettings:
     quote_seconds: int
     quotes_per_minute: int
     quarantine_seconds: int
+    exit_rules: bool = False
     auto_renew: bool = False
     auto_renew_budget_sat: int = 0
     auto_renew_lead_seconds: int = 600
@@ -46,6 +47,15 @@ class VpnSettings:
     @property
     def endpoint_host(self) -> Address:
         return ipaddress.ip_address(self.server_ip)
+
+    @property
+    def price_problem(self) -> str:
+        """Why nothing can be sold at vpn.price; empty if it can."""
+        try:
+            self.bounds(self.price_sat)
+        except ValueError as error:
+            return "vpn.price is 0" if not self.price_sat else f"vpn.price: {error}"
+        return ""
 
     def bounds(self, hourly_price_sat: int) -> Prices:
         """ValueError where no price buys an allowed time."""

@@ -82,12 +82,3 @@ RUNNING = (L.ACTIVE, L.EXPIRING)
 # The time of its end does not come while a payment that moves it is held.
 UNDECIDED = (T.HELD, T.SETTLING)
 OPEN_TERMS = (T.WANTED, T.OFFERED, T.HELD, T.SETTLING, T.CANCELING)
-
-
-class NoSuchWay(Exception):
-    """A mistake in the code: this state does not follow from that one."""
-
-
-def require_way(ways: dict, before, after) -> None:
-    if before not in ways[after]:
-        raise NoSuchWay(f"{before} → {after}")

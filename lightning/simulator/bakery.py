@@ -1,7 +1,7 @@
 """Macaroons of a simulated lnd: bakes them, and says why a call is refused, in lnd's words.
 
-The admin macaroon of a simulated node is no more than random bytes, and permits all; they are also the key by which all others
-are signed.
+The admin macaroon of a simulated node is no more than random bytes, and permits all; they are also the key by which all
+others are signed.
 """
 
 import hmac
@@ -44,6 +44,7 @@ ENTITIES = {entity for entity, _ in PERMISSIONS.values()} | {"address", "onchain
 ACTIONS = {"read", "write", "generate"}
 URI = "uri"
 DENIED = "permission denied"
+NO_FORMAT = "cannot determine data format of binary-encoded macaroon"
 MISMATCH = "verification failed: signature mismatch after caveat verification"
 
 
@@ -69,8 +70,8 @@ class Bakery:
         return head + b"\x00" + _field(6, signature)
 
     def refusal(self, given: str | bytes, method: str, permissions: list[tuple[str, str]] | None = None) -> str | None:
-        """As Go's hex decoder, the macaroon library or lnd's bakery would say it. None when the call is permitted, by its
-        name or by these permissions, which are its own unless others are named."""
+        """As Go's hex decoder, the macaroon library or lnd's bakery would say it. None when the call is permitted, by
+        its name or by these permissions, which are its own unless others are named."""
         if same_macaroon(given, self._admin_hex):
             return None
         text = given if isinstance(given, str) else given.decode("latin-1")
@@ -83,8 +84,9 @@ class Bakery:
             macaroon = decode(bytes.fromhex(text))
             held = macaroon.permissions
         except NoMacaroon:
-            return MISMATCH if len(text) == len(self._admin_hex) else "cannot determine data format of binary-encoded macaroon"
-        if macaroon.caveats or not hmac.compare_digest(hmac.digest(self._key, macaroon.identifier, "sha256"), macaroon.signature):
+            return MISMATCH if len(text) == len(self._admin_hex) else NO_FORMAT
+        signature = hmac.digest(self._key, macaroon.identifier, "sha256")
+        if macaroon.caveats or not hmac.compare_digest(signature, macaroon.signature):
             return MISMATCH
         wanted = {PERMISSIONS.get(method, ("none", "none"))} if permissions is None else set(permissions)
         return None if (URI, method) in held or wanted <= held else DENIED

@@ -16,7 +16,7 @@ class Migration(migrations.Migration):
             fields=[
                 ('service', models.CharField(max_length=32, primary_key=True, serialize=False)),
                 ('min_amount_sat', models.PositiveBigIntegerField(blank=True, help_text='A message that pays less is refused. Empty: as in the configuration. 0: no limit.', null=True, verbose_name='at least (sat)')),
-                ('only_known', models.BooleanField(blank=True, help_text='Those that this node has written to, or that you marked as known.', null=True, verbose_name='only known peers')),
+                ('only_known', models.BooleanField(blank=True, help_text='Known are those that this node has written to, and those that you marked.', null=True, verbose_name='only known peers')),
                 ('peer_messages_per_hour', models.PositiveBigIntegerField(blank=True, help_text='Empty: as in the configuration. 0: no limit.', null=True, verbose_name='messages an hour of one peer')),
                 ('peer_bytes_per_hour', models.PositiveBigIntegerField(blank=True, help_text='Empty: as in the configuration. 0: no limit.', null=True, verbose_name='bytes an hour of one peer')),
                 ('all_messages_per_hour', models.PositiveBigIntegerField(blank=True, help_text='Empty: as in the configuration. 0: no limit.', null=True, verbose_name='messages an hour in all')),

@@ -5,9 +5,8 @@ from typing import Any
 import grpc
 
 from messaging import services
-from messaging.budget import OverBudget
 from messaging.idempotency import Claim
-from nodeapi.calls import require_running, require_sendable
+from nodeapi.checks import answered_before, require_running, require_sendable
 from nodeapi.errors import ApiError
 from nodeapi.relay.ports import NoPorts
 
@@ -36,22 +35,18 @@ async def send_socket(doors, *, pubkey: str, claim: Claim | None) -> dict[str, A
     engine = doors.engine
     require_running(engine, SERVICE)
     require_sendable(engine, pubkey, 0, "pubkey", AMOUNT_SAT)
-    # Before the relay is looked at: what was accepted once is not refused when it is asked for again.
-    if claim and (accepted := await engine.outbox.answer(claim)):
-        return {"id": str(accepted)}
+    if answer := await answered_before(engine, claim):
+        return answer
     offer = await engine.relay.running()
     if offer is None:
         raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, "no relay is running on this node; StartSocket starts it")
-    try:
-        return await services.message_send(
-            outbox=engine.outbox,
-            service=SERVICE,
-            pubkey=pubkey,
-            body=offer.encode(),
-            amount_sat=AMOUNT_SAT,
-            reply_to=None,
-            expires_seconds=None,
-            claim=claim,
-        )
-    except OverBudget as error:
-        raise ApiError(grpc.StatusCode.RESOURCE_EXHAUSTED, str(error)) from None
+    return await services.message_send(
+        outbox=engine.outbox,
+        service=SERVICE,
+        pubkey=pubkey,
+        body=offer.encode(),
+        amount_sat=AMOUNT_SAT,
+        reply_to=None,
+        expires_seconds=None,
+        claim=claim,
+    )

@@ -70,6 +70,11 @@ class Relay:
         self._run_id: int | None = None
         self._stored = PumpState()
 
+    @property
+    def observed(self) -> PumpState | None:
+        """Its counters now; None while it does not run."""
+        return self._pump.state if self._pump else None
+
     async def start(self) -> SocketOffer:
         """Where the relay is, which runs from now on if it did not. Raises NoPorts."""
         return await self._whole(self._start())

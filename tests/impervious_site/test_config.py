@@ -3,6 +3,7 @@
 import datetime
 import ipaddress
 import json
+import logging
 from pathlib import Path
 
 import pytest
@@ -16,6 +17,7 @@ from hypothesis import strategies as st
 
 from impervious_site.config import PLACES, Address, Config, ConfigError, find_config, load_config, simulated_config
 from impervious_site.databases import postgres_settings
+from impervious_site.logs import logging_settings
 
 PUB_KEY = "02" + "ab" * 32
 MACAROON = bytes.fromhex("0201036c6e64") + b"\x07" * 40
@@ -178,7 +180,7 @@ def test_defaults(node):
         "max_bytes": 1_048_576, "in_flight": 256, "in_flight_per_peer": 64, "expires_seconds": 86_400,
         "incomplete_per_peer": 64, "incomplete": 1_024, "incomplete_bytes": 67_108_864, "incomplete_seconds": 90_000,
     }  # fmt: skip
-    assert config.events.keep_days == 30 and config.redis_url is None and config.services == ()
+    assert config.events.keep_days == 30 and config.messages.keep_days is None and config.redis_url is None and config.services == ()
     assert config.database.sqlite_path == node.directory / "impervious.sqlite3"
     assert config.admin.username is None and config.admin.password is None and config.lnd.pub_key == ""
     assert config.warnings == ()
@@ -241,9 +243,12 @@ def test_both_servers_on_one_address(node, http):
 @pytest.mark.parametrize("name", ["grpc_addr", "http_addr"])
 @pytest.mark.parametrize("address", ["0.0.0.0:80", "192.168.1.2:80", "[::]:80"])
 def test_beyond_loopback_only_with_a_key(node, name, address):
+    """Whether there is one in the database is asked at start (nodeapi/keys.py), which says this if there is none."""
     server = {name: address}
-    ways = ("IMPD_SERVER__API_KEY", "IMPD_SERVER__API_KEY_FILE", "server.api_keys")
-    only(node.problems(server=server), f"server.{name}", *ways)
+    ways = ("IMPD_SERVER__API_KEY", "IMPD_SERVER__API_KEY_FILE", "server.api_keys", "./impervious keys make")
+    assert node.load().server.exposed == {}
+    exposed = node.load(server=server).server.exposed
+    assert exposed.keys() == {name} and all(way in exposed[name] for way in ways)
     (key,) = node.load({"IMPD_SERVER__API_KEY": KEY}, server=server).server.api_keys
     assert (key.name, key.key.get_secret_value(), key.scopes) == ("default", KEY, {"read", "send", "pay", "admin"})
 
@@ -259,7 +264,7 @@ def test_api_keys_from_files(node):
     node.write("two.key", KEY[::-1])
     entries = [
         {"name": "one", "key_file": "one.key", "scopes": ["read", "send"]},
-        {"name": "two", "key_file": str(node.directory / "two.key"), "scopes": "read"},
+        {"name": "two", "key_file": str(node.directory / "two.key"), "scopes": "read", "budget_sat": 0, "calls_per_minute": 6},
     ]
     environ = {"IMPD_SERVER__API_KEY_FILE": str(node.write("three.key", "x" * 20))}
     keys = node.load(environ, server={"api_keys": entries}).server.api_keys
@@ -268,6 +273,7 @@ def test_api_keys_from_files(node):
         ("two", KEY[::-1], ["read"]),
         ("default", "x" * 20, ["admin", "pay", "read", "send"]),
     ]
+    assert [(key.budget_sat, key.calls_per_minute) for key in keys] == [(None, None), (0, 6), (None, None)]
 
 
 @pytest.mark.parametrize(
@@ -281,6 +287,11 @@ def test_api_keys_from_files(node):
         ({"scopes": []}, "server.api_keys[1].scopes", "is empty"),
         ({"scopes": None}, "server.api_keys[1].scopes", "is missing"),
         ({"name": "default"}, "server.api_keys", "default"),
+        ({"name": "n" * 65}, "server.api_keys[1].name", "1 to 64"),
+        ({"name": "two\n"  "lines"}, "server.api_keys[1].name", "printable"),
+        ({"budget_sat": -1}, "server.api_keys[1].budget_sat", "from 0"),
+        ({"budget_sat": "much"}, "server.api_keys[1].budget_sat", "whole number"),
+        ({"calls_per_minute": 0}, "server.api_keys[1].calls_per_minute", "from 1"),
     ],
 )
 def test_api_keys_that_are_wrong(node, change, key, word):
@@ -424,6 +435,7 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
         ("message", {"in_flight": 0}, "message.in_flight", ("at least 1",)),
         ("message", {"in_flight": 5, "in_flight_per_peer": 6}, "message.in_flight_per_peer", ("at most",)),
         ("events", {"keep_days": "soon"}, "events.keep_days", ("whole number",)),
+        ("messages", {"keep_days": 1}, "messages.keep_days", ("at least 2",)),
         ("lightning", {"max_fee_percent": 101}, "lightning.max_fee_percent", ("0 to 100",)),
         ("lightning", {"max_fee_percent": ".nan"}, "lightning.max_fee_percent", ("0 to 100",)),
         ("federate", {"accept": "all"}, "federate.accept", ("must be auto, known or manual",)),
@@ -466,6 +478,13 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
         ("socket", {"max_bytes_per_second": 0}, "socket.max_bytes_per_second", ("at least 1",)),
         ("socket", {"idle_seconds": "soon"}, "socket.idle_seconds", ("whole number",)),
         ("socket", [1], "socket", ("is a list", "must be a mapping", "line")),
+        ("logging", {"level": "loud"}, "logging.level", ("loud", "debug, info, warning, error")),
+        ("logging", {"parts": {"messaging.outbux": "debug"}}, "logging.parts", ("messaging.outbux", "no part")),
+        ("logging", {"parts": {"messaging.outbox": "loud"}}, "logging.parts", ("messaging.outbox", "loud")),
+        ("logging", {"parts": {"grpc": "debug"}}, "logging.parts", ("grpc", "no part")),
+        ("logging", {"parts": {"../etc": "debug"}}, "logging.parts", ("no part",)),
+        ("logging", {"parts": ["messaging"]}, "logging.parts", ("a list", "mapping")),
+        ("logging", {"parts": "messaging"}, "logging.parts", ("messaging",)),
     ],
 )
 def test_values_that_are_wrong(node, section, values, key, words):
@@ -731,3 +750,53 @@ def test_simulated_node_refuses_to_hide_a_real_lnd(node):
     only(raised.value.problems, "IMPD_LIGHTNING__LND_NODE__IP", "simulated network")
 
 
+def test_inbound_policies(node):
+    config = node.load()
+    assert {name: keys.model_dump(exclude_none=True) for name, keys in config.inbound.items()} == {
+        name: {} for name in ("default", "federate", "vpn", "websocket", "message", "socket", "sign")
+    }
+    sections = {"inbound": {"default": {"min_amount_sat": 5, "only_known": "yes"}, "vpn": {"only_known": False}}}
+    config = node.load({"IMPD_INBOUND__MESSAGE__PEER_BYTES_PER_HOUR": "1000"}, **sections)
+    assert config.inbound["default"].model_dump(exclude_none=True) == {"min_amount_sat": 5, "only_known": True}
+    assert config.inbound["vpn"].model_dump(exclude_none=True) == {"only_known": False}
+    assert config.inbound["message"].model_dump(exclude_none=True) == {"peer_bytes_per_hour": 1_000}
+
+
+@pytest.mark.parametrize(
+    "sections, key, word",
+    [
+        ({"default": {"min_amount_sat": -1}}, "inbound.default.min_amount_sat", "whole number"),
+        ({"message": {"min_amount_sat": "1 sat"}}, "inbound.message.min_amount_sat", "whole number"),
+        ({"vpn": {"only_known": "perhaps"}}, "inbound.vpn.only_known", "true or false"),
+        ({"socket": {"all_bytes_per_hour": 2**63}}, "inbound.socket.all_bytes_per_hour", "whole number"),
+        ({"mesage": {"only_known": True}}, "inbound.mesage", "did you mean inbound.message?"),
+        ({"message": {"only_know": True}}, "inbound.message.only_know", "did you mean inbound.message.only_known?"),
+        ({"min_amount_sat": 5}, "inbound.min_amount_sat", "not known"),
+        ({"message": 5}, "inbound.message", "must be a mapping"),
+    ],
+)
+def test_inbound_policies_that_are_wrong(node, sections, key, word):
+    """A mistyped key is no mere warning here: its owner would believe to be protected."""
+    only(node.problems(inbound=sections), key, word)
+
+
+def test_inbound_policy_mistyped_in_the_environment(node):
+    only(node.problems({"IMPD_INBOUND__MESAGE__ONLY_KNOWN": "true"}), "IMPD_INBOUND__MESAGE__ONLY_KNOWN", "did you mean")
+
+
+def test_levels_of_the_log(node):
+    default = node.load().logging
+    assert (default.level, default.parts) == ("info", ())
+    parts = {"messaging.outbox": "debug", "nodeapi.relay": "error"}
+    written = node.load(logging={"level": "WARNING", "parts": parts}).logging
+    assert (written.level, dict(written.parts)) == ("warning", parts)
+    given = node.load({"IMPD_LOGGING__LEVEL": "debug", "IMPD_LOGGING__PARTS": "vpn=error, lightning.client=debug"}).logging
+    assert (given.level, dict(given.parts)) == ("debug", {"vpn": "error", "lightning.client": "debug"})
+
+
+def test_libraries_tell_no_more_than_info():
+    settings = logging_settings("debug", [("nodeapi.relay", "error")])
+    assert settings["root"]["level"] == logging.INFO
+    assert settings["loggers"]["messaging"]["level"] == "DEBUG"
+    assert settings["loggers"]["nodeapi.relay"]["level"] == "ERROR"
+    assert logging_settings("error", ())["root"]["level"] == logging.ERROR

@@ -1,4 +1,4 @@
-"""The table of the calls that the node makes of lnd is the truth: nothing else can call lnd, and nothing stands in it unused."""
+"""The table of the calls that the node makes of lnd is the truth: no other can be made, and none stands there unused."""
 
 import ast
 
@@ -24,15 +24,15 @@ STUBS = ("LightningStub", "RouterStub", "InvoicesStub")
 
 def names(path) -> list[str]:
     """Every name and attribute that the code of a file uses."""
-    nodes = ast.walk(ast.parse(path.read_text()))
-    return [node.attr if isinstance(node, ast.Attribute) else node.id for node in nodes if isinstance(node, ast.Attribute | ast.Name)]
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    attributes = [node.attr for node in nodes if isinstance(node, ast.Attribute)]
+    return attributes + [node.id for node in nodes if isinstance(node, ast.Name)]
 
 
 def test_each_name_is_a_call_of_lnd():
-    services = [
-        module.DESCRIPTOR.services_by_name.values() for module in (lightning_pb2, router_pb2, invoices_pb2)
-    ]
-    known = {f"/{method.containing_service.full_name}/{method.name}" for group in services for one in group for method in one.methods}
+    modules = (lightning_pb2, router_pb2, invoices_pb2)
+    services = [service for module in modules for service in module.DESCRIPTOR.services_by_name.values()]
+    known = {f"/{service.full_name}/{method.name}" for service in services for method in service.methods}
     assert {rpc.path for rpc in Rpc} <= known
 
 

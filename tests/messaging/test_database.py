@@ -1,15 +1,13 @@
 """Grouped commits and what they store, on a real database."""
 
-from datetime import timedelta
 from functools import partial
 from uuid import uuid4
 
 import pytest
 from django.core.management import call_command
 from django.db import OperationalError, connection
-from django.utils import timezone
 
-from messaging import events, ledger
+from messaging import ledger
 from messaging.database import _commit_group
 from messaging.models import Direction, Event, Message, State
 
@@ -65,16 +63,3 @@ def test_job_that_was_rolled_back_runs_again_after_others_took_its_keys():
     other = message()
     assert results(partial(store, other), partial(store, retried)) == [None, None]
     assert Message.objects.count() == 2
-
-
-def test_old_events_are_pruned_and_the_newest_stays():
-    old = timezone.now() - timedelta(days=31)
-    for created_at in (old, old, timezone.now(), old):
-        Event.objects.create(
-            message_id=uuid4(), data=b"", service_type="message", amount_sat=1, created_at=created_at
-        )
-    seqs = list(Event.objects.order_by("seq").values_list("seq", flat=True))
-    assert events.prune(keep_days=30, most=1) == 1
-    assert events.prune(keep_days=30, most=100) == 1
-    assert events.prune(keep_days=30, most=100) == 0
-    assert list(Event.objects.order_by("seq").values_list("seq", flat=True)) == seqs[2:]

@@ -1,4 +1,4 @@
-"""What the inbound policy lets in, on a real database: the same whatever the batches, however often it is told again."""
+"""What the inbound policy lets in, on a real database: the same in whatever batches, however often it is told."""
 
 import hashlib
 import os
@@ -297,7 +297,8 @@ def test_uses_that_are_over_are_forgotten():
 
 rules_drawn = st.builds(
     Rules, min_amount_sat=st.integers(0, 3), only_known=st.booleans(), peer_messages_per_hour=st.integers(0, 4),
-    peer_bytes_per_hour=st.integers(0, 40), all_messages_per_hour=st.integers(0, 8), all_bytes_per_hour=st.integers(0, 80),
+    peer_bytes_per_hour=st.integers(0, 40), all_messages_per_hour=st.integers(0, 8),
+    all_bytes_per_hour=st.integers(0, 80),
 )  # fmt: skip
 senders_drawn = st.sampled_from(["", STRANGER, OTHER, FRIEND, FOE])
 singles = st.builds(
@@ -322,11 +323,12 @@ def test_the_same_whatever_the_batches_and_however_often_told(rules, drawn, dice
         rest = list(arrivals)
         while rest:
             count = dice.randint(1, 5) if batched else 1
-            again = dice.sample(arrivals[: len(arrivals) - len(rest)], 1) if batched and len(rest) < len(arrivals) else []
+            told_before = arrivals[: len(arrivals) - len(rest)]
+            again = dice.sample(told_before, 1) if batched and told_before else []
             take(*rest[:count], *again, rules=rules)
             rest = rest[count:]
         results.append((sorted(told()), refused_totals(), dict(Peer.objects.values_list("pubkey", "refused"))))
-    # Whole messages of a batch come before those that become whole in it: only with long ones may quotas fall otherwise.
+    # Whole messages of a batch come before those that become whole in it: with long ones quotas may fall otherwise.
     if all(len(group) == 1 for group in drawn):
         assert results[0] == results[1]
     total = sum(results[1][1].values()) + len(results[1][0])

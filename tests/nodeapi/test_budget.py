@@ -18,14 +18,6 @@ def post(node: Node, pubkey: str, *, amount: int = 1, size: int = 5, headers: di
     return node.post("/v1/message/send", body, headers)
 
 
-def wait_for_end(node: Node, message_id: str) -> dict:
-    def message() -> dict:
-        return node.get(f"/v1/message/{message_id}").json["message"]
-
-    node.wait_until(lambda: message()["state"] in ("settled", "failed"))
-    return message()
-
-
 def test_amount_above_the_limit_of_a_call(carol, bob):
     reply = post(carol, bob.pubkey, amount=16)
     assert (reply.status, reply.json["code"]) == (400, 3)
@@ -37,7 +29,7 @@ def test_budget_counts_what_was_spent_and_reserves_what_may_be(carol, bob):
     for _ in range(2):
         reply = post(carol, bob.pubkey, amount=12)
         assert reply.status == 200
-        wait_for_end(carol, reply.json["id"])
+        carol.ended(reply.json["id"])
     refused = post(carol, bob.pubkey, amount=3)
     assert (refused.status, refused.json["code"]) == (429, 8)
     assert "lightning.daily_budget_sat" in refused.json["message"] and "6 of 30 sat are left" in refused.json["message"]
@@ -46,7 +38,7 @@ def test_budget_counts_what_was_spent_and_reserves_what_may_be(carol, bob):
     key = {"Idempotency-Key": "within-the-budget"}
     last = post(carol, bob.pubkey, amount=2, headers=key)
     assert last.status == 200
-    wait_for_end(carol, last.json["id"])
+    carol.ended(last.json["id"])
     carol.kill()
     carol.start()
     assert post(carol, bob.pubkey, amount=1).json["code"] == 8
@@ -56,8 +48,8 @@ def test_budget_counts_what_was_spent_and_reserves_what_may_be(carol, bob):
 
 def test_what_failed_costs_nothing(carol, alice, bob, network):
     network.command("fail", count=1, reason="INCORRECT_PAYMENT_DETAILS", node="bob")
-    assert wait_for_end(carol, post(carol, bob.pubkey, amount=15).json["id"])["state"] == "failed"
+    assert carol.ended(post(carol, bob.pubkey, amount=15).json["id"])["state"] == "failed"
     for _ in range(2):
         sent = post(carol, bob.pubkey, amount=11)
         assert sent.status == 200
-        assert wait_for_end(carol, sent.json["id"])["state"] == "settled"
+        assert carol.ended(sent.json["id"])["state"] == "settled"

@@ -25,16 +25,6 @@ from tests.support.nodes import Node
 STRANGER = PrivateKey(b"\x09" * 32).public_key.format().hex()
 
 
-def ended(node: Node, message_id: str) -> dict:
-    """The message once it has come to its end."""
-    node.wait_until(lambda: stored(node, message_id)["state"] in ("settled", "failed"))
-    return stored(node, message_id)
-
-
-def stored(node: Node, message_id: str) -> dict:
-    return node.get(f"/v1/message/{message_id}").json["message"]
-
-
 def received_ids(node: Node) -> list[str]:
     return [message["id"] for message in node.get("/v1/messages?direction=in&limit=1000").json["messages"]]
 
@@ -84,7 +74,7 @@ def test_fee_of_a_longer_route_is_told(alice, network):
     """carol is behind bob; her lnd takes the payment, whether or not a node listens there."""
     body = {"msg": "aGVsbG8=", "pubkey": network.nodes["carol"].pubkey}
     message_id = alice.post("/v1/message/send", body).json["id"]
-    message = ended(alice, message_id)
+    message = alice.ended(message_id)
     assert message["state"] == "settled"
     assert int(message["feeMsat"]) > 0
 
@@ -120,7 +110,7 @@ def test_replay_goes_over_into_live_without_gap_or_repetition(alice, bob):
 
 def test_service_filter(alice, bob):
     with WebsocketStream(alice, "?service=message&service=vpn") as stream:
-        ended(alice, send(alice, bob))
+        alice.ended(send(alice, bob))
         answer = send(bob, alice)
         events = stream.until(lambda event: event["id"] == answer)
     assert {event["serviceType"] for event in events} == {"message"}
@@ -142,7 +132,7 @@ def test_ack_holds_back(alice, bob):
 def test_history(alice, bob):
     ids = [send(alice, bob, bytes([65 + number])) for number in range(4)]
     for message_id in ids:
-        ended(alice, message_id)
+        alice.ended(message_id)
     path = f"/v1/messages?pubkey={bob.pubkey}&direction=out&service=message&state=settled"
     newest = alice.get(path + "&limit=3").json["messages"]
     assert [message["id"] for message in newest] == ids[:0:-1]
@@ -153,7 +143,7 @@ def test_history(alice, bob):
         assert [message.id for message in listed] == ids[::-1]
         one = stub.GetMessage(messaging_pb2.GetMessageRequest(id=ids[0])).message
     assert (one.msg, one.pubkey, one.state, one.attempts) == (b"A", bob.pubkey, "settled", 1)
-    assert base64.b64decode(stored(alice, ids[0])["msg"]) == b"A"
+    assert base64.b64decode(alice.message(ids[0])["msg"]) == b"A"
     assert alice.get(f"/v1/message/{uuid4()}").status == 404
 
 
@@ -171,7 +161,7 @@ def test_node_info(alice, network):
 def test_unknown_node_fails_at_once_with_a_cause(alice):
     reply = alice.post("/v1/message/send", {"msg": "aGVsbG8=", "pubkey": STRANGER})
     assert reply.status == 200
-    message = ended(alice, reply.json["id"])
+    message = alice.ended(reply.json["id"])
     assert message["state"] == "failed"
     assert "does not know this node" in message["error"]
 
@@ -199,7 +189,7 @@ def test_lnd_that_fails_payments_is_tried_again(alice, bob, network):
         events = stream.until(is_end(message_id))
     states = [delivery_of(event)["state"] for event in events if event["id"] == message_id]
     assert states == ["retrying", "settled"]
-    assert stored(alice, message_id)["attempts"] == "2"
+    assert alice.message(message_id)["attempts"] == "2"
 
 
 def test_far_lnd_that_is_away_gets_it_later(alice, bob, network):
@@ -207,11 +197,11 @@ def test_far_lnd_that_is_away_gets_it_later(alice, bob, network):
     try:
         body = {"msg": "bGF0ZXI=", "pubkey": network.nodes["carol"].pubkey}
         message_id = alice.post("/v1/message/send", body).json["id"]
-        alice.wait_until(lambda: stored(alice, message_id)["state"] in ("retrying", "in_flight"))
-        assert ended(alice, send(alice, bob))["state"] == "settled"
+        alice.wait_until(lambda: alice.message(message_id)["state"] in ("retrying", "in_flight"))
+        assert alice.ended(send(alice, bob))["state"] == "settled"
     finally:
         network.command("up", node="carol")
-    assert ended(alice, message_id)["state"] == "settled"
+    assert alice.ended(message_id)["state"] == "settled"
 
 
 def test_own_lnd_that_is_away_delays_and_loses_nothing(alice, bob, network):
@@ -221,7 +211,7 @@ def test_own_lnd_that_is_away_delays_and_loses_nothing(alice, bob, network):
     finally:
         network.command("up", node="alice")
     bob.wait_until(lambda: set(ids) <= set(received_ids(bob)))
-    assert {ended(alice, message_id)["state"] for message_id in ids} == {"settled"}
+    assert {alice.ended(message_id)["state"] for message_id in ids} == {"settled"}
 
 
 def test_kill_9_of_the_sender_neither_loses_nor_repeats(alice, bob, network):
@@ -235,7 +225,7 @@ def test_kill_9_of_the_sender_neither_loses_nor_repeats(alice, bob, network):
     alice.start()
     bob.wait_until(lambda: set(ids) <= set(received_ids(bob)))
     for message_id in ids:
-        assert ended(alice, message_id)["state"] == "settled"
+        assert alice.ended(message_id)["state"] == "settled"
     got = [message_id for message_id in received_ids(bob) if message_id in set(ids)]
     assert sorted(got) == sorted(ids)
 

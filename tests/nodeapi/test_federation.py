@@ -15,7 +15,7 @@ import pytest
 from protos import federate_pb2, federate_pb2_grpc
 from tests.conftest import Network, simulated_network
 from tests.nodeapi.streams import WebsocketStream, b64, data_of, is_end
-from tests.nodeapi.test_end_to_end import STRANGER, ended
+from tests.nodeapi.test_end_to_end import STRANGER
 from tests.support.nodes import Node
 
 REQUEST, LEAVE, LIST, BROADCAST = "/v1/federate/request", "/v1/federate/leave", "/v1/federate", "/v1/message/broadcast"
@@ -200,7 +200,7 @@ def test_both_ask_at_once(pair):
         with ThreadPoolExecutor(2) as pool:
             ids = list(pool.map(lambda two: ask(*two), [(bob, carol), (carol, bob)]))
         for node, message_id in zip((bob, carol), ids):
-            assert ended(node, message_id)["state"] == "settled"
+            assert node.ended(message_id)["state"] == "settled"
         for node in (bob, carol):
             node.wait_until(lambda: accepted_ids(node) >= set(ids))
         assert hold_each_other(bob, carol)
@@ -306,7 +306,7 @@ def test_ends_by_time_while_it_is_off(network, tmp_path):
 def test_request_that_is_not_delivered_ends_with_the_cause(pair):
     bob, _ = pair
     request_id = bob.post(REQUEST, {"pubkey": STRANGER}).json["id"]
-    assert ended(bob, request_id)["state"] == "failed"
+    assert bob.ended(request_id)["state"] == "failed"
     found = listed(bob, f"?state=expired&pubkey={STRANGER}")[0]
     assert found["cause"].startswith("the request was not delivered: ") and "does not know this node" in found["cause"]
 
@@ -377,5 +377,5 @@ def test_service_that_is_off(network, tmp_path):
         for path in (REQUEST, LEAVE, BROADCAST):
             reply = carol.post(path, {"pubkey": bob.pubkey, "msg": "aGk="})
             assert (reply.json["code"], reply.json["message"]) == (9, "the service federate is off on this node")
-        assert ended(bob, ask(bob, carol))["state"] == "settled"
+        assert bob.ended(ask(bob, carol))["state"] == "settled"
         assert state(bob, carol) == "requested" and listed(carol, "?state=all") == []

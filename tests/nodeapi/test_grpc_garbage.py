@@ -2,21 +2,13 @@
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pool, message_factory
+from google.protobuf import message_factory
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from protos import federate_pb2, lightning_pb2, messaging_pb2, node_pb2, signing_pb2, socket_pb2, vpn_pb2, websocket_pb2
+from tests.nodeapi.grpc_methods import METHODS
 
-FILES = (federate_pb2, lightning_pb2, messaging_pb2, node_pb2, signing_pb2, socket_pb2, vpn_pb2, websocket_pb2)
-METHODS = [
-    method
-    for file in FILES
-    for service in file.DESCRIPTOR.services_by_name.values()
-    for method in service.methods
-    if not method.server_streaming
-]
 # The node's own faults; Unavailable would be lnd's, which is there.
 OURS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.DEADLINE_EXCEEDED}
 _TEXT = st.text(max_size=70) | st.from_regex(r"[0-9a-f]{66}", fullmatch=True) | st.uuids().map(str)
@@ -46,7 +38,7 @@ def requests(message: Descriptor) -> st.SearchStrategy[bytes]:
 
 @pytest.mark.parametrize("method", METHODS, ids=lambda method: method.full_name)
 def test_no_request_is_the_nodes_fault(alice, method):
-    reply_class = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(method.output_type.full_name))
+    reply_class = message_factory.GetMessageClass(method.output_type)
     with grpc.insecure_channel(alice.grpc) as channel:
         path = f"/{method.containing_service.full_name}/{method.name}"
         call = channel.unary_unary(path, request_serializer=bytes, response_deserializer=reply_class.FromString)

@@ -13,15 +13,6 @@ from tests.nodeapi.streams import WebsocketStream, data_of, delivery_of, is_end,
 from tests.support.nodes import Node
 
 
-def message_of(node: Node, message_id: str) -> dict:
-    return node.get(f"/v1/message/{message_id}").json["message"]
-
-
-def wait_for_end(node: Node, message_id: str) -> dict:
-    node.wait_until(lambda: message_of(node, message_id)["state"] in ("settled", "failed"))
-    return message_of(node, message_id)
-
-
 @pytest.mark.parametrize("size", [1_500, 20_000])
 def test_long_message_arrives_whole_and_once(alice, bob, size):
     body = random.Random(size).randbytes(size)
@@ -43,13 +34,13 @@ def test_amount_is_shared_by_the_parts(alice, bob):
     with WebsocketStream(bob) as incoming:
         message_id = send(alice, bob, os.urandom(3_000), amount=1_001)
         assert incoming.until(lambda event: event["id"] == message_id)[-1]["amount"] == "1001"
-    assert wait_for_end(alice, message_id)["amount"] == "1001"
+    assert alice.ended(message_id)["amount"] == "1001"
 
 
 def test_long_text_that_compresses_needs_one_payment(alice, bob):
     body = b" ".join(b"line %d: all work and no play makes Jack a dull boy" % number for number in range(200))
     message_id = send(alice, bob, body)
-    sent = wait_for_end(alice, message_id)
+    sent = alice.ended(message_id)
     assert (sent["state"], sent["parts"], sent["attempts"]) == ("settled", "1", "1")
 
 
@@ -60,7 +51,7 @@ def test_several_hops_need_more_parts(alice, network):
     assert (near["hops"], far["hops"]) == ("1", "2")
     assert int(far["parts"]) > int(near["parts"])
     message_id = alice.post("/v1/message/send", {"msg": "A" * 4000, "pubkey": carol}).json["id"]
-    sent = wait_for_end(alice, message_id)
+    sent = alice.ended(message_id)
     assert sent["state"] == "settled" and int(sent["feeMsat"]) > 0
 
 
@@ -71,7 +62,7 @@ def test_largest_message_and_what_is_larger(alice, bob):
         message_id = send(alice, bob, body)
         event = incoming.until(lambda event: event["id"] == message_id)[-1]
     assert data_of(event) == body
-    sent = wait_for_end(alice, message_id)
+    sent = alice.ended(message_id)
     assert sent["state"] == "settled"
     assert (sent["parts"], sent["amount"]) == (estimate["parts"], estimate["amount"])
     refused = alice.get(f"/v1/message/estimate?pubkey={bob.pubkey}&size={len(body) + 1}")
@@ -82,7 +73,7 @@ def test_largest_message_and_what_is_larger(alice, bob):
 def test_estimate_says_what_it_takes(alice, bob, size):
     estimate = alice.get(f"/v1/message/estimate?pubkey={bob.pubkey}&size={size}&amount=3").json
     assert (estimate["reachable"], estimate["problem"], estimate["keysend"]) == (True, "", True)
-    sent = wait_for_end(alice, send(alice, bob, os.urandom(size), amount=3))
+    sent = alice.ended(send(alice, bob, os.urandom(size), amount=3))
     assert (sent["parts"], sent["amount"], sent["feeMsat"]) == (
         estimate["parts"], estimate["amount"], estimate["feeMsat"],
     )  # fmt: skip
@@ -129,14 +120,14 @@ def test_parts_survive_both_nodes_being_killed(pair):
     command(simulated, "rate", per_second=60)
     bodies = {send(alice, bob, body): body for body in (os.urandom(15_000) for _ in range(3))}
     for node in (alice, bob, alice, bob):
-        before = sum(int(message_of(alice, message_id)["attempts"]) for message_id in bodies)
+        before = sum(int(alice.message(message_id)["attempts"]) for message_id in bodies)
         alice.wait_until(
-            lambda: sum(int(message_of(alice, message_id)["attempts"]) for message_id in bodies) != before
-            or all(message_of(alice, message_id)["state"] == "settled" for message_id in bodies)
+            lambda: sum(int(alice.message(message_id)["attempts"]) for message_id in bodies) != before
+            or all(alice.message(message_id)["state"] == "settled" for message_id in bodies)
         )
         node.kill()
         node.start()
-    assert {wait_for_end(alice, message_id)["state"] for message_id in bodies} == {"settled"}
+    assert {alice.ended(message_id)["state"] for message_id in bodies} == {"settled"}
     bob.wait_until(lambda: len(bob.get("/v1/messages?direction=in").json["messages"]) == len(bodies))
     last = send(alice, bob)
     with WebsocketStream(bob, "?after=0") as stream:
@@ -149,9 +140,9 @@ def test_part_that_fails_for_good_fails_the_message_and_names_what_was_spent(pai
     simulated, alice, bob = pair
     command(simulated, "rate", per_second=40)
     message_id = send(alice, bob, os.urandom(120_000))
-    alice.wait_until(lambda: int(message_of(alice, message_id)["attempts"]) > 64)
+    alice.wait_until(lambda: int(alice.message(message_id)["attempts"]) > 64)
     command(simulated, "fail", count=1, reason="INCORRECT_PAYMENT_DETAILS")
-    sent = wait_for_end(alice, message_id)
+    sent = alice.ended(message_id)
     assert sent["state"] == "failed"
     assert "sat are spent on" in sent["error"] and "of " + sent["parts"] + " parts" in sent["error"]
     assert int(sent["attempts"]) < int(sent["parts"])
@@ -164,7 +155,7 @@ def test_message_expires_when_its_recipient_stays_away(pair):
     short = send(alice, bob, expiresIn=2)
     long = send(alice, bob, os.urandom(4_000), expiresIn=2)
     for message_id in (short, long):
-        sent = wait_for_end(alice, message_id)
+        sent = alice.ended(message_id)
         assert sent["state"] == "failed" and sent["error"].startswith("its time is over; last: ")
 
 

@@ -36,21 +36,16 @@ def write_config(path, sections: dict) -> None:
 
 
 def test_line_is_for_the_services_that_are_active(tmp_path):
-    everything = bake_line(Rpc) + "\n"
-    assert printed(cwd=tmp_path) == everything
-    write_config(tmp_path / "node.yml", services(vpn=True, message=True))
-    assert printed("--config", "node.yml", cwd=tmp_path) == everything
+    assert printed(cwd=tmp_path) == bake_line(Rpc) + "\n"
+    # The macaroon's file is named already, here and there, and not there yet.
     write_config(tmp_path / "node.yml", services(vpn=False, message=True))
-    assert printed("--config", "node.yml", cwd=tmp_path) == bake_line(calls_for({"message"})) + "\n"
-    assert printed("--config", "node.yml", "--all", cwd=tmp_path) == everything
-    # Its file is named already, here and there, and not there yet.
     environ = {"IMPD_LIGHTNING__LND_NODE__ADMIN_MACAROON": "nowhere"}
-    assert printed("--config", "node.yml", "--all", cwd=tmp_path, environ=environ) == everything
+    assert printed("--config", "node.yml", cwd=tmp_path, environ=environ) == bake_line(calls_for({"message"})) + "\n"
+    assert printed("--config", "node.yml", "--all", cwd=tmp_path) == bake_line(Rpc) + "\n"
 
 
 def test_node_works_with_the_macaroon_of_the_line(own_network, tmp_path):
-    calls = uris(printed(cwd=tmp_path))
-    lnd = baked(own_network.nodes["alice"], tmp_path, calls)
+    lnd = baked(own_network.nodes["alice"], tmp_path, uris(bake_line(Rpc)))
     with Node(lnd, tmp_path / "alice") as alice, Node(own_network.nodes["bob"], tmp_path / "bob") as bob:
         with WebsocketStream(alice) as stream:
             for body in (b"short", bytes(range(256)) * 20):
@@ -79,14 +74,18 @@ def test_start_with_too_weak_a_macaroon_names_what_is_missing(own_network, tmp_p
     assert "does not permit GetNodeInfo, SettleInvoice" in node.log
     assert "`./impervious macaroon` prints the line" in node.log
     # Without the service that needs it, its call is not missed.
-    with Node(baked(own_network.nodes["carol"], tmp_path, all_but(*ONLY_FOR)), tmp_path / "without", extra=services(vpn=False)):
+    lnd = baked(own_network.nodes["carol"], tmp_path, all_but(*ONLY_FOR))
+    with Node(lnd, tmp_path / "without", extra=services(vpn=False)):
         pass
 
 
 async def connect(lnd) -> None:
     client = LndClient(
-        host=lnd.host, port=lnd.port, tls_cert=lnd.tls_cert_path.read_bytes(), macaroon_hex=lnd.macaroon_path.read_bytes().hex()
-    )  # fmt: skip
+        host=lnd.host,
+        port=lnd.port,
+        tls_cert=lnd.tls_cert_path.read_bytes(),
+        macaroon_hex=lnd.macaroon_path.read_bytes().hex(),
+    )
     try:
         await LndStatus(client).connect(expected_pubkey="", calls=list(Rpc))
     finally:

@@ -1,4 +1,4 @@
-"""Whole nodes on real lnds, each with the macaroon that lncli bakes from the line of `./impervious macaroon`, as printed."""
+"""Whole nodes on real lnds, each with the macaroon that lncli bakes by the line of `./impervious macaroon`."""
 
 import base64
 import dataclasses
@@ -93,8 +93,9 @@ def test_a_lease_is_bought_by_a_hold_invoice_and_refreshed(market):
     seller, buyer = market
     lease = buy(buyer, seller, 600)
     assert lease["seconds"] == 600
+    nonce = one(buyer, "SELECT nonce FROM vpn_purchasedlease")
     with WebsocketStream(buyer) as stream:
-        post(buyer, REFRESH, pubkey=seller.pubkey, nonce=one(buyer, "SELECT nonce FROM vpn_purchasedlease"), price="100")
+        post(buyer, REFRESH, pubkey=seller.pubkey, nonce=nonce, price="100")
         assert told(stream.until(of_type("lease"))[-1])["seconds"] == 100
 
 
@@ -113,7 +114,9 @@ def test_node_with_a_private_channel_only_is_answered(network, market, tmp_path)
         assert data_of(answers.until(lambda event: event["id"] == answer)[-1]) == body
 
 
-@pytest.mark.parametrize("missing", [(Rpc.TRACK_PAYMENT,), (Rpc.TRACK_PAYMENT, Rpc.CHECK_MACAROON)], ids=["asking lnd", "reading it"])
+@pytest.mark.parametrize(
+    "missing", [(Rpc.TRACK_PAYMENT,), (Rpc.TRACK_PAYMENT, Rpc.CHECK_MACAROON)], ids=["asking lnd", "reading it"]
+)
 def test_too_weak_a_macaroon_is_told_at_start(network, tmp_path, missing):
     line = "lncli bakemacaroon --save_to impervious.macaroon " + " ".join(f"uri:{path}" for path in all_but(*missing))
     node = Node(bake(network.nodes["hidden"], tmp_path / "baked", line), tmp_path / "node")

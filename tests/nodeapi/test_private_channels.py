@@ -24,19 +24,11 @@ def pair(tmp_path):
         asyncio.run(simulated.stop())
 
 
-def end_of(node: Node, message_id: str) -> dict:
-    def message() -> dict:
-        return node.get(f"/v1/message/{message_id}").json["message"]
-
-    node.wait_until(lambda: message()["state"] in ("settled", "failed"))
-    return message()
-
-
 @pytest.mark.parametrize("size", [5, 3_000])
 def test_private_node_is_answered(pair, size):
     alice, carol = pair
     unknown = send(alice, carol, expiresIn=60)
-    assert end_of(alice, unknown)["state"] == "failed"
+    assert alice.ended(unknown)["state"] == "failed"
     with WebsocketStream(alice) as stream:
         question = send(carol, alice, b"q" + bytes(range(256)) * (size // 256))
         stream.until(lambda event: event["id"] == question)
@@ -45,11 +37,11 @@ def test_private_node_is_answered(pair, size):
         answer = send(alice, carol, body, replyToId=question)
         event = stream.until(lambda event: event["id"] == answer)[-1]
     assert (data_of(event), event["replyToId"]) == (body, question)
-    assert int(end_of(alice, answer)["feeMsat"]) > 0
+    assert int(alice.ended(answer)["feeMsat"]) > 0
     # Known from the table, not only from memory.
     alice.kill()
     alice.start()
-    assert end_of(alice, send(alice, carol))["state"] == "settled"
+    assert alice.ended(send(alice, carol))["state"] == "settled"
 
 
 def test_node_with_a_public_channel_tells_no_hints(alice, bob):

@@ -1,6 +1,5 @@
 """Whole nodes on real lnds: what the simulator stands for elsewhere is tried on the thing itself."""
 
-import asyncio
 import base64
 import dataclasses
 import hashlib
@@ -8,7 +7,6 @@ import http.client
 import json
 import os
 import threading
-from concurrent.futures import Future
 
 import pytest
 from websockets.sync.client import connect
@@ -16,6 +14,7 @@ from websockets.sync.client import connect
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
 from tests.support.lnd_rpc import BareClient
+from tests.support.loops import LoopThread, running
 from tests.support.nodes import Node
 from tests.support.real_lnd import RealNetwork, available
 
@@ -23,18 +22,6 @@ pytestmark = [
     pytest.mark.real_lnd,
     pytest.mark.skipif(not available(), reason="real_lnd: lnd and btcd are not on PATH; not run"),
 ]
-
-
-class LoopThread:
-    """An event loop of its own, because the network's processes belong to one."""
-
-    def __init__(self):
-        self._loop = asyncio.new_event_loop()
-        threading.Thread(target=self._loop.run_forever, daemon=True).start()
-
-    def run(self, coroutine):
-        future: Future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        return future.result(timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -51,9 +38,8 @@ def network(loop, tmp_path_factory):
         without_keysend=["mute"],
         private=["carol"],
     )
-    loop.run(real.__aenter__())
-    yield real
-    loop.run(real.stop())
+    with running(real, loop):
+        yield real
 
 
 @pytest.fixture(scope="module")
@@ -89,7 +75,7 @@ def test_message_is_seen_on_the_far_websocket(alice, bob):
         assert (event["fromPubkey"], event["data"], event["amount"]) == (alice.pubkey, "aGVsbG8=", "7")
         delivery = until(own, message_id, "delivery")
     assert delivery["replyToId"] == ""
-    stored = alice.get(f"/v1/message/{message_id}").json["message"]
+    stored = alice.message(message_id)
     assert (stored["state"], stored["attempts"], stored["feeMsat"]) == ("settled", "1", "0")
 
 
@@ -97,13 +83,9 @@ def test_node_that_takes_no_keysend(alice, network):
     with connect(f"ws://{alice.http}/v1/subscribe") as own:
         message_id = send(alice, network.nodes["mute"].pubkey)
         until(own, message_id, "delivery")
-    stored = alice.get(f"/v1/message/{message_id}").json["message"]
+    stored = alice.message(message_id)
     assert stored["state"] == "failed"
     assert "keysend" in stored["error"]
-
-
-def message_of(node: Node, message_id: str) -> dict:
-    return node.get(f"/v1/message/{message_id}").json["message"]
 
 
 @pytest.mark.parametrize("size", [900, 1_000, 1_100, 20_000])
@@ -113,8 +95,8 @@ def test_message_of_any_length_arrives_as_estimated(alice, bob, size):
     with connect(f"ws://{bob.http}/v1/subscribe") as far:
         message_id = send(alice, bob.pubkey, msg=base64.b64encode(body).decode())
         assert base64.b64decode(until(far, message_id, "message")["data"]) == body
-    alice.wait_until(lambda: message_of(alice, message_id)["state"] == "settled")
-    sent = message_of(alice, message_id)
+    alice.wait_until(lambda: alice.message(message_id)["state"] == "settled")
+    sent = alice.message(message_id)
     assert (sent["parts"], sent["feeMsat"], estimate["hops"]) == (estimate["parts"], estimate["feeMsat"], "1")
 
 
@@ -128,15 +110,15 @@ def test_node_with_a_private_channel_only_is_answered(alice, network, tmp_path, 
         with connect(f"ws://{carol.http}/v1/subscribe") as stream:
             answer = send(alice, carol.pubkey, msg=body, replyToId=question)
             assert until(stream, answer, "message")["data"] == body
-        alice.wait_until(lambda: message_of(alice, answer)["state"] == "settled")
-        assert int(message_of(alice, answer)["feeMsat"]) > 0
+        alice.wait_until(lambda: alice.message(answer)["state"] == "settled")
+        assert int(alice.message(answer)["feeMsat"]) > 0
 
 
 def test_what_came_while_the_node_was_down(alice, bob):
     bob.kill()
     ids = {send(alice, bob.pubkey) for _ in range(10)}
     alice.wait_until(
-        lambda: {alice.get(f"/v1/message/{one}").json["message"]["state"] for one in ids} == {"settled"}
+        lambda: {alice.message(one)["state"] for one in ids} == {"settled"}
     )
     bob.start()
     bob.wait_until(lambda: all(bob.get(f"/v1/message/{one}").status == 200 for one in ids))

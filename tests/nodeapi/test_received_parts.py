@@ -80,7 +80,7 @@ def test_any_order_interleaved_and_over_a_restart(carol, alice, pay):
     pay(two, 0)
     pay(one, 2)
     assert received(carol, alice, one, two) == {str(one.id): one.body, str(two.id): two.body}
-    event = carol.get(f"/v1/message/{one.id}").json["message"]
+    event = carol.message(one.id)
     assert (event["pubkey"], event["amount"]) == (one.key.public_key.format().hex(), "4")
 
 

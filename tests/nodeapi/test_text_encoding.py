@@ -32,7 +32,7 @@ def test_text_goes_out(carol, bob, text):
         assert reply.status == 200, reply.body
         message_id = reply.json["id"]
         assert data_of(far.until(lambda event: event["id"] == message_id)[-1]) == text.encode()
-    assert carol.get(f"/v1/message/{message_id}").json["message"]["msg"] == text
+    assert carol.message(message_id)["msg"] == text
     assert text in [message["msg"] for message in carol.get("/v1/messages?direction=out").json["messages"]]
 
 
@@ -47,7 +47,7 @@ def test_bytes_come_in_as_text_over_websocket_and_http_and_as_they_are_over_grpc
         event = lines.event()
         assert (event["id"], event["data"]) == (message_id, text)
         assert next(call).data == body
-    assert carol.get(f"/v1/message/{message_id}").json["message"]["msg"] == text
+    assert carol.message(message_id)["msg"] == text
 
 
 def test_delivery_is_readable_json(carol, bob):
@@ -90,5 +90,5 @@ def test_base64_is_the_default(alice, bob):
     with WebsocketStream(alice) as stream:
         message_id = alice.post(SEND, {"msg": b64(b"hello"), "pubkey": bob.pubkey}).json["id"]
         stream.until(is_end(message_id))
-    assert alice.get(f"/v1/message/{message_id}").json["message"]["msg"] == "aGVsbG8="
+    assert alice.message(message_id)["msg"] == "aGVsbG8="
     assert alice.post(SEND, {"msg": "no base64!", "pubkey": bob.pubkey}).status == 400

@@ -1,6 +1,5 @@
 """VPN leases between whole nodes: from the quote to a file whose tunnel passes packets, and all that may go wrong."""
 
-import json
 from collections.abc import Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ from lightning.simulator.process import SimulatedNetwork
 from protos import vpn_pb2, vpn_pb2_grpc
 from tests.conftest import Network
 from tests.messaging.records import item, packet, sealed
+from tests.nodeapi.scrapes import value
 from tests.nodeapi.streams import WebsocketStream
 from tests.nodeapi.vpn_market import (
     CONTRACT,
@@ -43,10 +43,10 @@ from tests.nodeapi.vpn_market import (
     wait_for_shop,
     wait_until_freed,
 )
+from tests.nodeapi.vpn_purchase import purchase
 from tests.support.databases import execute
-from tests.support.doc_examples import Page
 from tests.support.nodes import Node
-from tests.vpn.machines import Client
+from tests.vpn.machines import Client, Flow
 from vpn.keys import new_key_pair
 
 LOW_ORDER = "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA="
@@ -131,25 +131,10 @@ def test_from_quote_to_a_tunnel_that_passes_packets(market, shop, tmp_path):
     assert one(buyer, "SELECT COUNT(*) FROM invoices_invoicepayment WHERE amount_msat = 600000") == 1
 
 
-def test_the_page_on_vpn_leases(market, tmp_path, monkeypatch):
+def test_the_page_on_vpn_leases(market, shop, tmp_path, monkeypatch):
     seller, buyer = market
     monkeypatch.chdir(tmp_path)
-    environ = {"BUYER": f"http://{buyer.http}", "SELLER_PUBKEY": seller.pubkey}
-    with WebsocketStream(buyer) as stream:
-        page = Page("vpn.md", **environ)
-        request_id = json.loads(page.run("/v1/vpn/quote"))["id"]
-        quote = answer(stream, request_id)
-        assert told(quote).keys() == json.loads(page.output("/v1/vpn/quote")).keys()
-        page = Page("vpn.md", **environ, NONCE=told(quote)["nonce"])
-        lease_id = json.loads(page.run("/v1/vpn/contract"))["id"]
-        lease = answer(stream, lease_id)
-        shown = next(block.text for block in page.blocks if '"type":"lease"' in block.text)
-        assert told(lease).keys() == json.loads(shown).keys()
-        Page("vpn.md", **environ, LEASE=lease_id).run("seller.conf")
-        assert (tmp_path / "seller.conf").read_bytes() == file_of(buyer, lease_id).body
-        assert (tmp_path / "seller.conf").stat().st_mode & 0o777 == 0o600
-        refresh_id = json.loads(page.run("/v1/vpn/refresh"))["id"]
-        assert told(answer(stream, refresh_id))["id"] == lease_id
+    purchase(shop, seller, buyer, tmp_path)
 
 
 def test_by_grpc(market):
@@ -399,6 +384,26 @@ def test_refresh_moves_the_end_and_leaves_the_peer_alone(market, shop):
     assert buyer.post(REFRESH, {"pubkey": seller.pubkey, "nonce": "unknown", "price": "50"}).status == 400
 
 
+def test_a_refresh_loses_no_packet(market, shop, tmp_path, record_property):
+    seller, buyer = market
+    lease = buy(buyer, seller, 3_000)
+    nonce = bought(buyer, lease["id"])["nonce"]
+    with Client(tmp_path) as client, WebsocketStream(buyer) as stream:
+        shop.server.cable(client, "192.0.2.1/30", "192.0.2.2/30")
+        shop.server.serve("10.77.0.1", 10)
+        client.bring_up(file_of(buyer, lease["id"]).body.decode())
+        assert client.reaches("udp", "10.77.0.1", 10)
+        flow = Flow(client, "10.77.0.1", 10)
+        for _ in range(3):
+            refresh_id = post(buyer, REFRESH, pubkey=seller.pubkey, nonce=nonce, price="100")
+            assert told(answer(stream, refresh_id))["type"] == "lease"
+            # Other leases come meanwhile, and their peers.
+            buy(buyer, seller, 3_000)
+        sent, lost = flow.end()
+    record_property("sent", sent)
+    assert sent > 50 and lost == 0
+
+
 def test_calls_that_are_refused_at_once(market):
     seller, buyer = market
     quote = ask_quote(buyer, seller)
@@ -412,3 +417,20 @@ def test_calls_that_are_refused_at_once(market):
     assert contract_id != post(buyer, CONTRACT, pubkey=seller.pubkey, nonce=quote["nonce"], price="60")
     again = buyer.post(CONTRACT, {"pubkey": seller.pubkey, "nonce": quote["nonce"], "price": "60"})
     assert again.status == 400 and again.json["message"].startswith("nonce: was used")
+
+
+def test_sales_are_counted(market):
+    seller, buyer = market
+    sides = {"sold": seller, "bought": buyer}
+
+    def counted() -> dict:
+        return {
+            (name, side): value(node, f"impervious_vpn_{name}", direction=side, **labels)
+            for side, node in sides.items()
+            for name, labels in {"sat_total": {}, "payments_total": {"kind": "contract"}}.items()
+        }
+
+    before = counted()
+    buy(buyer, seller, 60)
+    grown = {("sat_total", side): 60 for side in sides} | {("payments_total", side): 1 for side in sides}
+    seller.wait_until(lambda: counted() == {key: before[key] + grown[key] for key in before})

@@ -18,6 +18,8 @@ from tests.nodeapi.test_federation import shell
 from tests.nodeapi.vpn_market import (
     CONTRACT,
     RECORD_NUMBER,
+    REFRESH,
+    SERVER_IP,
     Shop,
     Stranger,
     answer,
@@ -28,6 +30,7 @@ from tests.nodeapi.vpn_market import (
     contract_of,
     file_of,
     lease_state,
+    make_due,
     moment,
     of_lease,
     one,
@@ -40,7 +43,8 @@ from tests.nodeapi.vpn_market import (
 )
 from tests.support.databases import execute
 from tests.support.nodes import ROOT, Node
-from tests.vpn.machines import Client
+from tests.vpn.machines import LISTEN_PORT, PATH, Client
+from vpn import rules
 from vpn.keys import new_key_pair
 
 PAGES = """
@@ -135,6 +139,100 @@ def test_bytes_and_handshakes_are_kept_over_a_restart_and_shown(market, shop, tm
     assert {status for status, _ in bought.values()} == {200}
     private = file_of(buyer, lease["id"]).body.decode().split("PrivateKey = ")[1].split("\n")[0]
     assert not [path for path, (_, page) in (pages | bought).items() if private in page]
+
+
+def test_an_interface_that_is_made_anew_goes_on_with_the_leases_and_their_bytes(lnds, shop, market, tmp_path):
+    """The exit rules, which the machine has forgotten like the interface, are in force again too."""
+    buyer = market[1]
+    nft = tmp_path / "bin" / "nft"
+    nft.parent.mkdir()
+    nft.write_text(f'#!/bin/sh\nexec ip netns exec {shop.server.name} {shutil.which("nft", path=PATH)} "$@"\n')
+    nft.chmod(0o755)
+    config = shop.config(subnet="10.77.1.0/24", allowed_ips="10.77.0.0/16", exit_rules=True)
+    environ = {"PATH": f"{nft.parent}:{PATH}"}
+    with Client(tmp_path) as client, Node(
+        lnds.nodes["slow"], tmp_path / "renewed", extra=config, environ=environ
+    ) as seller:
+        wait_for_shop(seller)
+        lease = buy(buyer, seller, 3_000)
+        counters = f"SELECT received_bytes, seen_received_bytes FROM vpn_lease {by_contract(seller, lease)}"
+        shop.server.run("ip", "address", "add", "10.77.1.1/24", "dev", shop.server.interface)
+        shop.server.cable(client, "192.0.2.1/30", "192.0.2.2/30")
+        client.bring_up(file_of(buyer, lease["id"]).body.decode())
+        shop.server.serve("10.77.1.1", 9)
+        # The rules let nobody to the server's own services but for those that allowed_ips names.
+        assert client.reaches("udp", "10.77.1.1", 9)
+        assert rules.exit_table(shop.server.interface) in shop.server.run("nft", "list", "tables")
+        restart(seller)
+        seller.wait_until(lambda: execute(seller.database_url, counters)[0][1])
+        before = execute(seller.database_url, counters)[0][0]
+        seller.stop()
+        shop.server.renew_interface()
+        shop.server.run("ip", "address", "add", "10.77.1.1/24", "dev", shop.server.interface)
+        shop.server.run("nft", "flush", "ruleset")
+        seller.start()
+        seller.wait_until(lambda: shop.peers().get(key_of(buyer, lease)) == lease["address"])
+        assert client.reaches("udp", "10.77.1.1", 9, seconds=60)
+        seller.wait_until(
+            lambda: rules.exit_table(shop.server.interface) in shop.server.run("nft", "list", "tables")
+        )
+        restart(seller)
+        seller.wait_until(lambda: execute(seller.database_url, counters)[0][1])
+        total, counter = execute(seller.database_url, counters)[0]
+        assert total == before + counter > before > 0
+
+
+def test_buyers_are_told_when_the_tunnel_is_found_elsewhere(market, shop):
+    seller, buyer = market
+    lease, over = buy(buyer, seller, 3_000), buy(buyer, seller, 3_000)
+    make_due(seller, over["id"], "warns_at", "expires_at")
+    wait_until_freed(seller, over["id"])
+    with WebsocketStream(buyer) as stream:
+        seller.stop()
+        seller.configure(shop.config(server_ip="192.0.2.77", dns="9.9.9.9"))
+        seller.start()
+        event = told(stream.until(of_lease("lease", lease["id"]))[-1])
+        assert (event["endpoint"], event["expires_at"]) == (f"192.0.2.77:{LISTEN_PORT}", lease["expires_at"])
+        file = file_of(buyer, lease["id"]).body.decode()
+        assert f"Endpoint = 192.0.2.77:{LISTEN_PORT}\n" in file and "DNS = 9.9.9.9\n" in file
+        # And back, once each.
+        seller.stop()
+        seller.configure(shop.config())
+        seller.start()
+        stream.until(of_lease("lease", lease["id"]))
+        assert file_of(buyer, lease["id"]).body.decode() == file.replace("192.0.2.77", SERVER_IP).replace(
+            "DNS = 9.9.9.9\n", ""
+        )
+    assert bought(buyer, over["id"])["endpoint"] == f"{SERVER_IP}:{LISTEN_PORT}"
+
+
+def test_a_price_of_nothing_sells_nothing(market, shop):
+    seller, buyer = market
+    lease = buy(buyer, seller, 3_000)
+    seller.stop()
+    seller.configure(shop.config(price=0))
+    seller.start()
+    refused = ask_quote(buyer, seller)
+    assert (refused["type"], refused["reason"]) == ("refusal", "closed")
+    seller.wait_until(lambda: "no VPN can be sold: vpn.price is 0" in seller.log)
+    # What is sold stays, and is prolonged at its own price.
+    assert shop.peers()[key_of(buyer, lease)] == lease["address"]
+    with WebsocketStream(buyer) as stream:
+        refresh_id = post(buyer, REFRESH, pubkey=seller.pubkey, nonce=bought(buyer, lease["id"])["nonce"], price="100")
+        assert told(answer(stream, refresh_id))["type"] == "lease"
+    seller.stop()
+    seller.configure(shop.config())
+    seller.start()
+    wait_for_shop(seller)
+
+
+def restart(node: Node) -> None:
+    node.stop()
+    node.start()
+
+
+def by_contract(seller: Node, lease: dict) -> str:
+    return f"WHERE contract_id = '{as_stored(seller, lease['id'])}'"
 
 
 def test_the_operator_extends_and_ends_a_lease(market, shop):
@@ -251,7 +349,8 @@ def test_a_lease_in_use_is_renewed_within_its_budget_and_another_is_not(market, 
                     execute(buyer.database_url, f"{near}'{as_stored(buyer, lease['id'])}'")
 
             come_near_the_end()
-            renewed = told(stream.until(lambda event: of_lease("lease", used["id"])(event) and is_later(event, used))[-1])
+            is_used = of_lease("lease", used["id"])
+            renewed = told(stream.until(lambda event: is_used(event) and is_later(event, used))[-1])
             assert renewed["seconds"] == 1_500
             # A second one would go over the budget.
             come_near_the_end()

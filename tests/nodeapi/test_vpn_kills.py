@@ -116,7 +116,7 @@ def settled_sat(market: Market) -> int:
 
 @pytest.mark.parametrize("victim", VICTIMS)
 @pytest.mark.parametrize("step", STEPS)
-def test_a_purchase_that_is_killed(market: Market, step: str, victim: str):
+def test_a_purchase_that_is_killed(market: Market, step: str, victim: str, record_property):
     quote = ask_quote(market.buyer, market.seller)
     before = settled_sat(market)
     with ExitStack() as stack:
@@ -126,6 +126,7 @@ def test_a_purchase_that_is_killed(market: Market, step: str, victim: str):
         market.wait_for(step)
         market.kill(victim)
     outcome = ended(market, contract_id)
+    record_property("outcome", outcome)
     assert settled_sat(market) - before == (3_000 if outcome == "active" else 0)
     mine = [row for row in leases(market.buyer) if row["id"] == contract_id]
     assert bool(mine) == (outcome == "active")
@@ -159,7 +160,7 @@ def test_a_lease_that_ends_while_a_node_is_away(market: Market, victim: str):
 
 @pytest.mark.parametrize("victim", VICTIMS)
 @pytest.mark.parametrize("state", ["wanted", "offered", "held", "settling", "settled"])
-def test_a_refresh_that_is_killed_counts_once(market: Market, state: str, victim: str):
+def test_a_refresh_that_is_killed_counts_once(market: Market, state: str, victim: str, record_property):
     lease = buy(market.buyer, market.seller, 3_000)
     nonce = bought(market.buyer, lease["id"])["nonce"]
     order = ["wanted", "offered", "held", "settling", "settled"]
@@ -172,6 +173,7 @@ def test_a_refresh_that_is_killed_counts_once(market: Market, state: str, victim
     )
     market.kill(victim)
     outcome = ended(market, refresh_id)
+    record_property("outcome", outcome)
     rows = execute(
         market.seller.database_url,
         f"SELECT SUM(t.seconds), COUNT(*) FROM vpn_term t JOIN vpn_lease l ON l.id = t.lease_id "

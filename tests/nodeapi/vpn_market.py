@@ -178,7 +178,7 @@ def wait_until_freed(seller: Node, lease_id: str) -> None:
 
 
 def wait_for_shop(seller: Node) -> None:
-    seller.wait_until(lambda: one(seller, "SELECT interface FROM vpn_shop"))
+    seller.wait_until(lambda: one(seller, "SELECT interface FROM vpn_shop WHERE problem = ''"))
 
 
 @contextmanager

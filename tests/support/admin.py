@@ -20,8 +20,11 @@ class AdminPages:
         self._opener = urllib.request.build_opener(
             urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
         )
-        token = _TOKEN.search(self.page("login/"))[1]
-        self.page("login/", **ACCOUNT, next="/admin/", csrfmiddlewaretoken=token)
+        self.page("login/", **ACCOUNT, next="/admin/", csrfmiddlewaretoken=self.token("login/"))
+
+    def token(self, path: str) -> str:
+        """What a form on this page has to be sent with."""
+        return _TOKEN.search(self.page(path))[1]
 
     def page(self, path: str, **form: str) -> str:
         data = urllib.parse.urlencode(form).encode() if form else None

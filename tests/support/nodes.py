@@ -69,6 +69,11 @@ class Node:
         self.log_path = self.directory / "node.log"
         self.process: subprocess.Popen | None = None
         self.database_url = self.database_url or new_database_url(self.directory)
+        self.configure(self.extra)
+
+    def configure(self, extra: dict) -> None:
+        """For its next start."""
+        self.extra = extra
         self.config_path.write_text(yaml.safe_dump(self._config()))
 
     @property
@@ -189,3 +194,12 @@ class Node:
 
     def get(self, path: str, headers: dict | None = None) -> Reply:
         return self.request("GET", path, None, headers)
+
+    def message(self, message_id: str) -> dict:
+        """As the node has it now."""
+        return self.get(f"/v1/message/{message_id}").json["message"]
+
+    def ended(self, message_id: str) -> dict:
+        """A message of its own, once it has come to its end."""
+        self.wait_until(lambda: self.message(message_id)["state"] in ("settled", "failed"))
+        return self.message(message_id)

@@ -4,8 +4,8 @@
     node = Node(…, environ=clock.environ)
     clock.shift(86_400)
 
-The node's own code is as it is: Python reads a `sitecustomize` of ours before anything else. (libfaketime breaks sleeping
-against the steady clock, and the clock of the system is everybody's.)
+The node's own code is as it is: Python reads a `sitecustomize` of ours before anything else. (libfaketime breaks
+sleeping against the steady clock, and the clock of the system is everybody's.)
 """
 
 import os

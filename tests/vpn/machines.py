@@ -135,6 +135,22 @@ class Machine:
         return subprocess.run(words, env=os.environ | {"PATH": PATH}).returncode == 0
 
 
+class Flow:
+    """Numbered datagrams to an address where a machine serves, until `end`."""
+
+    def __init__(self, machine: Machine, address: str, port: int = PROBE_PORT) -> None:
+        self._process = machine.start(
+            sys.executable, PROBE, "flow", address, port, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+        assert self._process.stdout.readline() == "flowing\n"
+
+    def end(self) -> tuple[int, int]:
+        """How many were sent, and how many of them were lost."""
+        told, _ = self._process.communicate("", timeout=120)
+        sent, lost = map(int, told.split())
+        return sent, lost
+
+
 class WireGuardServer(Machine):
     """A machine with a WireGuard interface that has a key, a port and an address, and is up."""
 
@@ -144,13 +160,21 @@ class WireGuardServer(Machine):
 
     def __enter__(self) -> "WireGuardServer":
         super().__enter__()
+        self.open_interface()
+        return self
+
+    def renew_interface(self) -> None:
+        """Deleted and made anew, under another name; the key is the same."""
+        self.remove_interface(self.interface)
+        self.open_interface()
+
+    def open_interface(self) -> None:
         self.interface = self.add_interface()
         self.run("wg", "set", self.interface, "listen-port", LISTEN_PORT,
                  "private-key", self.key_file(self.pair.private))  # fmt: skip
         for address in self.addresses:
             self.run("ip", "address", "add", address, "dev", self.interface)
         self.run("ip", "link", "set", self.interface, "up")
-        return self
 
 
 class Client(Machine):

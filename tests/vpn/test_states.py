@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpn.counting import more
-from vpn.states import LEASE_WAYS, TERM_WAYS, LeaseState, NoSuchWay, TermState, require_way
+from messaging.transitions import NoSuchWay, require_way
+from vpn.states import LEASE_WAYS, TERM_WAYS, LeaseState, TermState
 
 
 def reachable(ways: dict, start) -> set:

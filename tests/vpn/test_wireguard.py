@@ -3,14 +3,13 @@
 import asyncio
 import ipaddress
 import os
-import subprocess
 import sys
 import time
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from tests.vpn.machines import LISTEN_PORT, PROBE, PROBE_PORT, command
+from tests.vpn.machines import LISTEN_PORT, Flow, command
 from vpn import keys, wgquick
 from vpn.pool import Pool
 from vpn.reconcile import Changes, missing_after, reconcile
@@ -149,17 +148,13 @@ def test_the_finished_file_makes_a_tunnel(server, client, tunnel, interface):
 
 def test_setting_a_peer_again_loses_no_packet(server, client, tunnel, interface):
     assert client.reaches("udp", "10.77.0.1")
-    flow = client.start(
-        sys.executable, PROBE, "flow", "10.77.0.1", PROBE_PORT, stdin=subprocess.PIPE, stdout=subprocess.PIPE
-    )
-    assert flow.stdout.readline() == "flowing\n"
+    flow = Flow(client, "10.77.0.1")
     for others in range(20):
         # As the reconciler does for a refresh, and for others that come and go.
         again = {tunnel.public: POOL.peer_networks(7) if others % 2 else nets("10.77.0.7/32")}
         interface.set(replace=again, add={new_key(): POOL.peer_networks(100 + others)})
         time.sleep(0.05)
-    told, _ = flow.communicate("", timeout=60)
-    sent, lost = map(int, told.split())
+    sent, lost = flow.end()
     assert sent > 50 and lost == 0
 
 

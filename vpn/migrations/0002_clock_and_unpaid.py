@@ -18,6 +18,11 @@ class Migration(migrations.Migration):
                 ('offset_seconds', models.FloatField(help_text="The time, less the seconds since the machine's start.")),
             ],
         ),
+        migrations.AddField(
+            model_name='shop',
+            name='told',
+            field=models.JSONField(default=dict, help_text='What buyers were told of the tunnel, but for their address.'),
+        ),
         migrations.AddIndex(
             model_name='lease',
             index=models.Index(condition=models.Q(('state', 'contracted')), fields=['buyer'], name='vpn_lease_unpaid'),

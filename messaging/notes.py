@@ -1,0 +1,47 @@
+"""What an API call wants stored with what it causes: a row of its own for each message or payment, in their transaction.
+
+The call sets `noter` in its own context; the outbox and the payer of invoices ask it there. Where no call is behind
+something, nothing is noted.
+"""
+
+from collections.abc import Iterable
+from contextvars import ContextVar
+from functools import partial
+from typing import Protocol
+from uuid import UUID
+
+from django.db import models, transaction
+
+from messaging.database import insert_new
+from messaging.models import Message
+
+
+class Noter(Protocol):
+    def note(self, *, item_id: UUID, peer: str, amount_msat: int) -> models.Model:
+        """A new row about a message, or a payment, that is being stored. Gets `committed` when it is."""
+
+
+noter: ContextVar[Noter | None] = ContextVar("noter", default=None)
+
+
+def notes_of(messages: Iterable[Message]) -> list[models.Model]:
+    """Of the call in whose context this is asked."""
+    current = noter.get()
+    if current is None:
+        return []
+    return [
+        current.note(item_id=message.message_id, peer=message.pubkey, amount_msat=message.amount_msat)
+        for message in messages
+    ]
+
+
+def store(rows: list[models.Model]) -> None:
+    """Part of the caller's transaction. The rows are of one model."""
+    if rows:
+        insert_new(type(rows[0]), rows)
+        transaction.on_commit(partial(_mark, rows))
+
+
+def _mark(rows: list[models.Model]) -> None:
+    for row in rows:
+        row.committed = True

@@ -1,0 +1,36 @@
+import sys
+
+from django.conf import settings
+from django.core.management.base import BaseCommand, CommandError
+from django.db import Error, connection
+
+from nodeapi import assembly, retention, welcome
+
+
+class Command(BaseCommand):
+    help = "Deletes what is older than events.keep_days and messages.keep_days, as a running node does daily."
+    requires_system_checks = []
+
+    def add_arguments(self, parser):
+        parser.add_argument("--dry-run", action="store_true", help="only count")
+
+    def handle(self, *args, dry_run: bool, **options):
+        if settings.IMPD is None:
+            raise CommandError(welcome.no_configuration(settings.CONFIG_PLACES))
+        keep = assembly.make_keep(settings.IMPD)
+        try:
+            if "messaging_message" not in connection.introspection.table_names():
+                raise CommandError("no node has run on this database yet")
+            self._prune(keep, dry_run)
+        except Error as error:
+            raise CommandError(f"the database cannot be used: {error}") from None
+        if keep.messages_days is None:
+            self.stdout.write("Messages are kept for ever: messages.keep_days is not set.")
+
+    def _prune(self, keep: retention.Keep, dry_run: bool) -> None:
+        word = "would be deleted" if dry_run else "deleted"
+        for name, count, is_all in retention.prune_here(keep, dry=dry_run):
+            if not is_all and sys.stderr.isatty():
+                self.stderr.write(f"{name}: {count} …\r", ending="")
+            if is_all:
+                self.stdout.write(f"{name}: {count} {word}")

@@ -1,0 +1,193 @@
+"""What a scrape shows besides what was counted: the state of the parts of this process, and of the database."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain
+from pathlib import Path
+
+from django.db import Error as DatabaseError
+from prometheus_client import Metric, exposition
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+from messaging import metrics
+from messaging.database import Database
+from messaging.models import UNFINISHED
+from nodeapi.engine import Engine
+from nodeapi.monitoring.asking import Asked, NoAnswer
+from nodeapi.monitoring.health import PARTS, Health, Report
+from nodeapi.monitoring.stored import Numbers, read_numbers
+from nodeapi.relay.process import PumpState
+from nodeapi.stream import Hub
+from vpn.states import BoughtState, LeaseState
+
+logger = logging.getLogger(__name__)
+
+NUMBERS_KEEP_SECONDS = 5.0
+DOORS = ("websocket", "http", "grpc")
+SIDES = ("1", "2")
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What prometheus-client's encoders ask for."""
+
+    families: tuple[Metric, ...]
+
+    def collect(self) -> Iterable[Metric]:
+        return self.families
+
+
+class Scrape:
+    """The page of /metrics. `engine` is there in the runimpd process."""
+
+    def __init__(
+        self,
+        *,
+        database: Database,
+        file: Path | None,
+        hub: Hub,
+        health: Health,
+        engine: Engine | None,
+        version: str,
+        with_redis: bool,
+    ):
+        self._hub = hub
+        self._health = health
+        self._engine = engine
+        self._version = version
+        absent = {"runimpd"} if engine else {"lnd"}
+        self._parts = [part for part in PARTS if part not in absent and (with_redis or part != "redis")]
+        self._numbers = Asked(
+            lambda: database.read(partial(read_numbers, file)),
+            keep_seconds=NUMBERS_KEEP_SECONDS,
+            patience_seconds=2.0,
+        )
+
+    async def page(self, accept: str) -> tuple[str, bytes]:
+        """Content type and body, in the format that the header Accept asks for."""
+        report = await self._health.look()
+        numbers = await self._stored()
+        counted = [metrics.PROCESS.collect()]
+        families = [*self._of_process(report), *_of_database(numbers)]
+        if self._engine:
+            counted.append(metrics.ENGINE.collect())
+            families += _of_engine(self._engine, numbers)
+        encode, content_type = exposition.choose_encoder(accept)
+        # A thread: the doors need not wait for some thousand lines of text.
+        body = await asyncio.to_thread(lambda: encode(Collected(tuple(chain(families, *counted)))))
+        return content_type, body
+
+    async def _stored(self) -> Numbers | None:
+        try:
+            return await self._numbers.answer()
+        except (NoAnswer, DatabaseError) as error:
+            logger.debug("metrics without the database: %s", type(error).__name__)
+            return None
+
+    def _of_process(self, report: Report) -> Iterator[Metric]:
+        process = "runimpd" if self._engine else "daphne"
+        yield _gauges(
+            "impervious_build_info", "This process; the value is 1.", ("version", "process"), {(self._version, process): 1}
+        )
+        yield _gauge("impervious_ready", "Whether /health/ready says so.", report.ready)
+        faulty = {fault.part: 0 if not fault.degrades_only else 0.5 for fault in reversed(report.faults)}
+        checks = {(part,): faulty.get(part, 1) for part in self._parts}
+        text = "Parts as /health/ready sees them: 1 well, 0.5 degraded, 0 not well."
+        yield _gauges("impervious_health", text, ("part",), checks)
+        clients = {(door,): 0 for door in DOORS}
+        lag = behind = 0
+        for subscription in self._hub.subscriptions:
+            clients[subscription.door,] = clients.get((subscription.door,), 0) + 1
+            lag = max(lag, subscription.lag)
+            behind += subscription.is_behind
+        yield _gauges("impervious_stream_clients", "Clients of the stream.", ("door",), clients)
+        yield _gauge("impervious_stream_lag_events", "Events that the slowest client has not been sent yet.", lag)
+        text = "Clients that are fed from the event log, because they came with a cursor or fell behind."
+        yield _gauge("impervious_stream_clients_behind", text, behind)
+
+
+def _of_database(numbers: Numbers | None) -> Iterator[Metric]:
+    if numbers is None:
+        return
+    counts = {key: count for key, (count, _) in numbers.unfinished.items()}
+    every = {("message", state.value): 0 for state in UNFINISHED}
+    text = "Messages that are sent and have not ended, of the database; at most the 10,000 oldest."
+    yield _gauges("impervious_messages_unfinished", text, ("service", "state"), every | counts)
+    text = "What these may cost at most."
+    yield _gauge("impervious_reserved_msat", text, sum(cost for _, cost in numbers.unfinished.values()))
+    leases = {("sold", LeaseState.ACTIVE.value): 0, ("bought", BoughtState.ACTIVE.value): 0} | numbers.leases
+    text = "VPN leases that are not over (sold: that hold an address)."
+    yield _gauges("impervious_vpn_leases", text, ("direction", "state"), leases)
+    text = "Received messages, and parts of long ones, that the inbound policy has refused, of the database."
+    yield _counters("impervious_refused", text, ("service", "cause"), numbers.refused)
+    yield _gauge("impervious_events_first_seq", "The oldest event that is kept.", numbers.first_seq)
+    yield _gauge("impervious_events_last_seq", "The newest event.", numbers.last_seq)
+    yield _gauge("impervious_database_bytes", "Size of the database on disk.", numbers.database_bytes)
+
+
+def _of_engine(engine: Engine, numbers: Numbers | None) -> Iterator[Metric]:
+    yield from _of_lnd(engine)
+    depth = engine.outbox.depth
+    waiting = {("queued",): depth.queued, ("retrying",): depth.retrying}
+    yield _gauges("impervious_outbox_waiting", "What waits for its first try, or for another one.", ("state",), waiting)
+    yield _gauge("impervious_outbox_in_flight", "Payments with messages under way.", depth.in_flight)
+    yield from _of_budget(engine)
+    yield from _of_relay(engine)
+    yield _counters(
+        "impervious_records_dropped", "Received records that were dropped, by service and reason.", ("service", "reason"),
+        {tuple(name.split("/", 1)): count for name, count in engine.inbox.dropped.items()},
+    )  # fmt: skip
+
+
+def _of_lnd(engine: Engine) -> Iterator[Metric]:
+    lnd = engine.lnd
+    yield _gauge("impervious_lnd_reachable", "Whether lnd answers.", lnd.reachable)
+    yield _gauge("impervious_lnd_synced", "Whether lnd is in sync with the chain.", lnd.info.synced_to_chain)
+    yield _gauge("impervious_lnd_keysend", "Whether lnd takes keysend.", lnd.takes_keysend)
+    yield _gauge("impervious_lnd_block_height", "lnd's newest block.", lnd.info.block_height)
+    if lnd.spendable_sat is not None:
+        yield _gauge("impervious_lnd_spendable_sat", "What the active channels can send.", lnd.spendable_sat)
+        yield _gauge("impervious_lnd_receivable_sat", "What they can receive.", lnd.receivable_sat)
+
+
+def _of_budget(engine: Engine) -> Iterator[Metric]:
+    budget = engine.budgets.node
+    if budget.limit_sat is None:
+        return
+    yield _gauge("impervious_budget_limit_msat", "lightning.daily_budget_sat, in msat.", budget.limit_sat * 1000)
+    if budget.known_msat is not None:
+        text = "Spent in 24 hours or reserved, as the budget knows it: never too little."
+        yield _gauge("impervious_budget_used_msat", text, budget.known_msat)
+
+
+def _of_relay(engine: Engine) -> Iterator[Metric]:
+    state = engine.relay.observed
+    yield _gauge("impervious_relay_running", "Whether the UDP relay runs.", state is not None)
+    counters = state or PumpState()
+    datagrams = dict(zip(((side,) for side in SIDES), counters.datagrams))
+    passed = dict(zip(((side,) for side in SIDES), counters.passed_bytes))
+    text = "that came from a side of the relay and were passed on, since StartSocket."
+    yield _counters("impervious_relay_datagrams", f"Datagrams {text}", ("side",), datagrams)
+    yield _counters("impervious_relay_bytes", f"Bytes {text}", ("side",), passed)
+    yield _counters("impervious_relay_dropped", "Datagrams that were not passed on.", (), {(): counters.dropped})
+
+
+def _gauge(name: str, text: str, value: float) -> Metric:
+    return GaugeMetricFamily(name, text, value=float(value))
+
+
+def _gauges(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Metric:
+    return _filled(GaugeMetricFamily(name, text, labels=labels), values)
+
+
+def _counters(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Metric:
+    return _filled(CounterMetricFamily(name, text, labels=labels), values)
+
+
+def _filled(family: Metric, values: Mapping[tuple[str, ...], float]) -> Metric:
+    for labels, value in values.items():
+        family.add_metric(labels, value)
+    return family

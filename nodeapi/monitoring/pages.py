@@ -1,0 +1,60 @@
+"""/health/live, /health/ready, /metrics and /metrics/runimpd, beside the API, on each process that serves HTTP.
+
+/health/… asks for no key and takes any Host: a container's or a proxy's check gives an address as the name, and what is told
+there is no secret. No CORS: other web pages cannot read it. /metrics passes the same checks as the API's reading calls.
+"""
+
+import grpc
+
+from nodeapi import codec
+from nodeapi.auth import headers_of, visit_of
+from nodeapi.doors import Doors
+from nodeapi.errors import ApiError
+from nodeapi.monitoring import rpc_scrape
+from nodeapi.monitoring.gauges import Scrape
+from nodeapi.monitoring.health import Health, Report
+from nodeapi.web import JSON_HEADERS, respond
+
+LIVE_PATH, READY_PATH = "/health/live", "/health/ready"
+# The second is of runimpd, whichever process is asked.
+METRICS_PATH, RUNIMPD_PATH = "/metrics", "/metrics/runimpd"
+METRICS_PATHS = (METRICS_PATH, RUNIMPD_PATH)
+PATHS = frozenset({LIVE_PATH, READY_PATH, *METRICS_PATHS})
+SCOPE = "read"
+NO_STORE = [(b"cache-control", b"no-store")]
+NOT_ALLOWED = {"code": grpc.StatusCode.UNIMPLEMENTED.value[0], "message": "Method Not Allowed", "details": []}
+
+
+async def live(scope, send) -> None:
+    """This process serves: that is all it says."""
+    await _answer(scope, send, 200, codec.dump({"status": "live"}))
+
+
+async def ready(scope, send, health: Health) -> None:
+    await tell(scope, send, await health.look())
+
+
+async def tell(scope, send, report: Report) -> None:
+    await _answer(scope, send, 200 if report.ready else 503, codec.dump(report.as_json()))
+
+
+async def metrics_page(scope, send, doors: Doors, scrape: Scrape) -> None:
+    headers = headers_of(scope)
+    try:
+        doors.guard.check(headers)
+        visit = visit_of(scope, headers)
+        doors.admit(visit, SCOPE, scope["path"])
+        if scope["path"] == RUNIMPD_PATH and doors.forwarder:
+            content_type, body = await rpc_scrape.ask(doors.forwarder, visit)
+        else:
+            content_type, body = await scrape.page(headers.get("accept", ""))
+    except ApiError as error:
+        await _answer(scope, send, error.http_status, codec.dump(error.as_json()))
+        return
+    await _answer(scope, send, 200, body, [(b"content-type", content_type.encode())])
+
+
+async def _answer(scope, send, status: int, body: bytes, named: list[tuple[bytes, bytes]] = JSON_HEADERS) -> None:
+    if scope["method"] not in ("GET", "HEAD"):
+        status, body, named = 501, codec.dump(NOT_ALLOWED), JSON_HEADERS
+    await respond(send, status, b"" if scope["method"] == "HEAD" else body, NO_STORE, named)
