@@ -240,7 +240,8 @@ class NodeClient:
         if code is grpc.StatusCode.UNAVAILABLE and any(words in lowered for words in _AWAY):
             return NodeError(why_away(self._door), away=True, code=code)
         if code is grpc.StatusCode.UNAUTHENTICATED:
-            text = f"the node does not know the API key of {key.origin}" if key else (
+            said = "the node does not know the API key" if "not known" in details else " ".join(details.split())
+            text = f"{said} (from {key.origin})" if key else (
                 f"the node asks for an API key: name a file that holds one by --key-file, or set {KEY_VARIABLE}")
             return NodeError(text, code=code)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:

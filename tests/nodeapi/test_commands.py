@@ -194,7 +194,7 @@ def test_keys_that_are_of_no_use(guarded, tmp_path):
     with asking(guarded) as client:
         assert client.info().pubkey == guarded.pubkey
     for content_of_file, words in (
-        ("unknown-key-of-enough-characters", "the node does not know the API key of --key-file"),
+        ("unknown-key-of-enough-characters", r"the node does not know the API key \(from --key-file"),
         ("short", "this is no API key"),
         (None, "No such file"),
     ):
