@@ -13,6 +13,20 @@ RUN python3 -m venv .venv \
  && .venv/bin/python -m pip uninstall --yes --quiet pip \
  && find .venv -type d \( -name tests -o -name test \) -path '*/site-packages/*' -prune -exec rm -r {} +
 
+# The pages at /docs.
+FROM ${BASE} AS site
+WORKDIR /app
+COPY requirements-docs.txt ./
+RUN python3 -m venv .venv \
+ && .venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check \
+    --require-hashes --only-binary :all: -r requirements-docs.txt
+COPY docs docs
+COPY config/example.config.yml config/
+COPY CHANGELOG.md ./
+COPY deploy/grafana deploy/grafana
+COPY deploy/prometheus deploy/prometheus
+RUN .venv/bin/python -m docs.generator.site
+
 FROM ${BASE}
 # postgresql-client: for backup and restore of a database on PostgreSQL.
 ARG PACKAGES=""
@@ -32,6 +46,7 @@ COPY federation federation
 COPY invoices invoices
 COPY vpn vpn
 COPY nodeapi nodeapi
+COPY --from=site /app/nodeapi/site nodeapi/site
 COPY impervious_site impervious_site
 # The root file system is read-only later.
 RUN python3 -m compileall -q /app || true

@@ -1,4 +1,4 @@
-"""The documentation at /docs, out of the files that `./impervious docs` has made."""
+"""The documentation at /docs, out of the files that docs/generator has made."""
 
 import hashlib
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ CONTENT_TYPES = {
     ".png": "image/png",
 }
 OTHER_CONTENT_TYPE = "text/plain; charset=utf-8"
+NOT_MADE = "The pages are not here: ./impervious docs makes them, then start the node again.\n"
 HEADERS = {
     # Furo's pages have style within them, and its search reads pages.
     "Content-Security-Policy": (
@@ -59,6 +60,8 @@ def _etag(request: HttpRequest, name: str = START) -> str | None:
 def page(request: HttpRequest, name: str = START) -> HttpResponse:
     """One file of the site. Host is checked by Django's middleware, as for the admin."""
     file = site().get(name)
+    if file is None and not site():
+        return HttpResponse(NOT_MADE, status=503, content_type=OTHER_CONTENT_TYPE)
     if file is None:
         raise Http404
     return HttpResponse(file.content, content_type=file.content_type, headers=HEADERS)

@@ -1,4 +1,4 @@
-"""Sphinx's output, made fit for being committed and served by the node: only what pages use, no script within a page."""
+"""Sphinx's output, made fit for being served by the node: only what pages use, no script within a page."""
 
 import re
 import shutil
@@ -55,3 +55,15 @@ def _kept(directory: Path) -> dict[str, bytes]:
     # Then the pages can be served under a policy that allows no script of theirs.
     (only,) = scripts
     return files | {INLINE_SCRIPTS: only.strip().encode() + b"\n"}
+
+
+def main() -> None:
+    try:
+        files = build(SERVED)
+    except BuildError as error:
+        sys.exit(str(error))
+    print(f"{len(files)} files, {sum(map(len, files.values())) // 1024} KiB: {SERVED}")
+
+
+if __name__ == "__main__":
+    main()
