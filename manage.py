@@ -13,6 +13,7 @@ def main() -> None:
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
     # gRPC's own lines would stand between the JSON lines of the log.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    arguments = sys.argv
     try:
         arguments = launch.take_config(sys.argv, os.environ)
         if "--version" in arguments[1:3]:
@@ -22,10 +23,15 @@ def main() -> None:
         launch.leave_config_unread(arguments, os.environ)
         launch.forgo_macaroon(arguments, os.environ)
         launch.prepare_simulation(arguments, os.environ)
+        launch.find_simulated(arguments, os.environ)
         from django.core.management import execute_from_command_line
 
         execute_from_command_line(arguments)
     except ConfigError as error:
+        if arguments[1:2] == ["doctor"]:
+            from nodeapi.cli.doctor.report import report_problems
+
+            sys.exit(report_problems(error.problems, json="--json" in arguments))
         sys.exit(f"The configuration cannot be used:\n{error}")
     except KeyboardInterrupt:
         sys.exit(130)

@@ -10,7 +10,10 @@ from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 
-from bench import catchup, commits, doors, fanout, joined, latency, machine, memory, relay, replay, stored, throughput, vpn, worlds
+from bench import (
+    catchup, commits, connections, doors, fanout, joined, latency, machine, memory, relay, replay, stored, throughput, vpn,
+    worlds,
+)  # fmt: skip
 from bench.report import Section
 from bench.settings import DEFAULT, QUICK, Settings
 
@@ -25,6 +28,7 @@ ALONE = {
     "relay": relay.measure,
     "commits": commits.measure,
     "vpn": vpn.measure,
+    "connections": connections.measure,
 }
 NAMES = (*ON_PAIRS, *ALONE)
 

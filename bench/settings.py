@@ -28,6 +28,7 @@ class Settings:
     relay_seconds: float
     relay_delays: int
     vpn_peers: tuple[int, ...]
+    idle_connections: int
     vpn_tunnels: int
     vpn_sales: int
 
@@ -54,6 +55,7 @@ DEFAULT = Settings(
     relay_seconds=2.0,
     relay_delays=5_000,
     vpn_peers=(1_000, 5_000),
+    idle_connections=10_000,
     vpn_tunnels=5,
     vpn_sales=60,
 )
@@ -79,6 +81,7 @@ QUICK = Settings(
     relay_seconds=0.5,
     relay_delays=1_000,
     vpn_peers=(1_000,),
+    idle_connections=1_000,
     vpn_tunnels=2,
     vpn_sales=10,
 )

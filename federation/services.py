@@ -69,6 +69,11 @@ def member_pubkeys() -> list[str]:
     return list(members.values_list("pubkey", flat=True))
 
 
+def states_of(pubkeys: list[str]) -> dict[str, str]:
+    """How this node stands to those of these nodes with which anything was ever said of a federation."""
+    return dict(Federation.objects.filter(pubkey__in=pubkeys).values_list("pubkey", "state"))
+
+
 def federation_list(*, state: str = "", pubkey: str = "", limit: int) -> list[dict]:
     """How this node stands to others: the members, or those in another state, or `all`; the last change first."""
     federations = Federation.objects.order_by("-updated_at", "pubkey")

@@ -16,7 +16,8 @@ from yaml.constructor import SafeConstructor
 from impervious_site.config_values import MAX_FILE_BYTES, is_unset, read_file
 
 ENV_PREFIX = "IMPD_"
-ENV_OF_OTHERS = ("IMPD_CONFIG", "IMPD_LAUNCHED", "IMPD_SIMULATED", "IMPD_ENGINE_HERE", "IMPD_UNREAD")
+ENV_OF_OTHERS = ("IMPD_CONFIG", "IMPD_LAUNCHED", "IMPD_SIMULATED", "IMPD_ENGINE_HERE", "IMPD_UNREAD",
+                 "IMPD_API_KEY", "IMPD_API_KEY_FILE")  # fmt: skip
 FREE_FORM_KEY = "additional_service_data"
 
 _NULL_TAG = "tag:yaml.org,2002:null"

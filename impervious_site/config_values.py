@@ -7,6 +7,7 @@ Pure, but for the few kinds that are the content of a file. Each function raises
 import ipaddress
 import re
 import ssl
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
@@ -506,8 +507,8 @@ def read_api_key(value: Any, info: ValidationInfo) -> SecretStr:
 
 
 def whole(low: int, high: int | None = None) -> Any:
-    """The annotation of a whole number from low to high."""
-    return Annotated[int, PlainValidator(lambda value: parse_integer(value, low, high))]
+    """The annotation of a whole number from low to high. The reference of the keys reads the bounds out of it."""
+    return Annotated[int, PlainValidator(partial(parse_integer, low=low, high=high))]
 
 
 Text = Annotated[str, PlainValidator(parse_text)]

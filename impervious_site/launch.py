@@ -17,6 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 SIMULATION = Path("data/simulated")
 NODE, PARTNER = "you", "partner"
 START_SECONDS = 60
+# Commands about a node that runs, or should. They print for people: gRPC's own lines are none of theirs.
+ABOUT_A_NODE = frozenset({"status", "send", "listen", "peers", "leases", "doctor"})
 
 
 def take_config(argv: list[str], environ: MutableMapping[str, str]) -> list[str]:
@@ -32,6 +34,17 @@ def take_config(argv: list[str], environ: MutableMapping[str, str]) -> list[str]
             sys.exit("--config: name the configuration file: --config PATH")
         environ["IMPD_CONFIG"] = path
     return rest
+
+
+def find_simulated(arguments: list[str], environ: MutableMapping[str, str]) -> None:
+    """Names the configuration of the simulated node, for a command about a node where there is no other."""
+    if not ABOUT_A_NODE.intersection(arguments[1:2]):
+        return
+    environ["GRPC_VERBOSITY"] = "NONE"
+    config = Path.cwd() / SIMULATION / NODE / "config.yml"
+    if config.exists() and find_config(environ.get("IMPD_CONFIG"), Path.cwd()) is None:
+        environ["IMPD_CONFIG"] = str(config)
+        environ["IMPD_SIMULATED"] = str(Path.cwd() / SIMULATION)
 
 
 def leave_config_unread(arguments: list[str], environ: MutableMapping[str, str]) -> None:

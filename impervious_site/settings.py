@@ -3,7 +3,7 @@
 import os
 from pathlib import Path
 
-from impervious_site.config import PLACES, Config, find_config, load_config
+from impervious_site.config import PLACES, Config, ConfigError, find_config, load_config
 from impervious_site.databases import postgres_settings, sqlite_settings
 from impervious_site.logs import logging_settings
 from impervious_site.secret_key import read_or_make
@@ -91,7 +91,11 @@ REST_FRAMEWORK = {
 }
 
 DEBUG = False
-SECRET_KEY = read_or_make(IMPD.database.secret_key_path) if IMPD else "no node, no sessions"
+try:
+    SECRET_KEY = read_or_make(IMPD.database.secret_key_path) if IMPD else "no node, no sessions"
+except OSError as _error:
+    _text = f"cannot be read, or made: {_error.strerror}; its directory must have room, and belong to the node's user"
+    raise ConfigError([f"{IMPD.database.secret_key_path}: {_text}"]) from None
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = []
 if IMPD:

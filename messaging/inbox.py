@@ -296,7 +296,7 @@ def _insert(
     now_seconds: float,
 ) -> Stored:
     ReceivedHtlc.objects.bulk_create([ReceivedHtlc(key=arrival.key) for arrival in arrivals])
-    judge = Judge(policies, _senders(arrivals), now_seconds)
+    judge = Judge(policies, _items(arrivals), now_seconds)
     pairs = _admitted(arrivals, judge)
     insert_new(Message, [message for _, message in pairs])
     heard = {message.pubkey for _, message in pairs}
@@ -325,9 +325,9 @@ def _insert(
     )
 
 
-def _senders(arrivals: list[Arrival]) -> set[str]:
-    whole = {message.pubkey for arrival in arrivals for _, message in arrival.messages}
-    return whole | {part.sender for arrival in arrivals for part in arrival.parts}
+def _items(arrivals: list[Arrival]) -> list[Item]:
+    whole = [_item(message) for arrival in arrivals for _, message in arrival.messages]
+    return whole + [_item_of_part(part) for arrival in arrivals for part in arrival.parts]
 
 
 def _admitted(arrivals: list[Arrival], judge: Judge) -> list[tuple[Service, Message]]:

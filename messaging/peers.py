@@ -56,3 +56,8 @@ def blocked_and_known(pubkeys: Iterable[str]) -> tuple[set[str], set[str]]:
     rows = found.values_list("pubkey", "blocked", "written_to", "marked")
     blocked = {pubkey for pubkey, is_blocked, _, _ in rows if is_blocked}
     return blocked, {pubkey for pubkey, _, written_to, marked in rows if written_to or marked}
+
+
+def last_seen(limit: int) -> list[Peer]:
+    """The nodes that this one has had to do with, the last one first."""
+    return list(Peer.objects.order_by("-last_seen_at", "pubkey")[:limit])

@@ -96,15 +96,17 @@ def forget_old_uses(now_seconds: float) -> None:
 class Judge:
     """Judges one batch, in its order. What it admits counts for the quotas; `store` writes all counts down."""
 
-    def __init__(self, configured: Mapping[str, Rules], senders: Iterable[str], now_seconds: float):
+    def __init__(self, configured: Mapping[str, Rules], batch: Iterable[Item], now_seconds: float):
         rows = {row["service"]: row for row in InboundPolicy.objects.values("service", *RULES)}
         self._rules = {
             service: in_force(rows[service], rules) if service in rows else rules
             for service, rules in configured.items()
         }
-        senders = set(senders)
+        batch = list(batch)
+        senders = {item.sender for item in batch}
         self._blocked, self._known = peers.blocked_and_known(senders)
         limited = [service for service, rules in self._rules.items() if rules.has_quota]
+        self._answered = _Answered({item.reply_to for item in batch if item.reply_to})
         self._uses = _Uses(limited, senders, _step(now_seconds))
         self._refused: Counter[tuple[str, Cause]] = Counter()
         self._refused_msat: Counter[tuple[str, Cause]] = Counter()
@@ -216,15 +218,34 @@ class Judge:
         """Whether it answers a message of ours, from the node that this was sent to: we have asked for it."""
         if not item.sender or item.reply_to is None:
             return False
-        asked = Message.objects.filter(
-            message_id=item.reply_to, direction=Direction.OUT, pubkey=item.sender, service=item.service
-        )
         answers = f"answers of {item.sender}"
-        if not asked.exists() or self._uses.used(item.service, answers)[0] >= MAX_FREE_ANSWERS:
+        if not self._answered.is_ours(item) or self._uses.used(item.service, answers)[0] >= MAX_FREE_ANSWERS:
             return False
         if count:
             self._uses.add(item.service, answers, item.size_bytes)
         return True
+
+
+class _Answered:
+    """The messages of ours that a batch answers. Looked up once, and only if it matters: whatever a stranger names there
+    must not cost a question each."""
+
+    def __init__(self, ids: set[UUID]):
+        self._ids = ids
+        self._ours: set[tuple[UUID, str, str]] | None = None
+
+    def is_ours(self, item: Item) -> bool:
+        """Whether a message of ours, to the sender and of the same service, has the id that it answers."""
+        if self._ours is None:
+            self._ours = _sent(self._ids)
+        # A message that became whole answers what its first part said, which came before this batch.
+        ours = self._ours if item.reply_to in self._ids else _sent({item.reply_to})
+        return (item.reply_to, item.sender, item.service) in ours
+
+
+def _sent(ids: set[UUID]) -> set[tuple[UUID, str, str]]:
+    sent = Message.objects.filter(direction=Direction.OUT, message_id__in=ids)
+    return set(sent.values_list("message_id", "pubkey", "service"))
 
 
 class _Uses:

@@ -20,7 +20,8 @@ def trust(networks: Iterable[Network]) -> None:
 
 
 def client_address(source: Any) -> str:
-    """The IP address of the client of an ASGI scope or of a gRPC servicer's context; empty for what is no TCP connection."""
+    """The IP address of the client of an ASGI scope or of a gRPC servicer's context; empty for what is no TCP
+    connection."""
     if isinstance(source, dict):
         peer = (source.get("client") or ("",))[0]
         told = [value.decode("latin-1") for name, value in source["headers"] if name.lower() == FORWARDED_FOR.encode()]

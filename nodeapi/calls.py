@@ -96,6 +96,7 @@ async def get_info(doors) -> dict[str, Any]:
         **engine.lnd.describe(),
         "pubkey": engine.own_pubkey.hex(),
         "version": engine.version,
+        "last_seq": doors.hub.last_seq,
         "services": [
             {
                 "service_type": service.service_type,

@@ -22,7 +22,8 @@ MIN_RSA_BITS = 2048
 # Clocks of clients may be behind.
 BACKDATED = datetime.timedelta(hours=1)
 _HOST_NAME = re.compile(
-    r"(?=.{1,253}$)(\*\.)?[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?", re.IGNORECASE
+    r"(?=.{1,253}$)(\*\.)?[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?(\.[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?)*\.?",
+    re.IGNORECASE,
 )
 _CURVES = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 
@@ -160,7 +161,8 @@ def checked_host(text: str) -> str:
 
 
 def make_pair(hosts: Sequence[str], *, days: int) -> tuple[bytes, bytes]:
-    """A self-signed certificate for loopback and these host names and IP addresses, and its key (ECDSA P-256), as PEM."""
+    """A self-signed certificate for loopback and these host names and IP addresses, and its key (ECDSA P-256), as
+    PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([
         x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Impervious node"),
@@ -204,8 +206,8 @@ def _general_name(name: str) -> x509.GeneralName:
 
 
 def write_pair(directory: Path, cert_pem: bytes, key_pem: bytes, *, replace: bool) -> tuple[Path, Path]:
-    """The paths of both files. FileExistsError when one is there and is not to be replaced. A node that runs sees either
-    the old pair or the new one."""
+    """The paths of both files. FileExistsError when one is there and is not to be replaced. A node that runs sees
+    either the old pair or the new one."""
     directory.mkdir(parents=True, exist_ok=True)
     cert_path, key_path = directory / CERTIFICATE_NAME, directory / KEY_NAME
     if not replace:

@@ -49,6 +49,18 @@ EXAMPLES = {
             "costMsat": "22000",
         },  # fmt: skip
     ),
+    "/messaging.Messaging/ListPeers": Example(
+        {"limit": "10"},
+        {
+            "peers": [
+                {
+                    "pubkey": PUBKEY, "label": "bob", "marked": True, "writtenTo": True, "federation": "member",
+                    "firstSeenAt": "2026-11-20T08:00:00.000Z", "lastSeenAt": "2026-11-23T12:00:00.080Z",
+                    "blocked": False,
+                },
+            ]
+        },  # fmt: skip
+    ),
     "/node.Node/GetInfo": Example(
         {},
         {
@@ -58,6 +70,7 @@ EXAMPLES = {
             "services": [
                 {"serviceType": "message", "customRecordNumber": "400000", "active": True, "state": "running"},
             ],
+            "lastSeq": "42",
         },  # fmt: skip
     ),
     "/messaging.Messaging/Broadcast": Example(

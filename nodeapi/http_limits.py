@@ -1,7 +1,9 @@
-"""What HTTP and websocket clients may take of this node: connections, time and memory. All of it knows Daphne and Twisted.
+"""What HTTP and websocket clients may take of this node: connections, time and memory. All of it knows Daphne and
+Twisted.
 
-Daphne reads a request to its end before an application sees it, waits for as long as bytes come in, and takes every connection
-there is. Its hooks are used here: its factory, Twisted's channel (a connection) and request, its websocket protocol.
+Daphne reads a request to its end before an application sees it, waits for as long as bytes come in, and takes every
+connection there is. Its hooks are used here: its factory, Twisted's channel (a connection) and request, its websocket
+protocol.
 """
 
 import io
@@ -26,16 +28,17 @@ Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 DEFAULT_PER_ADDRESS = 256
 # What one site of IPv6 has at the least.
 IPV6_SITE_BITS = 64
-# Of bodies that are refused as too large, so much is read that the client comes to read why.
-READ_IN_VAIN = 4
+# Of a body that is too large so much is read, and forgotten at once, so that its client comes to read why it is
+# refused.
+READ_IN_VAIN_BYTES = 128 * 2**20
 LOG_SECONDS = 60.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class HttpLimits:
-    """Bytes of one body and of all bodies that are here at a time; connections in all and from one address (None: 256, and
-    no limit for loopback), of which `trusted` proxies are free. Seconds: for the headers of a request, from its first byte
-    on; for its body, besides what its bytes take at the slowest rate; for a connection that asks for nothing."""
+    """Bytes of one body and of all bodies that are here at a time; connections in all and from one address (None:
+    256, and no limit for loopback), of which `trusted` proxies are free. Seconds: for the headers of a request, from its
+    first byte on; for its body, besides what its bytes take at the slowest rate; for a connection that asks for nothing."""
 
     body_bytes: int
     all_bodies_bytes: int
@@ -57,8 +60,8 @@ def install(limits: HttpLimits) -> None:
 
 
 class Seats:
-    """The open connections. When all seats are taken, the connection that has waited longest without a whole request gives
-    its own up, so that clients who keep connections open lock nobody out."""
+    """The open connections. When all seats are taken, the connection that has waited longest without a whole request
+    gives its own up, so that clients who keep connections open lock nobody out."""
 
     def __init__(self, limits: HttpLimits):
         self._limits = limits
@@ -168,7 +171,8 @@ class BoundedFactory(http_protocol.HTTPFactory):
 
 
 class BoundedChannel(http.HTTPChannel):
-    """An HTTP connection. Twisted would give it new time with each byte, and so a trickling client all the time there is."""
+    """An HTTP connection. Twisted would give it new time with each byte, and so a trickling client all the time there
+    is."""
 
     maxHeaders = 100
     totalHeadersSize = 16_384
@@ -280,7 +284,7 @@ class BoundedRequest(http_protocol.WebRequest):
         if not self.too_large:
             self.too_large = True
             self._forget_body()
-        if self.received_bytes > READ_IN_VAIN * self.limits.body_bytes:
+        if self.received_bytes > READ_IN_VAIN_BYTES:
             self._end(b"413 Content Too Large")
 
     def check_timeouts(self) -> None:
@@ -309,6 +313,8 @@ class BoundedRequest(http_protocol.WebRequest):
         self.content.truncate()
 
     def requestReceived(self, command: bytes, path: bytes, version: bytes) -> None:
+        if self.dropped:
+            return
         self.body_began_at = None
         self.room.whole(self)
         # Twisted would parse a body that is said to be a form, and end the connection when it is none.
@@ -320,6 +326,9 @@ class BoundedRequest(http_protocol.WebRequest):
         self.requestHeaders.setRawHeaders(b"content-type", self.content_types)
         if self.too_large:
             return self._refuse(invalid("body", f"is larger than {self.limits.body_bytes} bytes"))
+        if self.requestHeaders.hasHeader(b"upgrade"):
+            # Such a request has no end of its own.
+            self.room.free(self)
         return super().process()
 
     def _refuse(self, error: ApiError) -> None:

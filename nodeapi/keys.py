@@ -214,5 +214,5 @@ def _check_whole(field: str, value: int | None, low: int, high: int) -> None:
 def _note(operation: str, key: ApiKey, by: Actor, *, detail: str = "") -> None:
     text = f"key {key.name!r}" + (f": {detail}" if detail else "")
     AuditEntry.objects.create(
-        caller=by.name, operation=operation, outcome=AuditEntry.Outcome.DONE, detail=text, address=by.address
+        caller=by.name[:100], operation=operation, outcome=AuditEntry.Outcome.DONE, detail=text[:300], address=by.address
     )

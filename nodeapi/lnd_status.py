@@ -20,6 +20,24 @@ FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 10.0
 
 
+def spendable_sat(channels: lightning_pb2.ListChannelsResponse) -> int:
+    """What active channels can send, after this side's reserves."""
+    return sum(
+        max(0, channel.local_balance - channel.local_constraints.chan_reserve_sat)
+        for channel in channels.channels
+        if channel.active
+    )
+
+
+def receivable_sat(channels: lightning_pb2.ListChannelsResponse) -> int:
+    """What active channels can receive, after the peers' reserves."""
+    return sum(
+        max(0, channel.remote_balance - channel.remote_constraints.chan_reserve_sat)
+        for channel in channels.channels
+        if channel.active
+    )
+
+
 class LndStatus:
     """The last answers of lnd. Amounts are what can be used: after each channel's reserve."""
 
@@ -118,13 +136,7 @@ class LndStatus:
         self.info = info
 
     def _count(self, channels: lightning_pb2.ListChannelsResponse) -> None:
-        active = [channel for channel in channels.channels if channel.active]
-        self.spendable_sat = sum(
-            max(0, channel.local_balance - channel.local_constraints.chan_reserve_sat) for channel in active
-        )
-        self.receivable_sat = sum(
-            max(0, channel.remote_balance - channel.remote_constraints.chan_reserve_sat) for channel in active
-        )
+        self.spendable_sat, self.receivable_sat = spendable_sat(channels), receivable_sat(channels)
 
     async def _hints(self, channels: lightning_pb2.ListChannelsResponse) -> tuple[HopHint, ...]:
         hints = []

@@ -40,11 +40,15 @@ def lock_of(database) -> "FileLock | ServerLock":
     return FileLock(database.sqlite_path)
 
 
+def lock_path(database: Path) -> Path:
+    return database.with_name(database.name + ".lock")
+
+
 class FileLock:
     """A lock on a file beside an SQLite database."""
 
     def __init__(self, database: Path):
-        self._path = database.with_name(database.name + ".lock")
+        self._path = lock_path(database)
 
     def __enter__(self) -> "FileLock":
         self._path.parent.mkdir(parents=True, exist_ok=True)

@@ -11,17 +11,17 @@ from collections.abc import Awaitable, Callable
 import daphne.server
 import grpc
 from channels.routing import get_default_application
-from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from lightning.client import LndError
 from messaging.database import Database
 from nodeapi import assembly, descriptors, rpc
 from nodeapi.entry import api_entry
 from nodeapi.errors import StartError
+from nodeapi.http_server import HttpServer
 from nodeapi.lnd_status import LndStatus
 from nodeapi.locks import lock_of
 from nodeapi.monitoring.rpc_health import HealthService, RunimpdHealth
-from nodeapi.tls import HttpTls, PairFiles, grpc_server_credentials
+from nodeapi.tls import grpc_server_credentials
 from nodeapi.web import ApiApplication
 
 logger = logging.getLogger(__name__)
@@ -32,25 +32,6 @@ _background: set[asyncio.Task] = set()
 GRACE_SECONDS = 1.0
 AWAY_SECONDS = 2.0
 SWITCH_SECONDS = 0.0005
-# Connections that nobody has accepted yet: the kernel answers them while the node is busy.
-BACKLOG = 1024
-
-
-class HttpServer(daphne.server.Server):
-    """Daphne, over TLS when it is given."""
-
-    def __init__(self, *args, tls: PairFiles | None, **kwargs):
-        super().__init__(*args, **kwargs)
-        self._tls = tls
-
-    @property
-    def http_factory(self):
-        return self._factory
-
-    @http_factory.setter
-    def http_factory(self, factory) -> None:
-        """Daphne gives to its endpoints what it has put here."""
-        self._factory = TLSMemoryBIOFactory(HttpTls(self._tls), False, factory) if self._tls else factory
 
 
 class Runtime:
@@ -96,16 +77,7 @@ class Runtime:
             check_free("server.http_addr", self._config.server.http_addr)
 
     def _run_under_daphne(self) -> None:
-        address = self._config.server.http_addr
-        host = address.host.replace(":", "\\:")
-        server = HttpServer(
-            get_default_application(),
-            tls=self._tls,
-            endpoints=[f"tcp:port={address.port}:interface={host}:backlog={BACKLOG}"],
-            signal_handlers=False,
-            websocket_timeout=-1,
-            server_name="impervious",
-        )
+        server = HttpServer(get_default_application(), address=self._config.server.http_addr, tls=self._tls)
         loop = daphne.server.twisted_loop
         loop.call_soon(lambda: loop.create_task(self._main_then(server.stop)))
         server.run()

@@ -1,7 +1,7 @@
 """TLS of both doors, from one pair of files that may change while the node runs.
 
-Each new connection gets the pair that stands in the files then; those that are open keep theirs. A pair that cannot be used,
-such as one of which only the first file has been written yet, leaves the last good one in use.
+Each new connection gets the pair that stands in the files then; those that are open keep theirs. A pair that cannot
+be used, such as one of which only the first file has been written yet, leaves the last good one in use.
 """
 
 import logging
@@ -25,8 +25,8 @@ HTTP_PROTOCOLS = [b"http/1.1"]
 
 
 class PairFiles:
-    """The two files, read again when they have changed. Callable from any thread. PairError when they are wrong from the
-    beginning."""
+    """The two files, read again when they have changed. Callable from any thread. PairError when they are wrong from
+    the beginning."""
 
     def __init__(self, cert_path: Path, key_path: Path):
         self._paths = (cert_path, key_path)

@@ -25,7 +25,7 @@ def started(config, pubkey: str, *, simulation: Path | None) -> str:
     if config.server.enabled:
         over_tls = ", all over TLS" if config.server.tls_cert else ""
         lines.append(f"gRPC {config.server.grpc_addr}, HTTP and websocket {http}{over_tls}")
-        lines.append(f"Admin: {scheme}://{http}/admin/ (first account: sqlite3 in {config.path})")
+        lines.append(f"Admin: {scheme}://{reachable(http)}/admin/ (first account: sqlite3 in {config.path})")
     if simulation:
         lines += _simulated(config, simulation)
     return "\n".join(lines)

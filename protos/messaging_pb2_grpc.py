@@ -60,6 +60,11 @@ class MessagingStub:
                 request_serializer=protos_dot_messaging__pb2.EstimateMessageRequest.SerializeToString,
                 response_deserializer=protos_dot_messaging__pb2.EstimateMessageResponse.FromString,
                 _registered_method=True)
+        self.ListPeers = channel.unary_unary(
+                '/messaging.Messaging/ListPeers',
+                request_serializer=protos_dot_messaging__pb2.ListPeersRequest.SerializeToString,
+                response_deserializer=protos_dot_messaging__pb2.ListPeersResponse.FromString,
+                _registered_method=True)
 
 
 class MessagingServicer:
@@ -101,6 +106,13 @@ class MessagingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListPeers(self, request, context):
+        """The nodes that this one has written to or heard from, the last one first. GET /v1/peers
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_MessagingServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -128,6 +140,11 @@ def add_MessagingServicer_to_server(servicer, server):
                     servicer.EstimateMessage,
                     request_deserializer=protos_dot_messaging__pb2.EstimateMessageRequest.FromString,
                     response_serializer=protos_dot_messaging__pb2.EstimateMessageResponse.SerializeToString,
+            ),
+            'ListPeers': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListPeers,
+                    request_deserializer=protos_dot_messaging__pb2.ListPeersRequest.FromString,
+                    response_serializer=protos_dot_messaging__pb2.ListPeersResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -266,6 +283,33 @@ class Messaging:
             '/messaging.Messaging/EstimateMessage',
             protos_dot_messaging__pb2.EstimateMessageRequest.SerializeToString,
             protos_dot_messaging__pb2.EstimateMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListPeers(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messaging.Messaging/ListPeers',
+            protos_dot_messaging__pb2.ListPeersRequest.SerializeToString,
+            protos_dot_messaging__pb2.ListPeersResponse.FromString,
             options,
             channel_credentials,
             insecure,

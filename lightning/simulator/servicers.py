@@ -2,6 +2,7 @@
 single calls. Amounts in msat unless named _sat."""
 
 import functools
+import time
 
 import grpc
 
@@ -80,6 +81,7 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
             synced_to_chain=node.synced,
             synced_to_graph=node.synced,
             uris=[f"{pubkey}@{self._address}"],
+            best_header_timestamp=int(time.time()),
             version=VERSION,
             chains=[lightning_pb2.Chain(network=NETWORK_NAME)],
             features=_features(node),

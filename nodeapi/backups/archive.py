@@ -5,6 +5,7 @@ import io
 import json
 import os
 import tarfile
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -62,7 +63,7 @@ def write(target: Path, manifest: Manifest, files: Mapping[str, Path]) -> None:
 
 def _add(archive: tarfile.TarFile, name: str, content: BinaryIO, size: int) -> None:
     member = tarfile.TarInfo(name)
-    member.size, member.mode = size, 0o600
+    member.size, member.mode, member.mtime = size, 0o600, int(time.time())
     archive.addfile(member, content)
 
 

@@ -20,7 +20,7 @@ from nodeapi.backups.archive import DATABASES, BackupError, Manifest
 from nodeapi.backups.making import LAST_SEQ, check_whole
 from nodeapi.backups.places import exchange, give_to_owner_of, kept, places_of, staged, sync_directory
 from nodeapi.backups.returned import Mark
-from nodeapi.locks import lock_of
+from nodeapi.locks import lock_of, lock_path
 
 # More events than a node writes in a second (docs/performance.md), and as many again that it may have written unseen.
 SEQS_A_SECOND = 10_000
@@ -148,7 +148,8 @@ class Sqlite:
             with database:
                 for statement, values in mark.statements(placeholder="?"):
                     database.execute(statement, values)
-        give_to_owner_of(self.home, new)
+        for path in (new, lock_path(self._path)):
+            give_to_owner_of(self.home, path)
         self._close_log(aside)
         existed = self._path.exists()
         exchange(new, self._path, aside)

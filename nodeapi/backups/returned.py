@@ -23,12 +23,11 @@ from messaging.models import Event
 from nodeapi.backups.archive import SECRET_KEY
 from nodeapi.backups.places import exchange, kept, places_of, staged
 from nodeapi.errors import StartError
+from nodeapi.stream import NOTICE
 
 logger = logging.getLogger(__name__)
 
 TABLE = "impervious_restored"
-# The stream's name for notices about itself (nodeapi/stream.py).
-NOTICE = "log"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from impervious_site.config import PLACES, Address, Config, ConfigError, find_config, load_config, simulated_config
 from impervious_site.databases import postgres_settings
 from impervious_site.logs import logging_settings
+from tests.support.certificates import Authority, key_pem, new_key, new_rsa_key, self_signed
 
 PUB_KEY = "02" + "ab" * 32
 MACAROON = bytes.fromhex("0201036c6e64") + b"\x07" * 40
@@ -800,3 +801,96 @@ def test_libraries_tell_no_more_than_info():
     assert settings["loggers"]["messaging"]["level"] == "DEBUG"
     assert settings["loggers"]["nodeapi.relay"]["level"] == "ERROR"
     assert logging_settings("error", ())["root"]["level"] == logging.ERROR
+
+
+class TestTls:
+    @pytest.fixture
+    def pair(self, node) -> dict[str, str]:
+        self_signed(node.directory)
+        return {"tls_cert": "server.cert", "tls_key": "server.key"}
+
+    def test_pair_beside_the_file(self, node, pair):
+        config = node.load(server=pair)
+        assert config.warnings == ()
+        assert config.server.scheme == "https"
+        assert config.server.tls_cert == node.directory / "server.cert"
+        assert config.server.tls_key == node.directory / "server.key"
+        assert node.load().server.scheme == "http"
+
+    def test_from_the_environment(self, node, pair):
+        names = {f"IMPD_SERVER__{name.upper()}": str(node.directory / file) for name, file in pair.items()}
+        assert node.load(names).server.tls_key == node.directory / "server.key"
+
+    @pytest.mark.parametrize("given, missing", [("tls_cert", "tls_key"), ("tls_key", "tls_cert")])
+    def test_both_or_neither(self, node, pair, given, missing):
+        only(node.problems(server={given: pair[given]}), f"server.{missing}", "is missing", f"server.{given} is set")
+
+    @pytest.mark.parametrize(
+        "name, content, words",
+        [
+            ("tls_cert", None, ("server.cert", "No such file", "readable file")),
+            ("tls_key", None, ("server.key", "No such file", "readable file")),
+            ("tls_cert", b"", ("holds no certificate", "PEM")),
+            ("tls_cert", b"\x30\x82DER", ("holds no certificate", "PEM")),
+            ("tls_key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", ("holds no private key", "PEM")),
+            ("tls_key", key_pem(new_key()), ("is not the key of the certificate", "server.cert")),
+            ("tls_key", key_pem(new_key(), b"secret"), ("protected by a password",)),
+            ("tls_cert", b"x" * 1_000_001, ("larger than",)),
+        ],
+    )  # fmt: skip
+    def test_unusable_file(self, node, pair, name, content, words):
+        path = node.directory / pair[name]
+        path.unlink()
+        if content is not None:
+            path.write_bytes(content)
+        only(node.problems(server=pair), f"server.{name}", *words, "(line ")
+
+    def test_certificate_that_is_cut_off(self, node, pair):
+        path = node.directory / "server.cert"
+        path.write_bytes(path.read_bytes() + b"-----BEGIN CERTIFICATE-----\nMIIB")
+        only(node.problems(server=pair), "server.tls_cert", "ends in the middle")
+
+    def test_key_that_clients_refuse(self, node, pair):
+        (node.directory / "server.key").write_bytes(key_pem(new_rsa_key(1024)))
+        only(node.problems(server=pair), "server.tls_key", "2048 bits")
+
+    def test_directory_in_place_of_a_file(self, node, pair):
+        only(node.problems(server=pair | {"tls_key": "."}), "server.tls_key", "Is a directory")
+
+    def test_chain_of_an_authority_with_an_rsa_key(self, node, pair):
+        cert, key = Authority().issue("node.example", key=new_rsa_key(2048))
+        (node.directory / "server.cert").write_bytes(cert)
+        (node.directory / "server.key").write_bytes(key)
+        assert node.load(server=pair).warnings == ()
+
+    def test_warnings(self, node, pair):
+        cert, key = Authority().issue("node.example", days=-1)
+        (node.directory / "server.cert").write_bytes(cert)
+        (node.directory / "server.key").write_bytes(key)
+        (node.directory / "server.key").chmod(0o644)
+        ended, readable = node.load(server=pair).warnings
+        assert ended.startswith("server.tls_cert: the certificate ended on 2")
+        assert readable.startswith("server.tls_key: ") and "chmod 600" in readable
+
+    def test_key_is_in_no_message(self, node, pair):
+        secret = (node.directory / "server.key").read_text().splitlines()[1]
+        (node.directory / "server.cert").write_bytes(b"no certificate")
+        assert secret not in str(node.problems(server=pair))
+        assert secret not in repr(node.problems(server=pair | {"tls_cert": "server.key"}))
+
+
+def test_trusted_proxies_are_addresses_and_networks(node):
+    expected = ("127.0.0.1/32", "::1/128", "10.0.0.0/24")
+    listed = node.load(server={"trusted_proxies": ["127.0.0.1", "::1", "10.0.0.0/24"]}).server.trusted_proxies
+    assert tuple(map(str, listed)) == expected
+    for text in ('["127.0.0.1", "::1", "10.0.0.0/24"]', "127.0.0.1, ::1, 10.0.0.0/24"):
+        given = node.load({"IMPD_SERVER__TRUSTED_PROXIES": text}).server.trusted_proxies
+        assert tuple(map(str, given)) == expected
+    assert node.load().server.trusted_proxies == ()
+
+
+def test_connection_limits(node):
+    server = node.load().server
+    assert (server.max_connections, server.max_connections_per_address, server.max_grpc_connections) == (10_000, None, 1_000)
+    server = node.load(server={"max_connections": "20000", "max_connections_per_address": 5}).server
+    assert (server.max_connections, server.max_connections_per_address) == (20_000, 5)

@@ -1,11 +1,14 @@
 """Clients of the event stream's three doors, and what tests send and wait for. GUARD_SECONDS only ends what hangs."""
 
+import asyncio
 import base64
 import json
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
+from websockets.asyncio.client import connect as connect_in_loop
 from websockets.sync.client import ClientConnection, connect
 
 from protos import messaging_pb2_grpc, websocket_pb2, websocket_pb2_grpc
@@ -19,15 +22,13 @@ class WebsocketStream:
     """The stream as a websocket. `text` and `event` give the next frame."""
 
     def __init__(self, node: Node, query: str = "", **options):
-        self.connection: ClientConnection = connect(
-            f"{'wss' if node.tls_cert else 'ws'}://{node.http}/v1/subscribe{query}",
-            max_size=None,
-            proxy=None,
-            open_timeout=GUARD_SECONDS,
-            legacy=True,
-            ssl=node.tls,
-            **options,
-        )
+        options |= {"max_size": None, "proxy": None, "open_timeout": GUARD_SECONDS}
+        address = f"{node.http}/v1/subscribe{query}"
+        self.connection: ClientConnection | LoopConnection
+        if node.tls_cert:
+            self.connection = LoopConnection(f"wss://{address}", ssl=node.tls, **options)
+        else:
+            self.connection = connect(f"ws://{address}", legacy=True, **options)
 
     def text(self) -> str:
         return self.connection.recv(timeout=GUARD_SECONDS)
@@ -47,6 +48,31 @@ class WebsocketStream:
 
     def __exit__(self, *_) -> None:
         self.connection.close()
+
+
+class LoopConnection:
+    """A websocket of a loop in a thread of its own. The synchronous client reads and writes from two threads, which Python's
+    TLS does not bear before 3.13: one handshake in some hundreds hangs."""
+
+    _loop: asyncio.AbstractEventLoop | None = None
+
+    def __init__(self, url: str, **options):
+        if LoopConnection._loop is None:
+            LoopConnection._loop = asyncio.new_event_loop()
+            threading.Thread(target=LoopConnection._loop.run_forever, daemon=True).start()
+        self._connection = self._run(self._open(url, options))
+
+    def recv(self, timeout: float):
+        return self._run(asyncio.wait_for(self._connection.recv(), timeout))
+
+    def close(self) -> None:
+        self._run(self._connection.close())
+
+    async def _open(self, url: str, options: dict):
+        return await connect_in_loop(url, **options)
+
+    def _run(self, coroutine):
+        return asyncio.run_coroutine_threadsafe(coroutine, LoopConnection._loop).result()
 
 
 class LineStream:

@@ -3,10 +3,12 @@ paid twice, and its clients' cursors stay good."""
 
 import json
 import shutil
+import sqlite3
 import stat
 import subprocess
 import sys
 import tarfile
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -51,6 +53,15 @@ def settled(node: Node, message_id: str) -> bool:
     return messages(node, "out")[message_id]["state"] == "settled"
 
 
+def refused_while_open(node: Node, backup: Path) -> str:
+    """As a daphne beside the node has it open."""
+    if ON_POSTGRES:
+        return ""
+    with closing(sqlite3.connect(node.directory / "impervious.sqlite3")) as database:
+        database.execute("SELECT count(*) FROM messaging_event").fetchall()
+        return refused(node, "restore", str(backup), "--force")
+
+
 def secret_key(node: Node) -> Path:
     return node.directory / ("config.secret_key" if ON_POSTGRES else "impervious.secret_key")
 
@@ -86,6 +97,7 @@ def story(tmp_path_factory):
             key = secret_key(bob).read_bytes()
             secret_key(bob).write_text("another machine's")
             existing = refused(bob, "restore", str(backup))
+            opened = refused_while_open(bob, backup)
             paid = network.command("info")
             restored = done(bob, "restore", str(backup), "--force")
             bob.start()
@@ -106,6 +118,7 @@ def test_a_backup_says_what_it_is(story):
 def test_a_restore_is_refused_over_what_is_there(story):
     assert "another runimpd" in story.running and "Nothing was changed" in story.running
     assert "--force" in story.existing
+    assert ON_POSTGRES or "another process has" in story.opened
 
 
 def test_what_was_received_since_is_told_once_more(story):
@@ -242,7 +255,7 @@ prepare_database(settings.IMPD)
 assert settings.SECRET_KEY == (Path(sys.argv[1]).parent / "impervious.secret_key").read_text()
 """
 # More than a restore has.
-STEPS = 40
+STEPS = 28
 
 
 def ended_node(story, directory: Path) -> Path:

@@ -10,7 +10,7 @@ from lightning.rpcs import ONLY_FOR, Rpc, bake_line, calls_for
 from nodeapi.lnd_status import LndStatus
 from tests.conftest import simulated_network
 from tests.nodeapi.streams import WebsocketStream, is_end, send
-from tests.support.macaroons import all_but, baked, printed, uris
+from tests.support.macaroons import all_but, baked, printed, refused_start, uris
 from tests.support.nodes import Node
 
 
@@ -36,7 +36,6 @@ def write_config(path, sections: dict) -> None:
 
 
 def test_line_is_for_the_services_that_are_active(tmp_path):
-    assert printed(cwd=tmp_path) == bake_line(Rpc) + "\n"
     # The macaroon's file is named already, here and there, and not there yet.
     write_config(tmp_path / "node.yml", services(vpn=False, message=True))
     environ = {"IMPD_LIGHTNING__LND_NODE__ADMIN_MACAROON": "nowhere"}
@@ -68,18 +67,12 @@ def test_node_works_with_the_macaroon_of_the_line(own_network, tmp_path):
 
 def test_start_with_too_weak_a_macaroon_names_what_is_missing(own_network, tmp_path):
     lnd = baked(own_network.nodes["carol"], tmp_path, all_but(Rpc.GET_NODE_INFO, Rpc.SETTLE_INVOICE))
-    node = Node(lnd, tmp_path / "carol")
-    node.launch()
-    assert node.process.wait(timeout=90) == 1
-    assert "does not permit GetNodeInfo, SettleInvoice" in node.log
-    assert "`./impervious macaroon` prints the line" in node.log
-    # Without the service that needs it, its call is not missed.
-    lnd = baked(own_network.nodes["carol"], tmp_path, all_but(*ONLY_FOR))
-    with Node(lnd, tmp_path / "without", extra=services(vpn=False)):
-        pass
+    log = refused_start(Node(lnd, tmp_path / "carol"))
+    assert "does not permit GetNodeInfo, SettleInvoice" in log
+    assert "`./impervious macaroon` prints the line" in log
 
 
-async def connect(lnd) -> None:
+async def connect(lnd, calls: list[Rpc]) -> None:
     client = LndClient(
         host=lnd.host,
         port=lnd.port,
@@ -87,7 +80,7 @@ async def connect(lnd) -> None:
         macaroon_hex=lnd.macaroon_path.read_bytes().hex(),
     )
     try:
-        await LndStatus(client).connect(expected_pubkey="", calls=list(Rpc))
+        await LndStatus(client).connect(expected_pubkey="", calls=calls)
     finally:
         await client.close()
 
@@ -98,10 +91,15 @@ def test_each_call_is_missed_by_name(own_network, tmp_path, missing, may_ask):
     lacking = [missing] if may_ask else [missing, Rpc.CHECK_MACAROON]
     lnd = baked(own_network.nodes["carol"], tmp_path, all_but(*lacking))
     with pytest.raises(LndError) as caught:
-        asyncio.run(connect(lnd))
+        asyncio.run(connect(lnd, list(Rpc)))
     assert caught.value.trouble is Trouble.MACAROON
     assert f"does not permit {missing.method} " in str(caught.value)
 
 
 def test_the_question_itself_is_not_missed(own_network, tmp_path):
-    asyncio.run(connect(baked(own_network.nodes["carol"], tmp_path, all_but(Rpc.CHECK_MACAROON))))
+    asyncio.run(connect(baked(own_network.nodes["carol"], tmp_path, all_but(Rpc.CHECK_MACAROON)), list(Rpc)))
+
+
+def test_calls_of_a_service_that_is_off_are_not_missed(own_network, tmp_path):
+    lnd = baked(own_network.nodes["carol"], tmp_path, all_but(*ONLY_FOR))
+    asyncio.run(connect(lnd, calls_for({"message"})))

@@ -13,7 +13,7 @@ from lightning.rpcs import ONLY_FOR, Rpc
 from tests.nodeapi.streams import WebsocketStream, data_of, is_end, send
 from tests.support.loops import LoopThread
 from tests.nodeapi.vpn_market import REFRESH, buy, of_type, one, open_shop, post, told, wait_for_shop
-from tests.support.macaroons import all_but, printed
+from tests.support.macaroons import GUARD_SECONDS, all_but, printed, refused_start
 from tests.support.nodes import Node
 from tests.support.real_lnd import RealNetwork, available
 
@@ -32,7 +32,7 @@ def bake(lnd, directory, line: str):
         "LNCLI_MACAROONPATH": str(lnd.macaroon_path),
         "HOME": str(directory),
     }
-    subprocess.run(line, shell=True, check=True, cwd=directory, env=environ, stdout=subprocess.DEVNULL, timeout=60)
+    subprocess.run(line, shell=True, check=True, cwd=directory, env=environ, stdout=subprocess.DEVNULL, timeout=GUARD_SECONDS)
     return dataclasses.replace(lnd, macaroon_path=directory / "impervious.macaroon")
 
 
@@ -119,8 +119,6 @@ def test_node_with_a_private_channel_only_is_answered(network, market, tmp_path)
 )
 def test_too_weak_a_macaroon_is_told_at_start(network, tmp_path, missing):
     line = "lncli bakemacaroon --save_to impervious.macaroon " + " ".join(f"uri:{path}" for path in all_but(*missing))
-    node = Node(bake(network.nodes["hidden"], tmp_path / "baked", line), tmp_path / "node")
-    node.launch()
-    assert node.process.wait(timeout=90) == 1
-    assert "does not permit TrackPaymentV2 (lnd at" in node.log
-    assert "`./impervious macaroon` prints the line" in node.log
+    log = refused_start(Node(bake(network.nodes["hidden"], tmp_path / "baked", line), tmp_path / "node"))
+    assert "does not permit TrackPaymentV2 (lnd at" in log
+    assert "`./impervious macaroon` prints the line" in log

@@ -71,6 +71,7 @@ def columns(path: Path) -> set[str]:
 def test_new_database_and_one_without_news_are_not_copied(node):
     with node:
         assert not copies(node)
+        assert stat.S_IMODE((node.directory / "impervious.sqlite3").stat().st_mode) == 0o600
 
 
 def test_older_database_is_copied_and_then_migrated(node, update):

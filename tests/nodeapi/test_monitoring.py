@@ -217,7 +217,7 @@ def test_node_that_waits_for_lnd_lives_and_is_not_ready(network, watched, daphne
         assert watched.get("/metrics", AUTHORIZED).status == 503
     finally:
         network.command("up", node="carol")
-    watched.wait_until(lambda: is_ready(watched))
+        watched.wait_until(lambda: _answers(watched) and is_ready(watched))
     daphne.wait_until(lambda: is_ready(daphne))
 
 

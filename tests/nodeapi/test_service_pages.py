@@ -47,3 +47,18 @@ def test_websocket(bob, environ):
     assert page.run("?service=websocket") == "True b'\\x00\\x01 anything' 2\n"
     assert page.run("WebsocketStub") == "36\n"
     assert not page.left
+
+
+def test_messages(alice, bob, environ):
+    page = Page("messages.md", **environ)
+    assert json.loads(page.run('"amount":"5"')).keys() == json.loads(page.output('"amount":"5"')).keys()
+    assert json.loads(page.run("/v1/message/$ID"))["message"]["pubkey"] == bob.pubkey
+    assert page.run("are you there?") == "yes\n"
+    assert page.run("MessagingStub") == "36\n"
+    first, second = page.run("Idempotency-Key").replace("}{", "}\n{").splitlines()
+    assert first == second
+    estimated = json.loads(page.run("/v1/message/estimate"))
+    assert estimated.keys() == json.loads(page.output("/v1/message/estimate")).keys()
+    alice.wait_until(lambda: alice.get(f"/v1/message/{json.loads(first)['id']}").json["message"]["state"] == "settled")
+    assert {row["state"] for row in json.loads(page.run("state=settled"))["messages"]} == {"settled"}
+    assert not page.left

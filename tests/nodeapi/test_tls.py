@@ -1,5 +1,6 @@
 """TLS on both ports, and beside them: as clients see it, also while the certificate is exchanged."""
 
+import dataclasses
 import socket
 import ssl
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import grpc
 import pytest
 
+from impervious_site.config import load_config
+from nodeapi.cli.client import Door, NodeClient, NodeError, ask_http, find_key
 from protos import messaging_pb2
 from tests.nodeapi.streams import LineStream, WebsocketStream, data_of, grpc_stream, messaging, send
 from tests.nodeapi.test_beside_daphne import Daphne
@@ -72,6 +75,20 @@ def test_all_doors_speak_tls(node, bob):
                 event = stream.event()
             assert data_of(event) == b"over TLS"
         assert message_id in (event.id for event in call)
+
+
+def test_commands_speak_tls(node, tmp_path):
+    config = load_config(node.config_path, node.environ)
+    door = Door.of(config, find_key(config, scopes=frozenset({"read"}), key_file=None))
+    with NodeClient(door) as client:
+        assert client.info().pubkey == node.pubkey
+    assert ask_http(door)[1]["pubkey"] == node.pubkey
+    self_signed(tmp_path)
+    stranger = dataclasses.replace(door, tls_cert=(tmp_path / "server.cert").read_bytes())
+    with NodeClient(stranger) as client:
+        with pytest.raises(NodeError, match="does not show the certificate in server.tls_cert"):
+            client.info()
+    assert ask_http(stranger) is None
 
 
 def test_nothing_but_tls(node):
@@ -158,14 +175,12 @@ class TlsDaphne(Daphne):
         return ["-e", f"ssl:{self.http_port}:privateKey={server['tls_key']}:certKey={server['tls_cert']}:interface=127.0.0.1"]
 
 
-@pytest.mark.parametrize("issued_for", ["this-machine", "node.example", "*.node.example"])
-def test_daphnes_beside_find_the_engine_whatever_its_certificate_names(network, bob, tmp_path, issued_for):
-    """Also after it has been exchanged for that of an authority that nobody here trusts, and the engine was started again."""
-    server = self_signed(tmp_path)
+def test_daphnes_beside_find_the_engine_whatever_its_certificate_names(network, bob, tmp_path):
+    """Also after it was exchanged for that of an authority that nobody here trusts, and the engine was started again."""
     engine = Node(
         network.nodes["carol"],
         tmp_path / "engine",
-        extra={"server": server},
+        extra={"server": self_signed(tmp_path)},
         environ={"IMPD_SERVER__API_KEY": KEY},
         arguments=("--no-http",),
         tls_cert=tmp_path / "server.cert",
@@ -175,18 +190,18 @@ def test_daphnes_beside_find_the_engine_whatever_its_certificate_names(network, 
         for daphne in (over_tls, plain):
             assert daphne.post("/v1/message/send", body).status == 401
             assert daphne.post("/v1/message/send", body, AUTHORIZED).status == 200
+            daphne.wait_until(lambda: daphne.get("/health/ready").status == 200)
+            assert daphne.get("/metrics/runimpd", AUTHORIZED).status == 200
         with WebsocketStream(over_tls, additional_headers=AUTHORIZED) as stream:
             message_id = send(bob, engine)
             stream.until(lambda event: event["id"] == message_id)
-        if issued_for == "this-machine":
-            self_signed(tmp_path)
-        else:
-            cert, key = Authority().issue(issued_for)
-            (tmp_path / "server.key").write_bytes(key)
-            (tmp_path / "server.cert").write_bytes(cert)
-        engine.kill()
-        engine.start()
-        plain.wait_until(lambda: plain.post("/v1/message/send", body, AUTHORIZED).status == 200)
+        for name in ("node.example", "*.node.example"):
+            cert, key = Authority().issue(name)
+            write(tmp_path / "server.key", key)
+            write(tmp_path / "server.cert", cert)
+            engine.kill()
+            engine.start()
+            plain.wait_until(lambda: plain.post("/v1/message/send", body, AUTHORIZED).status == 200)
 
 
 def plain_view(engine: Node) -> Node:

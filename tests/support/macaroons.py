@@ -11,7 +11,10 @@ from pathlib import Path
 from lightning.rpcs import Rpc
 from protos.lnrpc import lightning_pb2
 from tests.support.lnd_rpc import BareClient
-from tests.support.nodes import ROOT
+from tests.support.nodes import ROOT, Node
+
+# Ends what hangs, on however busy a machine.
+GUARD_SECONDS = 600
 
 
 def printed(*arguments: str, cwd: Path, environ: dict | None = None) -> str:
@@ -23,7 +26,7 @@ def printed(*arguments: str, cwd: Path, environ: dict | None = None) -> str:
         env=inherited | (environ or {}),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=GUARD_SECONDS,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout
@@ -46,6 +49,16 @@ async def _bake(lnd, calls: Iterable[str]) -> str:
     )
     async with BareClient(lnd) as client:
         return (await client.lightning.BakeMacaroon(request)).macaroon
+
+
+def refused_start(node: Node) -> str:
+    """The log of a node that ends by itself, with an error."""
+    node.launch()
+    try:
+        assert node.process.wait(timeout=GUARD_SECONDS) == 1
+    finally:
+        node.kill()
+    return node.log
 
 
 def all_but(*missing: Rpc) -> list[str]:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import random
 import signal
 import socket
 import ssl
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
@@ -19,6 +21,7 @@ from tests.support.databases import new_database_url
 
 ROOT = Path(__file__).resolve().parents[2]
 START_SECONDS = 240
+PORTS = range(12_000, 20_000)
 SERVICES = {
     "federate": 100000,
     "vpn": 200000,
@@ -30,9 +33,12 @@ SERVICES = {
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """Below the range from which the kernel takes the ports of outgoing connections: nobody takes it until it is used."""
+    while True:
+        port = random.SystemRandom().choice(PORTS)
+        with socket.socket() as probe, suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 @dataclass

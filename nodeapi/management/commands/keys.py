@@ -34,6 +34,8 @@ class Command(BaseCommand):
     def handle(self, *args, part: str, **options):
         if settings.IMPD is None:
             raise CommandError(f"needs a configuration: --config PATH, or one of {', '.join(settings.CONFIG_PLACES)}")
+        # Words beside the key are no errors: Django would show them in red.
+        self.stderr.style_func = None
         self._configured = [key.name for key in settings.IMPD.server.api_keys]
         self._actor = keys.Actor(name=f"{pwd.getpwuid(os.getuid()).pw_name} at the command line")
         try:

@@ -3,6 +3,7 @@ import sys
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error, connection
+from django.db.migrations.executor import MigrationExecutor
 
 from nodeapi import assembly, retention, welcome
 
@@ -19,8 +20,9 @@ class Command(BaseCommand):
             raise CommandError(welcome.no_configuration(settings.CONFIG_PLACES))
         keep = assembly.make_keep(settings.IMPD)
         try:
-            if "messaging_message" not in connection.introspection.table_names():
-                raise CommandError("no node has run on this database yet")
+            executor = MigrationExecutor(connection)
+            if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+                raise CommandError("the database is not of this version yet: start the node, which migrates it")
             self._prune(keep, dry_run)
         except Error as error:
             raise CommandError(f"the database cannot be used: {error}") from None

@@ -1,0 +1,1 @@
+"""Makes the site at /docs out of docs/*.md: `./impervious docs`."""

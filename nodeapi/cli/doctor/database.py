@@ -1,0 +1,80 @@
+"""The database: there, usable, migrated, and one that loses nothing."""
+
+from collections.abc import Iterator
+
+from django.db import Error, connection
+from django.db.migrations.executor import MigrationExecutor
+
+from messaging.models import Event
+from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
+
+OLDEST_SERVER = 140_000
+
+
+def check(patient: Patient) -> Iterator[Finding]:
+    path = patient.config.database.sqlite_path
+    if path is not None and not path.exists():
+        yield ok(f"there is no database yet: the first start makes {path}")
+        return
+    what = str(path) if path else "the PostgreSQL database"
+    try:
+        findings = [*_server(patient), *_migrations(patient, what)]
+        _look_at_clocks(patient)
+    except Error as error:
+        advice = "start the server, or correct database.url"
+        if path:
+            advice = f"see that its user may read and write {path}, and that the disk works; else put back a backup"
+        yield wrong(f"{what} cannot be used: {' '.join(str(error).split())}", advice)
+        return
+    finally:
+        connection.close()
+    yield from findings
+
+
+def _server(patient: Patient) -> Iterator[Finding]:
+    if connection.vendor != "postgresql":
+        return
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT current_setting('synchronous_commit'), current_setting('server_version'), now()")
+        synchronous, version, patient.database_now = cursor.fetchone()
+    if connection.pg_version < OLDEST_SERVER:
+        yield wrong(f"the server is PostgreSQL {version}", "14 or newer is needed")
+    if synchronous == "off":
+        yield wrong("synchronous_commit is off on this PostgreSQL server: a power cut would lose what was accepted",
+                    "ALTER ROLE … SET synchronous_commit = on")
+
+
+def _migrations(patient: Patient, what: str) -> Iterator[Finding]:
+    executor = MigrationExecutor(connection)
+    loader = executor.loader
+    pending = [migration for migration, _ in executor.migration_plan(loader.graph.leaf_nodes())]
+    known_apps = {app for app, _ in loader.disk_migrations}
+    newer = [f"{app}.{name}" for app, name in loader.applied_migrations
+             if app in known_apps and (app, name) not in loader.disk_migrations and not _is_squashed(loader, app, name)]
+    patient.pending_migrations = [f"{migration.app_label}.{migration.name}" for migration in pending]
+    if newer:
+        yield wrong(f"{what} was made by a newer version of the node ({', '.join(sorted(newer)[:3])})",
+                    "install that version, or put back the copy from before its update (docs/operating.md)")
+    elif pending and not loader.applied_migrations:
+        yield ok(f"{what} is empty: the first start fills it")
+    elif pending:
+        words = f"{what} is not migrated: {_some(patient.pending_migrations)} missing"
+        advice = "start the node again: a start migrates it" + ("" if connection.vendor == "postgresql" else
+                                                                ", and keeps a copy of what it was")
+        yield wrong(words, advice) if patient.running else note(words, advice)
+    else:
+        yield ok(f"{what} works, with all migrations")
+
+
+def _is_squashed(loader, app: str, name: str) -> bool:
+    return any((app, name) in migration.replaces for migration in loader.replacements.values())
+
+
+def _some(names: list[str]) -> str:
+    more = len(names) - 3
+    return ", ".join(names[:3]) + (f" and {more} more are" if more > 0 else " are" if len(names) > 1 else " is")
+
+
+def _look_at_clocks(patient: Patient) -> None:
+    if not any(name.startswith("messaging.") for name in patient.pending_migrations):
+        patient.newest_event_at = Event.objects.order_by("-seq").values_list("created_at", flat=True).first()

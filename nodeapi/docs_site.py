@@ -1,0 +1,64 @@
+"""The documentation at /docs, out of the files that `./impervious docs` has made."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from django.http import Http404, HttpRequest, HttpResponse
+from django.views.decorators.http import condition, require_safe
+
+SITE = Path(__file__).resolve().parent / "site"
+START = "index.html"
+CONTENT_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".svg": "image/svg+xml",
+    ".png": "image/png",
+}
+OTHER_CONTENT_TYPE = "text/plain; charset=utf-8"
+HEADERS = {
+    # Furo's pages have style within them, and its search reads pages.
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; "
+        "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+    ),
+    # A browser asks whether a page is still the same, so that none is of the version before an update.
+    "Cache-Control": "no-cache",
+}
+
+
+@dataclass(frozen=True)
+class File:
+    content: bytes
+    content_type: str
+    etag: str
+
+
+@cache
+def site() -> dict[str, File]:
+    """All files by their paths below /docs/. Nothing else is served, so that no path can lead out of them."""
+    paths = {path.relative_to(SITE).as_posix(): path for path in sorted(SITE.rglob("*")) if path.is_file()}
+    return {name: _file(path) for name, path in paths.items()}
+
+
+def _file(path: Path) -> File:
+    content = path.read_bytes()
+    digest = hashlib.sha256(content).hexdigest()[:32]
+    return File(content, CONTENT_TYPES.get(path.suffix, OTHER_CONTENT_TYPE), f'"{digest}"')
+
+
+def _etag(request: HttpRequest, name: str = START) -> str | None:
+    file = site().get(name)
+    return file and file.etag
+
+
+@require_safe
+@condition(etag_func=_etag)
+def page(request: HttpRequest, name: str = START) -> HttpResponse:
+    """One file of the site. Host is checked by Django's middleware, as for the admin."""
+    file = site().get(name)
+    if file is None:
+        raise Http404
+    return HttpResponse(file.content, content_type=file.content_type, headers=HEADERS)
