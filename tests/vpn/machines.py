@@ -50,9 +50,12 @@ def why_no_machines() -> str:
     name = new_name()
     try:
         command("ip", "netns", "add", name)
+        try:
+            command("ip", "netns", "exec", name, "true")
+        finally:
+            command("ip", "netns", "delete", name)
     except AssertionError as error:
         return f"no network namespaces here ({error})"
-    command("ip", "netns", "delete", name)
     if kernel_has_wireguard():
         return ""
     if not shutil.which("wireguard-go", path=PATH):
