@@ -4,6 +4,7 @@ The truth is in the tables of what is paid for, each of which says what it may c
 the sum only grows, by what is reserved; before something is refused they are looked at again.
 """
 
+import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
@@ -56,6 +57,7 @@ class Budget:
         # Stored since the last look; accepted and not yet stored.
         self._since_msat = 0
         self._pending_msat = 0
+        self._looking = asyncio.Lock()
 
     @asynccontextmanager
     async def reserved(self, msat: int) -> AsyncIterator[None]:
@@ -109,9 +111,11 @@ class Budget:
         return sorted(expense for expenses in self._expenses for expense in expenses(since))[:MOST_EXPENSES]
 
     async def _look(self) -> None:
-        stored_before_msat = self._since_msat
-        self._spent_msat = await self._database.read(self._read)
-        self._since_msat -= stored_before_msat
+        # One at a time: two would both take off what was stored before them.
+        async with self._looking:
+            stored_before_msat = self._since_msat
+            self._spent_msat = await self._database.read(self._read)
+            self._since_msat -= stored_before_msat
 
     def _read(self) -> int:
         since = timezone.now() - WINDOW
