@@ -12,7 +12,7 @@ END_SECONDS = 5
 # Some 65,000 peers of `wg show … transfer`.
 MAX_OUTPUT_BYTES = 8 * 2**20
 
-# Where Debian keeps ip, nft and sysctl is not on every user's PATH.
+# Where Debian keeps ip and nft is not on every user's PATH.
 _PATH = os.environ.get("PATH", os.defpath) + ":/usr/local/sbin:/usr/sbin:/sbin"
 
 

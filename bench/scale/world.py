@@ -3,7 +3,6 @@
 import asyncio
 import os
 import signal
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -72,8 +71,14 @@ def _of(measure, pid: int) -> float:
 
 
 def _pids_of(name: str) -> list[int]:
-    done = subprocess.run(["pgrep", "-x", name], capture_output=True, text=True)
-    return [int(line) for line in done.stdout.split()]
+    return [int(path.parent.name) for path in Path("/proc").glob("[0-9]*/comm") if _text(path) == name]
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text().strip()
+    except OSError:
+        return ""
 
 
 @asynccontextmanager

@@ -24,7 +24,7 @@ def world(server, client, tmp_path):
     with Machine(tmp_path) as world:
         server.cable(world, f"{SERVER_PUBLIC}/30", f"{PUBLIC}/30")
         server.cable(world, "192.168.66.1/30", f"{PRIVATE}/30")
-        server.run("sysctl", "-qw", "net.ipv4.ip_forward=1")
+        server.run("sh", "-c", "echo 1 >/proc/sys/net/ipv4/ip_forward")
         server.run("nft", "-f", "-", input=rules.nat_rules(server.interface, nets("10.77.0.0/24")))
         pair = keys.new_key_pair()
         server.run("wg", "set", server.interface, "peer", pair.public, "allowed-ips", "10.77.0.5/32")
