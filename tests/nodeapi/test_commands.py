@@ -15,7 +15,7 @@ from nodeapi.cli.client import Door, NodeClient, NodeError, find_key
 from nodeapi.cli.listen import content
 from nodeapi.cli.send import read_body
 from nodeapi.terminal import safe
-from tests.nodeapi.streams import send
+from tests.nodeapi.streams import WebsocketStream, send
 from tests.support.commands import Ended, Running, run
 from tests.support.nodes import ROOT, Node
 
@@ -90,8 +90,10 @@ def test_no_lease(alice):
 def test_what_a_hostile_node_sends_does_nothing_to_a_terminal(alice, bob):
     cursor = last_seq(bob)
     message_id = send(alice, bob, HOSTILE.encode())
-    bob.wait_until(lambda: bob.get(f"/v1/message/{message_id}").status == 200)
-    arguments = ["listen", "--config", str(bob.config_path), "--after", cursor, "--service", "message", "--count", "1"]
+    # Others may write to bob too.
+    with WebsocketStream(bob, f"?after={cursor}") as stream:
+        seq = int(stream.until(lambda event: event["id"] == message_id)[-1]["seq"])
+    arguments = ["listen", "--config", str(bob.config_path), "--after", str(seq - 1), "--service", "message", "--count", "1"]
     shown = on_a_terminal(arguments, columns=80)
     for forbidden in ("\x1b]0", "\x07", "\x1b[31m", "\u202e", "\x9b"):
         assert forbidden not in shown
