@@ -83,7 +83,7 @@ class Budget:
 
     def _lacking_msat(self, msat: int) -> int:
         """By how much this would exceed the limit."""
-        return self._spent_msat + self._since_msat + self._pending_msat + msat - self.limit_sat * 1000
+        return self.known_msat + msat - self.limit_sat * 1000
 
     async def _refusal(self, msat: int) -> OverBudget:
         left_msat = max(0, msat - self._lacking_msat(msat))

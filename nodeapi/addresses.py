@@ -28,14 +28,14 @@ def client_address(source: Any) -> str:
     else:
         peer = _grpc_peer(source.peer())
         told = [value for name, value in source.invocation_metadata() or () if name == FORWARDED_FOR]
-    ip = _ip(peer)
+    ip = ip_of(peer)
     return _before_proxies(ip, ",".join(told)) if ip else ""
 
 
 def client_scheme(scope: dict) -> str:
     """http or https (of a websocket: ws or wss): what the client speaks, whatever its proxy does."""
     scheme = scope.get("scheme") or "ws"
-    ip = _ip((scope.get("client") or ("",))[0])
+    ip = ip_of((scope.get("client") or ("",))[0])
     if ip is None or not is_trusted(ip):
         return scheme
     told = [value for name, value in scope["headers"] if name.lower() == FORWARDED_PROTO.encode()]
@@ -55,7 +55,7 @@ def _before_proxies(peer: IpAddress, forwarded_for: str) -> str:
     for hop in reversed(forwarded_for.split(",")):
         if not is_trusted(nearest):
             break
-        ip = _ip(_without_port(hop.strip()))
+        ip = ip_of(_without_port(hop.strip()))
         if ip is None:
             break
         nearest = ip
@@ -69,7 +69,8 @@ def _without_port(hop: str) -> str:
     return hop.partition(":")[0] if hop.count(":") == 1 else hop
 
 
-def _ip(text: str) -> IpAddress | None:
+def ip_of(text: str) -> IpAddress | None:
+    """An IPv4 address that is written as IPv6 is the IPv4 one; None for what is no address, such as a socket's path."""
     try:
         ip = ipaddress.ip_address(text)
     except ValueError:

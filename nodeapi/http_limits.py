@@ -19,6 +19,7 @@ from twisted.internet.protocol import Protocol
 from twisted.web import http
 
 from nodeapi import codec
+from nodeapi.addresses import ip_of
 from nodeapi.errors import ApiError, invalid
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,7 @@ class Seats:
         self._waiting.pop(channel, None)
 
     def _most_from(self, host: str) -> float:
-        ip = _ip(host)
+        ip = ip_of(host)
         if ip is None or any(ip in network for network in self._limits.trusted):
             return float("inf")
         if self._limits.per_address is not None:
@@ -128,17 +129,8 @@ class Seats:
             self._told_at, self._refused = time.monotonic(), 0
 
 
-def _ip(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
-    """None for what is no TCP peer."""
-    try:
-        ip = ipaddress.ip_address(host)
-    except ValueError:
-        return None
-    return getattr(ip, "ipv4_mapped", None) or ip
-
-
 def _site(host: str) -> str:
-    ip = _ip(host)
+    ip = ip_of(host)
     if ip is None or ip.version == 4:
         return str(ip or "")
     return str(ipaddress.ip_network((ip, IPV6_SITE_BITS), strict=False))

@@ -5,7 +5,7 @@ from typing import Any
 
 from federation.services import states_of
 from messaging.peers import last_seen
-from messaging.services import rfc3339
+from messaging.times import rfc3339
 
 
 async def list_peers(doors, *, limit: int) -> dict[str, Any]:

@@ -19,7 +19,7 @@ def copy_before_migration(database: Path, migration: str) -> Path:
         try:
             _copy(database, unfinished)
             unfinished.rename(copy)
-            _sync(copy.parent)
+            sync(copy.parent)
         except BaseException:
             unfinished.unlink(missing_ok=True)
             raise
@@ -36,10 +36,10 @@ def _copy(source: Path, target: Path) -> None:
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     with closing(sqlite3.connect(source)) as old, closing(sqlite3.connect(target)) as new:
         old.backup(new)
-    _sync(target)
+    sync(target)
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
     """Waits until a file, or a directory's entries, are on the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:

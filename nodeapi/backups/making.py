@@ -10,7 +10,8 @@ from pathlib import Path
 
 from nodeapi.backups import archive, postgres
 from nodeapi.backups.archive import CONFIGURATION, DATABASES, VPN_KEY, BackupError, Manifest
-from nodeapi.backups.places import places_of, sync_directory
+from nodeapi.backups.places import places_of
+from nodeapi.safety_copy import sync
 
 MIGRATIONS = "SELECT app, name FROM django_migrations ORDER BY app, name"
 LAST_SEQ = "SELECT COALESCE(MAX(seq), 0) FROM messaging_event"
@@ -53,7 +54,7 @@ def _make(config, target: Path, workshop: Path, version: str, with_vpn_key: bool
     whole = workshop / "whole"
     archive.write(whole, manifest, files)
     os.replace(whole, target)
-    sync_directory(target.parent)
+    sync(target.parent)
     return manifest
 
 

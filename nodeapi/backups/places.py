@@ -4,6 +4,7 @@ import os
 from pathlib import Path
 
 from nodeapi.backups.archive import SECRET_KEY, VPN_KEY, VPN_STATE
+from nodeapi.safety_copy import sync
 
 
 def places_of(config) -> dict[str, Path]:
@@ -32,16 +33,7 @@ def exchange(new: Path, place: Path, aside: Path) -> None:
     if place.exists() and not aside.exists():
         os.link(place, aside)
     os.replace(new, place)
-    sync_directory(place.parent)
-
-
-def sync_directory(path: Path) -> None:
-    """Waits until a directory's entries are on the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(place.parent)
 
 
 def give_to_owner_of(directory: Path, path: Path) -> None:

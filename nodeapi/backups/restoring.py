@@ -18,9 +18,10 @@ from pathlib import Path
 from nodeapi.backups import archive, postgres, returned
 from nodeapi.backups.archive import DATABASES, BackupError, Manifest
 from nodeapi.backups.making import LAST_SEQ, check_whole
-from nodeapi.backups.places import exchange, give_to_owner_of, kept, places_of, staged, sync_directory
+from nodeapi.backups.places import exchange, give_to_owner_of, kept, places_of, staged
 from nodeapi.backups.returned import Mark
 from nodeapi.locks import lock_of, lock_path
+from nodeapi.safety_copy import sync
 
 # More events than a node writes in a second (docs/performance.md), and as many again that it may have written unseen.
 SEQS_A_SECOND = 10_000
@@ -78,7 +79,7 @@ def _stage(source: Path, target: Path) -> None:
         file.flush()
         os.fsync(file.fileno())
     give_to_owner_of(target.parent, target)
-    sync_directory(target.parent)
+    sync(target.parent)
 
 
 def _clear_away(config, home: Path) -> None:
