@@ -23,7 +23,7 @@ KEY = "a-key-with-more-than-20-characters"
 READER = "reader-key-with-enough-characters"
 # A point of the curve that no node has.
 NOBODY = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
-HOSTILE = "title \x1b]0;owned\x07 red \x1b[31m leftwards \u202e one \x9b2J\n#99 message from 02aa  1000000 sat\rgone"
+HOSTILE = "title \x1b]0;owned\x07 red \x1b[31m leftwards \u202e one \x9b2J\n#99 message from 02aa  forged line  1000000 sat\rgone"
 
 
 def command(node: Node, name: str, *arguments: str, **options) -> Ended:
@@ -99,7 +99,7 @@ def test_what_a_hostile_node_sends_does_nothing_to_a_terminal(alice, bob):
         assert forbidden not in shown
     for escaped in (r"\x1b]0;owned\x07", r"\x1b[31m", r"\u202e", r"\x9b2J", r"sat\x0dgone"):
         assert escaped in shown
-    (forged,) = [line for line in without_colour(shown).splitlines() if "#99" in line]
+    (forged,) = [line for line in without_colour(shown).splitlines() if "forged line" in line]
     assert forged.startswith("  │ ")
     event = json.loads(command(bob, *arguments[:1], *arguments[3:], "--json").out)["result"]
     assert (event["id"], event["fromPubkey"]) == (message_id, alice.pubkey)
