@@ -23,8 +23,8 @@ from messaging.joining import Arrived, Bounds, Whole, forget_old, join
 from messaging.models import Direction, Message, ReceivedHtlc, State
 from messaging.outgoing import store_all
 from messaging.policy import Item, Judge, Rules, forget_old_uses
-from messaging.refusals import RefusalLog
 from messaging.registry import FOREIGN_WELCOME, Registry, Service
+from messaging.sparse_log import SparseLog
 from protos.lnrpc import lightning_pb2
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,9 @@ class Inbox:
         self._database = database
         self._policies = policies
         self._now_seconds = now_seconds
-        self._refusals = RefusalLog()
+        self._refusals = SparseLog(logger, logging.INFO, "refused by the inbound policy", ("service", "cause"))
+        self._drops = SparseLog(logger, logging.WARNING, "record dropped", ("service", "reason"))
+        self._disbelieved = SparseLog(logger, logging.WARNING, "shares claim more than was paid", ("service",))
         self._send_stored = send_stored
         self._cost_msat = cost_msat
         self._registry = registry
@@ -250,7 +252,7 @@ class Inbox:
         for reason, count in packet.dropped.items():
             self._drop(service.service_type, reason, count)
         if packet.shares_disbelieved:
-            logger.warning("shares claim more than was paid", extra={"peer": packet.sender.hex()})
+            self._disbelieved.note(Counter([(service.service_type,)]))
         return packet
 
     def _read_foreign(self, service: Service, record: bytes, paid_msat: int, key: bytes) -> list[Message]:
@@ -265,7 +267,7 @@ class Inbox:
 
     def _drop(self, what: str, reason: str, count: int = 1) -> None:
         self.dropped[f"{what}/{reason}"] += count
-        logger.warning("record dropped", extra={"service": what, "reason": reason, "count": count})
+        self._drops.note(Counter({(what, reason): count}))
 
 
 def htlc_key(own_pubkey: bytes, payment_hash: bytes, htlc: lightning_pb2.InvoiceHTLC) -> bytes:
