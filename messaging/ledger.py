@@ -105,7 +105,8 @@ def store_queued(
 def start_attempts(keys: list[Key], payer: Payer, *, most: int) -> Started:
     """Packs what waits under these keys, in their order, and stores up to `most` attempts."""
     found = _waiting(keys)
-    order = [key for key in keys if key in found]
+    # What was stored during the start waits twice: it was found in the database, and it was told.
+    order = [key for key in dict.fromkeys(keys) if key in found]
     short: list[Message | Part] = []
     for key in order:
         if isinstance(found[key], Message) and is_long(found[key], payer.carrier):

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
@@ -42,11 +42,18 @@ UNKNOWN_RETRY_SECONDS = 2.0
 # After this long an attempt counts only against its own destination: a node that holds payments stops nobody else.
 HELD_SECONDS = 60.0
 EXPIRE_SECONDS = 10.0
+# Before an attempt whose time is over is given up, lnd has to say so often that it knows nothing of it: a call of before
+# may still wait inside a slow lnd.
+UNHEARD_ANSWERS = 3
 # A receiver has room for 64 incomplete messages of one sender; parts that wait for a retry keep theirs open.
 MAX_DIVIDED_PER_PEER = 16
 EXCHANGED = "lnd was exchanged for another node while the payment was under way: whether it was paid is not known here"
 
 Carried = Message | Part
+
+
+class ServiceGone(Exception):
+    """Of a message whose service is not in the configuration any more: it has no record number."""
 
 
 @dataclass(frozen=True)
@@ -118,7 +125,7 @@ class Outbox:
         OverBudget, having stored nothing."""
         expires_seconds = expires_seconds or self._expires_seconds
         make = partial(self._accept, claim, service, pubkey, body, amount_sat, reply_to, expires_seconds)
-        return await (self._claims.once(claim, make) if claim else make())
+        return await (self._claims.once(claim, make) if claim else _to_its_end(make))
 
     async def _accept(
         self,
@@ -162,7 +169,7 @@ class Outbox:
         raises KeyReused. Raises OverBudget, having stored nothing."""
         make = partial(self._accept_all, messages, claim, step)
         if claim is None:
-            await make()
+            await _to_its_end(make)
             return [message.message_id for message in messages]
         await self._claims.once(claim, make)
         return await self._claims.all_answers(claim)
@@ -369,6 +376,9 @@ class Outbox:
     # on the way
 
     async def _sign(self, attempt: Attempt) -> bytes:
+        """Raises LndError and ServiceGone."""
+        if attempt.service not in self._record_numbers:
+            raise ServiceGone(f"the service {attempt.service!r} is not in the configuration any more")
         message = envelope.signed_bytes(
             recipient=bytes.fromhex(attempt.destination),
             record_number=self._record_numbers[attempt.service],
@@ -380,13 +390,32 @@ class Outbox:
         """Sends an attempt that is stored, and stores its end."""
         held = asyncio.get_running_loop().call_later(HELD_SECONDS, self._traffic.held, attempt)
         try:
-            outcome = await self._send(attempt, signing)
-            while outcome.verdict in (Verdict.UNKNOWN, Verdict.NEVER_SENT):
-                outcome = await self._ask_again(attempt, outcome)
-            await self._finish(attempt, carried, outcome)
+            await self._follow(attempt, carried, self._send(attempt, signing))
         finally:
             held.cancel()
             self._traffic.release(attempt)
+
+    async def _follow(self, attempt: Attempt, carried: list[Carried], first: Awaitable[Outcome]) -> None:
+        """Until the end of an attempt is known, and stored."""
+        outcome, unheard = await self._surely(first), 0
+        while outcome.verdict in (Verdict.UNKNOWN, Verdict.NEVER_SENT):
+            if outcome.verdict is Verdict.NEVER_SENT and _is_over(carried):
+                unheard += 1
+                verdict = Verdict.UNKNOWN if unheard < UNHEARD_ANSWERS else Verdict.PASSING
+                outcome = Outcome(verdict=verdict, cause="lnd has not heard of it")
+            else:
+                outcome = await self._surely(self._ask_again(attempt, outcome))
+        await self._finish(attempt, carried, outcome)
+
+    async def _surely(self, asking: Awaitable[Outcome]) -> Outcome:
+        """Whatever went wrong here, lnd may know the payment: it has to be asked."""
+        try:
+            return await asking
+        except ServiceGone as error:
+            return Outcome(verdict=Verdict.FINAL, cause=str(error))
+        except Exception as error:
+            logger.exception("an attempt met with an error; lnd is asked what became of it")
+            return Outcome(verdict=Verdict.UNKNOWN, cause=type(error).__name__)
 
     async def _send(self, attempt: Attempt, signing: asyncio.Task) -> Outcome:
         try:
@@ -496,18 +525,21 @@ class Outbox:
 
     async def _resume(self, attempt: Attempt, carried: list[Carried]) -> None:
         """Asks lnd what became of an attempt that an earlier process left; its secret stays the same."""
+        age_seconds = max(0.0, -_seconds_until(attempt.created_at))
+        held = asyncio.get_running_loop().call_later(
+            max(0.0, HELD_SECONDS - age_seconds), self._traffic.held, attempt
+        )
         try:
-            if attempt.payer not in ("", self._own_pubkey.hex()):
-                await self._finish(attempt, carried, Outcome(verdict=Verdict.FINAL, cause=EXCHANGED))
-                return
-            outcome = await self._carrier.outcome(bytes(attempt.secret))
-            while outcome.verdict in (Verdict.UNKNOWN, Verdict.NEVER_SENT):
-                if outcome.verdict is Verdict.NEVER_SENT and _is_over(carried):
-                    outcome = Outcome(verdict=Verdict.PASSING, cause="lnd has not heard of it")
-                    break
-                outcome = await self._ask_again(attempt, outcome)
-            await self._finish(attempt, carried, outcome)
+            if attempt.payer in ("", self._own_pubkey.hex()):
+                await self._follow(attempt, carried, self._carrier.outcome(bytes(attempt.secret)))
+            else:
+                # Whatever it carries, in company too: nothing that may have been paid for is sent again.
+                logger.warning(EXCHANGED, extra={"attempt": str(attempt.pk), "messages": [_name(one) for one in carried]})
+                await self._write_surely(
+                    partial(ledger.fail, attempt, carried, cause=EXCHANGED, published=self._published)
+                )
         finally:
+            held.cancel()
             self._traffic.release(attempt)
 
     def _spawn(self, coroutine) -> asyncio.Task:
@@ -518,7 +550,7 @@ class Outbox:
 
     def _ended(self, task: asyncio.Task) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) and not isinstance(error, LndError):
+        if not task.cancelled() and (error := task.exception()) and not isinstance(error, (LndError, ServiceGone)):
             logger.error("outbox task failed", exc_info=error)
 
 
@@ -548,6 +580,11 @@ def _is_over(carried: list[Carried]) -> bool:
     """Whether the time of all these is over."""
     messages = [one.message if isinstance(one, Part) else one for one in carried]
     return all(message.expires_at and message.expires_at <= timezone.now() for message in messages)
+
+
+async def _to_its_end(make: Callable[[], Awaitable[UUID]]) -> UUID:
+    """Though the caller leaves: what is stored without it has to be sent, and counts for the budget."""
+    return await asyncio.shield(asyncio.ensure_future(make()))
 
 
 def _seconds_until(moment: datetime) -> float:

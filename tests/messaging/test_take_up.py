@@ -1,44 +1,34 @@
 """What the outbox takes up at its start, on a real database."""
 
 import asyncio
-import hashlib
-import os
 from datetime import timedelta
 from functools import partial
 from uuid import uuid4
 
 import pytest
-from coincurve import PrivateKey
-from django.core.management import call_command
-from django.db import connection
 from django.utils import timezone
 
 from lightning.carrier import Outcome, Shipment, Verdict
-from lightning.simulator.signing import sign_message
-from messaging import ledger
-from messaging.budget import Budget
+from messaging import ledger, outbox
 from messaging.database import Database
-from messaging.hints import HintBook
-from messaging.models import Attempt, Direction, Message, State
-from messaging.outbox import Outbox
+from messaging.models import Direction, Message, State
 from messaging.packing import pack
-from messaging.traffic import Limits
+from tests.messaging.outboxes import (
+    OTHER_PUBKEY,
+    OWN_PUBKEY,
+    PUBKEY,
+    Courier,
+    empty_database,
+    make_outbox,
+    run,
+    running,
+    until,
+)
 
-GUARD_SECONDS = 60
 LATE_SECONDS = 0.5
-KEY = PrivateKey()
-PUBKEY = "02" + "11" * 32
+OTHER_PAYER = "03" + "33" * 32
 
-
-@pytest.fixture(autouse=True)
-def migrated():
-    call_command("migrate", verbosity=0)
-    Message.objects.all().delete()
-    Attempt.objects.all().delete()
-    yield
-    Message.objects.all().delete()
-    Attempt.objects.all().delete()
-    connection.close()
+migrated = pytest.fixture(autouse=True)(empty_database)
 
 
 class LateReader(Database):
@@ -50,67 +40,114 @@ class LateReader(Database):
         return await super().read(job)
 
 
-class Courier:
-    """A carrier that has lost what was under way, and delivers all else at once."""
-
-    safe_room_bytes = 720
-
-    def __init__(self):
-        self.shipped: list[Shipment] = []
-
-    def new_secret(self) -> bytes:
-        return os.urandom(32)
-
-    def name_of(self, secret: bytes) -> bytes:
-        return hashlib.sha256(secret).digest()
-
-    async def sign(self, message: bytes) -> str:
-        return sign_message(KEY, message)
-
-    async def send(self, shipment: Shipment) -> Outcome:
-        self.shipped.append(shipment)
-        return Outcome(verdict=Verdict.SETTLED)
-
-    async def outcome(self, secret: bytes) -> Outcome:
-        return Outcome(verdict=Verdict.PASSING, cause="lost on its way")
-
-
-def store_under_way(carrier: Courier) -> None:
-    """A message and its attempt, as a process that was killed leaves them."""
-    now = timezone.now()
-    message = Message(
-        message_id=uuid4(), direction=Direction.OUT, pubkey=PUBKEY, service="message", body=b"hello",
-        amount_msat=1_000, state=State.QUEUED, expires_at=now + timedelta(days=1),
+def new_message(*, pubkey: str = PUBKEY, expires: timedelta = timedelta(days=1), service: str = "message") -> Message:
+    return Message(
+        message_id=uuid4(), direction=Direction.OUT, pubkey=pubkey, service=service, body=b"hello",
+        amount_msat=1_000, state=State.QUEUED, expires_at=timezone.now() + expires,
     )  # fmt: skip
-    load = pack([message], safe_room_bytes=carrier.safe_room_bytes)[0]
-    payer = ledger.Payer(pubkey=KEY.public_key.format().hex(), carrier=carrier, hints=lambda: ())
-    attempt = ledger.attempt_for(load, payer, ())
-    ledger.take_off(message, attempt, now)
-    ledger.store_accepted([message], [attempt], [])
 
 
-async def take_up(carrier: Courier) -> Message:
-    """The message, after a new process has brought it to its end."""
-    database = LateReader()
-    outbox = Outbox(
-        database=database, carrier=carrier, own_pubkey=KEY.public_key.format(), record_numbers={"message": 400_000},
-        limits=Limits(in_flight=8, in_flight_per_peer=4), expires_seconds=86_400, published=lambda events: None,
-        hints=HintBook(database), own_hints=lambda: (), budget=Budget(database=database, limit_sat=None, sources=[]),
-    )  # fmt: skip
-    await database.write(partial(store_under_way, carrier))
-    running = asyncio.create_task(outbox.run())
-    try:
-        while (message := await database.read(Message.objects.get)).state != State.SETTLED:
-            await asyncio.sleep(0.05)
-        return message
-    finally:
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
-        await database.close()
+def store_under_way(carrier: Courier, messages: list[Message], payer: str = OWN_PUBKEY.hex()) -> None:
+    """Messages and the attempt that carries them, as a process that was killed leaves them."""
+    (load,) = pack(messages, safe_room_bytes=carrier.safe_room_bytes)
+    attempt = ledger.attempt_for(load, ledger.Payer(pubkey=payer, carrier=carrier, hints=lambda: ()), ())
+    for message in messages:
+        ledger.take_off(message, attempt, timezone.now())
+    ledger.store_accepted(messages, [attempt], [])
+
+
+def all_are(state: State) -> bool:
+    return not Message.objects.exclude(state=state).exists()
 
 
 def test_message_whose_attempt_failed_at_the_start_is_tried_again_once():
-    carrier = Courier()
-    message = asyncio.run(asyncio.wait_for(take_up(carrier), GUARD_SECONDS))
-    assert message.attempts == 2
-    assert [shipment.amount_msat for shipment in carrier.shipped] == [1_000]
+    async def test() -> None:
+        database, carrier = LateReader(), Courier()
+        await database.write(partial(store_under_way, carrier, [new_message()]))
+        async with running(make_outbox(database, carrier)):
+            await until(database, partial(all_are, State.SETTLED))
+        message = await database.read(Message.objects.get)
+        assert message.attempts == 2
+        assert [shipment.amount_msat for shipment in carrier.shipped] == [1_000]
+        await database.close()
+
+    run(test())
+
+
+def test_message_that_a_worker_stores_during_the_start_is_paid_once():
+    """It is found in the database, and told besides: the same message waits twice."""
+
+    async def test() -> None:
+        database, carrier = LateReader(), Courier()
+        outbox_ = make_outbox(database, carrier)
+        message = new_message()
+        async with running(outbox_):
+            await database.write(partial(ledger.store_queued, [message], None, None))
+            outbox_.send_stored([message])
+            await until(database, partial(all_are, State.SETTLED))
+        assert [shipment.amount_msat for shipment in carrier.shipped] == [1_000]
+        await database.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_nothing_that_another_lnd_may_have_paid_for_is_sent_again(count):
+    async def test() -> None:
+        database, carrier = Database(), Courier()
+        messages = [new_message() for _ in range(count)]
+        await database.write(partial(store_under_way, carrier, messages, OTHER_PAYER))
+        async with running(make_outbox(database, carrier)):
+            await until(database, partial(all_are, State.FAILED))
+        assert not carrier.shipped
+        errors = await database.read(lambda: set(Message.objects.values_list("error", flat=True)))
+        assert errors == {outbox.EXCHANGED}
+        await database.close()
+
+    run(test())
+
+
+class Holder(Courier):
+    """Its one destination holds what it was sent before the restart."""
+
+    async def outcome(self, secret: bytes) -> Outcome:
+        await asyncio.Event().wait()
+
+
+def test_payments_that_were_held_before_a_restart_stop_no_other_node(monkeypatch):
+    monkeypatch.setattr(outbox, "HELD_SECONDS", 0.2)
+
+    async def test() -> None:
+        database, carrier = Database(), Holder()
+        await database.write(partial(store_under_way, carrier, [new_message()]))
+        outbox_ = make_outbox(database, carrier, in_flight=1)
+        async with running(outbox_):
+            await outbox_.accept(service="message", pubkey=OTHER_PUBKEY, body=b"hello", amount_sat=1, reply_to=None)
+            await until(database, lambda: Message.objects.get(pubkey=OTHER_PUBKEY).state == State.SETTLED)
+        await database.close()
+
+    run(test())
+
+
+class Stranger(Courier):
+    """It has never heard of what was under way."""
+
+    async def outcome(self, secret: bytes) -> Outcome:
+        return Outcome(verdict=Verdict.NEVER_SENT)
+
+
+@pytest.mark.parametrize("under_way", [True, False])
+def test_message_of_a_service_that_was_taken_out_of_the_configuration_fails(under_way):
+    async def test() -> None:
+        database, carrier = Database(), Stranger()
+        messages = [new_message(service="gone") for _ in range(2)]
+        step = partial(store_under_way, carrier, messages) if under_way else partial(ledger.store_queued, messages, None, None)
+        await database.write(step)
+        async with running(make_outbox(database, carrier)):
+            await until(database, partial(all_are, State.FAILED))
+        assert not carrier.shipped
+        errors = await database.read(lambda: set(Message.objects.values_list("error", flat=True)))
+        assert all("'gone'" in error for error in errors)
+        await database.close()
+
+    run(test())
