@@ -145,6 +145,9 @@ def test_no_secret_and_no_body_is_in_the_log_or_the_rows(carol):
     key = made.stdout.strip()
     assert made.returncode == 0 and len(key) >= 40
     carol.wait_until(lambda: lines(carol, key="by command"))
+    misplaced = carol.post("/v1/message/send", {"msg": "aGVsbG8=", "amount": f" {BODY}"}, BEARER)
+    assert misplaced.json["message"].startswith("amount: ")
+    outcomes(carol, "detail LIKE 'amount: %'", 1)
     rows = str(execute(carol.database_url, "SELECT * FROM nodeapi_auditentry"))
     assert "by command" in rows
     for secret in (key, CONFIGURED, WRONG, BODY, b64(BODY.encode()), "a secret of its own"):
