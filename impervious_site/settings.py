@@ -6,7 +6,7 @@ from pathlib import Path
 from impervious_site.config import PLACES, Config, ConfigError, find_config, load_config
 from impervious_site.databases import postgres_settings, sqlite_settings
 from impervious_site.logs import logging_settings
-from impervious_site.secret_key import read_or_make
+from impervious_site.secret_key import EmptyKeyFile, read_or_make
 from impervious_site.version import VERSION
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -96,6 +96,8 @@ try:
 except OSError as _error:
     _text = f"cannot be read, or made: {_error.strerror}; its directory must have room, and belong to the node's user"
     raise ConfigError([f"{IMPD.database.secret_key_path}: {_text}"]) from None
+except EmptyKeyFile as _error:
+    raise ConfigError([f"{IMPD.database.secret_key_path}: {_error}"]) from None
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = []
 if IMPD:
