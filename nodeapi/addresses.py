@@ -52,14 +52,19 @@ def is_trusted(ip: IpAddress) -> bool:
 def _before_proxies(peer: IpAddress, forwarded_for: str) -> str:
     """The nearest address that is not of a trusted proxy: what stands left of it may be anybody's invention."""
     nearest = peer
-    for hop in reversed(forwarded_for.split(",")):
+    for hop in reversed(hops_of(forwarded_for)):
         if not is_trusted(nearest):
             break
-        ip = ip_of(_without_port(hop.strip()))
+        ip = ip_of(hop)
         if ip is None:
             break
         nearest = ip
     return str(nearest)
+
+
+def hops_of(forwarded_for: str) -> list[str]:
+    """What X-Forwarded-For lists, without ports; anything may stand there."""
+    return [_without_port(hop.strip()) for hop in forwarded_for.split(",")]
 
 
 def _without_port(hop: str) -> str:
