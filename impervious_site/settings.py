@@ -38,6 +38,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "impervious_site.secure_cookies.SecureCookies",
+    "impervious_site.page_policy.PagePolicy",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -101,9 +102,10 @@ except EmptyKeyFile as _error:
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = []
 if IMPD:
-    ALLOWED_HOSTS += [*IMPD.server.allowed_hosts]
+    _hosts = [*IMPD.server.allowed_hosts]
     if not IMPD.server.http_addr.is_any:
-        ALLOWED_HOSTS.append(IMPD.server.http_addr.host)
+        _hosts.append(IMPD.server.http_addr.host)
+    ALLOWED_HOSTS += [f"[{_host}]" if ":" in _host else _host for _host in _hosts]
     CSRF_TRUSTED_ORIGINS += [*IMPD.server.allowed_origins]
 
 AUTH_PASSWORD_VALIDATORS = [{"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"}]

@@ -9,6 +9,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 FORWARDED_FOR, FORWARDED_PROTO = "x-forwarded-for", "x-forwarded-proto"
+IPV6_SITE_BITS = 64
 _WEBSOCKET_SCHEMES = {"http": "ws", "https": "wss"}
 _trusted: tuple[Network, ...] = ()
 
@@ -81,6 +82,14 @@ def ip_of(text: str) -> IpAddress | None:
     except ValueError:
         return None
     return getattr(ip, "ipv4_mapped", None) or ip
+
+
+def site_of(host: str) -> str:
+    """What counts as one place: an IPv4 address, or what one site of IPv6 has at the least; empty for what is no address."""
+    ip = ip_of(host)
+    if ip is None or ip.version == 4:
+        return str(ip or "")
+    return str(ipaddress.ip_network((ip, IPV6_SITE_BITS), strict=False))
 
 
 def _grpc_peer(peer: str) -> str:
