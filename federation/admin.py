@@ -11,7 +11,7 @@ from django.utils.html import format_html
 
 from federation.models import Federation, Step, Wish
 from federation.states import State
-from messaging.admin import HistoryAdmin, StateFilter, in_words, short, to_the_second
+from messaging.admin import HistoryAdmin, Noted, StateFilter, in_words, short, to_the_second
 from messaging.models import Peer
 
 
@@ -22,7 +22,8 @@ class MembersFilter(StateFilter):
 
 
 @admin.register(Federation)
-class FederationAdmin(HistoryAdmin):
+class FederationAdmin(HistoryAdmin, Noted):
+    noted_as = "federation"
     list_display = ("node", "own_name", "label", "state", "member_since", "ends", "time_left", "cause")
     list_filter = (MembersFilter,)
     search_fields = ("pubkey__startswith", "imp_id")
@@ -55,6 +56,8 @@ class FederationAdmin(HistoryAdmin):
         pubkeys = queryset.values_list("pk", flat=True)
         wishes = [Wish(pubkey=pubkey, action=action, asked_by=asked_by) for pubkey in pubkeys]
         Wish.objects.bulk_create(wishes)
+        for wish in wishes:
+            self.note(request, action.value, peer=wish.pubkey, outcome="accepted")
         self.message_user(
             request,
             f"Asked the node to {action.value}: {len(wishes)}. It does so within a second; what became of it is told "

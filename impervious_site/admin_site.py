@@ -2,8 +2,11 @@
 
 from django.conf import settings
 from django.contrib.admin import AdminSite
+from django.db import transaction
 
 from messaging.registry import Registry
+from nodeapi import operators
+from nodeapi.logins import LoginForm
 
 ABOUT = {
     "federate": "nodes that hold each other as members, for a time",
@@ -27,9 +30,21 @@ class NodeAdminSite(AdminSite):
     # Lists of messages are wide.
     enable_nav_sidebar = False
     index_template = "nodeapi/admin_index.html"
+    login_form = LoginForm
 
     def index(self, request, extra_context=None):
         return super().index(request, {**(extra_context or {}), "services": services()})
+
+    def note(self, request, operation: str, **told) -> None:
+        """For the audit log: what a page (messaging.admin.Noted) does, in its transaction."""
+        operators.tell(operators.note(operation, operators.actor_in_admin(request), **told))
+
+    @transaction.atomic
+    def password_change(self, request, extra_context=None):
+        response = super().password_change(request, extra_context)
+        if request.method == "POST" and response.status_code == 302:
+            self.note(request, "accounts change", detail=f"{request.user.get_username()!r}: password")
+        return response
 
 
 def services() -> list[dict]:

@@ -12,13 +12,13 @@ os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
 from channels.routing import ProtocolTypeRouter  # noqa: E402
 from django.conf import settings  # noqa: E402
-from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler  # noqa: E402
 from django.core.asgi import get_asgi_application  # noqa: E402
 
 from impervious_site.config import PLACES  # noqa: E402
 
-_pages = ASGIStaticFilesHandler(get_asgi_application())
+_django = get_asgi_application()
 
+from impervious_site.static_files import StaticFiles  # noqa: E402
 from nodeapi import assembly, descriptors, http_limits  # noqa: E402
 from nodeapi.addresses import ClientsOfProxies, trust  # noqa: E402
 from nodeapi.entry import api_entry  # noqa: E402
@@ -28,6 +28,7 @@ from nodeapi.runtime import install_api  # noqa: E402
 if settings.IMPD is None:
     sys.exit(f"no configuration file: set IMPD_CONFIG, or put one of {', '.join(PLACES)} here")
 
+_pages = StaticFiles(_django)
 trust(settings.IMPD.server.trusted_proxies)
 descriptors.raise_limit()
 http_limits.install(assembly.make_http_limits(settings.IMPD))

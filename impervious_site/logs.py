@@ -1,13 +1,49 @@
 """The log: JSON lines on standard error, with a level for each part."""
 
 import logging
-from collections.abc import Iterable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from impervious_site.config_values import LOG_ROOMS
 
 # What these tell at info is told by the doors already.
 QUIET = ("daphne", "django.channels.server")
+STRANGERS_A_MINUTE = 60
+STRANGERS_CHARACTERS = 200
+
+
+class OfStrangers(logging.Filter):
+    """What Django tells of requests that it refuses, which anybody can have told who reaches the pages: without a stack, and
+    without the request, in whose address anything may stand; at most so many a minute."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic):
+        super().__init__()
+        self._now = now
+        self._until = 0.0
+        self._told = self._left_out = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if not _is_refusal(record):
+            return True
+        if self._now() >= self._until:
+            self._until, self._told = self._now() + 60, 0
+        if self._told >= STRANGERS_A_MINUTE:
+            self._left_out += 1
+            return False
+        self._told += 1
+        record.msg, record.args = record.getMessage()[:STRANGERS_CHARACTERS], None
+        record.exc_info = record.exc_text = record.stack_info = None
+        record.__dict__.pop("request", None)
+        if self._left_out:
+            record.left_out, self._left_out = self._left_out, 0
+        return True
+
+
+def _is_refusal(record: logging.LogRecord) -> bool:
+    if record.name == "django.request":
+        return getattr(record, "status_code", 500) < 500
+    return record.name.startswith("django.security.")
 
 
 def logging_settings(level: str, parts: Iterable[tuple[str, str]]) -> dict[str, Any]:
@@ -28,7 +64,8 @@ def logging_settings(level: str, parts: Iterable[tuple[str, str]]) -> dict[str, 
                 "rename_fields": {"asctime": "time", "levelname": "level", "name": "part"},
             }
         },
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json"}},
+        "filters": {"of_strangers": {"()": OfStrangers}},
+        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["of_strangers"]}},
         "root": {"handlers": ["stderr"], "level": of_others},
         "loggers": loggers,
     }

@@ -6,7 +6,7 @@ from pathlib import Path
 from impervious_site.config import PLACES, Config, ConfigError, find_config, load_config
 from impervious_site.databases import postgres_settings, sqlite_settings
 from impervious_site.logs import logging_settings
-from impervious_site.secret_key import read_or_make
+from impervious_site.secret_key import EmptyKeyFile, read_or_make
 from impervious_site.version import VERSION
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -38,6 +38,7 @@ INSTALLED_APPS = [
 
 MIDDLEWARE = [
     "impervious_site.secure_cookies.SecureCookies",
+    "impervious_site.page_policy.PagePolicy",
     "django.middleware.security.SecurityMiddleware",
     "django.contrib.sessions.middleware.SessionMiddleware",
     "django.middleware.common.CommonMiddleware",
@@ -96,12 +97,15 @@ try:
 except OSError as _error:
     _text = f"cannot be read, or made: {_error.strerror}; its directory must have room, and belong to the node's user"
     raise ConfigError([f"{IMPD.database.secret_key_path}: {_text}"]) from None
+except EmptyKeyFile as _error:
+    raise ConfigError([f"{IMPD.database.secret_key_path}: {_error}"]) from None
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = []
 if IMPD:
-    ALLOWED_HOSTS += [*IMPD.server.allowed_hosts]
+    _hosts = [*IMPD.server.allowed_hosts]
     if not IMPD.server.http_addr.is_any:
-        ALLOWED_HOSTS.append(IMPD.server.http_addr.host)
+        _hosts.append(IMPD.server.http_addr.host)
+    ALLOWED_HOSTS += [f"[{_host}]" if ":" in _host else _host for _host in _hosts]
     CSRF_TRUSTED_ORIGINS += [*IMPD.server.allowed_origins]
 
 AUTH_PASSWORD_VALIDATORS = [{"NAME": "django.contrib.auth.password_validation.MinimumLengthValidator"}]

@@ -7,6 +7,7 @@ from datetime import timedelta
 
 from django import forms
 from django.contrib import admin
+from django.db import transaction
 from django.db.models import Count, Q
 from django.utils.html import format_html
 
@@ -69,6 +70,40 @@ class HistoryAdmin(admin.ModelAdmin):
 
     def has_delete_permission(self, request, obj=None) -> bool:
         return False
+
+
+class Noted(admin.ModelAdmin):
+    """What is done here stands in the audit log: the site writes it down, in the same transaction."""
+
+    noted_as: str
+
+    def note(self, request, what: str, *, peer: str = "", detail: str = "", outcome: str = "done") -> None:
+        self.admin_site.note(request, f"{self.noted_as} {what}", peer=peer, detail=detail, outcome=outcome)
+
+    def note_saved(self, request, obj, form, change: bool) -> None:
+        """Words that were put in are not told: they may be secret."""
+        names = form.changed_data if change else form.fields
+        values = {name: form.cleaned_data.get(name) for name in names}
+        told = [name if isinstance(value, str) or not _is_plain(value) else f"{name}: {value}" for name, value in values.items()]
+        of_peer = isinstance(obj, Peer)
+        self.note(
+            request,
+            "change" if change else "make",
+            peer=obj.pk if of_peer else "",
+            detail=", ".join(told) if of_peer else f"{str(obj)!r}: {', '.join(told)}",
+        )
+
+    def save_model(self, request, obj, form, change):
+        super().save_model(request, obj, form, change)
+        self.note_saved(request, obj, form, change)
+
+    @transaction.atomic
+    def response_action(self, request, queryset):
+        return super().response_action(request, queryset)
+
+
+def _is_plain(value) -> bool:
+    return value is None or isinstance(value, bool | int)
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -249,11 +284,12 @@ class AssemblyAdmin(When, HistoryAdmin):
         return sat(assembly.amount_msat)
 
 
-class SavesChanges(admin.ModelAdmin):
+class SavesChanges(Noted):
     """The node writes other columns of the same row meanwhile: only what was changed here is stored."""
 
     def save_model(self, request, obj, form, change):
         obj.save(update_fields=form.changed_data if change else None, force_insert=not change)
+        self.note_saved(request, obj, form, change)
 
 
 class PeerForm(forms.ModelForm):
@@ -269,6 +305,7 @@ class PeerAdmin(SavesChanges):
     """Peers come by themselves, and can be added before they do; the operator may name, mark and block them."""
 
     form = PeerForm
+    noted_as = "peers"
     list_display = (
         "short_pubkey", "label", "marked", "blocked", "refused", "sent", "received", "last_seen",
     )
@@ -295,11 +332,18 @@ class PeerAdmin(SavesChanges):
 
     @admin.action(description="Block the chosen nodes", permissions=["change"])
     def block(self, request, queryset):
-        self.message_user(request, f"Blocked: {queryset.update(blocked=True)}.")
+        self._set_blocked(request, queryset, "block", blocked=True)
 
     @admin.action(description="Unblock the chosen nodes", permissions=["change"])
     def unblock(self, request, queryset):
-        self.message_user(request, f"Unblocked: {queryset.update(blocked=False)}.")
+        self._set_blocked(request, queryset, "unblock", blocked=False)
+
+    def _set_blocked(self, request, queryset, what: str, *, blocked: bool) -> None:
+        pubkeys = list(queryset.values_list("pk", flat=True))
+        Peer.objects.filter(pk__in=pubkeys).update(blocked=blocked)
+        for pubkey in pubkeys:
+            self.note(request, what, peer=pubkey)
+        self.message_user(request, f"{what.capitalize()}ed: {len(pubkeys)}.")
 
     @admin.display(description="node", ordering="pubkey")
     def short_pubkey(self, peer: Peer) -> str:
@@ -353,6 +397,7 @@ class InboundPolicyAdmin(SavesChanges):
     """The node makes a row for each service when it starts."""
 
     form = InboundPolicyForm
+    noted_as = "inbound"
     list_display = ("service", "who", "least", "of_one_peer", "in_all", "set_here")
     fields = (
         "service", "in_force_now", "min_amount_sat", "only_known", "peer_messages_per_hour", "peer_bytes_per_hour",

@@ -9,6 +9,7 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 IpAddress = ipaddress.IPv4Address | ipaddress.IPv6Address
 
 FORWARDED_FOR, FORWARDED_PROTO = "x-forwarded-for", "x-forwarded-proto"
+IPV6_SITE_BITS = 64
 _WEBSOCKET_SCHEMES = {"http": "ws", "https": "wss"}
 _trusted: tuple[Network, ...] = ()
 
@@ -52,14 +53,19 @@ def is_trusted(ip: IpAddress) -> bool:
 def _before_proxies(peer: IpAddress, forwarded_for: str) -> str:
     """The nearest address that is not of a trusted proxy: what stands left of it may be anybody's invention."""
     nearest = peer
-    for hop in reversed(forwarded_for.split(",")):
+    for hop in reversed(hops_of(forwarded_for)):
         if not is_trusted(nearest):
             break
-        ip = ip_of(_without_port(hop.strip()))
+        ip = ip_of(hop)
         if ip is None:
             break
         nearest = ip
     return str(nearest)
+
+
+def hops_of(forwarded_for: str) -> list[str]:
+    """What X-Forwarded-For lists, without ports; anything may stand there."""
+    return [_without_port(hop.strip()) for hop in forwarded_for.split(",")]
 
 
 def _without_port(hop: str) -> str:
@@ -76,6 +82,14 @@ def ip_of(text: str) -> IpAddress | None:
     except ValueError:
         return None
     return getattr(ip, "ipv4_mapped", None) or ip
+
+
+def site_of(host: str) -> str:
+    """What counts as one place: an IPv4 address, or what one site of IPv6 has at the least; empty for what is no address."""
+    ip = ip_of(host)
+    if ip is None or ip.version == 4:
+        return str(ip or "")
+    return str(ipaddress.ip_network((ip, IPV6_SITE_BITS), strict=False))
 
 
 def _grpc_peer(peer: str) -> str:

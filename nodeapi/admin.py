@@ -1,13 +1,19 @@
-"""The relay, the API keys and the audit log as the operator sees them."""
+"""The relay, the API keys, the audit log and the accounts as the operator sees them."""
 
 from datetime import UTC, datetime
 
 from django.contrib import admin
+from django.contrib.auth.models import Group, User
 
 from messaging.admin import HistoryAdmin
+from nodeapi.admin_accounts import AccountAdmin, AccountGroupAdmin
 from nodeapi.admin_keys import ApiKeyAdmin, AuditEntryAdmin
 from nodeapi.models import ApiKey, AuditEntry, RelayRun
 
+# In the places of Django's own.
+admin.site.unregister([User, Group])
+admin.site.register(User, AccountAdmin)
+admin.site.register(Group, AccountGroupAdmin)
 admin.site.register(ApiKey, ApiKeyAdmin)
 admin.site.register(AuditEntry, AuditEntryAdmin)
 

@@ -15,6 +15,7 @@ from nodeapi import keys
 from nodeapi.key_list import spent_msat
 from nodeapi.models import ApiKey, AuditEntry
 from nodeapi.operations import OPERATIONS
+from nodeapi.operators import actor_in_admin
 
 # A field of nodeapi.keys is named as on the command line.
 _FIELDS = {"name": "name", "scopes": "scopes", "expires": "expires_at", "budget-sat": "budget_sat",
@@ -51,10 +52,6 @@ class ApiKeyForm(forms.ModelForm):
 
 def limits(cleaned: dict) -> dict:
     return {name: cleaned[name] for name in ("scopes", "expires_at", "budget_sat", "calls_per_minute")}
-
-
-def actor(request) -> keys.Actor:
-    return keys.Actor(name=f"{request.user.get_username()} in the admin", address=request.META.get("REMOTE_ADDR") or "")
 
 
 class StateFilter(admin.SimpleListFilter):
@@ -108,10 +105,10 @@ class ApiKeyAdmin(admin.ModelAdmin):
 
     def save_model(self, request, key, form, change) -> None:
         if change:
-            keys.key_change(key, **limits(form.cleaned_data), by=actor(request))
+            keys.key_change(key, **limits(form.cleaned_data), by=actor_in_admin(request))
             return
         row, request.new_key = keys.key_make(
-            name=form.cleaned_data["name"], **limits(form.cleaned_data), by=actor(request)
+            name=form.cleaned_data["name"], **limits(form.cleaned_data), by=actor_in_admin(request)
         )
         key.pk = row.pk
 
@@ -129,7 +126,7 @@ class ApiKeyAdmin(admin.ModelAdmin):
                        "opts": self.opts, "action": "revoke"}  # fmt: skip
             return TemplateResponse(request, "nodeapi/key_revoke.html", context)
         for key in chosen:
-            keys.key_revoke(key.name, by=actor(request))
+            keys.key_revoke(key.name, by=actor_in_admin(request))
         names = ", ".join(key.name for key in chosen)
         self.message_user(request, f"Revoked: {names}." if names else "These are revoked already.", messages.SUCCESS)
         return None
@@ -178,11 +175,14 @@ class OperationFilter(admin.SimpleListFilter):
 
     def lookups(self, request, model_admin):
         audited = [operation.rpc_path.strip("/") for operation in OPERATIONS if operation.scope != "read"]
-        return [("keys", "API keys"), *((name, name.partition("/")[2]) for name in audited)]
+        by_hand = [("keys", "API keys"), ("by-hand", "all that was done by hand")]
+        return [*by_hand, *((name, name.partition("/")[2]) for name in audited)]
 
     def queryset(self, request, queryset):
         if self.value() == "keys":
             return queryset.filter(operation__startswith="keys ")
+        if self.value() == "by-hand":
+            return queryset.exclude(operation__contains="/")
         return queryset.filter(operation=self.value()) if self.value() else queryset
 
 

@@ -13,7 +13,7 @@ import grpc
 from django.utils import timezone
 
 from messaging.database import Database
-from nodeapi.addresses import client_address
+from nodeapi.addresses import FORWARDED_FOR, client_address, hops_of, ip_of
 from nodeapi.errors import ApiError
 from nodeapi.keys import StoredKeys, hash_of, read_keys
 from nodeapi.rates import Rates
@@ -67,8 +67,8 @@ class Keys:
     """The API keys of this node: those of the configuration, and those in the database, which are looked at every second.
 
     Where there never was a key, whoever comes over loopback may do everything (`open_on_loopback`: the node listens
-    nowhere else). As soon as there is one, even one that was revoked, nobody passes without. `run` until cancelled, after
-    `load`.
+    nowhere else), but nobody whom a proxy brings from elsewhere. As soon as there is one, even one that was revoked,
+    nobody passes without. `run` until cancelled, after `load`.
     """
 
     def __init__(self, configured: Iterable[Caller], *, database: Database, open_on_loopback: bool, tells: bool):
@@ -105,7 +105,7 @@ class Keys:
 
     def authenticate(self, visit: Visit) -> Caller:
         """ApiError UNAUTHENTICATED."""
-        if self.is_open and _may_be_loopback(visit.at):
+        if self.is_open and _may_be_of_this_machine(visit):
             return NOBODY
         offered = _offered(visit.metadata)
         if not offered:
@@ -200,12 +200,12 @@ def _expired(caller: Caller) -> str:
     return f"the API key {caller.name!r} expired at {caller.expires_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _may_be_loopback(address: str) -> bool:
-    """Of the address of this node that a call came to; what is no IP address is a socket of this machine's own."""
-    try:
-        return ipaddress.ip_address(address).is_loopback
-    except ValueError:
-        return True
+def _may_be_of_this_machine(visit: Visit) -> bool:
+    """Of whoever comes without a key: neither the address that was called, nor the client's, nor one that a proxy tells is
+    of elsewhere. What is no IP address is a socket of this machine's own."""
+    told = hops_of(visit.metadata.get(FORWARDED_FOR, ""))
+    found = [ip for text in (visit.at, visit.address, *told) if (ip := ip_of(text))]
+    return all(ip.is_loopback for ip in found)
 
 
 def _offered(metadata: Mapping[str, str]) -> str:
@@ -261,15 +261,24 @@ def _is_loopback(name: str) -> bool:
 
 
 def headers_of(scope) -> dict[str, str]:
-    """Header names in lower case. Of a repeated header the first counts, and a Host or Origin given twice is none."""
+    """Header names in lower case. Of a repeated header the first counts, but all that proxies tell, and a Host or Origin
+    given twice is none."""
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name = raw_name.decode("latin-1").lower()
         if name in headers and name in ("host", "origin"):
             headers[name] = "given twice"
         else:
-            headers.setdefault(name, raw_value.decode("latin-1"))
+            join(headers, name, raw_value.decode("latin-1"))
     return headers
+
+
+def join(metadata: dict[str, str], name: str, value: str) -> None:
+    """Of a name that comes again the first value counts; some proxies tell a client's address in a line of their own."""
+    if name == FORWARDED_FOR and name in metadata:
+        metadata[name] += f",{value}"
+    else:
+        metadata.setdefault(name, value)
 
 
 def visit_of(scope, headers: Mapping[str, str]) -> Visit:

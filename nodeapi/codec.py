@@ -19,7 +19,18 @@ from nodeapi.errors import ApiError, invalid
 
 TEXT_FIELDS = frozenset({"msg", "data"})
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
-_FIELD = re.compile(r"Failed to parse (\w+) field: (.*?)\.?$", re.DOTALL)
+# json_format's errors repeat the value that is wrong: only the field's name is taken out of them.
+_FIELD = re.compile(r"^Failed to parse (\w+) field:| at \w+\.(\w+)(?:\[\d+\])?\.?$")
+_WHOLE_NUMBERS = {
+    FieldDescriptor.TYPE_INT32: "must be a whole number of 32 bits",
+    FieldDescriptor.TYPE_INT64: "must be a whole number of 64 bits",
+    FieldDescriptor.TYPE_UINT32: "must be a whole number of 32 bits, 0 or more",
+    FieldDescriptor.TYPE_UINT64: "must be a whole number of 64 bits, 0 or more",
+}
+_WHAT_IT_MUST_BE = _WHOLE_NUMBERS | {
+    FieldDescriptor.TYPE_STRING: "must be text",
+    FieldDescriptor.TYPE_BOOL: "must be true or false",
+}
 
 
 def message_from_body(body: bytes, message_class: type[Message], *, as_text: bool = False) -> Message:
@@ -35,7 +46,7 @@ def message_from_json(data: Any, message_class: type[Message], *, as_text: bool 
     try:
         return json_format.ParseDict(data, message_class(), ignore_unknown_fields=True)
     except json_format.ParseError as error:
-        raise _field_error(str(error)) from None
+        raise _field_error(str(error), message_class.DESCRIPTOR) from None
 
 
 def json_from_message(message: Message, *, as_text: bool = False) -> dict:
@@ -103,8 +114,15 @@ def _standard_base64(name: str, value: Any) -> str:
     return raw.decode() + "=" * (-len(raw) % 4)
 
 
-def _field_error(text: str) -> ApiError:
+def _field_error(text: str, descriptor: Descriptor) -> ApiError:
     found = _FIELD.search(text)
-    if found:
-        return invalid(found[1], found[2][:200])
-    return ApiError(grpc.StatusCode.INVALID_ARGUMENT, f"body: {text[:200]}")
+    field = found and _field_named(found[1] or found[2], descriptor)
+    if not field:
+        return ApiError(grpc.StatusCode.INVALID_ARGUMENT, f"body: is no {descriptor.name}")
+    must = _WHAT_IT_MUST_BE.get(field.type, "is not of its type")
+    return invalid(found[1] or found[2], f"must be a list, of which each {must}" if field.is_repeated else must)
+
+
+def _field_named(name: str, descriptor: Descriptor) -> FieldDescriptor | None:
+    """By either of its JSON names."""
+    return next((field for field in descriptor.fields if name in (field.name, field.json_name)), None)

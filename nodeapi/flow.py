@@ -54,7 +54,9 @@ class Connection:
         if handshake is None:
             return False
         del self._protocol.handshake_deferred
-        handshake.errback(ConnectionDeny(code=status, reason=reason))
+        # It stands in the status line, as it is.
+        one_line = "".join(character if character.isprintable() else " " for character in reason)
+        handshake.errback(ConnectionDeny(code=status, reason=one_line))
         self._protocol.server.protocol_disconnected(self._protocol)
         return True
 

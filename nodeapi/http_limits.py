@@ -19,7 +19,7 @@ from twisted.internet.protocol import Protocol
 from twisted.web import http
 
 from nodeapi import codec
-from nodeapi.addresses import ip_of
+from nodeapi.addresses import ip_of, site_of
 from nodeapi.errors import ApiError, invalid
 
 logger = logging.getLogger(__name__)
@@ -27,8 +27,6 @@ logger = logging.getLogger(__name__)
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 DEFAULT_PER_ADDRESS = 256
-# What one site of IPv6 has at the least.
-IPV6_SITE_BITS = 64
 # Of a body that is too large so much is read, and forgotten at once, so that its client comes to read why it is
 # refused.
 READ_IN_VAIN_BYTES = 128 * 2**20
@@ -76,7 +74,7 @@ class Seats:
         return len(self._address_of)
 
     def has_room(self, host: str) -> bool:
-        if self._taken.get(_site(host), 0) >= self._most_from(host):
+        if self._taken.get(site_of(host), 0) >= self._most_from(host):
             self._tell(f"{host} has as many connections as one address may have")
             return False
         if len(self) < self._limits.connections or self._free_one():
@@ -85,7 +83,7 @@ class Seats:
         return False
 
     def take(self, transport, host: str) -> None:
-        site = _site(host)
+        site = site_of(host)
         self._address_of[transport] = site
         self._taken[site] = self._taken.get(site, 0) + 1
 
@@ -127,13 +125,6 @@ class Seats:
         if time.monotonic() - self._told_at >= LOG_SECONDS:
             logger.warning("HTTP connections refused: %s", why, extra={"refused": self._refused})
             self._told_at, self._refused = time.monotonic(), 0
-
-
-def _site(host: str) -> str:
-    ip = ip_of(host)
-    if ip is None or ip.version == 4:
-        return str(ip or "")
-    return str(ipaddress.ip_network((ip, IPV6_SITE_BITS), strict=False))
 
 
 class Refused(Protocol):

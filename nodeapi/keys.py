@@ -13,7 +13,8 @@ from django.db import IntegrityError, transaction
 from django.utils import timezone
 
 from nodeapi.errors import StartError
-from nodeapi.models import ApiKey, AuditEntry
+from nodeapi.models import ApiKey
+from nodeapi.operators import Actor, note
 from nodeapi.rates import MAX_CALLS_PER_MINUTE
 
 SCOPES = {
@@ -34,14 +35,6 @@ class KeyProblem(Exception):
     def __init__(self, field: str, text: str):
         super().__init__(text)
         self.field = field
-
-
-@dataclass(frozen=True, kw_only=True)
-class Actor:
-    """Who makes or revokes a key, as the audit log is to name them."""
-
-    name: str
-    address: str = ""
 
 
 def hash_of(key: str) -> bytes:
@@ -212,7 +205,4 @@ def _check_whole(field: str, value: int | None, low: int, high: int) -> None:
 
 
 def _note(operation: str, key: ApiKey, by: Actor, *, detail: str = "") -> None:
-    text = f"key {key.name!r}" + (f": {detail}" if detail else "")
-    AuditEntry.objects.create(
-        caller=by.name[:100], operation=operation, outcome=AuditEntry.Outcome.DONE, detail=text[:300], address=by.address
-    )
+    note(operation, by, detail=f"key {key.name!r}" + (f": {detail}" if detail else ""))

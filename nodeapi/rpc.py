@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from nodeapi.addresses import client_address
-from nodeapi.auth import Visit
+from nodeapi.auth import Visit, join
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
 from nodeapi.forward import forwarded_address
@@ -120,7 +120,7 @@ def metadata_of(context) -> dict[str, str]:
     metadata: dict[str, str] = {}
     for name, value in context.invocation_metadata() or ():
         if isinstance(value, str):
-            metadata.setdefault(name, value)
+            join(metadata, name, value)
     return metadata
 
 

@@ -9,7 +9,7 @@ from django.contrib import admin, messages
 from django.utils import timezone
 from django.utils.html import format_html
 
-from messaging.admin import HistoryAdmin, StateFilter, in_words, short, to_the_second
+from messaging.admin import HistoryAdmin, Noted, StateFilter, in_words, short, to_the_second
 from vpn.models import (
     Address,
     Lease,
@@ -44,7 +44,8 @@ class RunningFilter(StateFilter):
 
 
 @admin.register(Lease)
-class LeaseAdmin(HistoryAdmin):
+class LeaseAdmin(HistoryAdmin, Noted):
+    noted_as = "leases"
     list_display = (
         "peer", "addresses", "state", "price", "time_left", "ends", "handshake", "received", "sent",
     )  # fmt: skip
@@ -78,6 +79,10 @@ class LeaseAdmin(HistoryAdmin):
         asked_by = request.user.get_username()
         made = [LeaseWish(lease=lease, action=action, seconds=seconds, asked_by=asked_by) for lease in queryset]
         LeaseWish.objects.bulk_create(made)
+        by = f" by {seconds} s" if seconds else ""
+        for wish in made:
+            told = f"lease {wish.lease.contract_id}{by}"
+            self.note(request, action.value, peer=wish.lease.buyer, detail=told, outcome="accepted")
         self.message_user(
             request,
             f"Asked the node to {action.label}: {len(made)}. It does so within a second; what became of it is told under "

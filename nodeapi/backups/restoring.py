@@ -27,14 +27,20 @@ from nodeapi.safety_copy import sync
 SEQS_A_SECOND = 10_000
 SEQS_AT_LEAST = 1_000_000
 _WORKSHOP = ".restore-"
+_VALID_KEYS = (
+    "SELECT name FROM nodeapi_apikey WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > CURRENT_TIMESTAMP) "
+    "ORDER BY name"
+)
 
 
 @dataclass(frozen=True)
 class Restored:
-    """What was put back, and the files under which what was there before goes on."""
+    """What was put back, the files under which what was there before goes on, and the names of the API keys that are valid
+    now: some of them may have been revoked since the backup. None: its version had no keys."""
 
     manifest: Manifest
     kept: list[Path]
+    keys: list[str] | None
 
 
 def restore_backup(config, source: Path, *, force: bool, known_migrations: Collection[tuple[str, str]]) -> Restored:
@@ -67,7 +73,7 @@ def _restore(config, source: Path, force: bool, known_migrations: Collection[tup
             _stage(workshop / name, staged(place))
         asides = target.replace(workshop, mark)
         asides += returned.take_files(config, mark)
-        return Restored(manifest, asides)
+        return Restored(manifest, asides, target.valid_keys)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 
@@ -121,6 +127,8 @@ class Sqlite:
     """The configured file as what a backup is put in place of."""
 
     kind = "sqlite"
+    # Known when it has been replaced.
+    valid_keys: list[str] | None = None
 
     def __init__(self, config):
         self._path: Path = config.database.sqlite_path
@@ -149,12 +157,20 @@ class Sqlite:
             with database:
                 for statement, values in mark.statements(placeholder="?"):
                     database.execute(statement, values)
+            self.valid_keys = self._names_of_keys(database)
         for path in (new, lock_path(self._path)):
             give_to_owner_of(self.home, path)
         self._close_log(aside)
         existed = self._path.exists()
         exchange(new, self._path, aside)
         return [aside] if existed else []
+
+
+    def _names_of_keys(self, database: sqlite3.Connection) -> list[str] | None:
+        try:
+            return [name for (name,) in database.execute(_VALID_KEYS)]
+        except sqlite3.OperationalError:
+            return None
 
     def _close_log(self, aside: Path) -> None:
         """What stands in the log (-wal) goes into the database: beside another one it would be written into that."""
@@ -179,6 +195,7 @@ class Postgres:
     """The configured database on a server as what a backup is put in place of."""
 
     kind = "postgresql"
+    valid_keys: list[str] | None = None
 
     def __init__(self, config):
         self._parameters = config.database.postgres.get_secret_value()
@@ -208,4 +225,12 @@ class Postgres:
         marking = workshop / "mark.sql"
         marking.write_text(mark.script())
         postgres.replace(self._parameters, workshop / "script.sql", marking)
+        self.valid_keys = self._names_of_keys()
         return asides
+
+    def _names_of_keys(self) -> list[str] | None:
+        with postgres.connect(self._parameters) as connection:
+            try:
+                return [name for (name,) in connection.execute(_VALID_KEYS)]
+            except postgres.psycopg.Error:
+                return None

@@ -138,3 +138,39 @@ def test_beyond_loopback_needs_a_key(network, tmp_path):
     node.launch()
     assert node.process.wait(timeout=60) == 1
     assert "IMPD_SERVER__API_KEY" in node.log and "server.http_addr" in node.log
+
+
+ELSEWHERE = "203.0.113.5"
+
+
+@pytest.mark.parametrize(
+    "told, status",
+    [
+        ([ELSEWHERE], 401),
+        ([f"127.0.0.1, {ELSEWHERE}:4711"], 401),
+        # A proxy may add a line of its own behind what its client has invented.
+        (["127.0.0.1", ELSEWHERE], 401),
+        (["[2001:db8::1]:4711"], 401),
+        # A web developer's server on the same machine.
+        (["127.0.0.1"], 200),
+        (["::ffff:127.0.0.1, ::1"], 200),
+    ],
+)
+def test_an_open_node_serves_nobody_whom_a_proxy_brings_from_elsewhere(alice, told, status):
+    """It listens on loopback only; a proxy in front of it must not make it the world's."""
+    connection = alice.http_connection()
+    connection.putrequest("GET", "/v1/node")
+    for value in told:
+        connection.putheader("X-Forwarded-For", value)
+    connection.endheaders()
+    assert connection.getresponse().status == status
+    connection.close()
+    with messaging(alice) as stub:
+        call = stub.ListMessages.with_call
+        metadata = [("x-forwarded-for", value) for value in told]
+        if status == 200:
+            call(messaging_pb2.ListMessagesRequest(), metadata=metadata)
+            return
+        with pytest.raises(grpc.RpcError) as refused:
+            call(messaging_pb2.ListMessagesRequest(), metadata=metadata)
+        assert refused.value.code() is grpc.StatusCode.UNAUTHENTICATED

@@ -118,12 +118,63 @@ def test_keys_are_made_and_revoked_in_the_admin(carol):
     assert "cannot be undone" in pages.page("nodeapi/apikey/", **chosen)
     assert "Revoked: by hand." in pages.page("nodeapi/apikey/", **chosen, confirmed="yes")
     carol.wait_until(lambda: carol.get("/v1/node", bearer(key)).status == 401)
-    assert outcomes(carol, "caller = 'operator in the admin'", 2) == ["done"] * 2
-    assert [row[0] for row in audit_rows(carol, "caller = 'operator in the admin'")] == ["keys make", "keys revoke"]
+    by_hand = "caller = 'operator in the admin' AND operation LIKE 'keys %'"
+    assert outcomes(carol, by_hand, 2) == ["done"] * 2
+    assert [row[0] for row in audit_rows(carol, by_hand)] == ["keys make", "keys revoke"]
     assert [line["change"] for line in lines(carol, key="by hand")] == ["made", "revoked"]
     # Nowhere in the database either: not in a session, nor in the admin's own history.
     for table in ("django_session", "django_admin_log", "nodeapi_auditentry", "nodeapi_apikey"):
         assert key not in str(execute(carol.database_url, f"SELECT * FROM {table}"))
+
+
+def by_hand(node: Node, operation: str) -> list[tuple]:
+    """(peer, outcome, address, detail) of what the operator did in the admin."""
+    where = f"caller = 'operator in the admin' AND operation = '{operation}'"
+    return execute(
+        node.database_url, f"SELECT peer, outcome, address, detail FROM nodeapi_auditentry WHERE {where} ORDER BY id"
+    )
+
+
+def test_whom_the_operator_lets_write(carol):
+    pages = AdminPages(carol)
+    token = pages.token("messaging/peer/add/")
+    pubkey = "02" + "17" * 32
+    form = {"csrfmiddlewaretoken": token, "_save": "Save"}
+    pages.page("messaging/peer/add/", **form, pubkey=pubkey, label=BODY, marked="on")
+    for action in ("block", "unblock"):
+        pages.page("messaging/peer/", csrfmiddlewaretoken=token, action=action, _selected_action=pubkey)
+    pages.page(f"messaging/peer/{pubkey}/change/", **form, label=BODY, blocked="on")
+    assert by_hand(carol, "peers make") == [(pubkey, "done", "127.0.0.1", "pubkey, label, marked: True, blocked: False")]
+    assert [by_hand(carol, f"peers {what}")[0][:2] for what in ("block", "unblock")] == [(pubkey, "done")] * 2
+    assert by_hand(carol, "peers change")[0][::3] == (pubkey, "marked: False, blocked: True")
+    pages.page("messaging/inboundpolicy/sign/change/", **form, min_amount_sat="5", only_known="unknown")
+    assert [row[3] for row in by_hand(carol, "inbound change")] == ["'sign': min_amount_sat: 5"]
+    assert lines(carol, operation="peers block", peer=pubkey, key="operator in the admin", client="127.0.0.1")
+
+
+def test_what_the_operator_asks_the_node_to_do(carol, bob):
+    assert carol.post("/v1/federate/request", {"pubkey": bob.pubkey}, BEARER).status == 200
+    carol.wait_until(lambda: execute(carol.database_url, f"SELECT 1 FROM federation_federation WHERE pubkey = '{bob.pubkey}'"))
+    pages = AdminPages(carol)
+    chosen = {"csrfmiddlewaretoken": pages.token("federation/federation/?state=all"), "_selected_action": bob.pubkey}
+    pages.page("federation/federation/?state=all", action="leave", **chosen)
+    assert by_hand(carol, "federation leave")[-1][:3] == (bob.pubkey, "accepted", "127.0.0.1")
+
+
+def test_accounts_of_the_admin(carol):
+    pages = AdminPages(carol)
+    form = {"csrfmiddlewaretoken": pages.token("auth/user/add/"), "_save": "Save"}
+    passwords = {"usable_password": "true", "password1": BODY, "password2": BODY}
+    pages.page("auth/user/add/", **form, username="helper", **passwords)
+    ((number,),) = execute(carol.database_url, "SELECT id FROM auth_user WHERE username = 'helper'")
+    joined = {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
+    pages.page(f"auth/user/{number}/change/", **form, username="helper", is_active="on", is_staff="on", **joined)
+    pages.page(f"auth/user/{number}/password/", **form, **passwords)
+    pages.page(f"auth/user/{number}/delete/", csrfmiddlewaretoken=form["csrfmiddlewaretoken"], post="yes")
+    assert by_hand(carol, "accounts make")[0][3].startswith("'helper': username")
+    changes = [row[3] for row in by_hand(carol, "accounts change")]
+    assert "is_staff: True" in changes[0] and changes[1:] == ["'helper': password"]
+    assert [row[3] for row in by_hand(carol, "accounts delete")] == ["'helper'"]
 
 
 def test_the_page_is_searchable_and_cannot_be_edited(carol, bob):
@@ -145,6 +196,9 @@ def test_no_secret_and_no_body_is_in_the_log_or_the_rows(carol):
     key = made.stdout.strip()
     assert made.returncode == 0 and len(key) >= 40
     carol.wait_until(lambda: lines(carol, key="by command"))
+    misplaced = carol.post("/v1/message/send", {"msg": "aGVsbG8=", "amount": f" {BODY}"}, BEARER)
+    assert misplaced.json["message"].startswith("amount: ")
+    outcomes(carol, "detail LIKE 'amount: %'", 1)
     rows = str(execute(carol.database_url, "SELECT * FROM nodeapi_auditentry"))
     assert "by command" in rows
     for secret in (key, CONFIGURED, WRONG, BODY, b64(BODY.encode()), "a secret of its own"):

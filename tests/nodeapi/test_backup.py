@@ -165,6 +165,24 @@ def fresh(story, tmp_path) -> Node:
     return Node(story.network.nodes["carol"], tmp_path / "fresh")
 
 
+def test_keys_that_are_valid_again_are_told(fresh, tmp_path):
+    """What was revoked since the backup is not known to it."""
+    backup = str(tmp_path / "keys.tar")
+    for name in ("shop", "revoked before"):
+        done(fresh, "keys", "make", "--name", name, "--scopes", "read")
+    done(fresh, "keys", "revoke", "revoked before")
+    done(fresh, "backup", backup)
+    done(fresh, "keys", "revoke", "shop")
+    told = done(fresh, "restore", backup, "--force")
+    assert "Valid again are the API keys 'shop': revoke" in told
+    states = {row["name"]: row["state"] for row in json.loads(done(fresh, "keys", "list", "--json"))}
+    assert states == {"shop": "valid", "revoked before": "revoked"}
+
+
+def test_that_no_key_is_valid_is_told(story):
+    assert "No API key in it is valid" in story.restored
+
+
 def damaged(source: Path, target: Path, *, where: str) -> Path:
     content = bytearray(source.read_bytes())
     with tarfile.open(source) as backup:

@@ -149,6 +149,34 @@ def test_bad_places_in_the_log(alice, query):
     assert (reply.status, reply.json["code"]) == (400, 3) and "after" in reply.json["message"]
 
 
+def test_a_websocket_that_is_refused_repeats_nothing_of_its_address(alice):
+    """What is wrong stands in the status line: a line break in it would begin a header."""
+    with socket.create_connection(("127.0.0.1", alice.http_port), timeout=60) as client:
+        client.sendall(
+            b"GET /v1/subscribe?after=%0d%0aSet-Cookie:%20a=b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
+            b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+        )
+        answer = b"".join(iter(lambda: client.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 400 after: must be a whole number") and b"Cookie" not in answer
+
+
+MISPLACED = "a secret in the wrong place"
+
+
+@pytest.mark.parametrize(
+    "field, value, must",
+    [
+        ("amount", f" {MISPLACED}", "a whole number of 64 bits"),
+        ("amount", [MISPLACED], "a whole number of 64 bits"),
+        ("pubkey", [MISPLACED], "text"),
+        ("msg", [MISPLACED], "base64 text"),
+    ],
+)
+def test_a_value_of_the_wrong_type_is_not_repeated(alice, field, value, must):
+    reply = alice.post(SEND, {field: value})
+    assert (reply.status, reply.json["message"]) == (400, f"{field}: must be {must}")
+
+
 @pytest.mark.parametrize("query", ["limit=0x", "limit=-1", "limit=1001", "before=x", "direction=up", "state=gone", "pubkey=02"])
 def test_bad_filters(alice, query):
     reply = alice.get(f"/v1/messages?{query}")

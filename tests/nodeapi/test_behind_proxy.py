@@ -47,5 +47,13 @@ def test_cookies_are_secure_where_the_client_speaks_https(node, source, headers,
 def test_a_malformed_header_of_the_proxy_harms_nothing(node):
     for value in ("", ",", "x" * 5_000, "\xff", "203.0.113.5, ,"):
         headers = {"X-Forwarded-For": value, "X-Forwarded-Proto": value}
-        assert node.get("/v1/node", headers).status == 200
+        # Whoever comes from elsewhere needs a key, also where only a part of the header can be read.
+        assert node.get("/v1/node", headers).status == (401 if "203" in value else 200)
         assert "Secure" not in cookie(node, "127.0.0.1", headers)
+
+
+def test_a_node_without_keys_serves_nobody_from_elsewhere(node):
+    """A trusted proxy says who comes; what stands there is in no header any more."""
+    assert node.get("/v1/node", TOLD).status == 401
+    assert node.get("/v1/node", {"X-Forwarded-For": "127.0.0.1"}).status == 200
+    assert node.get("/v1/node").status == 200

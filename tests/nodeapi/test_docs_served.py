@@ -83,6 +83,7 @@ def test_it_is_only_read(node):
 
 
 def test_what_was_there_before_stays(node):
-    assert b"SwaggerUIBundle" in node.get("/docs/api").body
+    assert b"nodeapi/api.js" in node.get("/docs/api").body
+    assert b"SwaggerUIBundle" in node.get("/static/nodeapi/api.js").body
     assert node.get("/v1/openapi.json").json["openapi"]
     assert {node.get(path).status for path in ("/docs/api/", "/v1/node/", "/v1/openapi.json/")} == {404}

@@ -6,7 +6,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
-from nodeapi import first_start, keys
+from nodeapi import first_start, keys, operators
 from nodeapi.errors import StartError
 from nodeapi.key_list import HEADINGS, key_rows, parse_expiry
 from nodeapi.locks import lock_of
@@ -37,7 +37,7 @@ class Command(BaseCommand):
         # Words beside the key are no errors: Django would show them in red.
         self.stderr.style_func = None
         self._configured = [key.name for key in settings.IMPD.server.api_keys]
-        self._actor = keys.Actor(name=f"{pwd.getpwuid(os.getuid()).pw_name} at the command line")
+        self._actor = operators.Actor(name=f"{pwd.getpwuid(os.getuid()).pw_name} at the command line")
         try:
             _prepare_database()
             getattr(self, f"_{part}")(options)

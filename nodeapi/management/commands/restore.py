@@ -39,4 +39,13 @@ class Command(BaseCommand):
 
     def _told(self, restored: Restored) -> str:
         kept = "".join(f"What was there before is kept in {path}\n" for path in restored.kept)
-        return f"The backup of {restored.manifest.made_at} is in place.\n{kept}{MEANING}"
+        return f"The backup of {restored.manifest.made_at} is in place.\n{kept}{MEANING}{self._keys(restored)}"
+
+    def _keys(self, restored: Restored) -> str:
+        """What was revoked since the backup is not known to it."""
+        if restored.keys:
+            names = ", ".join(repr(name) for name in restored.keys)
+            return f"Valid again are the API keys {names}: revoke those that were revoked since (./impervious keys revoke NAME).\n"
+        if settings.IMPD.server.api_keys or settings.IMPD.server.exposed or restored.keys is None:
+            return ""
+        return "No API key in it is valid: ./impervious keys list says whether the node is open.\n"

@@ -1,0 +1,15 @@
+"""The pages' styles, scripts and images."""
+
+from django.contrib.staticfiles.handlers import ASGIStaticFilesHandler
+from django.core.exceptions import SuspiciousOperation
+from django.http import Http404
+
+
+class StaticFiles(ASGIStaticFilesHandler):
+    """A path that leads out of the files, or can be none, is not found: Django's own would end in an error and a stack."""
+
+    def serve(self, request):
+        try:
+            return super().serve(request)
+        except (SuspiciousOperation, ValueError):
+            raise Http404 from None
