@@ -2,15 +2,16 @@
 before anything is paid; the buyer's worker (vpn/buyer.py) does what the rows ask for.
 """
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Exists, Min, OuterRef, Q, QuerySet, Sum
 from django.utils import timezone
 
+from invoices.services import payment_of
 from messaging import metrics
 from messaging.models import Event, Message
 from messaging.registry import Reaction
@@ -183,8 +184,9 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
         return _told_again(message, body, fields)
     lease = PurchasedLease.objects.filter(pk=purchase.lease_id).first()
     if purchase.kind == Term.Kind.REFRESH and (lease is None or lease.state == BoughtState.ENDED):
+        _finish(purchase)
         return Reaction(dropped="lease_over")
-    least_end = (lease.expires_at if lease else purchase.created_at) + timedelta(seconds=purchase.seconds) - SLACK
+    ends = body["expires_at"]
     if lease is None:
         lease = PurchasedLease(
             pk=purchase.pk,
@@ -195,16 +197,25 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
             peering=fields,
             path=f"{settings.base_url}/v1/vpn/leases/{purchase.pk}/config",
         )
-    lease.expires_at, lease.state = body["expires_at"], BoughtState.ACTIVE
+    else:
+        # Refreshes may be told in another order than they were paid in: the furthest end holds.
+        ends = max(ends, lease.expires_at)
+    lease.expires_at, lease.state = ends, BoughtState.ACTIVE
     lease.save()
-    purchase.state, purchase.ask_again_at = PurchaseState.DONE, None
-    purchase.save()
+    _finish(purchase)
     transaction.on_commit(partial(metrics.count_vpn, "bought", purchase.kind, purchase.price_sat), robust=True)
     told = [_lease_event(lease, purchase.pk, message, body)]
-    if body["seconds"] < purchase.seconds or body["expires_at"] < least_end:
-        text = f"the seller gives less time than was paid for: until {rfc3339_seconds(body['expires_at'])}"
+    if body["seconds"] < purchase.seconds or ends < _least_end(lease):
+        text = f"the seller gives less time than was paid for: until {rfc3339_seconds(ends)}"
         told.append(_note(purchase, "less_time", text))
     return Reaction(events=told)
+
+
+def _least_end(lease: PurchasedLease) -> datetime:
+    """By all that was paid for it and told of."""
+    paid = Purchase.objects.filter(lease_id=lease.pk, state=PurchaseState.DONE)
+    sums = paid.aggregate(began=Min("created_at"), seconds=Sum("seconds"))
+    return _later(sums["began"], sums["seconds"]) - SLACK
 
 
 def _told_again(message: Message, body: dict[str, Any], fields: dict[str, Any]) -> Reaction:
@@ -258,6 +269,8 @@ def expiring_received(message: Message, body: dict[str, Any], settings: VpnSetti
     lease = PurchasedLease.objects.filter(pk=body["id"], seller=message.pubkey, state=BoughtState.ACTIVE).first()
     if lease is None:
         return Reaction(dropped="no_such_lease")
+    if body["expires_at"] < lease.expires_at:
+        return Reaction(dropped="was_prolonged")
     lease.state = BoughtState.EXPIRING
     lease.save()
     return Reaction(events=[_end_event(bodies.EXPIRING, lease, message)])
@@ -284,7 +297,9 @@ def undelivered(message: Message, cause: str) -> list[Event]:
 
 
 def pay(purchase: Purchase, payment_hash: bytes) -> Event | None:
-    """It is to be paid from here on, unless the hash is that of another purchase."""
+    """It is to be paid from here on, unless the hash is that of another purchase, or the lease is over."""
+    if purchase.kind == Term.Kind.REFRESH and not _runs(purchase.lease_id):
+        return refuse(purchase, "lease_over", "the lease had ended before the refresh was paid")
     if Purchase.objects.filter(payment_hash=payment_hash).exclude(pk=purchase.pk).exists():
         return refuse(purchase, "invoice", "the invoice has the payment hash of another one")
     purchase.payment_hash, purchase.state = payment_hash, PurchaseState.PAYING
@@ -312,8 +327,7 @@ def refuse(purchase: Purchase, reason: str, text: str) -> Event | None:
 
 def ask_again(purchase: Purchase, now: datetime) -> Message | Event:
     """The seller is asked for the lease, for as long as it can last."""
-    over = purchase.created_at + timedelta(seconds=purchase.seconds) + END_GRACE
-    if purchase.kind == Term.Kind.CONTRACT and now >= over:
+    if now >= _latest_end(purchase) + END_GRACE:
         told = _note(purchase, "no_lease", "it was paid, and the seller never told of the lease")
         _give_up(purchase)
         purchase.save()
@@ -325,10 +339,22 @@ def ask_again(purchase: Purchase, now: datetime) -> Message | Event:
     return telling.message(bodies.LEASE_REQUEST, purchase.seller, for_seconds=pause, id=purchase.pk)
 
 
+def _latest_end(purchase: Purchase) -> datetime:
+    """When a lease that was paid for, and not told of, is over whatever its seller does."""
+    if purchase.kind == Term.Kind.REFRESH:
+        lease = PurchasedLease.objects.filter(pk=purchase.lease_id).exclude(state=BoughtState.ENDED).first()
+        begins = lease.expires_at if lease else purchase.created_at
+    else:
+        # Its time runs from the settlement: a seller may have held the money for long.
+        payment = payment_of(bytes(purchase.payment_hash))
+        begins = max(purchase.created_at, payment.ended_at) if payment and payment.ended_at else purchase.created_at
+    return _later(begins, purchase.seconds)
+
+
 def pass_time(now: datetime) -> list[Event]:
     """Ends what is over and what nobody told the end of, and gives up what is not answered."""
     told = []
-    for lease in PurchasedLease.objects.filter(expires_at__lte=now - END_GRACE).exclude(state=BoughtState.ENDED):
+    for lease in _over(now):
         told.append(end(lease))
     for purchase in Purchase.objects.filter(state=PurchaseState.ASKED, created_at__lte=now - NO_ANSWER):
         told.append(refuse(purchase, "no_answer", "the seller did not answer with an invoice"))
@@ -336,8 +362,18 @@ def pass_time(now: datetime) -> list[Event]:
 
 
 def is_any_due(now: datetime) -> bool:
+    return _over(now).exists() or Purchase.objects.filter(state=PurchaseState.ASKED, created_at__lte=now - NO_ANSWER).exists()
+
+
+def _over(now: datetime) -> QuerySet[PurchasedLease]:
+    """But for those that a payment which is under way or was not answered yet prolongs, as it does at the seller."""
+    prolonging = Purchase.objects.filter(lease_id=OuterRef("pk"), state__in=(PurchaseState.PAYING, PurchaseState.PAID))
     over = PurchasedLease.objects.filter(expires_at__lte=now - END_GRACE).exclude(state=BoughtState.ENDED)
-    return over.exists() or Purchase.objects.filter(state=PurchaseState.ASKED, created_at__lte=now - NO_ANSWER).exists()
+    return over.exclude(Exists(prolonging))
+
+
+def _runs(lease_id: UUID) -> bool:
+    return PurchasedLease.objects.filter(pk=lease_id).exclude(state=BoughtState.ENDED).exists()
 
 
 def forget_old_quotes() -> None:
@@ -357,10 +393,23 @@ def _purchase(message: Message) -> Purchase | None:
     return Purchase.objects.filter(pk=message.reply_to, seller=message.pubkey).first() if message.reply_to else None
 
 
+def _finish(purchase: Purchase) -> None:
+    purchase.state, purchase.ask_again_at = PurchaseState.DONE, None
+    purchase.save()
+
+
 def _give_up(purchase: Purchase) -> None:
     purchase.state, purchase.ask_again_at = PurchaseState.REFUSED, None
     if purchase.kind == Term.Kind.CONTRACT:
         ClientKey.objects.filter(pk=purchase.pk).delete()
+
+
+def _later(moment: datetime, seconds: int) -> datetime:
+    """Never beyond the last dates that there are: sellers name the ends of leases, and what is added must not fail."""
+    furthest = datetime.max.replace(tzinfo=UTC) - timedelta(days=1)
+    if moment >= furthest:
+        return furthest
+    return moment + timedelta(seconds=min(seconds, int((furthest - moment).total_seconds())))
 
 
 def _note(purchase: Purchase, reason: str, text: str) -> Event:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 from contextlib import ExitStack
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 import grpc
 import pytest
@@ -20,7 +20,6 @@ from tests.nodeapi.vpn_market import (
     QUOTE,
     RECORD_NUMBER,
     REFRESH,
-    SERVER_IP,
     Shop,
     Stranger,
     answer,
@@ -29,7 +28,9 @@ from tests.nodeapi.vpn_market import (
     bought,
     buy,
     contract_of,
+    contract_with,
     file_of,
+    lease_body,
     make_due,
     moment,
     of_lease,
@@ -235,21 +236,6 @@ def test_a_node_without_an_interface_sells_nothing(market, lnds):
 # what a buyer refuses
 
 
-def contract_with(mallory: Stranger, buyer: Node) -> tuple[str, str]:
-    """A contract over 60 sat for a minute with mallory, and her invoice's body in reply to it: its id and key."""
-    with WebsocketStream(buyer) as stream:
-        request_id = post(buyer, QUOTE, pubkey=mallory.pubkey)
-        nonce, until = PrivateKey().to_hex()[:32], datetime.now(UTC) + timedelta(minutes=5)
-        mallory.say(
-            buyer, request_id, type="quote", nonce=nonce, price="3600", min_price="1", max_price="9999",
-            expires_at=until.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        )  # fmt: skip
-        answer(stream, request_id)
-    contract_id = post(buyer, CONTRACT, pubkey=mallory.pubkey, nonce=nonce, price="60")
-    _, body = mallory.heard(lambda body: body["type"] == "contract" and body["nonce"] == nonce)
-    return contract_id, body["pubkey"]
-
-
 def spent_msat(buyer: Node) -> int:
     return one(buyer, "SELECT COALESCE(SUM(cost_msat), 0) FROM invoices_invoicepayment")
 
@@ -287,15 +273,6 @@ def test_an_invoice_of_another_payee_or_from_another_node(market, mallory, lnds)
     assert "not the seller" in told(event)["text"]
     assert spent_msat(buyer) == spent
     buyer.wait_until(lambda: '"reason": "invoice_unasked"' in buyer.log)
-
-
-def lease_body(contract_id: str, payment_hash: str, seconds: int, key: str) -> dict:
-    until = datetime.now(UTC) + timedelta(seconds=seconds)
-    return {
-        "type": "lease", "id": contract_id, "address": "10.9.0.2/32", "endpoint": f"{SERVER_IP}:51820", "server_pub_key": key,
-        "dns": "", "allowed_ips": "10.9.0.0/24", "keepalive": 25, "expires_at": until.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "seconds": seconds, "payment_hash": payment_hash,
-    }  # fmt: skip
 
 
 def test_a_lease_that_does_not_come_is_asked_for_and_less_time_than_paid_is_told(market, mallory):

@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import UUID, uuid4
 
 import pytest
+from coincurve import PrivateKey
 
 from lightning import signature
 from lightning.simulator.process import SimulatedNetwork
@@ -285,3 +286,27 @@ def contract_of(stranger: Stranger, seller: Node, **wrong) -> dict:
     quote = quote_for(stranger, seller)
     fields = {"nonce": quote["nonce"], "price": "60", "pubkey": new_key_pair().public} | wrong
     return stranger.answer_to(stranger.say(seller, type="contract", **fields))
+
+
+def contract_with(mallory: Stranger, buyer: Node, price_sat: int = 60) -> tuple[str, str]:
+    """A contract with mallory, who sells a second for a sat, that waits for her invoice: its id and key."""
+    with WebsocketStream(buyer) as stream:
+        request_id = post(buyer, QUOTE, pubkey=mallory.pubkey)
+        nonce, until = PrivateKey().to_hex()[:32], datetime.now(UTC) + timedelta(minutes=5)
+        mallory.say(
+            buyer, request_id, type="quote", nonce=nonce, price="3600", min_price="1", max_price="9999",
+            expires_at=until.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        )  # fmt: skip
+        answer(stream, request_id)
+    contract_id = post(buyer, CONTRACT, pubkey=mallory.pubkey, nonce=nonce, price=str(price_sat))
+    _, body = mallory.heard(lambda body: body["type"] == "contract" and body["nonce"] == nonce)
+    return contract_id, body["pubkey"]
+
+
+def lease_body(contract_id: str, payment_hash: str, seconds: int, key: str) -> dict:
+    until = datetime.now(UTC) + timedelta(seconds=seconds)
+    return {
+        "type": "lease", "id": contract_id, "address": "10.9.0.2/32", "endpoint": f"{SERVER_IP}:51820", "server_pub_key": key,
+        "dns": "", "allowed_ips": "10.9.0.0/24", "keepalive": 25, "expires_at": until.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "seconds": seconds, "payment_hash": payment_hash,
+    }  # fmt: skip
