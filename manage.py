@@ -24,9 +24,9 @@ def main() -> None:
         launch.forgo_macaroon(arguments, os.environ)
         launch.prepare_simulation(arguments, os.environ)
         launch.find_simulated(arguments, os.environ)
-        from django.core.management import execute_from_command_line
+        from impervious_site.command_line import CommandLine
 
-        execute_from_command_line(arguments)
+        CommandLine(arguments).execute()
     except ConfigError as error:
         if arguments[1:2] == ["doctor"]:
             from nodeapi.cli.doctor.report import report_problems

@@ -19,8 +19,8 @@ CREDENTIALS = ("authorization", "x-api-key", "grpc-metadata-x-api-key", "idempot
 CLIENT = "impd-client"
 CLIENT_SECONDS = 120
 _signer = TimestampSigner(salt="nodeapi.forward")
-# Soon after runimpd is back, its daphnes know.
-OPTIONS = (("grpc.max_reconnect_backoff_ms", 2_000),)
+# Soon after runimpd is back, its daphnes know. It is never reached by a proxy that the environment names.
+OPTIONS = (("grpc.max_reconnect_backoff_ms", 2_000), ("grpc.enable_http_proxy", 0))
 
 
 class Forwarder:

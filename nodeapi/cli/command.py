@@ -15,17 +15,6 @@ class NodeCommand(BaseCommand):
 
     requires_system_checks = []
     requires_scopes = frozenset({"read"})
-    suppressed_base_arguments = {
-        "--version", "--verbosity", "--settings", "--pythonpath", "--traceback", "--no-color", "--force-color",
-        "--skip-checks",
-    }  # fmt: skip
-
-    def create_parser(self, prog_name, subcommand, **kwargs):
-        epilog = (
-            "--config PATH names the node's configuration; without it, config/local.config.yml and config/config.yml are "
-            "looked for, and then the simulated node that ./impervious starts."
-        )
-        return super().create_parser("./impervious", subcommand, epilog=epilog, **kwargs)
 
     def add_arguments(self, parser):
         parser.add_argument("--json", action="store_true", dest="as_json", help="print JSON, for programs")

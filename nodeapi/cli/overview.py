@@ -22,7 +22,10 @@ def show(out: Console) -> None:
     for name, words in (OF_THE_SCRIPT | {name: help_of(name, app) for name, app in listed}).items():
         rows.add_row(Text(name, "head"), words)
     terminal.put(out, rows)
-    out.print("\n./impervious COMMAND --help tells a command's options. docs/commands.md shows them at work.")
+    out.print(
+        "\n./impervious COMMAND --help tells a command's options, ./impervious help runimpd those of the node itself. "
+        "docs/commands.md shows them at work."
+    )
 
 
 def is_listed(name: str, app: str) -> bool:
