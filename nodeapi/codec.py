@@ -19,6 +19,15 @@ from nodeapi.errors import ApiError, invalid
 
 TEXT_FIELDS = frozenset({"msg", "data"})
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
+TEXT, WHOLE = "text", "a whole number"
+_KINDS = {
+    FieldDescriptor.CPPTYPE_STRING: TEXT,
+    FieldDescriptor.CPPTYPE_INT32: WHOLE,
+    FieldDescriptor.CPPTYPE_INT64: WHOLE,
+    FieldDescriptor.CPPTYPE_UINT32: WHOLE,
+    FieldDescriptor.CPPTYPE_UINT64: WHOLE,
+    FieldDescriptor.CPPTYPE_BOOL: "true or false",
+}
 _FIELD = re.compile(r"Failed to parse (\w+) field: (.*?)\.?$", re.DOTALL)
 
 
@@ -32,10 +41,11 @@ def message_from_json(data: Any, message_class: type[Message], *, as_text: bool 
     if not isinstance(data, dict):
         raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "body: must be a JSON object")
     _normalise_bytes(data, message_class, as_text)
+    _refuse_odd_numbers(data, message_class)
     try:
         return json_format.ParseDict(data, message_class(), ignore_unknown_fields=True)
     except json_format.ParseError as error:
-        raise _field_error(str(error)) from None
+        raise _field_error(str(error), message_class) from None
 
 
 def json_from_message(message: Message, *, as_text: bool = False) -> dict:
@@ -86,6 +96,21 @@ def _write_text(data: dict, descriptor: Descriptor) -> None:
             data[field.json_name] = base64.b64decode(value).decode(errors="replace")
 
 
+def _refuse_odd_numbers(data: dict, message_class: type[Message]) -> None:
+    """Python reads more as a number than JSON does: "1_0" and digits of other scripts."""
+    for name, kind in _kinds(message_class).items():
+        value = data.get(name)
+        if kind == WHOLE and isinstance(value, str) and not (value.isascii() and "_" not in value):
+            raise invalid(name, f"must be {WHOLE}")
+
+
+@cache
+def _kinds(message_class: type[Message]) -> dict[str, str]:
+    """What the value of a field must be, by both of its JSON names."""
+    fields = [field for field in message_class.DESCRIPTOR.fields if field.cpp_type in _KINDS]
+    return {name: _KINDS[field.cpp_type] for field in fields for name in (field.name, field.json_name)}
+
+
 @cache
 def _bytes_fields(message_class: type[Message]) -> frozenset[str]:
     """Both JSON names of each field that holds bytes."""
@@ -103,8 +128,11 @@ def _standard_base64(name: str, value: Any) -> str:
     return raw.decode() + "=" * (-len(raw) % 4)
 
 
-def _field_error(text: str) -> ApiError:
+def _field_error(text: str, message_class: type[Message]) -> ApiError:
+    """protobuf says what is wrong in Python's words, which say little to a client in another language."""
     found = _FIELD.search(text)
     if found:
-        return invalid(found[1], found[2][:200])
+        name, reason = found[1], found[2]
+        kind = None if "out of range" in reason else _kinds(message_class).get(name)
+        return invalid(name, f"must be {kind}" if kind else reason[:200])
     return ApiError(grpc.StatusCode.INVALID_ARGUMENT, f"body: {text[:200]}")
