@@ -2,7 +2,7 @@
 
     requested ─┬─→ member ──→ left | expired
     received ──┘      ↑ asking again, by either side, keeps it and sets its end anew
-        └───→ refused | expired
+        └───→ refused | left (taken back) | expired
 
 Whatever has ended may begin again.
 """
@@ -28,7 +28,8 @@ WAYS: dict[State, tuple[State | None, ...]] = {
     State.RECEIVED: (None, State.RECEIVED, *ENDED),
     State.MEMBER: (None, State.REQUESTED, State.RECEIVED, State.MEMBER, *ENDED),
     State.REFUSED: (None, State.REQUESTED, State.RECEIVED, *ENDED),
-    # From requested: the other node accepted and left, and its accept is still on its way.
-    State.LEFT: (State.MEMBER, State.REQUESTED),
+    # From requested: we have taken it back; or the other node accepted and left, and its accept is still on its way. From
+    # received: the other node has taken it back.
+    State.LEFT: (State.MEMBER, State.REQUESTED, State.RECEIVED),
     State.EXPIRED: (State.MEMBER, State.REQUESTED, State.RECEIVED),
 }

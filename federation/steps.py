@@ -67,12 +67,17 @@ def request_body(settings: FederationSettings, round: int = bodies.LONGEST_ROUND
     )
 
 
-def leave(message: Message, settings: FederationSettings, *, cause: str = "left by this node") -> list[Event]:
-    """We leave, which `message` tells; its body is made here. Raises NotPossible."""
+def leave(message: Message, settings: FederationSettings, *, by: str = "this node") -> list[Event]:
+    """We leave, or take back what we asked, which `message` tells; its body is made here. Raises NotPossible."""
     federation = Federation.objects.filter(pubkey=message.pubkey).first()
-    if federation is None or federation.state != State.MEMBER:
-        raise NotPossible("is not a node that this one is federated with")
+    if federation is None or federation.state not in (State.MEMBER, State.REQUESTED):
+        raise NotPossible("is not a node that this one is federated with, or has asked")
     message.body = leave_body(settings, federation.round)
+    cause = f"left by {by}"
+    if federation.state == State.REQUESTED:
+        # By this it is known over there what is taken back, where it may still wait for somebody's decision.
+        message.reply_to = UUID(federation.asked[-1])
+        cause = f"the request was taken back by {by}"
     _end(federation, State.LEFT, cause)
     return [step_event(bodies.LEAVE, federation, message.message_id)]
 
@@ -110,7 +115,7 @@ def _waiting(pubkey: str) -> Federation:
 
 def request_received(message: Message, body: Body, settings: FederationSettings) -> Reaction:
     federation = Federation.objects.filter(pubkey=message.pubkey).first() or Federation(pubkey=message.pubkey)
-    if not federation.asked and _too_many_steps(federation.pubkey):
+    if _too_many_steps(federation):
         return Reaction(dropped="too_many_requests")
     federation.imp_id = body.imp_id
     federation.round = max(federation.round, body.round or 0)
@@ -119,12 +124,15 @@ def request_received(message: Message, body: Body, settings: FederationSettings)
     return Reaction(events=[told, *reaction.events], answers=reaction.answers)
 
 
-def _too_many_steps(pubkey: str) -> bool:
-    """Each answer is a payment of ours: strangers, whose keys cost nothing, must not make this node pay without end."""
-    if Peer.objects.filter(pubkey=pubkey, marked=True).exists():
+def _too_many_steps(federation: Federation) -> bool:
+    """Each answer is a payment of ours: strangers, whose keys cost nothing, must not make this node pay without end. What
+    all strangers do together keeps nobody from being answered whom we have asked."""
+    if Peer.objects.filter(pubkey=federation.pubkey, marked=True).exists():
         return False
     lately = Step.objects.filter(created_at__gte=timezone.now() - timedelta(hours=1))
-    return lately.filter(pubkey=pubkey).count() >= MAX_STEPS_OF_A_PEER_AN_HOUR or lately.count() >= MAX_STEPS_AN_HOUR
+    if lately.filter(pubkey=federation.pubkey).count() >= MAX_STEPS_OF_A_PEER_AN_HOUR:
+        return True
+    return not federation.asked and lately.count() >= MAX_STEPS_AN_HOUR
 
 
 def _answer_request(
@@ -215,8 +223,11 @@ def _unasked(federation: Federation, message: Message, body: Body, settings: Fed
         if not _outranks(federation, body, settings):
             return Reaction(dropped="accept_unasked")
         return _decline(federation, message, body, settings)
+    if _too_many_steps(federation):
+        return Reaction(dropped="accept_unasked")
     federation.round = max(federation.round, body.round or 0)
-    _store(federation)
+    # A step, although nothing changes: answers are counted by them.
+    _store(federation, step="it accepted what is no longer asked for, and was told so")
     return Reaction(answers=[_leave_answer(federation, message, settings)], dropped="accept_unasked")
 
 
@@ -247,17 +258,21 @@ def refuse_received(message: Message, body: Body, settings: FederationSettings) 
 
 def leave_received(message: Message, body: Body, settings: FederationSettings) -> Reaction:
     federation = Federation.objects.filter(pubkey=message.pubkey).first()
-    if federation is None or not _is_ended_by(federation, body):
+    if federation is None or not _is_ended_by(federation, message, body):
         return Reaction(dropped="leave_of_no_member")
     federation.imp_id = body.imp_id
     federation.round = max(federation.round, body.round or 0)
-    _end(federation, State.LEFT, "left by the other node")
+    taken_back = federation.state == State.RECEIVED
+    _end(federation, State.LEFT, "the request was taken back by the other node" if taken_back else "left by the other node")
     return Reaction(events=[step_event(bodies.LEAVE, federation, message.message_id, received=message)])
 
 
-def _is_ended_by(federation: Federation, body: Body) -> bool:
+def _is_ended_by(federation: Federation, message: Message, body: Body) -> bool:
     if federation.state == State.MEMBER:
         return body.round is None or body.round >= federation.round
+    if federation.state == State.RECEIVED:
+        # No other leave: one that comes late may belong to what was agreed before this request.
+        return message.reply_to is not None and message.reply_to == federation.received_id
     # It has accepted our request, and left: the accept was slower than the leave.
     return federation.state == State.REQUESTED and body.round is not None and body.round > federation.round
 

@@ -72,7 +72,7 @@ def carry_out(wish_key: int, context: WorkerContext) -> list[Message]:
 
 def _leave(pubkey: str, settings: FederationSettings) -> Reaction:
     message = new_message(service=SERVICE, pubkey=pubkey, body=steps.leave_body(settings))
-    events_told = steps.leave(message, settings, cause="left by the operator")
+    events_told = steps.leave(message, settings, by="the operator")
     return Reaction(events=events_told, answers=[message])
 
 

@@ -43,6 +43,7 @@ def message_from_json(data: Any, message_class: type[Message], *, as_text: bool 
     if not isinstance(data, dict):
         raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "body: must be a JSON object")
     _normalise_bytes(data, message_class, as_text)
+    _refuse_odd_numbers(data, message_class)
     try:
         return json_format.ParseDict(data, message_class(), ignore_unknown_fields=True)
     except json_format.ParseError as error:
@@ -95,6 +96,21 @@ def _write_text(data: dict, descriptor: Descriptor) -> None:
                 _write_text(inner, field.message_type)
         elif field.type == FieldDescriptor.TYPE_BYTES and field.name in TEXT_FIELDS and value is not None:
             data[field.json_name] = base64.b64decode(value).decode(errors="replace")
+
+
+def _refuse_odd_numbers(data: dict, message_class: type[Message]) -> None:
+    """Python reads more as a number than JSON does: "1_0" and digits of other scripts."""
+    for name, must in _whole_numbers(message_class).items():
+        value = data.get(name)
+        if isinstance(value, str) and not (value.isascii() and "_" not in value):
+            raise invalid(name, must)
+
+
+@cache
+def _whole_numbers(message_class: type[Message]) -> dict[str, str]:
+    """What they must be, by both JSON names of each field."""
+    fields = [field for field in message_class.DESCRIPTOR.fields if field.type in _WHOLE_NUMBERS]
+    return {name: _WHOLE_NUMBERS[field.type] for field in fields for name in (field.name, field.json_name)}
 
 
 @cache

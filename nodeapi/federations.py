@@ -25,7 +25,7 @@ async def request_federate(doors, *, pubkey: str, claim: Claim | None) -> dict[s
 
 
 async def leave_federation(doors, *, pubkey: str, claim: Claim | None) -> dict[str, Any]:
-    """Ends the federation with another node, on both sides."""
+    """Ends the federation with another node, on both sides, or takes back a request that it has not answered."""
     return await _ask(doors, services.federation_leave, pubkey, claim)
 
 

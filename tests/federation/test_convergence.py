@@ -196,6 +196,48 @@ def test_bodies_without_rounds(world):
     assert int(world.held(A).timestamp()) == expires_at
 
 
+def test_a_request_is_taken_back_before_and_after_its_answer(world):
+    """The answer is under way, or comes later: either way nobody holds anything."""
+    world.act(A, "ask")
+    world.deliver(0)
+    assert world.act(A, "leave")
+    assert (world.row(A).state, world.row(A).cause) == ("left", "the request was taken back by this node")
+    world.deliver_all()
+    assert (world.held(A), world.held(B), world.row(B).state) == (None, None, "left")
+    assert not world.act(A, "leave")
+
+
+def test_a_request_that_waits_is_taken_back_by_its_own_leave_only():
+    world = World(accept="manual")
+    with patch.object(steps, "timezone", SimpleNamespace(now=world.now)):
+        world.act(A, "ask")
+        world.act(A, "leave")
+        world.act(A, "ask")
+        (_, first), (_, leave), (_, second) = world.under_way
+        world.deliver(2)
+        assert (world.row(B).state, world.row(B).received_id) == ("received", second.message_id)
+        world.receive(A, B, uuid4(), leave.reply_to, bytes(leave.body))
+        assert world.row(B).state == "received" and leave.reply_to == first.message_id
+        world.act(A, "leave")
+        world.deliver(2)
+        assert (world.row(B).state, world.row(B).cause) == ("left", "the request was taken back by the other node")
+        assert world.events[B][-1]["type"] == "leave"
+
+
+def test_accepts_of_an_old_request_are_answered_so_often(world):
+    """Each answer is a payment of ours."""
+    world.act(A, "ask")
+    _, request = world.under_way[0]
+    world.deliver_all()
+    world.act(A, "leave")
+    world.under_way.clear()
+    body = bodies.encode(bodies.Body(type=bodies.ACCEPT, ttl=60, expires_at=int(world.time.timestamp()) + 60))
+    for _ in range(100):
+        world.receive(B, A, uuid4(), request.message_id, body)
+    assert len(world.under_way) + Step.objects.filter(pubkey=B, state="member").count() < 60
+    assert world.dropped == ["accept_unasked"] * 100
+
+
 def test_a_round_without_end_ends_nothing_of_ours(world):
     """Whoever tells the highest round that there is does not bring ours beyond what can be read."""
     for _ in range(3):

@@ -1,15 +1,17 @@
 """Requests of strangers are answered only so often: each answer costs this node."""
 
+from dataclasses import replace
 from uuid import uuid4
 
 import pytest
 from django.core.management import call_command
 from django.db import connection
 
-from federation import bodies, handlers
+from federation import bodies, handlers, steps
 from federation.models import Federation, Step
 from federation.settings import FederationSettings
 from messaging.models import Direction, Message, Peer, State
+from messaging.outgoing import new_message
 
 PUBKEY = "02" + "ab" * 32
 SETTINGS = FederationSettings(own_pubkey="03" + "cd" * 32, imp_id="us", ttl_seconds=3_600, accept="auto", max_members=100)
@@ -33,7 +35,6 @@ def ask(pubkey: str, settings: FederationSettings):
     return handlers.handle(message, settings=settings)
 
 
-
 def test_one_stranger_is_answered_so_often():
     answered = [bool(ask(PUBKEY, SETTINGS).answers) for _ in range(70)]
     assert answered == [True] * 60 + [False] * 10
@@ -48,3 +49,16 @@ def test_all_strangers_together_are_answered_so_often():
 def test_a_marked_peer_is_always_answered():
     Peer.objects.create(pubkey=PUBKEY, marked=True)
     assert all(ask(PUBKEY, SETTINGS).answers for _ in range(70))
+
+
+def test_whom_we_have_asked_is_answered_so_often_too():
+    """It may ask and ask instead of answering."""
+    steps.request(new_message(service="federate", pubkey=PUBKEY, body=b""), SETTINGS)
+    assert sum(len(ask(PUBKEY, SETTINGS).answers) for _ in range(70)) == 59
+
+
+def test_strangers_do_not_keep_us_from_answering_whom_we_have_asked():
+    for number in range(320):
+        ask(f"02{number:064x}", SETTINGS)
+    steps.request(new_message(service="federate", pubkey=PUBKEY, body=b""), replace(SETTINGS, max_members=1_000))
+    assert ask(PUBKEY, replace(SETTINGS, max_members=1_000)).answers

@@ -63,6 +63,30 @@ def test_fields(alice, bob, named, field, value):
         assert named in reply.json["message"] or camel in reply.json["message"], reply.json
 
 
+WRONG_TYPES = [
+    ("pubkey", 5, "pubkey: must be text"),
+    ("pubkey", {"a": 1}, "pubkey: must be text"),
+    ("replyToId", ["x"], "replyToId: must be text"),
+    ("amount", "many", "amount: must be a whole number of 64 bits"),
+    ("amount", 1.5, "amount: must be a whole number of 64 bits"),
+    ("amount", True, "amount: must be a whole number of 64 bits"),
+    ("amount", {}, "amount: must be a whole number of 64 bits"),
+    ("amount", "1_0", "amount: must be a whole number of 64 bits"),
+    ("amount", "\u0663", "amount: must be a whole number of 64 bits"),
+]
+
+
+@pytest.mark.parametrize("field, value, message", WRONG_TYPES, ids=lambda value: str(value)[:30])
+def test_wrong_types_are_told_in_no_language_of_ours(alice, bob, field, value, message):
+    reply = alice.post(SEND, {"msg": b64(b"hello"), "pubkey": bob.pubkey, field: value})
+    assert (reply.status, reply.json["message"]) == (400, message)
+
+
+def test_wrong_types_in_a_query(alice):
+    assert alice.get("/v1/messages?limit=x").json["message"] == "limit: must be a whole number of 64 bits"
+    assert alice.get("/v1/subscribe?after=x").json["message"] == "after: must be a whole number of 64 bits, 0 or more"
+
+
 def test_ones_own_pubkey(alice, bob):
     with nothing_told(alice, bob):
         reply = alice.post(SEND, {"msg": b64(b"hello"), "pubkey": alice.pubkey})

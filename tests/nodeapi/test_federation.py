@@ -373,9 +373,16 @@ def test_broadcast_beyond_the_budget_sends_nothing(network, alice, tmp_path):
 def test_service_that_is_off(network, tmp_path):
     only_messages = [{"service_type": "message", "active": True, "custom_record_number": 400000}]
     off = federate("Carol") | {"service_list": only_messages}
-    with running(network, tmp_path, bob=federate("Bob"), carol=off) as (bob, carol):
+    with running(network, tmp_path, bob=federate("Bob", max_members=1), carol=off) as (bob, carol):
         for path in (REQUEST, LEAVE, BROADCAST):
             reply = carol.post(path, {"pubkey": bob.pubkey, "msg": "aGk="})
             assert (reply.json["code"], reply.json["message"]) == (9, "the service federate is off on this node")
         assert bob.ended(ask(bob, carol))["state"] == "settled"
         assert state(bob, carol) == "requested" and listed(carol, "?state=all") == []
+        # Its request holds a place, until it is taken back.
+        assert "federate.max_members" in bob.post(REQUEST, {"pubkey": STRANGER}).json["message"]
+        with WebsocketStream(bob) as at_bob:
+            leave_id = bob.post(LEAVE, {"pubkey": carol.pubkey}).json["id"]
+            assert at_bob.until(of_type("leave"))[-1]["id"] == leave_id
+        assert (state(bob, carol), row(bob, carol)["cause"]) == ("left", "the request was taken back by this node")
+        assert ask(bob, carol)
