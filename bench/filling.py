@@ -83,8 +83,8 @@ _INSERT_EVENTS = (
     f" ELSE randomblob({BODY_BYTES}) END, CASE sent WHEN 1 THEN 'delivery' ELSE 'message' END, 1, at FROM plan ORDER BY i"
 )
 _INSERTS = (
-    "INSERT INTO messaging_peer (pubkey, label, marked, written_to, reply_hints, first_seen_at, last_seen_at)"
-    " SELECT pubkey, '', 0, max(sent), '[]', min(at), max(at) FROM plan GROUP BY pubkey",
+    "INSERT INTO messaging_peer (pubkey, label, marked, blocked, refused, written_to, reply_hints, first_seen_at, last_seen_at)"
+    " SELECT pubkey, '', 0, 0, 0, max(sent), '[]', min(at), max(at) FROM plan GROUP BY pubkey",
     "INSERT INTO messaging_attempt (id, secret, name, payer, destination, service, packet, amount_msat, fee_msat, state,"
     " cause, created_at, ended_at)"
     " SELECT attempt_id, randomblob(32), randomblob(32), '', pubkey, 'message', x'', 1000, 0, 'settled', '', at, at"

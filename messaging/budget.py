@@ -14,7 +14,7 @@ from django.db.models import Sum
 from django.utils import timezone
 
 from messaging.database import Database
-from messaging.models import Direction, Message
+from messaging.models import costing
 
 WINDOW = timedelta(hours=24)
 
@@ -123,12 +123,11 @@ class Budget:
 
 
 def spent_on_messages(since: datetime) -> int:
-    found = Message.objects.filter(direction=Direction.OUT, created_at__gte=since)
-    return found.aggregate(sum=Sum("cost_msat"))["sum"] or 0
+    return costing().filter(created_at__gte=since).aggregate(sum=Sum("cost_msat"))["sum"] or 0
 
 
 def expenses_of_messages(since: datetime) -> list[tuple[datetime, int]]:
-    found = Message.objects.filter(direction=Direction.OUT, created_at__gte=since, cost_msat__gt=0).order_by("pk")
+    found = costing().filter(created_at__gte=since).order_by("created_at")
     return list(found.values_list("created_at", "cost_msat")[:MOST_EXPENSES])
 
 

@@ -16,15 +16,22 @@ class HintBook:
     def __init__(self, database: Database):
         self._database = database
         self._kept: OrderedDict[str, tuple[HopHint, ...]] = OrderedDict()
+        self._changes = 0
 
     async def of(self, pubkey: str) -> tuple[HopHint, ...]:
         """How this peer is reached, as it told last; nothing for most."""
-        if pubkey not in self._kept:
-            self._keep(pubkey, await self._database.read(partial(read, pubkey)))
-        return self._kept.get(pubkey, ())
+        if (kept := self._kept.get(pubkey)) is not None:
+            return kept
+        changes = self._changes
+        hints = await self._database.read(partial(read, pubkey))
+        # What was read before a change must not be kept behind it.
+        if changes == self._changes:
+            self._keep(pubkey, hints)
+        return hints
 
     def learned(self, pubkey: str) -> None:
         """What is stored of this peer has changed."""
+        self._changes += 1
         self._kept.pop(pubkey, None)
 
     def _keep(self, pubkey: str, hints: tuple[HopHint, ...]) -> None:

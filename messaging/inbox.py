@@ -20,7 +20,7 @@ from messaging import envelope, events, hints, metrics, peers
 from messaging.database import Database, insert_new
 from messaging.hints import HintBook
 from messaging.joining import Arrived, Bounds, Whole, forget_old, join
-from messaging.models import Direction, Message, ReceivedHtlc, State
+from messaging.models import Direction, Message, ReceivedHtlc, State, named
 from messaging.outgoing import store_all
 from messaging.policy import Item, Judge, Rules, forget_old_uses
 from messaging.registry import FOREIGN_WELCOME, Registry, Service
@@ -164,10 +164,8 @@ class Inbox:
     async def _store(self, arrivals: list[Arrival]) -> int:
         while True:
             try:
-                stored = await self._database.write(self._storing(arrivals))
-                for arrival in arrivals:
-                    self._handled.add(arrival.key)
-                return self._note(stored)
+                # To its end, though the walk is ended meanwhile: answers that are stored have to be sent.
+                return await asyncio.shield(asyncio.ensure_future(self._write(arrivals)))
             except DATABASE_IS_AWAY as error:
                 # lnd has settled it and tells it only once on this stream: keep it until the database is well again.
                 logger.error("received messages could not be stored (%s); trying again", error)
@@ -181,6 +179,12 @@ class Inbox:
         self.dropped["payment/unstorable"] += 1
         logger.error("a received payment's messages could not be stored; dropped", exc_info=failure)
         return 0
+
+    async def _write(self, arrivals: list[Arrival]) -> int:
+        stored = await self._database.write(self._storing(arrivals))
+        for arrival in arrivals:
+            self._handled.add(arrival.key)
+        return self._note(stored)
 
     def _storing(self, arrivals: list[Arrival]) -> Callable[[], Stored]:
         return partial(
@@ -416,9 +420,7 @@ def _fresh_arrivals(arrivals: list[Arrival]) -> list[Arrival]:
 
 def _known_names(pairs: list[tuple[Service, Message]]) -> set[tuple[str, UUID]]:
     ids = [message.message_id for _, message in pairs]
-    return set(
-        Message.objects.filter(direction=Direction.IN, message_id__in=ids).values_list("pubkey", "message_id")
-    )
+    return set(named(Direction.IN, ids).values_list("pubkey", "message_id"))
 
 
 def _received_whole(whole: Whole) -> Message:

@@ -17,7 +17,7 @@ from django.utils import timezone
 
 from messaging import envelope, peers
 from messaging.envelope import EnvelopeError, ItemPart
-from messaging.models import Assembly, Direction, Message, Peer, ReceivedPart
+from messaging.models import Assembly, Direction, Peer, ReceivedPart, named
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,8 +105,7 @@ def forget_old(bounds: Bounds) -> int:
 
 def _delivered(arrived: list[Arrived]) -> set[tuple[str, UUID]]:
     ids = {one.part.id for one in arrived}
-    found = Message.objects.filter(direction=Direction.IN, message_id__in=ids)
-    return set(found.values_list("pubkey", "message_id"))
+    return set(named(Direction.IN, ids).values_list("pubkey", "message_id"))
 
 
 def _take(

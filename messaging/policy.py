@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from messaging import peers
 from messaging.database import insert_new
-from messaging.models import Direction, InboundPolicy, InboundUse, Message, Peer, Refused
+from messaging.models import Direction, InboundPolicy, InboundUse, Peer, Refused, named
 
 Cause = Refused.Cause
 
@@ -244,8 +244,7 @@ class _Answered:
 
 
 def _sent(ids: set[UUID]) -> set[tuple[UUID, str, str]]:
-    sent = Message.objects.filter(direction=Direction.OUT, message_id__in=ids)
-    return set(sent.values_list("message_id", "pubkey", "service"))
+    return set(named(Direction.OUT, ids).values_list("message_id", "pubkey", "service"))
 
 
 class _Uses:

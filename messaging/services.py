@@ -2,9 +2,11 @@
 
 from uuid import UUID
 
+from django.db.models import QuerySet
+
 from lightning.carrier import Outcome
 from messaging.idempotency import Claim
-from messaging.models import UNFINISHED, Direction, Message, State, unfinished
+from messaging.models import UNFINISHED, Direction, Message, State, besides, failed, named, unfinished
 from messaging.outbox import Outbox
 from messaging.ways import Ways
 from messaging.outgoing import new_message
@@ -59,7 +61,7 @@ async def message_broadcast(
 
 def messages_pubkeys(ids: list[UUID]) -> list[dict]:
     """To whom the messages that were sent under these ids go."""
-    sent = Message.objects.filter(direction=Direction.OUT, message_id__in=ids).order_by("pk")
+    sent = named(Direction.OUT, ids).order_by("pk")
     return [{"pubkey": pubkey, "id": str(identity)} for pubkey, identity in sent.values_list("pubkey", "message_id")]
 
 
@@ -96,15 +98,37 @@ def message_list(
     limit: int = DEFAULT_PAGE,
 ) -> list[dict] | None:
     """The history, newest first; None when `before` names no message."""
-    messages = (unfinished() if state in UNFINISHED else Message.objects).order_by("-pk")
-    asked = {"pubkey": pubkey, "service": service, "direction": direction, "state": state}
-    messages = messages.filter(**{name: value for name, value in asked.items() if value})
+    place = None
     if before:
         place = Message.objects.filter(message_id=before).order_by("pk").values_list("pk", flat=True).first()
         if place is None:
             return None
-        messages = messages.filter(pk__lt=place)
-    return [_shown(message) for message in messages[:limit]]
+    found: list[Message] = []
+    for messages in _histories(pubkey=pubkey, service=service, direction=direction, state=state):
+        messages = messages if place is None else messages.filter(pk__lt=place)
+        found += messages.order_by("-pk")[:limit]
+    return [_shown(message) for message in sorted(found, key=lambda message: -message.pk)[:limit]]
+
+
+def _histories(*, pubkey: str, service: str, direction: str, state: str) -> list[QuerySet[Message]]:
+    """What is asked for, in one or two parts, of which an index gives each in its order, among however many others."""
+    if state and not direction:
+        direction = Direction.IN if state == State.RECEIVED else Direction.OUT
+    asked = {"pubkey": pubkey, "service": service, "direction": direction, "state": state}
+    asked = {name: value for name, value in asked.items() if value}
+    if state in UNFINISHED:
+        parts, by = [unfinished()], ("state",)
+    elif state == State.FAILED:
+        parts, by = [failed()], ("state",)
+    elif pubkey:
+        parts, by = [Message.objects.filter(pubkey=pubkey)], ("pubkey",)
+    elif service:
+        ways = [direction] if direction else Direction.values
+        parts, by = [Message.objects.filter(service=service, direction=way) for way in ways], ("service", "direction")
+    else:
+        parts, by = [Message.objects.filter(**({"direction": direction} if direction else {}))], ("direction",)
+    others = [besides(name, value) for name, value in asked.items() if name not in by]
+    return [messages.filter(*others) for messages in parts]
 
 
 def _shown(message: Message) -> dict:

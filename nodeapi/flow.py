@@ -12,6 +12,8 @@ from twisted.protocols.policies import ProtocolWrapper
 
 STALL_SECONDS = 30.0
 LOOK_SECONDS = 0.05
+# Of a connection that is ended: for its client to read up to the end, which says why.
+CLOSE_SECONDS = 5.0
 MAX_REASON_BYTES = 123
 
 
@@ -64,13 +66,14 @@ class Connection:
         """Ends an open websocket with any code that the protocol has; Daphne's own way refuses most. False: not Daphne's."""
         if not hasattr(self._protocol, "sendCloseFrame"):
             return False
+        self._protocol.closeHandshakeTimeout = CLOSE_SECONDS
         self._protocol.sendCloseFrame(code=code, reasonUtf8=_cut(reason), isReply=False)
         return True
 
     def abort(self) -> None:
-        """Ends the connection without waiting for the client to take what is buffered."""
+        """Ends the connection, whether or not the client takes what is buffered meanwhile."""
         if hasattr(self._transport, "abortConnection"):
-            asyncio.get_running_loop().call_later(1.0, self._transport.abortConnection)
+            asyncio.get_running_loop().call_later(CLOSE_SECONDS, self._transport.abortConnection)
 
 
 def _cut(reason: str) -> bytes:

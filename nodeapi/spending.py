@@ -12,7 +12,7 @@ from django.db.models import OuterRef, QuerySet, Subquery, Sum
 
 from invoices.models import InvoicePayment
 from messaging.budget import MOST_EXPENSES
-from messaging.models import Direction, Message
+from messaging.models import Direction, named
 from nodeapi.models import AuditEntry
 from vpn.models import Purchase
 from vpn.states import PurchaseState
@@ -25,7 +25,7 @@ UNPAID = (PurchaseState.ASKED, PurchaseState.INVOICED, PurchaseState.PAYING)
 def spent_by(caller: str, fee_limit_msat: FeeLimit, since: datetime) -> int:
     """The msat that were spent with this key since then, or may be."""
     ids = _entries(caller, since).values("message_id")
-    messages = Message.objects.filter(direction=Direction.OUT, message_id__in=ids).aggregate(sum=Sum("cost_msat"))
+    messages = named(Direction.OUT, ids).aggregate(sum=Sum("cost_msat"))
     payments = _payments(caller, since, ids).aggregate(sum=Sum("cost_msat"))
     purchases = sum(cost for _, cost in _of_purchases(ids, fee_limit_msat))
     return (messages["sum"] or 0) + (payments["sum"] or 0) + purchases
@@ -35,7 +35,7 @@ def expenses_of(caller: str, fee_limit_msat: FeeLimit, since: datetime) -> list[
     """When and how many msat, the oldest of each kind."""
     entries = _entries(caller, since)
     ids = list(entries.order_by("created_at").values_list("message_id", flat=True)[:MOST_EXPENSES])
-    messages = Message.objects.filter(direction=Direction.OUT, message_id__in=ids, cost_msat__gt=0)
+    messages = named(Direction.OUT, ids).filter(cost_msat__gt=0)
     payments = _payments(caller, since, entries.values("message_id")).filter(cost_msat__gt=0).order_by("created_at")
     return [
         *messages.values_list("created_at", "cost_msat"),

@@ -151,7 +151,7 @@ class Window:
         """Takes `{"ack":SEQ}`: all up to SEQ. Anything else is ignored."""
         try:
             seq = int(json.loads(text)["ack"])
-        except (ValueError, TypeError, KeyError, RecursionError):
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
             return
         self._unacknowledged = [waiting for waiting in self._unacknowledged if waiting > seq]
         self._acknowledged.set()
