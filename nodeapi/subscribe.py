@@ -5,6 +5,7 @@ import json
 import logging
 from collections.abc import Callable, Mapping
 
+import grpc
 from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
@@ -26,6 +27,7 @@ POLICY_VIOLATION = 1008
 INTERNAL_ERROR = 1011
 TRY_AGAIN_LATER = 1013
 MAX_ACK_WINDOW = 1_000
+FAILED = "the stream failed; the node's log tells more"
 
 
 def subscribe(doors: Doors, request: websocket_pb2.SubscribeRequest, door: str) -> Subscription:
@@ -123,7 +125,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
             raise
         except Exception:
             logger.exception("stream to a websocket client failed")
-            await self._close(INTERNAL_ERROR, "the stream failed; the node's log tells more")
+            await self._close(INTERNAL_ERROR, FAILED)
 
     async def _close_stalled(self, connection: flow.Connection) -> None:
         logger.warning("a websocket client reads nothing; closed")
@@ -178,16 +180,23 @@ async def stream_lines(
     forget = doors.keys.watch(caller, ended.set_result)
     try:
         await asyncio.wait({sender, leaving, ended}, return_when=asyncio.FIRST_COMPLETED)
-        if ended.done():
+        if error := ended.result() if ended.done() else _failure(sender):
             sender.cancel()
             # As grpc-gateway ends a stream that fails.
-            last = codec.dump({"error": ended.result().as_json()}) + b"\n"
+            last = codec.dump({"error": error.as_json()}) + b"\n"
             await send({"type": "http.response.body", "body": last, "more_body": False})
     finally:
         forget()
         doors.hub.unsubscribe(subscription)
         sender.cancel()
         leaving.cancel()
+
+
+def _failure(sender: asyncio.Task) -> ApiError | None:
+    if not sender.done() or not (failure := sender.exception()):
+        return None
+    logger.error("stream to an HTTP client failed", exc_info=failure)
+    return ApiError(grpc.StatusCode.INTERNAL, FAILED)
 
 
 async def _send_lines(subscription: Subscription, connection: flow.Connection, send, extra) -> None:
