@@ -154,7 +154,8 @@ def test_whom_the_operator_lets_write(carol):
 
 def test_what_the_operator_asks_the_node_to_do(carol, bob):
     assert carol.post("/v1/federate/request", {"pubkey": bob.pubkey}, BEARER).status == 200
-    carol.wait_until(lambda: execute(carol.database_url, f"SELECT 1 FROM federation_federation WHERE pubkey = '{bob.pubkey}'"))
+    known = f"SELECT 1 FROM federation_federation WHERE pubkey = '{bob.pubkey}'"
+    carol.wait_until(lambda: execute(carol.database_url, known))
     pages = AdminPages(carol)
     chosen = {"csrfmiddlewaretoken": pages.token("federation/federation/?state=all"), "_selected_action": bob.pubkey}
     pages.page("federation/federation/?state=all", action="leave", **chosen)
