@@ -1,5 +1,5 @@
-"""What a browser may do with the node's pages: run scripts that are files of this node, and nothing that stands in a page,
-whatever another node has written into it; and show none in a frame."""
+"""What a browser may do with the node's pages: run scripts that are files of this node, and nothing that stands in a
+page, whatever another node has written into it; and show none in a frame."""
 
 from django.utils.deprecation import MiddlewareMixin
 

@@ -6,7 +6,7 @@ from django.http import Http404
 
 
 class StaticFiles(ASGIStaticFilesHandler):
-    """A path that leads out of the files, or can be none, is not found: Django's own would end in an error and a stack."""
+    """A path that leads out of the files, or can be none, is not found: Django's own ends in an error with a stack."""
 
     def serve(self, request):
         try:

@@ -84,14 +84,12 @@ class Noted(admin.ModelAdmin):
         """Words that were put in are not told: they may be secret."""
         names = form.changed_data if change else form.fields
         values = {name: form.cleaned_data.get(name) for name in names}
-        told = [name if isinstance(value, str) or not _is_plain(value) else f"{name}: {value}" for name, value in values.items()]
-        of_peer = isinstance(obj, Peer)
-        self.note(
-            request,
-            "change" if change else "make",
-            peer=obj.pk if of_peer else "",
-            detail=", ".join(told) if of_peer else f"{str(obj)!r}: {', '.join(told)}",
-        )
+        told = ", ".join(f"{name}: {value}" if _is_plain(value) else name for name, value in values.items())
+        what = "change" if change else "make"
+        if isinstance(obj, Peer):
+            self.note(request, what, peer=obj.pk, detail=told)
+        else:
+            self.note(request, what, detail=f"{str(obj)!r}: {told}")
 
     def save_model(self, request, obj, form, change):
         super().save_model(request, obj, form, change)

@@ -15,6 +15,8 @@ from nodeapi.tls import PairFiles, grpc_channel
 
 CALL_SECONDS = 90
 CREDENTIALS = ("authorization", "x-api-key", "grpc-metadata-x-api-key", "idempotency-key")
+# Text of gRPC's metadata is printable ASCII; what HTTP permits besides goes as bytes, under a name with this end.
+AS_BYTES = "-bin"
 # The client's address, signed with the secret that the processes of a node share.
 CLIENT = "impd-client"
 CLIENT_SECONDS = 120
@@ -77,10 +79,15 @@ def _trouble(error: grpc.aio.AioRpcError) -> str:
     return "does not answer"
 
 
-def credentials_of(visit: Visit) -> tuple[tuple[str, str], ...]:
+def credentials_of(visit: Visit) -> tuple[tuple[str, str | bytes], ...]:
     metadata = visit.metadata
     given = [(name.removeprefix("grpc-metadata-"), metadata[name]) for name in CREDENTIALS if name in metadata]
-    return (*given, (CLIENT, _signer.sign(visit.address)))
+    return (*(_as_metadata(name, value) for name, value in given), (CLIENT, _signer.sign(visit.address)))
+
+
+def _as_metadata(name: str, value: str) -> tuple[str, str | bytes]:
+    plain = value.isascii() and value.isprintable()
+    return (name, value) if plain else (name + AS_BYTES, value.encode("latin-1"))
 
 
 def _retry_after(error: grpc.aio.AioRpcError) -> int | None:

@@ -21,7 +21,7 @@ SCOPES = {
     "read": "the history, the node, the stream, and looking things up",
     "send": "sending messages, signing, making invoices, federation, the relay",
     "pay": "paying invoices, buying VPN leases",
-    "admin": "what administrates the node",
+    "admin": "what administrates the node; no call asks for it today",
 }
 PREFIX = "impd_"
 RANDOM_BYTES = 32

@@ -1,5 +1,5 @@
-"""Logins of the admin: who fails too often waits. Each try is a row of the audit log, written before the password is looked
-at, so that tries at the same time count too; by these rows all processes of the node know."""
+"""Logins of the admin: who fails too often waits. Each try is a row of the audit log, written before the password is
+looked at, so that tries at the same time count too; by these rows all processes of the node know."""
 
 import threading
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from django.utils import timezone
 
 from nodeapi.addresses import ip_of, site_of
 from nodeapi.models import AuditEntry
-from nodeapi.operators import Actor, note, tell
+from nodeapi.operators import Actor, named_in_admin, note, tell
 
 LOGIN, FAILED = "admin login", "Unauthenticated"
 WINDOW = timedelta(minutes=15)
@@ -28,7 +28,8 @@ class LoginForm(AdminAuthenticationForm):
             return super().clean()
         row = _begin(self.request.META.get("REMOTE_ADDR") or "")
         cleaned = super().clean()
-        row.caller, row.outcome, row.detail = f"{self.user_cache.get_username()} in the admin"[:100], AuditEntry.Outcome.DONE, ""
+        row.caller = named_in_admin(self.user_cache)[:100]
+        row.outcome, row.detail = AuditEntry.Outcome.DONE, ""
         with transaction.atomic():
             row.save(update_fields=["caller", "outcome", "detail"])
             tell(row)
@@ -47,6 +48,7 @@ def _begin(address: str) -> AuditEntry:
             _refuse_beyond([moment for _, moment in tries], MOST_IN_ALL)
         row = note(LOGIN, Actor(name="", address=address), detail="wrong name or password", outcome=FAILED)
         if len(of_this_site) + 1 == MOST_FAILURES:
+            # The log has one line of them: when this address begins to wait.
             tell(row)
         return row
 

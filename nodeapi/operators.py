@@ -22,8 +22,11 @@ class Actor:
 
 
 def actor_in_admin(request) -> Actor:
-    name = request.user.get_username()
-    return Actor(name=f"{name} in the admin", address=request.META.get("REMOTE_ADDR") or "")
+    return Actor(name=named_in_admin(request.user), address=request.META.get("REMOTE_ADDR") or "")
+
+
+def named_in_admin(user) -> str:
+    return f"{user.get_username()} in the admin"
 
 
 def note(

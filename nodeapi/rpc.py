@@ -12,9 +12,9 @@ from grpc_reflection.v1alpha import reflection
 
 from nodeapi.addresses import client_address
 from nodeapi.auth import Visit, join
-from nodeapi.doors import Doors
+from nodeapi.doors import IDEMPOTENCY_KEY, Doors
 from nodeapi.errors import ApiError
-from nodeapi.forward import forwarded_address
+from nodeapi.forward import AS_BYTES, forwarded_address
 from nodeapi.monitoring import rpc_scrape
 from nodeapi.monitoring.calls import counted
 from nodeapi.monitoring.gauges import Scrape
@@ -121,6 +121,8 @@ def metadata_of(context) -> dict[str, str]:
     for name, value in context.invocation_metadata() or ():
         if isinstance(value, str):
             join(metadata, name, value)
+        elif name == IDEMPOTENCY_KEY + AS_BYTES:
+            metadata.setdefault(IDEMPOTENCY_KEY, value.decode("latin-1"))
     return metadata
 
 

@@ -165,7 +165,6 @@ class Sqlite:
         exchange(new, self._path, aside)
         return [aside] if existed else []
 
-
     def _names_of_keys(self, database: sqlite3.Connection) -> list[str] | None:
         try:
             return [name for (name,) in database.execute(_VALID_KEYS)]
@@ -229,8 +228,9 @@ class Postgres:
         return asides
 
     def _names_of_keys(self) -> list[str] | None:
-        with postgres.connect(self._parameters) as connection:
-            try:
+        """The backup is in place: nothing that goes wrong here may end the restore."""
+        try:
+            with postgres.connect(self._parameters) as connection:
                 return [name for (name,) in connection.execute(_VALID_KEYS)]
-            except postgres.psycopg.Error:
-                return None
+        except (BackupError, postgres.psycopg.Error):
+            return None

@@ -20,6 +20,7 @@ from django.db import connection, transaction
 
 from messaging import events, ledger
 from messaging.models import Event
+from nodeapi import operators
 from nodeapi.backups.archive import SECRET_KEY
 from nodeapi.backups.places import exchange, kept, places_of, staged
 from nodeapi.errors import StartError
@@ -28,6 +29,7 @@ from nodeapi.stream import NOTICE
 logger = logging.getLogger(__name__)
 
 TABLE = "impervious_restored"
+_GONE = "a backup of {}: what was noted since is not here, but in the log"
 
 
 @dataclass(frozen=True)
@@ -90,6 +92,7 @@ def finish(config) -> None:
         settings.SECRET_KEY = config.database.secret_key_path.read_text()
     with transaction.atomic():
         _go_on(mark)
+        operators.note("restore", operators.Actor(name="at the command line"), detail=_GONE.format(mark.made_at))
         with connection.cursor() as cursor:
             cursor.execute(f"DROP TABLE {TABLE}")
     logger.warning("the database was restored from a backup", extra={"made_at": mark.made_at, "seq": mark.seq})

@@ -154,11 +154,30 @@ def test_whom_the_operator_lets_write(carol):
 
 def test_what_the_operator_asks_the_node_to_do(carol, bob):
     assert carol.post("/v1/federate/request", {"pubkey": bob.pubkey}, BEARER).status == 200
-    carol.wait_until(lambda: execute(carol.database_url, f"SELECT 1 FROM federation_federation WHERE pubkey = '{bob.pubkey}'"))
+    known = f"SELECT 1 FROM federation_federation WHERE pubkey = '{bob.pubkey}'"
+    carol.wait_until(lambda: execute(carol.database_url, known))
     pages = AdminPages(carol)
     chosen = {"csrfmiddlewaretoken": pages.token("federation/federation/?state=all"), "_selected_action": bob.pubkey}
     pages.page("federation/federation/?state=all", action="leave", **chosen)
     assert by_hand(carol, "federation leave")[-1][:3] == (bob.pubkey, "accepted", "127.0.0.1")
+
+
+LEASE = {
+    "contract_id": "'5fedffdcc8834aaf95bc358d7a79b7db'", "buyer": "'02" + "18" * 32 + "'", "nonce": "'n'", "wg_key": "''",
+    "addresses": "''", "price_sat": "1", "state": "'freed'", "cause": "''", "holds_key": "false",
+    "created_at": "'2026-01-01 00:00:00'", "changed_at": "'2026-01-01 00:00:00'", "received_bytes": "0", "sent_bytes": "0",
+    "seen_received_bytes": "0", "seen_sent_bytes": "0",
+}  # fmt: skip
+
+
+def test_what_the_operator_does_with_leases(carol):
+    execute(carol.database_url, f"INSERT INTO vpn_lease ({', '.join(LEASE)}) VALUES ({', '.join(LEASE.values())})")
+    ((number,),) = execute(carol.database_url, "SELECT id FROM vpn_lease WHERE nonce = 'n'")
+    pages = AdminPages(carol)
+    chosen = {"csrfmiddlewaretoken": pages.token("vpn/lease/?state=all"), "_selected_action": str(number)}
+    pages.page("vpn/lease/?state=all", action="extend_by_an_hour", **chosen)
+    told = "lease 5fedffdc-c883-4aaf-95bc-358d7a79b7db by 3600 s"
+    assert by_hand(carol, "leases extend") == [("02" + "18" * 32, "accepted", "127.0.0.1", told)]
 
 
 def test_accounts_of_the_admin(carol):

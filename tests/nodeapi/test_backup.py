@@ -183,6 +183,11 @@ def test_that_no_key_is_valid_is_told(story):
     assert "No API key in it is valid" in story.restored
 
 
+def test_the_audit_log_tells_where_it_has_a_gap(story):
+    rows = execute(story.bob.database_url, "SELECT detail FROM nodeapi_auditentry WHERE operation = 'restore'")
+    assert len(rows) == 1 and rows[0][0].startswith("a backup of ")
+
+
 def damaged(source: Path, target: Path, *, where: str) -> Path:
     content = bytearray(source.read_bytes())
     with tarfile.open(source) as backup:

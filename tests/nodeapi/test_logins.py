@@ -1,5 +1,5 @@
-"""Logins of the admin: passwords cannot be tried without end, and who logs in is in the audit log. The node is behind a proxy
-that is trusted, so that clients of any address can come."""
+"""Logins of the admin: passwords cannot be tried without end, and who logs in is in the audit log. The node is behind a
+proxy that is trusted, so that clients of any address can come."""
 
 import http.client
 import re

@@ -1,5 +1,5 @@
-"""The pages of the node (the admin, styles, what is not found) before strangers: nothing to get, and nothing to fill the log
-with."""
+"""The pages of the node (the admin, styles, what is not found) before strangers: nothing to get, and nothing to fill the
+log with."""
 
 import json
 import logging
@@ -11,7 +11,9 @@ from impervious_site.logs import STRANGERS_A_MINUTE, OfStrangers
 from tests.support.nodes import Node
 
 
-@pytest.mark.parametrize("path", ["/static/../../config.yml", "/static/%2e%2e/%2e%2e/etc/passwd", "/static/a%00b", "/static/"])
+@pytest.mark.parametrize(
+    "path", ["/static/../../config.yml", "/static/%2e%2e/%2e%2e/etc/passwd", "/static/a%00b", "/static/"]
+)
 def test_a_path_out_of_the_static_files_is_not_found(alice, path):
     assert alice.get(path).status == 404
     assert "Exception inside application" not in alice.log
