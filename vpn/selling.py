@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, Min
+from django.db.models import Count, Exists, Min, OuterRef, QuerySet
 from django.utils import timezone
 
 from messaging import metrics
@@ -370,14 +370,18 @@ def pass_time(now: datetime) -> tuple[list[Message], list[Event]]:
             messages.append(_end_message(bodies.EXPIRING, lease))
             events.append(_end_event(bodies.EXPIRING, lease))
         move(lease, LeaseState.EXPIRING, "ends soon")
-    for lease in Lease.objects.filter(state=LeaseState.EXPIRING, expires_at__lte=now):
-        # A payment that is held moves the end.
-        if not lease.terms.filter(state__in=UNDECIDED).exists():
-            move(lease, LeaseState.EXPIRED, "its time is over")
+    for lease in _ending().filter(expires_at__lte=now):
+        move(lease, LeaseState.EXPIRED, "its time is over")
     for lease in Lease.objects.filter(state=LeaseState.QUARANTINED, rests_until__lte=now):
         _let_go(lease)
         move(lease, LeaseState.FREED, "its address may be given to another")
     return messages, events
+
+
+def _ending() -> QuerySet[Lease]:
+    """But for those whose end a payment that is held will move."""
+    undecided = Term.objects.filter(lease=OuterRef("pk"), state__in=UNDECIDED)
+    return Lease.objects.filter(state=LeaseState.EXPIRING).exclude(Exists(undecided))
 
 
 def next_due() -> datetime | None:
@@ -385,7 +389,7 @@ def next_due() -> datetime | None:
     rows = Lease.objects.filter
     dues = (
         rows(state=LeaseState.ACTIVE).aggregate(due=Min("warns_at"))["due"],
-        rows(state=LeaseState.EXPIRING).aggregate(due=Min("expires_at"))["due"],
+        _ending().aggregate(due=Min("expires_at"))["due"],
         rows(state=LeaseState.QUARANTINED).aggregate(due=Min("rests_until"))["due"],
     )
     return min((due for due in dues if due), default=None)
