@@ -14,8 +14,10 @@ from tests.conftest import Network
 from tests.messaging.records import item, packet, sealed
 from tests.nodeapi.scrapes import value
 from tests.nodeapi.streams import WebsocketStream
+from tests.nodeapi.test_commands import command
 from tests.nodeapi.vpn_market import (
     CONTRACT,
+    LEASES,
     PRICE_SAT,
     QUOTE,
     RECORD_NUMBER,
@@ -31,6 +33,7 @@ from tests.nodeapi.vpn_market import (
     contract_with,
     file_of,
     lease_body,
+    leases,
     make_due,
     moment,
     of_lease,
@@ -154,6 +157,36 @@ def test_by_grpc(market):
         assert config.config == file_of(buyer, lease_id).body.decode() and config.content_type.startswith("text/plain")
         picture = stub.GetLeaseConfig(vpn_pb2.GetLeaseConfigRequest(id=lease_id, format="qr"))
         assert picture.content_type == "image/svg+xml" and "<svg" in picture.config
+
+
+def test_leases_that_were_sold_are_listed(market):
+    seller, buyer = market
+    lease = buy(buyer, seller, 3_000)
+    key = bought(buyer, lease["id"])["publicKey"]
+    sold = leases(seller, f"?role=sold&pubkey={buyer.pubkey}")[0]
+    assert 0 < int(sold.pop("secondsLeft")) <= 3_000
+    assert sold == {
+        "role": "sold", "id": lease["id"], "pubkey": buyer.pubkey, "price": str(PRICE_SAT), "state": "active",
+        "address": lease["address"], "publicKey": key, "expiresAt": lease["expires_at"],
+        "nonce": "", "endpoint": "", "serverPubKey": "", "path": "",
+    }  # fmt: skip
+    # A node is asked for what it bought, unless for something else.
+    assert leases(seller) == [] == leases(buyer, "?role=sold&state=all")
+    assert leases(buyer)[0]["role"] == leases(buyer, "?role=all")[0]["role"] == "bought"
+    with grpc.insecure_channel(seller.grpc) as channel:
+        asked = vpn_pb2.ListLeasesRequest(role="all")
+        assert vpn_pb2_grpc.VPNStub(channel).ListLeases(asked).leases[0].public_key == key
+    shown = command(seller, "leases")
+    assert shown.code == 0 and lease["id"][:8] in shown.out and "sold" in shown.out
+    assert lease["id"] not in [row["id"] for row in command(seller, "leases", "--role", "bought", "--json").json]
+    assert command(seller, "leases", "--json").json[0]["id"] == lease["id"]
+    make_due(seller, lease["id"], "warns_at", "expires_at")
+    wait_until_freed(seller, lease["id"])
+    over = next(row for row in leases(seller, "?role=sold&state=ended") if row["id"] == lease["id"])
+    assert (over["state"], over["secondsLeft"]) == ("ended", "0")
+    assert lease["id"] not in [row["id"] for row in leases(seller, "?role=sold")]
+    wrong = seller.get(f"{LEASES}?role=lent")
+    assert (wrong.status, wrong.json["message"]) == (400, "role: must be one of bought, sold, all")
 
 
 # what a seller refuses
