@@ -225,6 +225,9 @@ class Seller:
         invoice = await self._invoice(term)
         if invoice is None or invoice.state == Invoice.CANCELED:
             await self._tell(partial(selling.cancel, cause="given back"), term)
+        elif invoice.state == Invoice.SETTLED:
+            logger.error("VPN: lnd took %d sat that buy nothing (%s)", term.price_sat, term.cause)
+            await self._tell(_without_words(selling.note_taken), term)
 
     async def _invoice(self, term: Term) -> Invoice | None:
         try:

@@ -62,8 +62,7 @@ class Refused(Exception):
 def quote_requested(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
     _require_open(settings)
     now = timezone.now()
-    given = Quote.objects.filter(buyer=message.pubkey, created_at__gt=now - MINUTE).count()
-    if given >= settings.quotes_per_minute:
+    if _in_the_last_minute(Quote, message.pubkey, now) >= settings.quotes_per_minute:
         raise Refused("too_many", f"at most {settings.quotes_per_minute} quotes a minute; try again later")
     prices = settings.bounds(settings.price_sat)
     quote = Quote.objects.create(
@@ -164,12 +163,14 @@ def refusal(message: Message, refused: Refused, settings: VpnSettings) -> Reacti
 
 def _count_answer(buyer: str, settings: VpnSettings) -> None:
     """Keys cost nothing but the payment; each answer costs this node as much. Raises Refused beyond the limit."""
-    if (
-        Answered.objects.filter(buyer=buyer, created_at__gt=timezone.now() - MINUTE).count()
-        >= settings.quotes_per_minute
-    ):
+    if _in_the_last_minute(Answered, buyer, timezone.now()) >= settings.quotes_per_minute:
         raise Refused("too_many", "too many requests; try again later")
     Answered.objects.create(buyer=buyer)
+
+
+def _in_the_last_minute(model: type[Quote | Answered], buyer: str, now: datetime) -> int:
+    """What is of the future was given while the clock was wrong, and would count for years."""
+    return model.objects.filter(buyer=buyer, created_at__gt=now - MINUTE, created_at__lte=now).count()
 
 
 def _require_open(settings: VpnSettings) -> None:
@@ -356,6 +357,12 @@ def cancel(term: Term, cause: str) -> tuple[list[Message], list[Event]]:
         text=cause,
     )
     return [refused], [told]
+
+
+def note_taken(term: Term) -> None:
+    """It was to be given back, and lnd had taken it before this database was restored from a copy."""
+    cause = f"{term.cause}; lnd had taken the payment before: its operator has to give it back"
+    _move_term(term, TermState.CANCELED, cause=cause[:500], ended_at=timezone.now())
 
 
 # what time makes of it

@@ -180,6 +180,7 @@ def test_leases_that_were_sold_are_listed(market):
     assert shown.code == 0 and lease["id"][:8] in shown.out and "sold" in shown.out
     assert lease["id"] not in [row["id"] for row in command(seller, "leases", "--role", "bought", "--json").json]
     assert command(seller, "leases", "--json").json[0]["id"] == lease["id"]
+    assert " sold" in command(seller, "status").out
     make_due(seller, lease["id"], "warns_at", "expires_at")
     wait_until_freed(seller, lease["id"])
     over = next(row for row in leases(seller, "?role=sold&state=ended") if row["id"] == lease["id"])
@@ -246,6 +247,18 @@ def test_a_flood_gets_as_many_quotes_as_a_minute_has_and_not_many_answers_more(m
     seller.wait_until(lambda: one(seller, f"SELECT COUNT(*) {answered.replace('out', 'in')}") == 80)
     assert one(seller, f"SELECT COUNT(*) FROM vpn_quote WHERE buyer = '{key.public_key.format().hex()}'") == 30
     assert one(seller, f"SELECT COUNT(*) {answered}") == 60
+
+
+def test_quotes_from_when_the_clock_was_ahead_keep_nobody_out(market, mallory):
+    seller, _ = market
+    for number in range(30):
+        execute(
+            seller.database_url,
+            "INSERT INTO vpn_quote (nonce, buyer, price_sat, min_price_sat, max_price_sat, created_at, expires_at) VALUES "
+            f"('ahead{number}', '{mallory.pubkey}', 1, 1, 1, '{moment(seller, 9_999)}', '{moment(seller, 9_999)}')",
+        )
+    assert quote_for(mallory, seller)["type"] == "quote"
+    execute(seller.database_url, "DELETE FROM vpn_quote WHERE nonce LIKE 'ahead%'")
 
 
 def test_bodies_that_cannot_be_read_are_dropped(market, mallory):

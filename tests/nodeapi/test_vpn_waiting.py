@@ -142,3 +142,19 @@ def test_a_payment_that_lnd_took_before_the_database_came_back_buys_its_lease(ma
     seller.wait_until(lambda: lease_state(seller, lease["id"]) == "active")
     assert market.shop.peers()[key] == bought(market.buyer, lease["id"])["address"] == lease["address"]
     assert bought(market.buyer, lease["id"])["expiresAt"] == lease["expires_at"]
+
+
+def test_a_payment_that_lnd_took_and_that_buys_nothing_is_noted(market: Market):
+    """The refresh of a lease that is over, by a database that is behind lnd."""
+    seller = market.seller
+    lease = buy(market.buyer, seller, 3_000)
+    nonce = bought(market.buyer, lease["id"])["nonce"]
+    with WebsocketStream(market.buyer) as stream:
+        refresh_id = post(market.buyer, REFRESH, pubkey=seller.pubkey, nonce=nonce, price="100")
+        answer(stream, refresh_id, "lease")
+    make_due(seller, lease["id"], "warns_at", "expires_at")
+    wait_until_freed(seller, lease["id"])
+    term = f"WHERE contract_id = '{as_stored(seller, refresh_id)}'"
+    execute(seller.database_url, f"UPDATE vpn_term SET state = 'offered', held_at = NULL, ended_at = NULL {term}")
+    seller.wait_until(lambda: one(seller, f"SELECT state FROM vpn_term {term}") == "canceled")
+    assert "lnd had taken the payment before" in one(seller, f"SELECT cause FROM vpn_term {term}")
