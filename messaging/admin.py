@@ -140,7 +140,9 @@ def short(text: str) -> str:
     """A key or an id for lists: its ends, the whole on hover."""
     if not text:
         return "–"
-    return format_html('<code title="{}" style="white-space:nowrap">{}…{}</code>', text, text[:8], text[-4:])
+    # The colour of links, where it is one.
+    style = "white-space:nowrap; color:inherit"
+    return format_html('<code title="{}" style="{}">{}…{}</code>', text, style, text[:8], text[-4:])
 
 
 class When:

@@ -117,7 +117,7 @@ EXAMPLES = {
     "/vpn.VPN/AcceptContract": Example({"pubkey": PUBKEY, "nonce": NONCE, "price": "100"}, {"id": MESSAGE_ID}),
     "/vpn.VPN/RefreshContract": Example({"pubkey": PUBKEY, "nonce": NONCE, "price": "100"}, {"id": MESSAGE_ID}),
     "/vpn.VPN/ListLeases": Example(
-        {"state": "active", "pubkey": PUBKEY, "limit": "10"},
+        {"state": "active", "pubkey": PUBKEY, "limit": "10", "role": "bought"},
         {
             "leases": [
                 {
@@ -126,6 +126,7 @@ EXAMPLES = {
                     "serverPubKey": "xTIBA5rboUvnH4htodjb6e697QjLERt1NAB4mZqp8Dg=",
                     "publicKey": "HIgo9xNzJMWLKASShiTqIybxZ0U3wGLiUeJ1PKf8ykw=", "expiresAt": "2026-11-23T13:00:00Z",
                     "secondsLeft": "3600", "path": f"http://127.0.0.1:8882/v1/vpn/leases/{LEASE_ID}/config",
+                    "role": "bought",
                 }
             ]
         },  # fmt: skip

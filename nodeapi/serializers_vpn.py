@@ -6,9 +6,10 @@ from nodeapi.serializers import PubkeyField, ReplySerializer, RequestSerializer,
 from protos import vpn_pb2
 from vpn.bodies import MAX_NONCE_CHARACTERS
 from vpn.services import ALL
-from vpn.states import BoughtState
+from vpn.states import BoughtState, Role
 
 _STATES = (*BoughtState.values, ALL)
+_ROLES = (*Role.values, ALL)
 _LIMIT = "must be 1 to 1000"
 _MISSING = {"required": "is missing"}
 
@@ -76,6 +77,9 @@ class ListLeasesRequest(RequestSerializer):
     pubkey = PubkeyField(default="")
     limit = serializers.IntegerField(
         default=100, min_value=1, max_value=1000, error_messages={"min_value": _LIMIT, "max_value": _LIMIT}
+    )
+    role = serializers.ChoiceField(
+        default="", choices=_ROLES, error_messages={"invalid_choice": f"must be one of {', '.join(_ROLES)}"}
     )
 
     class Meta:

@@ -37,7 +37,7 @@ async def refresh_contract(doors, *, pubkey: str, nonce: str, price: str, claim:
 
 
 async def list_leases(doors, **filters) -> dict[str, Any]:
-    """The leases that this node has bought, the newest first."""
+    """The leases that this node has bought, or sold, the newest first."""
     return {"leases": await doors.database.read(partial(services.lease_list, **filters))}
 
 

@@ -88,7 +88,7 @@ class VPNServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListLeases(self, request, context):
-        """The leases that this node has bought. GET /v1/vpn/leases
+        """The leases that this node has bought, or sold. GET /v1/vpn/leases
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

@@ -230,8 +230,9 @@ class AddressAdmin(HistoryAdmin):
     """The list of all that were ever handed out, and above it the map of the pool."""
 
     change_list_template = "vpn/pool_map.html"
-    list_display = ("client", "addresses", "lease", "state", "free_since")
-    fields = ("client", "lease", "free_since")
+    list_display = ("client", "addresses", "lease", "state", "free_from")
+    fields = ("client", "lease", "free_from")
+    readonly_fields = ("free_from",)
     list_select_related = ("lease",)
     ordering = ("client",)
 
@@ -245,6 +246,10 @@ class AddressAdmin(HistoryAdmin):
     @admin.display(description="state")
     def state(self, address: Address) -> str:
         return address.lease.state if address.lease else "free"
+
+    @admin.display(description="free since (UTC)", ordering="free_since")
+    def free_from(self, address: Address) -> str:
+        return "–" if address.lease else to_the_second(address.free_since)
 
 
 def pool_map() -> dict:

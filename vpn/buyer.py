@@ -62,9 +62,10 @@ class Buyer:
     async def look(self) -> None:
         """Does what can be done now."""
         now = self._context.clock.now()
-        await each(await self._context.database.read(_open_purchases), partial(self._look_at, now=now))
+        # lnd may be away: time does not wait for it.
         if await self._context.database.read(partial(buying.is_any_due, now)):
             await self._commit(lambda: buying.pass_time(now))
+        await each(await self._context.database.read(_open_purchases), partial(self._look_at, now=now))
         if now >= self._clean_due:
             await self._context.database.write(buying.forget_old_quotes)
             self._clean_due = now + CLEAN

@@ -356,13 +356,17 @@ def pass_time(now: datetime) -> list[Event]:
     told = []
     for lease in _over(now):
         told.append(end(lease))
-    for purchase in Purchase.objects.filter(state=PurchaseState.ASKED, created_at__lte=now - NO_ANSWER):
+    for purchase in _unanswered(now):
         told.append(refuse(purchase, "no_answer", "the seller did not answer with an invoice"))
     return [event for event in told if event]
 
 
 def is_any_due(now: datetime) -> bool:
-    return _over(now).exists() or Purchase.objects.filter(state=PurchaseState.ASKED, created_at__lte=now - NO_ANSWER).exists()
+    return _over(now).exists() or _unanswered(now).exists()
+
+
+def _unanswered(now: datetime) -> QuerySet[Purchase]:
+    return Purchase.objects.filter(state=PurchaseState.ASKED, created_at__lte=now - NO_ANSWER)
 
 
 def _over(now: datetime) -> QuerySet[PurchasedLease]:

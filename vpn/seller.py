@@ -36,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 LOOK_SECONDS = 1.0
 SHORTEST_LOOK_SECONDS = 0.2
+# Longer than that the ends of leases do not wait for lnd's first answer.
+FIRST_LOOK_SECONDS = 10.0
 # Between two looks at the interface when nothing has changed, and after one that failed.
 INTERFACE_SECONDS = 60.0
 INTERFACE_AGAIN_SECONDS = 5.0
@@ -64,6 +66,8 @@ class Seller:
         self._watch = InvoiceWatch(self._client, self._settings.selling.ring)
         self._exit_rules = ExitRules(self._settings)
         self._began = context.clock.now()
+        # Set when lnd was asked about the invoices that were open at the start.
+        self._asked_lnd = asyncio.Event()
         # When time makes something of a lease next, as far as is known.
         self._next_due: datetime | None = None
         # Seconds of the event loop's clock.
@@ -76,24 +80,52 @@ class Seller:
         self._problem: str | None = None
 
     async def run(self) -> None:
-        """`wg` may hang, and lnd be away: neither waits for the other."""
+        """`wg` and lnd may hang, or be away: neither waits for the other, and time waits for none of them."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(look_forever(self.look, self._settings.selling, self._pause_seconds, name="sales"))
+                group.create_task(look_forever(self.look, self._settings.selling, lambda: LOOK_SECONDS, name="sales"))
+                group.create_task(self._keep_time())
                 group.create_task(self._keep_interface())
         finally:
             self._watch.close()
 
+    async def _keep_time(self) -> None:
+        try:
+            # What was paid while this node was away may move an end.
+            async with asyncio.timeout(FIRST_LOOK_SECONDS):
+                await self._asked_lnd.wait()
+        except TimeoutError:
+            pass
+        await look_forever(self._look_at_the_time, Wake(), self._pause_seconds, name="the time of leases")
+
+    async def _look_at_the_time(self) -> None:
+        await self._wishes()
+        await self._pass_time()
+
     def _pause_seconds(self) -> float:
-        """Warnings and ends come to the second, and what waits for a payment does not keep this busy."""
+        """Warnings and ends come to the second."""
         if self._next_due is None:
             return LOOK_SECONDS
         left_seconds = (self._next_due - self._now).total_seconds()
         return min(LOOK_SECONDS, max(SHORTEST_LOOK_SECONDS, left_seconds))
 
     async def look(self) -> None:
-        """Does what can be done now."""
+        """Does what can be done now with lnd."""
         now = asyncio.get_running_loop().time()
+        try:
+            await self._look_at_invoices(now)
+        finally:
+            self._asked_lnd.set()
+        for state, step in (
+            (TermState.HELD, self._decide), (TermState.SETTLING, self._settle), (TermState.CANCELING, self._give_back),
+        ):  # fmt: skip
+            await each(_in_state(await self._context.database.read(_open_terms), state), step)
+        if now >= self._clean_due:
+            await self._context.database.write(_clean)
+            self._clean_due = now + CLEAN_SECONDS
+
+    async def _look_at_invoices(self, now: float) -> None:
+        """Makes those that are wanted, and sees whether those that were sent are paid."""
         terms = await self._context.database.read(_open_terms)
         self._watch.follow({bytes(term.payment_hash) for term in terms if term.state == TermState.OFFERED})
         await each(_in_state(terms, TermState.WANTED), self._offer)
@@ -103,15 +135,6 @@ class Seller:
         told = self._watch.take()
         offered = _in_state(terms, TermState.OFFERED)
         await each([term for term in offered if ask_all or bytes(term.payment_hash) in told], self._look_up)
-        await self._wishes()
-        await self._pass_time()
-        for state, step in (
-            (TermState.HELD, self._decide), (TermState.SETTLING, self._settle), (TermState.CANCELING, self._give_back),
-        ):  # fmt: skip
-            await each(_in_state(await self._context.database.read(_open_terms), state), step)
-        if now >= self._clean_due:
-            await self._context.database.write(_clean)
-            self._clean_due = now + CLEAN_SECONDS
 
     @property
     def _now(self) -> datetime:
@@ -143,7 +166,8 @@ class Seller:
         invoice = await self._invoice(term)
         if invoice is None:
             await self._tell(partial(selling.cancel, cause="lnd does not know its invoice any more"), term)
-        elif invoice.state == Invoice.ACCEPTED:
+        elif invoice.state in (Invoice.ACCEPTED, Invoice.SETTLED):
+            # Settled: this database was restored from a copy that is behind lnd.
             await self._tell(_without_words(partial(selling.hold, settings=self._settings, now=self._now)), term)
             self._peers_changed.ring()
         elif invoice.state == Invoice.CANCELED:
@@ -191,7 +215,6 @@ class Seller:
             partial(_holds_key, term)
         )
         if may_be_there and not self._is_late(term, GIVE_BACK_BLINDLY_SECONDS):
-            self._peers_changed.ring()
             return
         try:
             await self._client.cancel_invoice(bytes(term.payment_hash))
@@ -202,6 +225,9 @@ class Seller:
         invoice = await self._invoice(term)
         if invoice is None or invoice.state == Invoice.CANCELED:
             await self._tell(partial(selling.cancel, cause="given back"), term)
+        elif invoice.state == Invoice.SETTLED:
+            logger.error("VPN: lnd took %d sat that buy nothing (%s)", term.price_sat, term.cause)
+            await self._tell(_without_words(selling.note_taken), term)
 
     async def _invoice(self, term: Term) -> Invoice | None:
         try:
@@ -236,7 +262,6 @@ class Seller:
         while True:
             try:
                 seconds = await self._reconcile()
-                self._settings.selling.ring()
             except WireGuardError as error:
                 self._there = {}
                 seconds = INTERFACE_AGAIN_SECONDS
@@ -269,12 +294,13 @@ class Seller:
         )
         self._there = {key: desired[key] for key in set(desired) - missing - set(changes.refused)}
         self._refused = changes.refused
+        settings.selling.ring()
         await self._note(interface, settings.price_problem, sorted(changes.foreign))
-        await self._gone(set(present))
+        are_gone = await self._gone(set(present))
         if asyncio.get_running_loop().time() >= self._sample_due:
             await self._each_minute(interface)
             self._sample_due = asyncio.get_running_loop().time() + INTERFACE_SECONDS
-        return INTERFACE_AGAIN_SECONDS if missing else INTERFACE_SECONDS
+        return INTERFACE_SECONDS if are_gone and not missing else INTERFACE_AGAIN_SECONDS
 
     async def _each_minute(self, interface: str) -> None:
         found = await self._wireguard.statistics(interface)
@@ -288,9 +314,13 @@ class Seller:
         await self._gone(set())
         return INTERFACE_AGAIN_SECONDS
 
-    async def _gone(self, present: set[str]) -> None:
-        if await self._context.database.read(selling.leaving_keys):
+    async def _gone(self, present: set[str]) -> bool:
+        """Whether all peers that were to be removed are."""
+        leaving = await self._context.database.read(selling.leaving_keys)
+        if leaving:
             await self._commit(lambda: selling.peers_gone(present, self._now, self._settings))
+            self._settings.selling.ring()
+        return present.isdisjoint(leaving)
 
     async def _note(self, interface: str, problem: str, foreign: list[str]) -> None:
         """What the handlers and the admin are to know of the interface."""

@@ -10,7 +10,7 @@ from functools import partial
 from typing import Any
 
 from django.db import transaction
-from django.db.models import Count, Min
+from django.db.models import Count, Exists, Min, OuterRef, QuerySet
 from django.utils import timezone
 
 from messaging import metrics
@@ -62,8 +62,7 @@ class Refused(Exception):
 def quote_requested(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
     _require_open(settings)
     now = timezone.now()
-    given = Quote.objects.filter(buyer=message.pubkey, created_at__gt=now - MINUTE).count()
-    if given >= settings.quotes_per_minute:
+    if _in_the_last_minute(Quote, message.pubkey, now) >= settings.quotes_per_minute:
         raise Refused("too_many", f"at most {settings.quotes_per_minute} quotes a minute; try again later")
     prices = settings.bounds(settings.price_sat)
     quote = Quote.objects.create(
@@ -164,12 +163,14 @@ def refusal(message: Message, refused: Refused, settings: VpnSettings) -> Reacti
 
 def _count_answer(buyer: str, settings: VpnSettings) -> None:
     """Keys cost nothing but the payment; each answer costs this node as much. Raises Refused beyond the limit."""
-    if (
-        Answered.objects.filter(buyer=buyer, created_at__gt=timezone.now() - MINUTE).count()
-        >= settings.quotes_per_minute
-    ):
+    if _in_the_last_minute(Answered, buyer, timezone.now()) >= settings.quotes_per_minute:
         raise Refused("too_many", "too many requests; try again later")
     Answered.objects.create(buyer=buyer)
+
+
+def _in_the_last_minute(model: type[Quote | Answered], buyer: str, now: datetime) -> int:
+    """What is of the future was given while the clock was wrong, and would count for years."""
+    return model.objects.filter(buyer=buyer, created_at__gt=now - MINUTE, created_at__lte=now).count()
 
 
 def _require_open(settings: VpnSettings) -> None:
@@ -358,6 +359,12 @@ def cancel(term: Term, cause: str) -> tuple[list[Message], list[Event]]:
     return [refused], [told]
 
 
+def note_taken(term: Term) -> None:
+    """It was to be given back, and lnd had taken it before this database was restored from a copy."""
+    cause = f"{term.cause}; lnd had taken the payment before: its operator has to give it back"
+    _move_term(term, TermState.CANCELED, cause=cause[:500], ended_at=timezone.now())
+
+
 # what time makes of it
 
 
@@ -370,14 +377,18 @@ def pass_time(now: datetime) -> tuple[list[Message], list[Event]]:
             messages.append(_end_message(bodies.EXPIRING, lease))
             events.append(_end_event(bodies.EXPIRING, lease))
         move(lease, LeaseState.EXPIRING, "ends soon")
-    for lease in Lease.objects.filter(state=LeaseState.EXPIRING, expires_at__lte=now):
-        # A payment that is held moves the end.
-        if not lease.terms.filter(state__in=UNDECIDED).exists():
-            move(lease, LeaseState.EXPIRED, "its time is over")
+    for lease in _ending().filter(expires_at__lte=now):
+        move(lease, LeaseState.EXPIRED, "its time is over")
     for lease in Lease.objects.filter(state=LeaseState.QUARANTINED, rests_until__lte=now):
         _let_go(lease)
         move(lease, LeaseState.FREED, "its address may be given to another")
     return messages, events
+
+
+def _ending() -> QuerySet[Lease]:
+    """But for those whose end a payment that is held will move."""
+    undecided = Term.objects.filter(lease=OuterRef("pk"), state__in=UNDECIDED)
+    return Lease.objects.filter(state=LeaseState.EXPIRING).exclude(Exists(undecided))
 
 
 def next_due() -> datetime | None:
@@ -385,7 +396,7 @@ def next_due() -> datetime | None:
     rows = Lease.objects.filter
     dues = (
         rows(state=LeaseState.ACTIVE).aggregate(due=Min("warns_at"))["due"],
-        rows(state=LeaseState.EXPIRING).aggregate(due=Min("expires_at"))["due"],
+        _ending().aggregate(due=Min("expires_at"))["due"],
         rows(state=LeaseState.QUARANTINED).aggregate(due=Min("rests_until"))["due"],
     )
     return min((due for due in dues if due), default=None)

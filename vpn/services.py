@@ -7,6 +7,7 @@ from uuid import UUID
 
 import segno
 from cryptography.fernet import InvalidToken
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from messaging.database import Database
@@ -17,9 +18,9 @@ from messaging.outgoing import new_message
 from messaging.times import rfc3339_seconds
 from vpn import bodies, buying, sealing
 from vpn.keys import new_key_pair
-from vpn.models import ClientKey, PurchasedLease
+from vpn.models import ClientKey, Lease, PurchasedLease
 from vpn.settings import SERVICE
-from vpn.states import BoughtState
+from vpn.states import OVER, RUNNING, BoughtState, LeaseState, Role
 from vpn.wgquick import parse_peering, render
 
 ALL = "all"
@@ -65,22 +66,53 @@ async def _send(outbox: Outbox, message: Message, step, claim: Claim | None) -> 
     return (await outbox.accept_all([message], claim=claim, step=step))[0]
 
 
-def lease_list(*, state: str = "", pubkey: str = "", limit: int) -> list[dict]:
-    """The leases that this node has bought: those that run, or `ended`, or `all`; the newest first."""
+def lease_list(*, state: str = "", pubkey: str = "", role: str = "", limit: int) -> list[dict]:
+    """The leases that this node has bought, or has `sold`, or `all`: those that run, or `ended`, or `all`; the newest
+    first."""
+    lists = {Role.BOUGHT: _bought, Role.SOLD: _sold}
+    roles = list(lists) if role == ALL else [Role(role or Role.BOUGHT)]
+    leases = [lease for one in roles for lease in lists[one](state, pubkey)[:limit]]
+    now = timezone.now()
+    newest = sorted(leases, key=lambda lease: lease.created_at, reverse=True)[:limit]
+    return [_shown(lease, now) if isinstance(lease, PurchasedLease) else _shown_sold(lease, now) for lease in newest]
+
+
+def _bought(state: str, pubkey: str) -> QuerySet[PurchasedLease]:
     leases = PurchasedLease.objects.order_by("-created_at", "pk")
     if state and state != ALL:
         leases = leases.filter(state=state)
     elif not state:
         leases = leases.exclude(state=BoughtState.ENDED)
-    if pubkey:
-        leases = leases.filter(seller=pubkey)
-    now = timezone.now()
-    return [_shown(lease, now) for lease in leases[:limit]]
+    return leases.filter(seller=pubkey) if pubkey else leases
+
+
+def _sold(state: str, pubkey: str) -> QuerySet[Lease]:
+    """Those that were paid for."""
+    states = {"": RUNNING, ALL: (*RUNNING, *OVER), BoughtState.ENDED: OVER}.get(state, (state,))
+    leases = Lease.objects.filter(state__in=states).order_by("-created_at", "-pk")
+    return leases.filter(buyer=pubkey) if pubkey else leases
+
+
+def _shown_sold(lease: Lease, now: datetime) -> dict:
+    """Of the server's side there is nothing to tell: it is this node's own."""
+    runs = lease.state in RUNNING
+    return {
+        "role": Role.SOLD.value,
+        "id": str(lease.contract_id),
+        "pubkey": lease.buyer,
+        "price": str(lease.price_sat),
+        "state": LeaseState(lease.state).value if runs else BoughtState.ENDED.value,
+        "address": lease.addresses,
+        "public_key": lease.wg_key,
+        "expires_at": rfc3339_seconds(lease.expires_at),
+        "seconds_left": max(0, int((lease.expires_at - now).total_seconds())) if runs else 0,
+    }
 
 
 def _shown(lease: PurchasedLease, now: datetime) -> dict:
     left = 0 if lease.state == BoughtState.ENDED else max(0, int((lease.expires_at - now).total_seconds()))
     return {
+        "role": Role.BOUGHT.value,
         "id": str(lease.pk),
         "pubkey": lease.seller,
         "nonce": lease.nonce,

@@ -53,6 +53,13 @@ class BoughtState(TextChoices):
     ENDED = "ended"
 
 
+class Role(TextChoices):
+    """What this node is in a lease."""
+
+    BOUGHT = "bought"
+    SOLD = "sold"
+
+
 L, T = LeaseState, TermState
 LEASE_WAYS: dict[LeaseState, tuple[LeaseState | None, ...]] = {
     L.CONTRACTED: (None,),
@@ -79,6 +86,7 @@ TERM_WAYS: dict[TermState, tuple[TermState | None, ...]] = {
 # The peer stands on the interface; the lease can be refreshed.
 PEERED = (L.PROVISIONING, L.ACTIVE, L.EXPIRING)
 RUNNING = (L.ACTIVE, L.EXPIRING)
+OVER = (L.EXPIRED, L.QUARANTINED, L.FREED)
 # The time of its end does not come while a payment that moves it is held.
 UNDECIDED = (T.HELD, T.SETTLING)
 OPEN_TERMS = (T.WANTED, T.OFFERED, T.HELD, T.SETTLING, T.CANCELING)

@@ -179,8 +179,8 @@ class NodeClient:
     def peers(self, limit: int) -> list[messaging_pb2.Peer]:
         return list(self._call(self._messaging.ListPeers, messaging_pb2.ListPeersRequest(limit=limit)).peers)
 
-    def leases(self, state: str = "", limit: int = MAX_PAGE) -> list[vpn_pb2.Lease]:
-        request = vpn_pb2.ListLeasesRequest(state=state, limit=limit)
+    def leases(self, state: str = "", role: str = "", limit: int = MAX_PAGE) -> list[vpn_pb2.Lease]:
+        request = vpn_pb2.ListLeasesRequest(state=state, role=role, limit=limit)
         return list(self._call(vpn_pb2_grpc.VPNStub(self._channel).ListLeases, request).leases)
 
     def members(self) -> list[federate_pb2.Federation]:

@@ -1,4 +1,4 @@
-"""The VPN leases that this node has bought, as a table."""
+"""The VPN leases that this node has bought and sold, as a table."""
 
 from rich.console import Console
 from rich.text import Text
@@ -12,13 +12,14 @@ _STYLES = {"active": "good", "expiring": "warn", "ended": "dim"}
 def show(leases: list[vpn_pb2.Lease], out: Console, *, everything: bool) -> None:
     if not leases:
         none_runs = "No VPN lease runs. With --all, those that have ended."
-        out.print("No VPN lease was ever bought." if everything else none_runs)
+        out.print("No VPN lease was ever bought or sold." if everything else none_runs)
         return
-    made = terminal.table("LEASE", "STATE", "LEFT", "ADDRESS", "SAT/H", "SELLER", right=("SAT/H",))
+    made = terminal.table("LEASE", "ROLE", "STATE", "LEFT", "ADDRESS", "SAT/H", "NODE", right=("SAT/H",))
     made.columns[0].no_wrap = True
     for lease in leases:
         made.add_row(
             Text(lease.id if out.width >= terminal.WIDE_COLUMNS else f"{lease.id[:8]}…", "id"),
+            Text(lease.role),
             Text(lease.state, _STYLES.get(lease.state, "")),
             terminal.duration(lease.seconds_left) if lease.state != "ended" else "",
             terminal.safe(lease.address),

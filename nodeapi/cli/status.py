@@ -25,6 +25,7 @@ class Status:
             state.value: client.messages(state.value) for state in UNFINISHED
         }
         self.leases: list[vpn_pb2.Lease] = client.leases()
+        self.sold: list[vpn_pb2.Lease] = client.leases(role="sold")
         self.members: list[federate_pb2.Federation] = client.members()
 
     def as_json(self) -> dict[str, Any]:
@@ -34,6 +35,7 @@ class Status:
             "node": codec.json_from_message(self.info),
             "messages": {state: len(messages) for state, messages in self.under_way.items()},
             "leases": dict(Counter(lease.state for lease in self.leases)),
+            "leasesSold": dict(Counter(lease.state for lease in self.sold)),
             "members": len(self.members),
         }
 
@@ -57,8 +59,12 @@ class Status:
         facts.add_row("messages", self._messages())
         facts.add_row("events", f"{info.last_seq:,}" if info.last_seq else "none yet")
         facts.add_row("federation", f"{len(self.members)} members" if self.members else "no members")
-        facts.add_row("VPN leases", f"{len(self.leases)} running" if self.leases else "none running")
+        facts.add_row("VPN leases", self._running_leases())
         return facts
+
+    def _running_leases(self) -> str:
+        running = {"bought": len(self.leases), "sold": len(self.sold)}
+        return ", ".join(f"{count} {role}" for role, count in running.items() if count) or "none running"
 
     def _lnd(self) -> Text:
         info = self.info

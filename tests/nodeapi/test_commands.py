@@ -45,7 +45,7 @@ def test_status(alice, bob):
     told = command(alice, "status", "--json").json
     assert told["node"]["pubkey"] == alice.pubkey
     assert int(told["node"]["spendableSat"]) > 0
-    assert set(told) == {"address", "node", "messages", "leases", "members"}
+    assert set(told) == {"address", "node", "messages", "leases", "leasesSold", "members"}
     assert set(told["messages"]) == {"queued", "in_flight", "retrying"}
     shown = command(alice, "status")
     assert shown.code == 0 and "\x1b" not in shown.out

@@ -14,8 +14,10 @@ from tests.conftest import Network
 from tests.messaging.records import item, packet, sealed
 from tests.nodeapi.scrapes import value
 from tests.nodeapi.streams import WebsocketStream
+from tests.nodeapi.test_commands import command
 from tests.nodeapi.vpn_market import (
     CONTRACT,
+    LEASES,
     PRICE_SAT,
     QUOTE,
     RECORD_NUMBER,
@@ -31,6 +33,7 @@ from tests.nodeapi.vpn_market import (
     contract_with,
     file_of,
     lease_body,
+    leases,
     make_due,
     moment,
     of_lease,
@@ -156,6 +159,37 @@ def test_by_grpc(market):
         assert picture.content_type == "image/svg+xml" and "<svg" in picture.config
 
 
+def test_leases_that_were_sold_are_listed(market):
+    seller, buyer = market
+    lease = buy(buyer, seller, 3_000)
+    key = bought(buyer, lease["id"])["publicKey"]
+    sold = leases(seller, f"?role=sold&pubkey={buyer.pubkey}")[0]
+    assert 0 < int(sold.pop("secondsLeft")) <= 3_000
+    assert sold == {
+        "role": "sold", "id": lease["id"], "pubkey": buyer.pubkey, "price": str(PRICE_SAT), "state": "active",
+        "address": lease["address"], "publicKey": key, "expiresAt": lease["expires_at"],
+        "nonce": "", "endpoint": "", "serverPubKey": "", "path": "",
+    }  # fmt: skip
+    # A node is asked for what it bought, unless for something else.
+    assert leases(seller) == [] == leases(buyer, "?role=sold&state=all")
+    assert leases(buyer)[0]["role"] == leases(buyer, "?role=all")[0]["role"] == "bought"
+    with grpc.insecure_channel(seller.grpc) as channel:
+        asked = vpn_pb2.ListLeasesRequest(role="all")
+        assert vpn_pb2_grpc.VPNStub(channel).ListLeases(asked).leases[0].public_key == key
+    shown = command(seller, "leases")
+    assert shown.code == 0 and lease["id"][:8] in shown.out and "sold" in shown.out
+    assert lease["id"] not in [row["id"] for row in command(seller, "leases", "--role", "bought", "--json").json]
+    assert command(seller, "leases", "--json").json[0]["id"] == lease["id"]
+    assert " sold" in command(seller, "status").out
+    make_due(seller, lease["id"], "warns_at", "expires_at")
+    wait_until_freed(seller, lease["id"])
+    over = next(row for row in leases(seller, "?role=sold&state=ended") if row["id"] == lease["id"])
+    assert (over["state"], over["secondsLeft"]) == ("ended", "0")
+    assert lease["id"] not in [row["id"] for row in leases(seller, "?role=sold")]
+    wrong = seller.get(f"{LEASES}?role=lent")
+    assert (wrong.status, wrong.json["message"]) == (400, "role: must be one of bought, sold, all")
+
+
 # what a seller refuses
 
 
@@ -213,6 +247,18 @@ def test_a_flood_gets_as_many_quotes_as_a_minute_has_and_not_many_answers_more(m
     seller.wait_until(lambda: one(seller, f"SELECT COUNT(*) {answered.replace('out', 'in')}") == 80)
     assert one(seller, f"SELECT COUNT(*) FROM vpn_quote WHERE buyer = '{key.public_key.format().hex()}'") == 30
     assert one(seller, f"SELECT COUNT(*) {answered}") == 60
+
+
+def test_quotes_from_when_the_clock_was_ahead_keep_nobody_out(market, mallory):
+    seller, _ = market
+    for number in range(30):
+        execute(
+            seller.database_url,
+            "INSERT INTO vpn_quote (nonce, buyer, price_sat, min_price_sat, max_price_sat, created_at, expires_at) VALUES "
+            f"('ahead{number}', '{mallory.pubkey}', 1, 1, 1, '{moment(seller, 9_999)}', '{moment(seller, 9_999)}')",
+        )
+    assert quote_for(mallory, seller)["type"] == "quote"
+    execute(seller.database_url, "DELETE FROM vpn_quote WHERE nonce LIKE 'ahead%'")
 
 
 def test_bodies_that_cannot_be_read_are_dropped(market, mallory):
