@@ -19,11 +19,13 @@ def no_configuration(places: Iterable[str]) -> str:
     )
 
 
-def started(config, pubkey: str, *, simulation: Path | None) -> str:
+def started(config, pubkey: str, *, with_http: bool = True, simulation: Path | None) -> str:
     scheme, http = config.server.scheme, config.server.http_addr
     lines = [f"This node: {pubkey}"]
-    if config.server.enabled:
-        over_tls = ", all over TLS" if config.server.tls_cert else ""
+    over_tls = ", all over TLS" if config.server.tls_cert else ""
+    if config.server.enabled and not with_http:
+        lines.append(f"gRPC {config.server.grpc_addr}, HTTP and websocket by daphnes{over_tls}")
+    elif config.server.enabled:
         lines.append(f"gRPC {config.server.grpc_addr}, HTTP and websocket {http}{over_tls}")
         lines.append(f"Admin: {scheme}://{reachable(http)}/admin/ (first account: sqlite3 in {config.path})")
     if simulation:

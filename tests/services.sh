@@ -35,6 +35,8 @@ prepare_vpn() {
     wish nftables command -v nft
     wish wireguard-tools command -v wg
     wish wireguard-go command -v wireguard-go
+    # visudo checks the line for sudoers that an operator is told.
+    wish sudo command -v visudo
     make_tun
 }
 

@@ -1,5 +1,6 @@
 """What is there for running the node elsewhere, as far as it can be checked without an engine: names, keys, ports."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ import yaml
 from impervious_site.config import _FILE_KEYS, load_config
 from impervious_site.config_sources import env_name
 from impervious_site.version import VERSION
-from tests.support.nodes import ROOT
+from tests.support.nodes import ROOT, free_port
 from tests.test_architecture import ROOMS
 
 COMPOSE = yaml.safe_load((ROOT / "compose.yaml").read_text())
@@ -64,6 +65,10 @@ def test_ports_and_addresses_agree():
         assert daphne["environment"]["IMPD_SERVER__GRPC_ADDR"] == f"{address}:8881"
         assert "--port=8882" in daphne["entrypoint"]
     assert "reverse_proxy daphne1:8882 daphne2:8882" in CADDYFILE
+    # Each daphne has metrics of its own, so that Prometheus has to be let in by the daphnes' names, and not by the proxy.
+    assert "respond /metrics 404" in CADDYFILE
+    for daphne in daphnes:
+        assert {"daphne1", "daphne2"} <= set(yaml.safe_load(daphne["environment"]["IMPD_SERVER__ALLOWED_HOSTS"]))
     assert re.search(r"^EXPOSE 8881 8882$", DOCKERFILE, re.MULTILINE)
     trying = {name: OURS[name]["environment"]["IMPD_SERVER__HTTP_ADDR"].split(":")[1] for name in ("alice", "bob")}
     published = {port.split(":")[-1] for port in OURS["simulated"]["ports"]}
@@ -105,7 +110,7 @@ def test_the_configuration_of_compose_is_whole(name, secrets, tmp_path):
     (tmp_path / "config.yml").write_text(example_without)
     config = load_config(tmp_path / "config.yml", environ)
     assert config.database.postgres.get_secret_value()["host"] == "database"
-    assert config.server.allowed_hosts == ("node.example.com",) and not config.warnings
+    assert config.server.allowed_hosts == ("node.example.com", "daphne1", "daphne2") and not config.warnings
     assert len(config.server.api_keys[0].key.get_secret_value()) == 48
 
 
@@ -128,23 +133,69 @@ def test_units_call_what_exists():
         assert service["ProtectSystem"] == "strict" and service["NoNewPrivileges"] == "yes"
 
 
+# Each of these means NoNewPrivileges=yes to systemd 252 where User= is set, whatever is said of that (systemd.exec(5)).
+IMPLY_NO_NEW_PRIVILEGES = {
+    "DynamicUser", "LockPersonality", "MemoryDenyWriteExecute", "PrivateDevices", "ProtectClock", "ProtectHostname",
+    "ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables", "RestrictAddressFamilies", "RestrictNamespaces",
+    "RestrictRealtime", "RestrictSUIDSGID", "SystemCallArchitectures", "SystemCallFilter", "SystemCallLog",
+}  # fmt: skip
+
+
+def test_a_node_that_sells_vpn_can_call_sudo():
+    """systemd says nothing where one of these stands against NoNewPrivileges=no."""
+    settings = dict(unit("impervious.service")["Service"]) | dict(unit("selling-vpn.conf")["Service"])
+    assert settings["NoNewPrivileges"] == "no"
+    assert {name for name in IMPLY_NO_NEW_PRIVILEGES if settings.get(name, "no") not in ("", "no")} == set()
+
+
 ANALYZE = shutil.which("systemd-analyze")
 
 
 @pytest.mark.skipif(not ANALYZE, reason="systemd-analyze is not here")
 @pytest.mark.parametrize("name", ["impervious.service", "impervious-daphne@.service"])
 def test_units_pass_systemds_own_check(name, tmp_path):
-    """On a copy that calls a program which is there."""
-    text = (UNITS / name).read_text().replace("/opt/impervious/.venv/bin/python", "/bin/true")
-    (tmp_path / name).write_text(text)
-    found = subprocess.run([ANALYZE, "verify", "--man=no", str(tmp_path / name)], capture_output=True, text=True)
-    ours = [line for line in (found.stdout + found.stderr).splitlines() if "impervious" in line]
-    assert not ours
+    unit_file = runnable_copy(UNITS / name, tmp_path)
+    assert not complaints(unit_file)
     rated = subprocess.run(
-        [ANALYZE, "security", "--offline=true", "--threshold=20", str(tmp_path / name)], capture_output=True, text=True
+        [ANALYZE, "security", "--offline=true", "--threshold=20", str(unit_file)], capture_output=True, text=True
     )
     if "unrecognized option" not in rated.stderr:
         assert rated.returncode == 0, rated.stdout[-300:]
+
+
+@pytest.mark.skipif(not ANALYZE, reason="systemd-analyze is not here")
+def test_what_is_put_beside_the_unit_passes_too(tmp_path):
+    unit_file = runnable_copy(UNITS / "impervious.service", tmp_path)
+    (tmp_path / "impervious.service.d").mkdir()
+    for path in UNITS.glob("*.conf"):
+        runnable_copy(path, tmp_path / "impervious.service.d")
+    assert not complaints(unit_file)
+
+
+def runnable_copy(path: Path, directory: Path) -> Path:
+    """It calls a program which is there."""
+    copy = directory / path.name
+    copy.write_text(path.read_text().replace("/opt/impervious/.venv/bin/python", "/bin/true"))
+    return copy
+
+
+def complaints(unit_file: Path) -> list[str]:
+    found = subprocess.run([ANALYZE, "verify", "--man=no", str(unit_file)], capture_output=True, text=True)
+    return [line for line in (found.stdout + found.stderr).splitlines() if "impervious" in line]
+
+
+@pytest.mark.parametrize("door", ["http", "grpc"])
+def test_the_health_check_asks_the_node_and_no_proxy(door, alice):
+    """A container engine may give each container a proxy for the way out."""
+    nobody = f"http://127.0.0.1:{free_port()}"
+    environ = os.environ | {name: nobody for name in ("http_proxy", "https_proxy", "grpc_proxy")} | {"no_proxy": ""}
+    alice.wait_until(lambda: alice.get("/health/ready").status == 200)
+    url = f"http://{alice.http}/health/ready" if door == "http" else f"grpc://{alice.grpc}"
+    well = subprocess.run([sys.executable, ROOT / "deploy/healthcheck.py", url], env=environ, capture_output=True, text=True)
+    assert well.returncode == 0, well.stderr
+    away = f"{door}://{nobody.removeprefix('http://')}"
+    ill = subprocess.run([sys.executable, ROOT / "deploy/healthcheck.py", away], capture_output=True, text=True)
+    assert ill.returncode == 1 and away in ill.stderr
 
 
 def test_the_version_is_told_and_explained():

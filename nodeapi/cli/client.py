@@ -167,7 +167,10 @@ class NodeClient:
 
     def send(self, request: messaging_pb2.SendMessageRequest, *, idempotency_key: str | None = None) -> str:
         """The message's id. A call that was broken off can be made again with the key that its NodeError names."""
-        once = idempotency_key or str(uuid4())
+        once = str(uuid4()) if idempotency_key is None else idempotency_key
+        # gRPC's own error would not tell what it is about.
+        if not (once.isascii() and once.isprintable()):
+            raise NodeError("--idempotency-key: must be of printable ASCII characters; a UUID will do")
         try:
             return self._call(self._messaging.SendMessage, request, ("idempotency-key", once)).id
         except NodeError as error:

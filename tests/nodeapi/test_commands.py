@@ -79,6 +79,10 @@ def test_what_does_not_arrive_is_told_by_the_exit_code(alice):
 def test_what_the_node_refuses_is_one_line(alice):
     ended = command(alice, "send", "02aa", "x")
     assert (ended.code, ended.out, ended.err) == (1, "", "Error: pubkey: must be 66 hexadecimal digits\n")
+    unsendable = command(alice, "send", NOBODY, "x", "--idempotency-key", "tab\there")
+    assert unsendable.code == 1 and unsendable.err.startswith("Error: --idempotency-key: must be of printable ASCII")
+    empty = command(alice, "send", NOBODY, "x", "--idempotency-key", "")
+    assert empty.code == 1 and empty.err.startswith("Error: Idempotency-Key: must have 1 to")
     with pytest.raises(NodeError, match="nothing to send"):
         read_body("")
 

@@ -1,6 +1,7 @@
 import logging
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
@@ -36,14 +37,15 @@ class Command(BaseCommand):
                 version=settings.VERSION,
                 with_http=not no_http,
                 before=lambda: first_start.prepare_database(settings.IMPD),
-                on_started=self._started,
+                on_started=partial(self._started, with_http=not no_http),
             )
             runtime.run()
         except StartError as error:
             raise CommandError(str(error)) from None
 
-    def _started(self, pubkey: str) -> None:
+    def _started(self, pubkey: str, *, with_http: bool) -> None:
         simulated = os.environ.get("IMPD_SIMULATED")
-        text = welcome.started(settings.IMPD, pubkey, simulation=Path(simulated) if simulated else None)
+        simulation = Path(simulated) if simulated else None
+        text = welcome.started(settings.IMPD, pubkey, with_http=with_http, simulation=simulation)
         self.stdout.write(text)
         sys.stdout.flush()
