@@ -5,6 +5,7 @@
 """
 
 from collections.abc import Mapping
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
 
@@ -163,6 +164,7 @@ class _Loader:
         self._check_listening(server)
         self._check_tls(server)
         self._check_password(server, sections["sqlite3"])
+        self._check_told_addresses(sections)
         message = self._checked_message(sections["message"])
         vpn = self._checked_vpn(sections["vpn"], sections["vpn.auto_renew"])
         if self.findings.problems or lnd is None:
@@ -328,6 +330,14 @@ class _Loader:
             self.findings.warn("sqlite3.password", text)
         else:
             self.findings.problem("sqlite3.password", text)
+
+    def _check_told_addresses(self, sections: Mapping[str, Any]) -> None:
+        """Addresses under which others are to find this node."""
+        for name in ("vpn", "socket"):
+            told = ip_address(str(sections[name].server_ip))
+            if told.is_unspecified or told.is_multicast:
+                text = f"is {told}, which nobody can reach; must be the address under which others find this machine"
+                self.findings.warn(f"{name}.server_ip", text)
 
     def _checked_message(self, message: Message) -> Message:
         if is_unset(self.flat.get("message.in_flight_per_peer")):

@@ -113,6 +113,7 @@ DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
+FORMAT_MODULE_PATH = "impervious_site.formats"
 STATIC_URL = "/static/"
 X_FRAME_OPTIONS = "DENY"
 SESSION_COOKIE_SAMESITE = "Strict"

@@ -3,15 +3,16 @@
 from django.contrib import admin
 
 from invoices.models import Invoice, InvoicePayment
-from messaging.admin import HistoryAdmin, When, begin, sat, short
+from messaging.admin import HistoryAdmin, When, begin, in_two_lines, sat, short
 
 
 @admin.register(Invoice)
 class InvoiceAdmin(When, HistoryAdmin):
     """What others were asked to pay to this node."""
 
-    list_display = ("when", "memo_begin", "asked", "paid", "state", "expires_at", "settled_at", "short_invoice")
+    list_display = ("when", "memo_begin", "asked", "paid", "state", "expires", "settled")
     list_filter = ("state", "created_at")
+    ordering = ("-created_at",)
     search_fields = ("memo", "payment_request")
     search_help_text = "Words of the memo, or the invoice (lnbc…)"
     fields = (
@@ -32,9 +33,13 @@ class InvoiceAdmin(When, HistoryAdmin):
     def paid(self, invoice: Invoice) -> str:
         return sat(invoice.paid_msat) if invoice.settled_at else "–"
 
-    @admin.display(description="invoice")
-    def short_invoice(self, invoice: Invoice) -> str:
-        return short(invoice.payment_request)
+    @admin.display(description="expires at (UTC)", ordering="expires_at")
+    def expires(self, invoice: Invoice) -> str:
+        return in_two_lines(invoice.expires_at)
+
+    @admin.display(description="paid at (UTC)", ordering="settled_at")
+    def settled(self, invoice: Invoice) -> str:
+        return in_two_lines(invoice.settled_at)
 
     @admin.display(description="payment hash")
     def hash_in_hex(self, invoice: Invoice) -> str:
@@ -47,6 +52,7 @@ class InvoicePaymentAdmin(When, HistoryAdmin):
 
     list_display = ("when", "memo_begin", "short_payee", "amount", "fee", "state", "cause")
     list_filter = ("state", "failure", "created_at")
+    ordering = ("-created_at",)
     search_fields = ("memo", "payment_request", "payee__startswith", "cause")
     search_help_text = "Words of the memo or of a cause, the invoice (lnbc…), or the beginning of the payee's key"
     fields = (

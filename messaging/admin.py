@@ -56,7 +56,20 @@ def to_the_second(moment) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S") if moment else "–"
 
 
-class HistoryAdmin(admin.ModelAdmin):
+def in_two_lines(moment) -> str:
+    """For lists: broken between day and time, where there is no room for both, and nowhere else."""
+    if not moment:
+        return "–"
+    day, time = to_the_second(moment).split()
+    return format_html('<span style="white-space:nowrap">{}</span> <span style="white-space:nowrap">{}</span>', day, time)
+
+
+class NodeModelAdmin(admin.ModelAdmin):
+    class Media:
+        css = {"all": ("messaging/admin.css",)}
+
+
+class HistoryAdmin(NodeModelAdmin):
     """Rows that the node writes. Editing or deleting them would make the history lie."""
 
     show_full_result_count = False
@@ -72,7 +85,7 @@ class HistoryAdmin(admin.ModelAdmin):
         return False
 
 
-class Noted(admin.ModelAdmin):
+class Noted(NodeModelAdmin):
     """What is done here stands in the audit log: the site writes it down, in the same transaction."""
 
     noted_as: str
@@ -150,7 +163,7 @@ class When:
 
     @admin.display(description="time (UTC)", ordering="created_at")
     def when(self, row) -> str:
-        return row.created_at.strftime("%Y-%m-%d %H:%M:%S")
+        return in_two_lines(row.created_at)
 
 
 @admin.register(Message)
@@ -200,6 +213,7 @@ class AttemptAdmin(When, HistoryAdmin):
 
     list_display = ("when", "short_hash", "short_destination", "service", "amount", "fee", "state", "cause")
     list_filter = ("state", "service", "created_at")
+    ordering = ("-created_at",)
     search_fields = ("destination__startswith", "cause")
     fields = (
         "payment_hash", "destination", "service", "messages_carried", "amount", "fee", "state", "cause", "created_at",
@@ -267,6 +281,7 @@ class AssemblyAdmin(When, HistoryAdmin):
 
     list_display = ("when", "short_sender", "service", "parts", "received_bytes", "size", "amount", "known")
     list_filter = ("service", "known", "created_at")
+    ordering = ("-created_at",)
     search_fields = ("pubkey__startswith",)
     fields = ("message_id", "pubkey", "service", "parts", "received_bytes", "size", "amount", "known", "created_at")
     readonly_fields = ("parts", "amount")
@@ -310,6 +325,7 @@ class PeerAdmin(SavesChanges):
         "short_pubkey", "label", "marked", "blocked", "refused", "sent", "received", "last_seen",
     )
     list_filter = ("marked", "blocked", "last_seen_at")
+    ordering = ("-last_seen_at",)
     search_fields = ("pubkey__startswith", "label")
     actions = ("block", "unblock")
     fields = (

@@ -1,11 +1,9 @@
 """The relay, the API keys, the audit log and the accounts as the operator sees them."""
 
-from datetime import UTC, datetime
-
 from django.contrib import admin
 from django.contrib.auth.models import Group, User
 
-from messaging.admin import HistoryAdmin
+from messaging.admin import HistoryAdmin, in_two_lines
 from nodeapi.admin_accounts import AccountAdmin, AccountGroupAdmin
 from nodeapi.admin_keys import ApiKeyAdmin, AuditEntryAdmin
 from nodeapi.models import ApiKey, AuditEntry, RelayRun
@@ -22,10 +20,7 @@ admin.site.register(AuditEntry, AuditEntryAdmin)
 class RelayRunAdmin(HistoryAdmin):
     """Counters are as of "counted until", a few seconds ago at most while datagrams pass."""
 
-    list_display = (
-        "ports", "running", "since", "ended", "side1", "side2", "datagrams1", "bytes1", "datagrams2", "bytes2",
-        "dropped",
-    )
+    list_display = ("ports", "running", "since", "ended", "side1", "side2", "passed1", "passed2", "dropped")
     list_filter = ("running", "started_at")
     ordering = ("-pk",)
     fields = (
@@ -40,15 +35,15 @@ class RelayRunAdmin(HistoryAdmin):
 
     @admin.display(description="since (UTC)", ordering="started_at")
     def since(self, run: RelayRun) -> str:
-        return shown_time(run.started_at)
+        return in_two_lines(run.started_at)
 
     @admin.display(description="ended (UTC)", ordering="ended_at")
     def ended(self, run: RelayRun) -> str:
-        return shown_time(run.ended_at) if run.ended_at else "–"
+        return in_two_lines(run.ended_at)
 
     @admin.display(description="counted until (UTC)")
     def counted(self, run: RelayRun) -> str:
-        return shown_time(run.sampled_at)
+        return in_two_lines(run.sampled_at)
 
     @admin.display(description="spoke on port 1")
     def side1(self, run: RelayRun) -> str:
@@ -58,9 +53,17 @@ class RelayRunAdmin(HistoryAdmin):
     def side2(self, run: RelayRun) -> str:
         return shown_address(run.peer2)
 
+    @admin.display(description="1 → 2")
+    def passed1(self, run: RelayRun) -> str:
+        return passed(run.datagrams1, run.bytes1)
 
-def shown_time(moment: datetime) -> str:
-    return moment.astimezone(UTC).strftime("%Y-%m-%d %H:%M:%S")
+    @admin.display(description="2 → 1")
+    def passed2(self, run: RelayRun) -> str:
+        return passed(run.datagrams2, run.bytes2)
+
+
+def passed(datagrams: int, size_bytes: int) -> str:
+    return f"{datagrams:,} datagrams, {size_bytes:,} bytes" if datagrams else "nothing"
 
 
 def shown_address(peer: list | None) -> str:

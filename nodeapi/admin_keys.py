@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
-from messaging.admin import SHOWN_IN_LIST, HistoryAdmin, sat, short, to_the_second
+from messaging.admin import SHOWN_IN_LIST, HistoryAdmin, in_two_lines, sat, short, to_the_second
 from nodeapi import keys
 from nodeapi.key_list import spent_msat
 from nodeapi.models import ApiKey, AuditEntry
@@ -203,7 +203,7 @@ class AuditEntryAdmin(HistoryAdmin):
 
     @admin.display(description="time (UTC)", ordering="pk")
     def moment(self, entry: AuditEntry) -> str:
-        return format_html('<span style="white-space:nowrap">{}</span>', to_the_second(entry.created_at))
+        return in_two_lines(entry.created_at)
 
     @admin.display(description="operation", ordering="operation")
     def method(self, entry: AuditEntry) -> str:

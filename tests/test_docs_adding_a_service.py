@@ -55,5 +55,7 @@ def test_the_page(network, tmp_path):
         assert (asked["id"], data_of(asked)) == (message_id, b"hello")
         assert (answered["replyToId"], data_of(answered), answered["serviceType"]) == (message_id, b"HELLO", "echo")
         bob.wait_until(lambda: '"answers": 1' in bob.log)
+        described = alice.get("/v1/openapi.json").json["paths"]["/v1/echo/send"]["post"]
+        assert described["summary"] and described["requestBody"]["content"]["application/json"]["example"]
         alice.post("/v1/echo/send", {"msg": "/w==", "pubkey": bob.pubkey})
         bob.wait_until(lambda: '"no_ascii"' in bob.log)

@@ -732,6 +732,9 @@ def test_relay(node):
         "server_ip": "127.0.0.1", "port_range": None, "pin": True, "max_bytes_per_second": None, "idle_seconds": None,
     }  # fmt: skip
     environ = {"IMPD_SOCKET__PORT_RANGE": "6000-6001", "IMPD_SOCKET__IDLE_SECONDS": "60"}
+    for address in ("0.0.0.0", "::", "224.0.0.1"):
+        (warning,) = node.load(socket={"server_ip": address}).warnings
+        assert warning.startswith(f"socket.server_ip: is {address}, which nobody can reach")
     loaded = node.load(environ, socket={"server_ip": "2001:db8::1", "pin": False, "max_bytes_per_second": 1_000}).socket
     assert (loaded.server_ip, loaded.port_range, loaded.pin) == ("2001:db8::1", (6000, 6001), False)
     assert (loaded.max_bytes_per_second, loaded.idle_seconds) == (1_000, 60)

@@ -333,6 +333,14 @@ def test_admin_pages_show_both_and_no_preimage(network, bob, tmp_path):
             for page in (listed, shown, found):
                 assert all(word in page for word in words)
                 assert result["preimage"] not in page and "reimage" not in page
+            assert not re.search("[ap]\\.m\\.", listed + shown)
+        style = re.search(r'href="(/static/messaging/admin\.css)"', shown)[1]
+        # A whole invoice is wider than any page.
+        assert "overflow-wrap: anywhere" in browser.page(style)
+        for number in range(6):
+            generate(carol, 100 + number)
+        listed = browser.page("/admin/invoices/invoice/")
+        assert re.findall(r"\b(10\d) sat", listed)[:6] == [str(105 - number) for number in range(6)]
 
 
 def test_settled_while_the_node_was_down_is_told_once(carol, bob):
