@@ -165,7 +165,8 @@ install_javascript() {
     fi
     is_fresh='[ node_modules/.package-lock.json -nt package-lock.json ]'
     # One run at a time: npm begins by deleting what another may be using.
-    (cd "$packages" && flock package-lock.json sh -c "$is_fresh || npm ci --no-audit --no-fund --silent >/dev/null 2>&1") ||
+    install="npm ci --no-audit --no-fund --silent >/dev/null 2>&1"
+    (cd "$packages" && flock package-lock.json sh -c "$is_fresh || $install") ||
         say "Clients in JavaScript are not tested: npm ci failed."
 }
 install_javascript

@@ -80,7 +80,8 @@ def test_many_grpc_connections(flooded):
     before = descriptors(flooded)
     with flooded.channel() as first:
         get_info(first)
-        silent = [socket.create_connection(("127.0.0.1", flooded.grpc_port), timeout=GUARD_SECONDS) for _ in range(MANY)]
+        address = "127.0.0.1", flooded.grpc_port
+        silent = [socket.create_connection(address, timeout=GUARD_SECONDS) for _ in range(MANY)]
         time.sleep(1)
         get_info(first)
         # Those beyond the limit are closed as soon as they are accepted.

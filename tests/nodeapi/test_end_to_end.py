@@ -145,7 +145,8 @@ def test_history(alice, bob):
     older = alice.get(path + f"&limit=1&before={ids[1]}").json["messages"]
     assert [message["id"] for message in older] == ids[:1]
     with messaging(alice) as stub:
-        listed = stub.ListMessages(messaging_pb2.ListMessagesRequest(limit=4, direction="out", service="message")).messages
+        request = messaging_pb2.ListMessagesRequest(limit=4, direction="out", service="message")
+        listed = stub.ListMessages(request).messages
         assert [message.id for message in listed] == ids[::-1]
         one = stub.GetMessage(messaging_pb2.GetMessageRequest(id=ids[0])).message
     assert (one.msg, one.pubkey, one.state, one.attempts) == (b"A", bob.pubkey, "settled", 1)

@@ -287,8 +287,8 @@ def test_full(network, alice, tmp_path):
 
 
 def end_in(seconds: int, *nodes: Node) -> int:
-    """What they have agreed ends so soon, both at the same second. With a ttl of so much a slow machine might not agree at
-    all; but what they agree ends as this does."""
+    """What they have agreed ends so soon, at both in the same second. A slow machine might not even agree within a ttl of
+    so much."""
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
     for node in nodes:
         execute(node.database_url, f"UPDATE federation_federation SET expires_at = '{end:%Y-%m-%d %H:%M:%S+00:00}'")

@@ -14,6 +14,7 @@ from tests.nodeapi.streams import LineStream, WebsocketStream, grpc_stream, mess
 from tests.nodeapi.test_beside_daphne import Daphne
 from tests.support.databases import execute, only_on_sqlite
 from tests.support.keys import audit_rows, bearer, end_key, keys_command, make_key, store_key
+from tests.support.minutes import within_a_minute
 from tests.support.nodes import Node
 
 CONFIGURED = "configured-key-of-enough-characters"
@@ -167,15 +168,18 @@ def test_scopes_at_all_doors(guarded, bob):
 
 
 def test_a_rate_is_the_same_at_all_doors(guarded):
-    key = store_key(guarded, "often", ["read"], calls_per_minute=3)
-    assert [guarded.get("/v1/node", bearer(key)).status for _ in range(3)] == [200] * 3
-    refused = guarded.get("/v1/node", bearer(key))
-    assert (refused.status, refused.json["code"]) == (429, 8)
-    assert "3 calls a minute" in refused.json["message"] and 1 <= int(refused.headers["retry-after"]) <= 60
-    over_grpc = grpc_code(guarded, key)
-    assert over_grpc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert 1 <= int(dict(over_grpc.trailing_metadata())["retry-after"]) <= 60
-    assert websocket_status(guarded, key) == 429
+    def attempt(number: int) -> None:
+        key = store_key(guarded, f"often {number}", ["read"], calls_per_minute=3)
+        assert [guarded.get("/v1/node", bearer(key)).status for _ in range(3)] == [200] * 3
+        refused = guarded.get("/v1/node", bearer(key))
+        assert (refused.status, refused.json["code"]) == (429, 8)
+        assert "3 calls a minute" in refused.json["message"] and 1 <= int(refused.headers["retry-after"]) <= 60
+        over_grpc = grpc_code(guarded, key)
+        assert over_grpc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert 1 <= int(dict(over_grpc.trailing_metadata())["retry-after"]) <= 60
+        assert websocket_status(guarded, key) == 429
+
+    within_a_minute(attempt)
 
 
 def test_a_budget_is_exact(guarded, bob):
@@ -264,21 +268,25 @@ def test_a_key_of_the_configuration_has_a_budget(guarded, bob):
 
 def test_beside_daphne(guarded, bob):
     """Calls are passed on with their credentials and the client's address; runimpd counts and decides."""
+
+    def attempt(number: int) -> None:
+        key = store_key(guarded, f"beside {number}", ["read", "send"], calls_per_minute=4)
+        body = HELLO | {"pubkey": bob.pubkey}
+        assert daphne.post("/v1/message/send", body, bearer(key)).status == 200
+        assert guarded.get("/v1/messages", bearer(key)).status == 200
+        assert daphne.get("/v1/messages", bearer(key)).status == 200
+        assert guarded.get("/v1/node", bearer(key)).status == 200
+        refused = daphne.get("/v1/messages", bearer(key))
+        assert (refused.status, refused.json["code"]) == (429, 8)
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        (row,) = audit_rows(guarded, f"caller = 'beside {number}' AND spends")
+        assert row[5] == "127.0.0.1"
+
     with KeyedDaphne(guarded) as daphne:
-        key = store_key(guarded, "beside", ["read", "send"], calls_per_minute=4)
+        within_a_minute(attempt)
         with WebsocketStream(daphne, additional_headers=bearer(store_key(guarded, "at the daphne", ["read"]))) as stream:
-            body = HELLO | {"pubkey": bob.pubkey}
-            assert daphne.post("/v1/message/send", body, bearer(key)).status == 200
-            assert guarded.get("/v1/messages", bearer(key)).status == 200
-            assert daphne.get("/v1/messages", bearer(key)).status == 200
-            assert guarded.get("/v1/node", bearer(key)).status == 200
-            refused = daphne.get("/v1/messages", bearer(key))
-            assert (refused.status, refused.json["code"]) == (429, 8)
-            assert 1 <= int(refused.headers["retry-after"]) <= 60
             end_key(guarded, "at the daphne", "revoked_at")
             assert closed(stream).rcvd.code == 1008
-        (row,) = audit_rows(guarded, "caller = 'beside' AND spends")
-        assert row[5] == "127.0.0.1"
 
 
 def test_beyond_loopback_a_key_of_the_database_will_do(network, tmp_path):

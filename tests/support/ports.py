@@ -1,5 +1,5 @@
-"""Ports for the servers of tests. Each is handed out once, so that it stays free until it is used, and while its server is
-away: a block of them belongs to the process that holds the socket of its name, however many test runs there are."""
+"""Ports for the servers of tests. Each is handed out once, so that it stays free until it is used, and while its server
+is away: a block of them belongs to the process that holds the socket of its name, however many test runs there are."""
 
 import random
 import socket
@@ -30,7 +30,7 @@ def _hand_out() -> Iterator[int]:
 
 
 def _take(first: int) -> bool:
-    """Whether the block that begins here is nobody's. An abstract socket is gone with its process, however that ends."""
+    """Whether the block that begins here was nobody's. An abstract socket is gone with its process, however it ends."""
     holder = socket.socket(socket.AF_UNIX)
     try:
         holder.bind(f"\0impervious-tests-{first}")
