@@ -13,7 +13,7 @@ import grpc
 from lightning.simulator.control import PORT_FILE, SimulatorControl
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 240
+START_SECONDS = 600
 
 
 @dataclass(frozen=True)

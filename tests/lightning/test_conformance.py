@@ -31,7 +31,7 @@ WITHOUT_KEYSEND = "dave"
 RECORD = 400_000
 KEYSEND_BIT = 55
 # A hang guard, nothing else.
-GUARD_SECONDS = 240
+GUARD_SECONDS = 600
 NOT_RUN = "real_lnd: lnd and btcd are not on PATH; not run"
 
 UNKNOWN = grpc.StatusCode.UNKNOWN

@@ -21,7 +21,7 @@ from lightning.simulator.store import Store
 from protos.lnrpc import lightning_pb2
 from protos.routerrpc import router_pb2
 
-GUARD_SECONDS = 240
+GUARD_SECONDS = 600
 KEYSEND = 5482373484
 KEY = PrivateKey(b"\x07" * 32)
 

@@ -14,7 +14,7 @@ from websockets.sync.client import ClientConnection, connect
 from protos import messaging_pb2_grpc, websocket_pb2, websocket_pb2_grpc
 from tests.support.nodes import Node
 
-GUARD_SECONDS = 180
+GUARD_SECONDS = 600
 SEND = "/v1/message/send"
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from tests.support.nodes import ROOT
 from tests.support.ports import free_port
 
-GUARD_SECONDS = 240
+GUARD_SECONDS = 600
 Address = namedtuple("Address", "host port")
 
 

@@ -18,9 +18,9 @@ from tests.support.databases import new_database_url
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 240
+START_SECONDS = 600
 # Ends what hangs, on however busy a machine.
-GUARD_SECONDS = 240
+GUARD_SECONDS = 600
 TAIL_BYTES = 3_000
 SERVICES = {
     "federate": 100000,

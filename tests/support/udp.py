@@ -2,7 +2,7 @@
 
 import socket
 
-GUARD_SECONDS = 240
+GUARD_SECONDS = 600
 
 
 class UdpClient:

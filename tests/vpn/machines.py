@@ -22,7 +22,7 @@ LISTEN_PORT = 51820
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
 SECONDS = 60
 # Ends what hangs, on however busy a machine.
-GUARD_SECONDS = 240
+GUARD_SECONDS = 600
 
 
 def new_name() -> str:
