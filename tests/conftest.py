@@ -9,13 +9,34 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from lightning.simulator.control import SimulatorControl
 from lightning.simulator.process import SimulatedNetwork
 from tests.support.databases import drop_databases
-from tests.support.nodes import Node
+from tests.support.nodes import Node, launched
 
 NAMES = ["alice", "bob", "carol"]
+
+# A machine that is busy with something else has found no fault, and two runs share no file.
+settings.register_profile(
+    "tests", deadline=None, database=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
+
+
+def pytest_runtest_setup() -> None:
+    launched[:] = [node for node in launched if node.running]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport():
+    """With a failure stands what the nodes of the test said last."""
+    report = yield
+    if report.failed:
+        for node in dict.fromkeys(launched):
+            report.sections.append((f"log of {node.directory.name}", node.log_tail))
+    return report
 
 
 class Network:
@@ -62,6 +83,17 @@ def simulated_network(directory: Path) -> Iterator[Network]:
         yield Network(simulated)
     finally:
         asyncio.run(simulated.stop())
+
+
+@pytest.fixture(autouse=True)
+def shared_nodes_run(request) -> Iterator[None]:
+    """A test that leaves one dead, because it failed or found a fault, takes no other with it."""
+    yield
+    shared = {name: request.node.funcargs.get(name) for name in ("alice", "bob")}
+    dead = {name: node for name, node in shared.items() if isinstance(node, Node) and not node.running}
+    for node in dead.values():
+        node.start()
+    assert not dead, f"after this test there ran no more: {', '.join(dead)}"
 
 
 @pytest.fixture(scope="session")

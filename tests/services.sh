@@ -6,8 +6,9 @@ provide() {
     shift
     "$@" >/dev/null 2>&1 && return 0
     say "Installing $package …"
-    apt_get="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq"
-    { $apt_get update && $apt_get install -y --no-install-recommends "$package"; } >/dev/null 2>&1 || true
+    # Another run may be installing too: it is waited for.
+    apt_get="$as_root env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=300"
+    { $apt_get update || true; $apt_get install -y --no-install-recommends "$package" || true; } >/dev/null 2>&1
     "$@" >/dev/null 2>&1
 }
 
@@ -56,19 +57,51 @@ find_postgres() {
     return 1
 }
 
+# Neither a port that the kernel gives to a connection, while tests stop a server, nor one of tests/support/ports.py.
 free_port() {
-    "$venv/bin/python" -c 'import socket; s = socket.socket(); s.bind(("127.0.0.1", 0)); print(s.getsockname()[1])'
+    "$venv/bin/python" -c '
+import random, socket
+while True:
+    port = random.SystemRandom().randrange(10_000, 12_000)
+    try:
+        socket.socket().bind(("127.0.0.1", port))
+    except OSError:
+        continue
+    break
+print(port)'
+}
+
+# $1: the command that starts a server on $port. Another run may have taken the port since it was found free.
+on_a_free_port() {
+    for attempt in 1 2 3; do
+        port=$(free_port)
+        "$1" && return 0
+    done
+    return 1
 }
 
 start_redis() {
-    port=$(free_port)
-    redis-server --bind 127.0.0.1 --port "$port" --dir "$services" --save "" --appendonly no >"$services/redis.log" 2>&1 &
-    redis_process=$!
+    on_a_free_port try_redis || {
+        cat "$services/redis.log" >&2
+        say "Redis could not be started."
+        exit 1
+    }
     export TEST_REDIS_URL="redis://127.0.0.1:$port/0"
 }
 
+try_redis() {
+    : >"$services/redis.log"
+    redis-server --bind 127.0.0.1 --port "$port" --dir "$services" --save "" --appendonly no >"$services/redis.log" 2>&1 &
+    redis_process=$!
+    for _ in $(seq 600); do
+        grep -q "Ready to accept connections" "$services/redis.log" && return 0
+        grep -qi "address already in use" "$services/redis.log" && return 1
+        sleep 0.1
+    done
+    return 1
+}
+
 start_postgres() {
-    port=$(free_port)
     password=$("$venv/bin/python" -c 'import secrets; print(secrets.token_hex(16))')
     printf '%s' "$password" >"$postgres/password"
     owner=""
@@ -85,19 +118,30 @@ start_postgres() {
             --auth=scram-sha-256 --encoding=UTF8 --locale=C --no-sync
         # The tests end processes, not the machine: nothing needs to reach the disk.
         $owner tee -a "$postgres/data/postgresql.conf" >/dev/null <<END
-port = $port
 listen_addresses = '127.0.0.1'
 unix_socket_directories = '$postgres'
 fsync = off
 END
-        $owner "$postgres_bin/pg_ctl" --pgdata="$postgres/data" --log="$postgres/log" --wait start
-    ) >"$services/postgres.log" 2>&1 || {
-        cat "$services/postgres.log" "$postgres/log" >&2
-        say "PostgreSQL could not be started."
-        exit 1
-    }
+    ) >"$services/postgres.log" 2>&1 || refuse_postgres
+    postgres_ctl="$owner $postgres_bin/pg_ctl --pgdata=$postgres/data --log=$postgres/log --wait --timeout=240"
+    on_a_free_port try_postgres || refuse_postgres
     export TEST_POSTGRES_URL="postgresql://impervious:$password@127.0.0.1:$port/postgres"
-    export TEST_POSTGRES_CTL="$owner $postgres_bin/pg_ctl --pgdata=$postgres/data --log=$postgres/log --wait"
+    export TEST_POSTGRES_CTL="$postgres_ctl"
+}
+
+try_postgres() {
+    (
+        cd "$postgres"
+        echo "port = $port" | $owner tee -a "$postgres/data/postgresql.conf" >/dev/null
+        $postgres_ctl start
+    ) >>"$services/postgres.log" 2>&1
+}
+
+refuse_postgres() {
+    cat "$services/postgres.log" >&2
+    cat "$postgres/log" >&2 2>/dev/null || true
+    say "PostgreSQL could not be started."
+    exit 1
 }
 
 stop_services() {
@@ -121,8 +165,11 @@ install_javascript() {
         say "Clients in JavaScript are not tested: node and npm are not here."
         return 0
     fi
-    [ "$packages/node_modules/.package-lock.json" -nt "$packages/package-lock.json" ] && return 0
-    (cd "$packages" && npm ci --no-audit --no-fund --silent >/dev/null 2>&1) || say "Clients in JavaScript are not tested: npm ci failed."
+    is_fresh='[ node_modules/.package-lock.json -nt package-lock.json ]'
+    # One run at a time: npm begins by deleting what another may be using.
+    install="npm ci --no-audit --no-fund --silent >/dev/null 2>&1"
+    (cd "$packages" && flock package-lock.json sh -c "$is_fresh || $install") ||
+        say "Clients in JavaScript are not tested: npm ci failed."
 }
 install_javascript
 

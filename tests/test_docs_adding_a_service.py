@@ -4,8 +4,10 @@ import json
 import shutil
 from pathlib import Path
 
+import pytest
 import yaml
 
+from tests.conftest import simulated_network
 from tests.nodeapi.streams import WebsocketStream, data_of
 from tests.support.doc_examples import Block, Page
 from tests.support.nodes import ROOT, SERVICES, Node
@@ -31,6 +33,13 @@ def apply(example: Block, root: Path) -> None:
     lines = path.read_text().splitlines(keepends=True)
     (place,) = [number for number, line in enumerate(lines) if line.startswith(anchor)]
     path.write_text("".join([*lines[: place + 1], example.text, *lines[place + 1 :]]))
+
+
+@pytest.fixture
+def network(tmp_path):
+    """Of its own: on the lnds of others two nodes would answer."""
+    with simulated_network(tmp_path / "network") as network:
+        yield network
 
 
 def test_the_page(network, tmp_path):

@@ -18,7 +18,8 @@ import pytest
 from tests.nodeapi.test_real_lnd import LoopThread
 from tests.support import real_lnd
 from tests.support.doc_examples import Page
-from tests.support.nodes import ROOT, free_port
+from tests.support.nodes import ROOT
+from tests.support.ports import free_port
 from tests.test_docs_adding_a_service import copy_of_the_code
 
 PORTS = (8881, 8882, 9991, 9992, 10001, 10002, 10003)

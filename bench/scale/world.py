@@ -19,7 +19,8 @@ from bench.processes import Program
 from bench.soak.world import Process
 from bench.worlds import simulated
 from tests.support.lnd_rpc import BareClient
-from tests.support.nodes import Node, free_port
+from tests.support.nodes import Node
+from tests.support.ports import free_port
 
 DAPHNES = 2
 

@@ -126,7 +126,7 @@ async def _judge(result: Result, client: Client, watcher: Watcher) -> None:
     ids = [message.id for message in client.sent if message.id]
     states = await ask_states(client.sender, ids)
     log = await whole_log(client.recipient.node.http, {("message", last)}, sender=client.sender.node.pubkey)
-    await until(lambda: watcher.cursor >= log[-1].seq, "the stream client does not get to the end", seconds=60)
+    await until(lambda: watcher.cursor >= log[-1].seq, "the stream client does not get to the end", seconds=300)
     verdict.check_messages(result.verdict, client.sent, states, {client.sender.name: log})
     verdict.check_stream(result.verdict, watcher, log)
     for message_id, state in states.items():

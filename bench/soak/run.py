@@ -23,6 +23,8 @@ PROGRESS_SECONDS = 15
 # A message that has failed often waits up to five minutes for its next try.
 FINISH_SECONDS = 1_200
 GETS_AT_ONCE = 4
+# Ends what hangs, on however busy a machine.
+ASK_SECONDS = 240
 # Longer than a node's pause between two walks over lnd's invoices.
 WALK_SECONDS = 200
 
@@ -192,7 +194,7 @@ async def _read_to_the_end(watchers: list[Watcher], members: dict[str, Member], 
     ends = {door: logs[name][-1].seq for name, member in members.items() for door in member.doors}
     for watcher in watchers:
         try:
-            await until(lambda: watcher.cursor >= ends[watcher.address], "", seconds=60)
+            await until(lambda: watcher.cursor >= ends[watcher.address], "", seconds=300)
         except world.Unhealed:
             continue
 
@@ -236,7 +238,7 @@ async def ask_states(member: Member, ids: Iterable[str]) -> dict[str, dict]:
 
 
 async def _state(member: Member, message_id: str) -> dict | None:
-    status, answer = await request(member.node.http, "GET", f"/v1/message/{message_id}")
+    status, answer = await request(member.node.http, "GET", f"/v1/message/{message_id}", seconds=ASK_SECONDS)
     return answer["message"] if status == 200 else None
 
 

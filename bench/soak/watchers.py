@@ -9,7 +9,7 @@ from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import WebSocketException
 
 RETURN_SECONDS = 0.2
-READ_SECONDS = 60
+READ_SECONDS = 240
 ENDED = ("settled", "failed")
 TROUBLE = (OSError, TimeoutError, WebSocketException, EOFError)
 
@@ -88,5 +88,5 @@ async def whole_log(address: str, last: set[tuple[str, str]], *, sender: str = "
 
 def _open(address: str, after: int) -> connect:
     uri = f"ws://{address}/v1/subscribe?after={after}"
-    options = {"open_timeout": 20, "close_timeout": 1, "ping_interval": None, "max_size": None}
+    options = {"open_timeout": 240, "close_timeout": 1, "ping_interval": None, "max_size": None}
     return connect(uri, compression=None, proxy=None, **options)

@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning.simulator.process import SimulatedNetwork
-from tests.support.nodes import ROOT, Node, free_port
+from tests.support.nodes import ROOT, Node
+from tests.support.ports import free_port
 
-READY_SECONDS = 120
+READY_SECONDS = 240
 WATCH_SECONDS = 0.2
 
 

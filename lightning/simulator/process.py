@@ -2,7 +2,6 @@
 
 import asyncio
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,7 +13,7 @@ import grpc
 from lightning.simulator.control import PORT_FILE, SimulatorControl
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 30
+START_SECONDS = 600
 
 
 @dataclass(frozen=True)
@@ -63,15 +62,13 @@ class SimulatedNetwork:
             return
         self.directory.mkdir(parents=True, exist_ok=True)
         (self.directory / PORT_FILE).unlink(missing_ok=True)
-        for name in self.names:
-            if name not in self._ports:
-                self._ports[name] = _free_port(self._ports.values())
         command = [sys.executable, "-m", "lightning.simulator", "--dir", str(self.directory)]
         command += ["--topology", self._topology]
         for name in self._private:
             command += ["--private", name]
-        for name, port in self._ports.items():
-            command += ["--port", f"{name}={port}"]
+        for name in self.names:
+            # Of the first start the system chooses: what is probed here may be another's when it is bound.
+            command += ["--port", f"{name}={self._ports.get(name, 0)}"]
         with open(self.directory / "simulator.log", "ab") as log:
             self._process = subprocess.Popen([*command, *self.names], cwd=ROOT, stdout=log, stderr=log)
         await self._wait_until_ready()
@@ -99,6 +96,7 @@ class SimulatedNetwork:
             try:
                 self.nodes = {entry["name"]: self._node(entry) for entry in await self.control.info()}
                 if all((node.directory / "config.yml").exists() for node in self.nodes.values()):
+                    self._ports = {name: node.port for name, node in self.nodes.items()}
                     return
             except (OSError, grpc.aio.AioRpcError):
                 pass
@@ -120,12 +118,3 @@ class SimulatedNetwork:
 
     def _log_tail(self) -> str:
         return (self.directory / "simulator.log").read_text()[-2000:]
-
-
-def _free_port(taken) -> int:
-    while True:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
-        if port not in taken:
-            return port

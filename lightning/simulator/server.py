@@ -25,7 +25,7 @@ _OPTIONS = (
 
 
 class NodeServer:
-    """Can be stopped and started again on the same port."""
+    """Can be stopped and started again on the same port. Port 0 takes a free one."""
 
     def __init__(self, node: Node, services: Services, *, directory: Path, port: int):
         self.node = node
@@ -41,8 +41,8 @@ class NodeServer:
             return
         check_port(self.port, f"the node {self.node.name}")
         server = grpc.aio.server(interceptors=[Gate(self.node, self._bakery)], options=_OPTIONS)
+        self.port = bind(server, self.port, grpc.ssl_server_credentials([(self._tls_key, self._tls_cert)]))
         add_services(server, self.node, self._services, self._bakery, f"{HOST}:{self.port}")
-        bind(server, self.port, grpc.ssl_server_credentials([(self._tls_key, self._tls_cert)]))
         await server.start()
         self._server = server
 

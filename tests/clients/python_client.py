@@ -22,7 +22,7 @@ with grpc.insecure_channel(own_address) as own, grpc.insecure_channel(other_addr
     stream.initial_metadata()
     request = messaging_pb2.SendMessageRequest(msg=b"from Python", pubkey=pubkey, amount=3)
     sent = messaging_pb2_grpc.MessagingStub(own).SendMessage(request)
-    event = next(event for event in stream if event.service_type == "message")
+    event = next(event for event in stream if event.id == sent.id)
     stream.cancel()
     signing = signing_pb2_grpc.SigningStub(own)
     signature = signing.SignMessage(signing_pb2.SignRequest(msg="hello")).signature

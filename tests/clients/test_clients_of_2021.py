@@ -12,9 +12,8 @@ from pathlib import Path
 
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
-from websockets.sync.client import connect
 
-from tests.nodeapi.streams import GUARD_SECONDS, b64
+from tests.nodeapi.streams import GUARD_SECONDS, WebsocketStream, b64, data_of
 from tests.support.nodes import ROOT
 
 HERE = Path(__file__).parent
@@ -88,11 +87,10 @@ def curl(node, path: str, *body: str) -> dict:
 
 
 def test_curl_lines_with_a_form_type(alice, bob):
-    with connect(f"ws://{bob.http}/v1/subscribe", proxy=None) as stream:
+    with WebsocketStream(bob) as stream:
         body = '{"msg":"aGVsbG8=","pubkey":"%s","reply_to_id":""}' % bob.pubkey
         sent = curl(alice, "/v1/message/send", "-d", body)
-        event = json.loads(stream.recv(timeout=GUARD_SECONDS))["result"]
-    assert sent == {"id": event["id"]}
+        assert sent.keys() == {"id"} and data_of(stream.of(sent["id"])) == b"hello"
     signature = curl(alice, "/v1/sign", "-d", '{"msg":"hello"}')["signature"]
     assert curl(alice, "/v1/verify", "-d", json.dumps({"msg": "hello", "signature": signature}))["result"] is True
     invoice = curl(bob, "/v1/lightning/generateinvoice", "-d", '{"amount":"10","memo":"by curl"}')["invoice"]
@@ -105,13 +103,13 @@ def test_curl_lines_with_a_form_type(alice, bob):
 
 
 def test_websocket_client_that_greets(alice, bob):
-    with connect(f"ws://{bob.http}/v1/subscribe", proxy=None) as stream:
-        stream.send("something")
+    with WebsocketStream(bob) as stream:
+        stream.connection.send("something")
         sent = curl(alice, "/v1/message/send", "-d", json.dumps({"msg": b64(b"hi"), "pubkey": bob.pubkey, "amount": 2}))
-        event = json.loads(stream.recv(timeout=GUARD_SECONDS))["result"]
-        stream.send(b"\x00 something else")
+        event = stream.of(sent["id"])
+        stream.connection.send(b"\x00 something else")
         again = curl(alice, "/v1/message/send", "-d", json.dumps({"msg": b64(b"ho"), "pubkey": bob.pubkey}))
-        second = json.loads(stream.recv(timeout=GUARD_SECONDS))["result"]
+        second = stream.of(again["id"])
     known = {name: event[name] for name in ("id", "replyToId", "fromPubkey", "data", "serviceType", "amount")}
     assert known == {
         "id": sent["id"],

@@ -13,7 +13,7 @@ from protos import messaging_pb2, messaging_pb2_grpc, websocket_pb2, websocket_p
 
 address, recipient = sys.argv[1:]
 with grpc.insecure_channel(address) as channel:
-    stream = websocket_pb2_grpc.WebsocketStub(channel).Subscribe(websocket_pb2.SubscribeRequest(), timeout=60)
+    stream = websocket_pb2_grpc.WebsocketStub(channel).Subscribe(websocket_pb2.SubscribeRequest(), timeout=240)
     stream.initial_metadata()
     request = messaging_pb2.SendMessageRequest(msg=b"from a generated client", pubkey=recipient, amount=2)
     sent = messaging_pb2_grpc.MessagingStub(channel).SendMessage(request)
@@ -31,6 +31,6 @@ def test_client_generated_from_the_protos(alice, bob, tmp_path):
             [sys.executable, "client.py", alice.grpc, bob.pubkey], cwd=tmp_path, capture_output=True, text=True
         )
         assert run.returncode == 0, run.stderr
-        event = stream.event()
+        event = stream.of(run.stdout.split()[0])
     assert run.stdout.split() == [event["id"], "delivery", "2"]
     assert data_of(event) == b"from a generated client"

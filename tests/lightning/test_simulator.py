@@ -21,6 +21,7 @@ from lightning.simulator.store import Store
 from protos.lnrpc import lightning_pb2
 from protos.routerrpc import router_pb2
 
+GUARD_SECONDS = 600
 KEYSEND = 5482373484
 KEY = PrivateKey(b"\x07" * 32)
 
@@ -308,8 +309,9 @@ def test_a_hold_invoice_waits_for_its_owner_over_a_restart(tmp_path):
         held = services.invoices.add_order(bob, order)
         assert invoice.add_index + 1 == held.add_index
         services.payments.send(alice, router_pb2.SendPaymentRequest(payment_request=held.payment_request))
-        await asyncio.sleep(0.05)
-        assert services.invoices.lookup(bob, payment_hash).state == lightning_pb2.Invoice.ACCEPTED
+        async with asyncio.timeout(GUARD_SECONDS):
+            while services.invoices.lookup(bob, payment_hash).state != lightning_pb2.Invoice.ACCEPTED:
+                await asyncio.sleep(0.01)
 
     async def settle():
         services = network_of("alice", "bob", path=tmp_path / "db")

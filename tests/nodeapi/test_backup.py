@@ -79,7 +79,9 @@ def story(tmp_path_factory):
             held = send(bob, alice, b"on its way")
             network.command("down", node="carol")
             waiting = send(bob, carol, b"waits")
-            bob.wait_until(lambda: messages(bob, "out")[waiting]["state"] == "retrying")
+            bob.wait_until(
+                lambda: [messages(bob, "out")[one]["state"] for one in (held, waiting)] == ["in_flight", "retrying"]
+            )
             backup = bob.directory / "backup.tar"
             done(bob, "backup", str(backup))
             network.command("release", node="alice")

@@ -5,7 +5,7 @@ from http.client import HTTPConnection
 import pytest
 
 from tests.support.admin import ACCOUNT
-from tests.support.nodes import Node
+from tests.support.nodes import GUARD_SECONDS, Node
 
 TOLD = {"X-Forwarded-For": "203.0.113.5", "X-Forwarded-Proto": "https"}
 
@@ -21,7 +21,7 @@ def node(network, tmp_path_factory):
 
 def cookie(node: Node, source: str, headers: dict[str, str]) -> str:
     """What the admin's login page sets."""
-    connection = HTTPConnection("127.0.0.1", node.http_port, timeout=60, source_address=(source, 0))
+    connection = HTTPConnection("127.0.0.1", node.http_port, timeout=GUARD_SECONDS, source_address=(source, 0))
     try:
         connection.request("GET", "/admin/login/", headers=headers | {"Host": "node.example"})
         response = connection.getresponse()

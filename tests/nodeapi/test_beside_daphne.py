@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from tests.nodeapi.streams import WebsocketStream, data_of, send
-from tests.support.nodes import ROOT, Node, free_port
+from tests.support.nodes import ROOT, Node, launched
+from tests.support.ports import free_port
 
 KEY = "a-key-with-more-than-20-characters"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
@@ -21,15 +22,17 @@ class Daphne(Node):
         self.http_port = free_port()
         self.log_path = engine.directory / f"daphne-{self.http_port}.log"
 
-    def start(self) -> "Daphne":
+    def start(self) -> Node:
+        return self._launch_until(self._answers)
+
+    def launch(self) -> None:
         command = [sys.executable, "-m", "daphne", *self.endpoint()]
         environ = os.environ | {"IMPD_CONFIG": str(self.config_path)} | self.environ
         with open(self.log_path, "a") as log:
             self.process = subprocess.Popen(
                 [*command, "impervious_site.asgi:application"], cwd=ROOT, env=environ, stdout=log, stderr=log
             )
-        self.wait_until(self._answers)
-        return self
+        launched.append(self)
 
     def endpoint(self) -> list[str]:
         return ["-b", "127.0.0.1", "-p", str(self.http_port)]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.nodeapi.streams import b64
+from tests.nodeapi.streams import b64, settle_down
 from tests.support.nodes import Node
 
 
@@ -47,6 +47,7 @@ def test_budget_counts_what_was_spent_and_reserves_what_may_be(carol, bob):
 
 
 def test_what_failed_costs_nothing(carol, alice, bob, network):
+    settle_down(alice, bob)
     network.command("fail", count=1, reason="INCORRECT_PAYMENT_DETAILS", node="bob")
     assert carol.ended(post(carol, bob.pubkey, amount=15).json["id"])["state"] == "failed"
     for _ in range(2):

@@ -16,7 +16,7 @@ from bench.machine import rss_kb
 from protos import node_pb2, node_pb2_grpc
 from tests.nodeapi.streams import WebsocketStream, send
 from tests.support.certificates import self_signed
-from tests.support.nodes import ROOT, Node
+from tests.support.nodes import GUARD_SECONDS, ROOT, Node
 
 IDLE = 1_000
 GRPC_LIMIT = 50
@@ -80,7 +80,8 @@ def test_many_grpc_connections(flooded):
     before = descriptors(flooded)
     with flooded.channel() as first:
         get_info(first)
-        silent = [socket.create_connection(("127.0.0.1", flooded.grpc_port), timeout=60) for _ in range(MANY)]
+        address = "127.0.0.1", flooded.grpc_port
+        silent = [socket.create_connection(address, timeout=GUARD_SECONDS) for _ in range(MANY)]
         time.sleep(1)
         get_info(first)
         # Those beyond the limit are closed as soon as they are accepted.
@@ -92,7 +93,7 @@ def test_many_grpc_connections(flooded):
 
 
 def get_info(channel: grpc.Channel) -> None:
-    node_pb2_grpc.NodeStub(channel).GetInfo(node_pb2.GetInfoRequest(), wait_for_ready=True, timeout=120)
+    node_pb2_grpc.NodeStub(channel).GetInfo(node_pb2.GetInfoRequest(), wait_for_ready=True, timeout=GUARD_SECONDS)
 
 
 def test_the_limit_of_open_files_is_raised_to_what_is_allowed(flooded):

@@ -11,6 +11,8 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.nodeapi.streams import GUARD_SECONDS
+
 CHECKS = [
     not_a_server_error,
     content_type_conformance,
@@ -25,13 +27,13 @@ def check(operation) -> None:
     @given(case=operation.as_strategy())
     @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
     def every_answer_is_as_described(case):
-        case.call_and_validate(checks=CHECKS)
+        case.call_and_validate(checks=CHECKS, timeout=GUARD_SECONDS)
 
     every_answer_is_as_described()
 
 
 def test_every_answer_is_as_described(alice):
-    schema = schemathesis.openapi.from_url(f"http://{alice.http}/v1/openapi.json")
+    schema = schemathesis.openapi.from_url(f"http://{alice.http}/v1/openapi.json", timeout=GUARD_SECONDS)
     # The stream's answer does not end.
     operations = [found.ok() for found in schema.exclude(path="/v1/subscribe").get_all_operations()]
     assert len(operations) > 20

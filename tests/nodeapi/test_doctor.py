@@ -1,11 +1,11 @@
 """`./impervious doctor` on set-ups that are broken in one way or several: it says which, and what to do."""
 
 import asyncio
-import os
 import resource
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -94,8 +94,8 @@ def test_looking_leaves_nothing_behind(world, running):
 
 def test_everything_at_once(world, tmp_path):
     """lnd away, a port taken by another program, Redis away, secrets open to all, a placeholder, no migrations yet."""
-    open_directory = Path("/tmp") / f"impervious-doctor-{os.getpid()}"
-    open_directory.mkdir(mode=0o755)
+    open_directory = Path(tempfile.mkdtemp(prefix="impervious-doctor-", dir="/tmp"))
+    open_directory.chmod(0o755)
     try:
         extra = {"redis": {"url": "redis://:password-of-redis@127.0.0.1:1/0"}, "vpn": {"server_pub_key": "YOUR_KEY"}}
         node = Node(world.nodes["rich"], open_directory, extra=extra, database_url=f"sqlite:///{tmp_path}/none.sqlite3")

@@ -16,6 +16,8 @@ UPGRADE = (
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 )
 MEGABYTE = 2**20
+# So long that who says nothing is not closed for that.
+EVER_SECONDS = 3_600
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +162,7 @@ def test_endless_body_is_cut(server):
 
 def test_more_connections_than_seats_lock_nobody_out():
     """The one that has waited longest gives way; the descriptors stay bounded."""
-    with Bounded(connections=100) as server:
+    with Bounded(connections=100, header_seconds=EVER_SECONDS) as server:
         before = server.descriptors()
         idle = []
         for number in range(400):
@@ -203,7 +205,7 @@ def speaks(address: str) -> bool:
 
 
 def test_one_address_has_its_share_and_a_proxy_more():
-    with Bounded(connections=200, per_address=30, trusted=("127.0.0.9",)) as server:
+    with Bounded(connections=200, per_address=30, trusted=("127.0.0.9",), header_seconds=EVER_SECONDS) as server:
         assert server.post(b"") == (200, b"0")
         until(lambda: server.post(b"", "127.0.0.3")[0] == 200)
         greedy = [dial(server, "127.0.0.2") for _ in range(60)]

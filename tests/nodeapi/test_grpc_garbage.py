@@ -8,6 +8,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.nodeapi.grpc_methods import METHODS
+from tests.nodeapi.streams import GUARD_SECONDS
 
 # The node's own faults; Unavailable would be lnd's, which is there.
 OURS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.DEADLINE_EXCEEDED}
@@ -47,7 +48,7 @@ def test_no_request_is_the_nodes_fault(alice, method):
         @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         def ask(request: bytes) -> None:
             try:
-                call(request, timeout=60)
+                call(request, timeout=GUARD_SECONDS)
             except grpc.RpcError as error:
                 assert error.code() not in OURS, f"{error.code()}: {error.details()}"
                 assert error.details()

@@ -16,7 +16,8 @@ from coincurve import PrivateKey
 
 from lightning.simulator import bolt11
 from protos import lightning_pb2, lightning_pb2_grpc
-from tests.nodeapi.streams import GUARD_SECONDS, WebsocketStream, data_of, send
+from tests.nodeapi.streams import GUARD_SECONDS, WebsocketStream, data_of, send, settle_down
+from tests.support.databases import execute
 from tests.support.nodes import ROOT, Node, Reply
 
 GENERATE, PAY, CHECK = (f"/v1/lightning/{name}invoice" for name in ("generate", "pay", "check"))
@@ -91,10 +92,10 @@ def test_paid_invoice_is_told_once_and_its_preimage_is_right(alice, bob):
     assert before["expiresAt"] == made["expiresAt"]
     with WebsocketStream(bob) as stream:
         result = paid(alice, made["invoice"], pubkey=bob.pubkey)
-        event = stream.until(lambda event: event["serviceType"] == "lightning")[-1]
+        event = stream.of(made["id"])
     assert hashlib.sha256(bytes.fromhex(result["preimage"])).hexdigest() == made["paymentHash"] == result["paymentHash"]
     assert (result["amountMsat"], result["feeMsat"], result["payee"]) == ("21000", "0", bob.pubkey)
-    assert (event["id"], event["amount"], event["fromPubkey"]) == (made["id"], "21", "")
+    assert (event["serviceType"], event["amount"], event["fromPubkey"]) == ("lightning", "21", "")
     assert json.loads(data_of(event)) == {
         "paymentHash": made["paymentHash"],
         "invoice": made["invoice"],
@@ -187,6 +188,7 @@ def test_invoices_that_are_not_paid(alice, bob, network):
 )
 def test_failure_is_told_by_its_cause_and_may_be_tried_again(alice, bob, network, reason, code):
     made = generate(bob)
+    settle_down(alice, bob)
     network.command("fail", count=1, reason=reason, node="bob")
     refused(pay(alice, made["invoice"], headers={"Idempotency-Key": made["id"]}), code, "invoice: not paid: ")
     # The same key asks for the same call; without it the invoice is tried again.
@@ -269,7 +271,6 @@ InvoicePayment.objects.create(
     amount_msat=21000, fee_limit_msat=1000, cost_msat=22000, created_at=timezone.now() - timedelta(minutes={minutes}),
 )
 """
-STATE = 'from invoices.models import InvoicePayment as P; print("state", P.objects.get().state, P.objects.get().cost_msat)'
 
 
 def shell(node: Node, code: str) -> str:
@@ -279,7 +280,7 @@ def shell(node: Node, code: str) -> str:
     return subprocess.run(command, env=environ, check=True, capture_output=True, text=True).stdout
 
 
-@pytest.mark.parametrize("minutes, end", [(0, "settled 21000"), (11, "failed 0")])
+@pytest.mark.parametrize("minutes, end", [(0, ("settled", 21_000)), (11, ("failed", 0))])
 def test_killed_before_lnd_heard_of_the_payment(carol, bob, minutes, end):
     """What kill -9 leaves between the commit and the call to lnd. What nobody waits for any more is not paid by itself."""
     made = generate(bob, 21)
@@ -287,7 +288,8 @@ def test_killed_before_lnd_heard_of_the_payment(carol, bob, minutes, end):
     names = {"payer": carol.pubkey, "payee": bob.pubkey, "hash": made["paymentHash"], "invoice": made["invoice"]}
     shell(carol, STORE.format(**names, minutes=minutes))
     carol.start()
-    carol.wait_until(lambda: shell(carol, STATE) == f"state {end}\n")
+    stored = "SELECT state, cost_msat FROM invoices_invoicepayment"
+    carol.wait_until(lambda: execute(carol.database_url, stored) == [end])
     assert check(bob, made["invoice"])["paid"] == (minutes == 0)
     assert paid(carol, made["invoice"])["amountMsat"] == "21000"
 
@@ -370,11 +372,12 @@ def test_lnd_went_away_after_the_payment_was_accepted(carol, bob, network):
     carol.wait_until(lambda: pay(carol, made["invoice"]).status == 200)
 
 
-def test_limits_of_the_operator(network, bob, tmp_path):
+def test_limits_of_the_operator(network, alice, bob, tmp_path):
     limits = {"lightning": {"daily_budget_sat": 60, "max_amount_sat": 40, "max_fee_sat": 2, "max_fee_percent": 0}}
     with Node(network.nodes["carol"], tmp_path / "carol", extra=limits) as carol:
         refused(pay(carol, generate(bob, 41)["invoice"]), 3, "invoice: 41 sat", "lightning.max_amount_sat (40)")
         refused(pay(carol, generate(bob, 0)["invoice"], amount=41), 3, "amount: 41 sat")
+        settle_down(alice, bob)
         network.command("fail", count=1, reason="INCORRECT_PAYMENT_DETAILS", node="bob")
         refused(pay(carol, generate(bob, 40)["invoice"]), 9, "not paid")
         first = generate(bob, 40)["invoice"]

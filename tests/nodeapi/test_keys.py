@@ -10,10 +10,11 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from protos import messaging_pb2, node_pb2, node_pb2_grpc
-from tests.nodeapi.streams import LineStream, WebsocketStream, grpc_stream, messaging, send
+from tests.nodeapi.streams import LineStream, WebsocketStream, grpc_stream, messaging, send, settle_down
 from tests.nodeapi.test_beside_daphne import Daphne
 from tests.support.databases import execute, only_on_sqlite
 from tests.support.keys import audit_rows, bearer, end_key, keys_command, make_key, store_key
+from tests.support.minutes import within_a_minute
 from tests.support.nodes import Node
 
 CONFIGURED = "configured-key-of-enough-characters"
@@ -101,8 +102,8 @@ def test_the_first_key_closes_an_open_node(opened, bob):
     with three_streams(opened, key) as streams:
         message_id = send(bob, opened)
         for stream in streams[:2]:
-            assert stream.event()["id"] == message_id
-        assert next(streams[2]).id == message_id
+            stream.of(message_id)
+        assert message_id in (event.id for event in streams[2])
     listed = json.loads(keys_command(opened, "list", "--json").stdout)
     assert [(row["name"], row["scopes"], row["state"], row["from"]) for row in listed] == [
         ("app", "read,send", "valid", "database")
@@ -167,15 +168,18 @@ def test_scopes_at_all_doors(guarded, bob):
 
 
 def test_a_rate_is_the_same_at_all_doors(guarded):
-    key = store_key(guarded, "often", ["read"], calls_per_minute=3)
-    assert [guarded.get("/v1/node", bearer(key)).status for _ in range(3)] == [200] * 3
-    refused = guarded.get("/v1/node", bearer(key))
-    assert (refused.status, refused.json["code"]) == (429, 8)
-    assert "3 calls a minute" in refused.json["message"] and 1 <= int(refused.headers["retry-after"]) <= 60
-    over_grpc = grpc_code(guarded, key)
-    assert over_grpc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-    assert 1 <= int(dict(over_grpc.trailing_metadata())["retry-after"]) <= 60
-    assert websocket_status(guarded, key) == 429
+    def attempt(number: int) -> None:
+        key = store_key(guarded, f"often {number}", ["read"], calls_per_minute=3)
+        assert [guarded.get("/v1/node", bearer(key)).status for _ in range(3)] == [200] * 3
+        refused = guarded.get("/v1/node", bearer(key))
+        assert (refused.status, refused.json["code"]) == (429, 8)
+        assert "3 calls a minute" in refused.json["message"] and 1 <= int(refused.headers["retry-after"]) <= 60
+        over_grpc = grpc_code(guarded, key)
+        assert over_grpc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert 1 <= int(dict(over_grpc.trailing_metadata())["retry-after"]) <= 60
+        assert websocket_status(guarded, key) == 429
+
+    within_a_minute(attempt)
 
 
 def test_a_budget_is_exact(guarded, bob):
@@ -210,6 +214,9 @@ def test_a_budget_is_exact(guarded, bob):
         stub.SendMessage(request, metadata=(("x-api-key", key),))
     assert over_grpc.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert int(dict(over_grpc.value.trailing_metadata())["retry-after"]) > 0
+    # What is under way would meet the failure that the next test asks for.
+    for name in ("spender", "other"):
+        wait_for_ends(guarded, name)
 
 
 def wait_for_ends(node: Node, name: str) -> None:
@@ -228,7 +235,7 @@ def dashed(identity) -> str:
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
 
 
-def test_a_budget_counts_invoices_and_what_failed_costs_nothing(guarded, bob, network):
+def test_a_budget_counts_invoices_and_what_failed_costs_nothing(guarded, alice, bob, network):
     key = store_key(guarded, "payer", ["pay"], budget_sat=30)
     other = store_key(guarded, "payer too", ["pay"], budget_sat=30)
 
@@ -238,6 +245,7 @@ def test_a_budget_counts_invoices_and_what_failed_costs_nothing(guarded, bob, ne
     def invoice(amount: int) -> str:
         return bob.post("/v1/lightning/generateinvoice", {"amount": amount}).json["invoice"]
 
+    settle_down(alice, bob)
     network.command("fail", count=1, reason="INCORRECT_PAYMENT_DETAILS", node="bob")
     shared = invoice(20)
     assert pay(shared, bearer(key)).status == 400
@@ -260,21 +268,25 @@ def test_a_key_of_the_configuration_has_a_budget(guarded, bob):
 
 def test_beside_daphne(guarded, bob):
     """Calls are passed on with their credentials and the client's address; runimpd counts and decides."""
+
+    def attempt(number: int) -> None:
+        key = store_key(guarded, f"beside {number}", ["read", "send"], calls_per_minute=4)
+        body = HELLO | {"pubkey": bob.pubkey}
+        assert daphne.post("/v1/message/send", body, bearer(key)).status == 200
+        assert guarded.get("/v1/messages", bearer(key)).status == 200
+        assert daphne.get("/v1/messages", bearer(key)).status == 200
+        assert guarded.get("/v1/node", bearer(key)).status == 200
+        refused = daphne.get("/v1/messages", bearer(key))
+        assert (refused.status, refused.json["code"]) == (429, 8)
+        assert 1 <= int(refused.headers["retry-after"]) <= 60
+        (row,) = audit_rows(guarded, f"caller = 'beside {number}' AND spends")
+        assert row[5] == "127.0.0.1"
+
     with KeyedDaphne(guarded) as daphne:
-        key = store_key(guarded, "beside", ["read", "send"], calls_per_minute=4)
+        within_a_minute(attempt)
         with WebsocketStream(daphne, additional_headers=bearer(store_key(guarded, "at the daphne", ["read"]))) as stream:
-            body = HELLO | {"pubkey": bob.pubkey}
-            assert daphne.post("/v1/message/send", body, bearer(key)).status == 200
-            assert guarded.get("/v1/messages", bearer(key)).status == 200
-            assert daphne.get("/v1/messages", bearer(key)).status == 200
-            assert guarded.get("/v1/node", bearer(key)).status == 200
-            refused = daphne.get("/v1/messages", bearer(key))
-            assert (refused.status, refused.json["code"]) == (429, 8)
-            assert 1 <= int(refused.headers["retry-after"]) <= 60
             end_key(guarded, "at the daphne", "revoked_at")
             assert closed(stream).rcvd.code == 1008
-        (row,) = audit_rows(guarded, "caller = 'beside' AND spends")
-        assert row[5] == "127.0.0.1"
 
 
 def test_beyond_loopback_a_key_of_the_database_will_do(network, tmp_path):
@@ -290,6 +302,4 @@ def test_beyond_loopback_a_key_of_the_database_will_do(network, tmp_path):
         node.wait_until(lambda: '"change": "revoked"' in node.log)
         assert node.get("/v1/node").status == 401
         node.stop()
-        node.launch()
-        assert node.process.wait(timeout=60) == 1
-        assert "keys make" in node.log
+        assert "keys make" in node.refused_start()

@@ -10,7 +10,7 @@ from lightning.rpcs import ONLY_FOR, Rpc, bake_line, calls_for
 from nodeapi.lnd_status import LndStatus
 from tests.conftest import simulated_network
 from tests.nodeapi.streams import WebsocketStream, is_end, send
-from tests.support.macaroons import all_but, baked, printed, refused_start, uris
+from tests.support.macaroons import all_but, baked, printed, uris
 from tests.support.nodes import Node
 
 
@@ -67,7 +67,7 @@ def test_node_works_with_the_macaroon_of_the_line(own_network, tmp_path):
 
 def test_start_with_too_weak_a_macaroon_names_what_is_missing(own_network, tmp_path):
     lnd = baked(own_network.nodes["carol"], tmp_path, all_but(Rpc.GET_NODE_INFO, Rpc.SETTLE_INVOICE))
-    log = refused_start(Node(lnd, tmp_path / "carol"))
+    log = Node(lnd, tmp_path / "carol").refused_start()
     assert "does not permit GetNodeInfo, SettleInvoice" in log
     assert "`./impervious macaroon` prints the line" in log
 

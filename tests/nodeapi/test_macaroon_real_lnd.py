@@ -11,9 +11,9 @@ import pytest
 
 from lightning.rpcs import ONLY_FOR, Rpc
 from tests.nodeapi.streams import WebsocketStream, data_of, is_end, send
-from tests.support.loops import LoopThread
-from tests.nodeapi.vpn_market import REFRESH, buy, of_type, one, open_shop, post, told, wait_for_shop
-from tests.support.macaroons import GUARD_SECONDS, all_but, printed, refused_start
+from tests.nodeapi.vpn_market import REFRESH, answer, buy, one, open_shop, post, told, wait_for_shop
+from tests.support.loops import LoopThread, running
+from tests.support.macaroons import GUARD_SECONDS, all_but, printed
 from tests.support.nodes import Node
 from tests.support.real_lnd import RealNetwork, available
 
@@ -38,16 +38,14 @@ def bake(lnd, directory, line: str):
 
 @pytest.fixture(scope="module")
 def network(tmp_path_factory) -> Iterator[RealNetwork]:
-    loop = LoopThread()
     real = RealNetwork(
         tmp_path_factory.mktemp("real"),
         ["seller", "buyer", "hidden"],
         channels=[("buyer", "seller"), ("seller", "hidden")],
         private=["hidden"],
     )
-    loop.run(real.__aenter__())
-    yield real
-    loop.run(real.stop())
+    with running(real, LoopThread()):
+        yield real
 
 
 @pytest.fixture(scope="module")
@@ -95,8 +93,8 @@ def test_a_lease_is_bought_by_a_hold_invoice_and_refreshed(market):
     assert lease["seconds"] == 600
     nonce = one(buyer, "SELECT nonce FROM vpn_purchasedlease")
     with WebsocketStream(buyer) as stream:
-        post(buyer, REFRESH, pubkey=seller.pubkey, nonce=nonce, price="100")
-        assert told(stream.until(of_type("lease"))[-1])["seconds"] == 100
+        refresh_id = post(buyer, REFRESH, pubkey=seller.pubkey, nonce=nonce, price="100")
+        assert told(answer(stream, refresh_id, "lease"))["seconds"] == 100
 
 
 def test_node_with_a_private_channel_only_is_answered(network, market, tmp_path):
@@ -119,6 +117,6 @@ def test_node_with_a_private_channel_only_is_answered(network, market, tmp_path)
 )
 def test_too_weak_a_macaroon_is_told_at_start(network, tmp_path, missing):
     line = "lncli bakemacaroon --save_to impervious.macaroon " + " ".join(f"uri:{path}" for path in all_but(*missing))
-    log = refused_start(Node(bake(network.nodes["hidden"], tmp_path / "baked", line), tmp_path / "node"))
+    log = Node(bake(network.nodes["hidden"], tmp_path / "baked", line), tmp_path / "node").refused_start()
     assert "does not permit TrackPaymentV2 (lnd at" in log
     assert "`./impervious macaroon` prints the line" in log

@@ -99,7 +99,7 @@ def test_copy_that_finds_no_room_leaves_all_as_it_was(node, update):
         node.launch()
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
-    assert node.process.wait(timeout=60) == 1
+    node.ended_by_itself()
     assert "cannot be copied to" in node.log and "make room" in node.log and "Traceback" not in node.log
     assert not copies(node)
     assert content(database) == rows and "of_the_tests" not in columns(database)

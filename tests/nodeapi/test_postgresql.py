@@ -16,7 +16,8 @@ from tests.conftest import start_simulated
 from tests.nodeapi.streams import WebsocketStream, send
 from tests.nodeapi.traffic import Traffic, assert_all_arrive_once
 from tests.support.databases import control_server, end_sessions, only_on_postgres
-from tests.support.nodes import Node, free_port
+from tests.support.nodes import Node
+from tests.support.ports import free_port
 
 pytestmark = only_on_postgres
 
@@ -105,9 +106,7 @@ def test_lost_lock_is_taken_again(pair):
     end_all_sessions(alice)
     alice.wait_until(lambda: "the database is locked again" in alice.log[told:])
     other = Node(alice.lnd, alice.directory.parent / "second", database_url=alice.database_url)
-    other.launch()
-    assert other.process.wait(timeout=60) == 1
-    assert f"process {alice.process.pid} on" in other.log
+    assert f"process {alice.process.pid} on" in other.refused_start()
     assert_all_arrive_once(alice, bob, [send(alice, bob)])
 
 
@@ -119,7 +118,7 @@ def test_lock_that_another_took_meanwhile_ends_the_node(pair):
         while not other.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_KEY]).fetchone()[0]:
             time.sleep(0.05)
         alice.process.send_signal(signal.SIGCONT)
-        assert alice.process.wait(timeout=60) == 1
+        alice.ended_by_itself()
     assert "another runimpd (process unknown) runs on this database" in alice.log
     alice.start()
 
@@ -127,16 +126,13 @@ def test_lock_that_another_took_meanwhile_ends_the_node(pair):
 def test_server_that_is_not_there_is_told_without_the_password(network, tmp_path):
     url = f"postgresql://me:hunter2@127.0.0.1:{free_port()}/node"
     node = Node(network.nodes["carol"], tmp_path / "carol", database_url=url)
-    node.launch()
-    assert node.process.wait(timeout=60) == 1
-    assert "database.url: the PostgreSQL database cannot be used" in node.log
-    assert "hunter2" not in node.log and "Traceback" not in node.log
+    log = node.refused_start()
+    assert "database.url: the PostgreSQL database cannot be used" in log
+    assert "hunter2" not in log and "Traceback" not in log
 
 
 def test_server_that_forgets_commits_is_refused(network, tmp_path):
     node = Node(network.nodes["carol"], tmp_path / "carol")
     name = conninfo_to_dict(node.database_url)["dbname"]
     on_database(node, f"ALTER DATABASE {name} SET synchronous_commit = off")
-    node.launch()
-    assert node.process.wait(timeout=60) == 1
-    assert "synchronous_commit is off" in node.log
+    assert "synchronous_commit is off" in node.refused_start()

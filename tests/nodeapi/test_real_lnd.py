@@ -15,7 +15,7 @@ from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
 from tests.support.lnd_rpc import BareClient
 from tests.support.loops import LoopThread, running
-from tests.support.nodes import Node
+from tests.support.nodes import GUARD_SECONDS, Node
 from tests.support.real_lnd import RealNetwork, available
 
 pytestmark = [
@@ -57,7 +57,7 @@ def bob(network, tmp_path_factory):
 def until(stream, message_id: str, service_type: str) -> dict:
     """The event of this id and type; of deliveries the one that ends it."""
     while True:
-        event = json.loads(stream.recv(timeout=60))["result"]
+        event = json.loads(stream.recv(timeout=GUARD_SECONDS))["result"]
         if event["id"] == message_id and event["serviceType"] == service_type:
             return event
 
@@ -150,16 +150,12 @@ def test_start_that_cannot_be(change, told, network, tmp_path):
         name: values.get(value, getattr(other, name) if value == "other" else value) for name, value in change.items()
     }
     node = Node(dataclasses.replace(network.nodes["alice"], **change), tmp_path / "node")
-    node.launch()
-    assert node.process.wait(timeout=60) == 1
-    assert told in node.log
+    assert told in node.refused_start()
 
 
 def test_keysend_switched_off(network, tmp_path):
     node = Node(network.nodes["mute"], tmp_path / "node")
-    node.launch()
-    assert node.process.wait(timeout=60) == 1
-    assert "accept-keysend=true" in node.log
+    assert "accept-keysend=true" in node.refused_start()
 
 
 def verified_by_lnd(loop, node: Node, msg: bytes, signature: str) -> tuple[bool, str]:
@@ -231,7 +227,7 @@ def lightning_events(node: Node, invoice_id: str) -> list[dict]:
     found = []
     with connect(f"ws://{node.http}/v1/subscribe?after=0", max_size=None) as stream:
         while True:
-            event = json.loads(stream.recv(timeout=60))["result"]
+            event = json.loads(stream.recv(timeout=GUARD_SECONDS))["result"]
             if event["id"] == marker:
                 return found
             if event["id"] == invoice_id:

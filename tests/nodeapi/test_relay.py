@@ -79,7 +79,8 @@ def test_start_and_stop_are_safe_to_repeat(alice):
     for _ in range(2):
         reply = alice.post(STOP)
         assert (reply.status, reply.json) == (200, {})
-        assert all(map(is_free, ports(told)))
+        # On a slow machine the pump may still be ending.
+        alice.wait_until(lambda: all(map(is_free, ports(told))))
 
 
 @pytest.mark.parametrize("headers", [{}, {"Content-Type": "application/x-www-form-urlencoded"}])
@@ -110,6 +111,7 @@ def test_by_grpc(alice, bob):
 def test_send_twice_under_one_key_is_once(alice, bob, relay):
     key, body = {"Idempotency-Key": uuid.uuid4().hex}, {"pubkey": bob.pubkey}
     first = alice.post(SEND, body, key).json["id"]
+    bob.wait_until(lambda: bob.get(f"/v1/message/{first}").status == 200)
     alice.post(STOP)
     # Accepted is accepted, whatever became of the relay.
     assert alice.post(SEND, body, key).json["id"] == first
@@ -157,8 +159,8 @@ def test_what_a_stranger_adds_is_not_published(alice, bob, network):
     record = sealed(PrivateKey(), packet(made), recipient=bytes.fromhex(bob.pubkey), record_number=number)
     with WebsocketStream(bob) as stream:
         network.pay("alice", bob.pubkey, {number: record})
-        event = stream.until(lambda event: event["serviceType"] == "socket")[-1]
-    assert data_of(event) == json_of(told)
+        event = stream.of(str(uuid.UUID(bytes=made.id)))
+    assert event["serviceType"] == "socket" and data_of(event) == json_of(told)
 
 
 @pytest.fixture
@@ -199,7 +201,7 @@ def test_what_was_stopped_stays_stopped(own_node, bob):
     node.kill()
     node.start()
     assert "StartSocket" in node.post(SEND, {"pubkey": bob.pubkey}).json["message"]
-    assert all(map(is_free, ports(told)))
+    node.wait_until(lambda: all(map(is_free, ports(told))))
 
 
 def last_run(node: Node) -> dict[str, str]:
@@ -259,6 +261,7 @@ def test_the_pump_is_started_again_when_it_dies(own_node):
         node.wait_until(lambda: "nobody yet" not in last_run(node).values())
         (pump,) = pumps_of(node)
         os.kill(pump, signal.SIGKILL)
+        node.wait_until(lambda: pump not in pumps_of(node))
         first.say(b"as if nothing had happened")
         assert second.hear() == b"as if nothing had happened"
     assert pumps_of(node) not in ([], [pump])
@@ -267,8 +270,16 @@ def test_the_pump_is_started_again_when_it_dies(own_node):
 
 def pumps_of(node: Node) -> list[int]:
     tasks = Path(f"/proc/{node.process.pid}/task")
-    found = [int(word) for task in tasks.iterdir() for word in (task / "children").read_text().split()]
-    return [pid for pid in found if b"pump.py" in Path(f"/proc/{pid}/cmdline").read_bytes()]
+    found = [int(word) for task in tasks.iterdir() for word in read(task / "children").split()]
+    return [pid for pid in found if b"pump.py" in read(Path(f"/proc/{pid}/cmdline"))]
+
+
+def read(path: Path) -> bytes:
+    """Empty when the process or thread is gone."""
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, ProcessLookupError):
+        return b""
 
 
 def test_settings_reach_the_relay(own_node):
@@ -282,10 +293,14 @@ def test_settings_reach_the_relay(own_node):
         assert second.hear() == b"the newest has the port"
         second.say(b"answer")
         assert third.hear() == b"answer"
-        for _ in range(40):
-            third.say(b"x" * 20_000)
-        # 800,000 bytes come at once; what is not let through is counted.
-        node.wait_until(lambda: int(last_run(node)["Datagrams not passed on"]) > 1)
+
+        def some_are_dropped() -> bool:
+            """800,000 bytes come at once, if the system has room for them; what is not let through is counted."""
+            for _ in range(40):
+                third.say(b"x" * 20_000)
+            return int(last_run(node)["Datagrams not passed on"]) > 1
+
+        node.wait_until(some_are_dropped)
 
 
 def test_a_range_without_room(own_node):

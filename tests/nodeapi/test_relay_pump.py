@@ -11,9 +11,11 @@ import pytest
 from nodeapi.relay.ports import NoPorts, bind_pair, listening_on
 from nodeapi.relay.process import PROGRAM
 from nodeapi.relay.pump import HEADER_BYTES, Bucket
-from tests.support.udp import UdpClient, introduce
+from tests.support.udp import GUARD_SECONDS, UdpClient, introduce
 
 LARGEST = 65_507
+# Datagrams of 1,000 bytes that any system keeps for a process that does not run: what it drops nobody counts.
+ROOM = 50
 
 
 class Pump:
@@ -127,7 +129,7 @@ def test_nothing_to_an_address_that_has_not_spoken(pump):
 def test_addresses_of_before_are_remembered():
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as silent:
         silent.bind(("127.0.0.1", 0))
-        silent.settimeout(30)
+        silent.settimeout(GUARD_SECONDS)
         peers = [None, list(silent.getsockname())]
         state = {"peers": peers, "datagrams": [7, 8], "passed_bytes": [70, 80], "dropped": 9}
         with Pump(**state) as pump, UdpClient(pump.ports[0]) as first:
@@ -150,11 +152,11 @@ def test_its_own_ports_are_nobody(pump):
 def test_idle_it_ends():
     with Pump(idle_seconds=1) as pump:
         assert pump.until(lambda state: "ended" in state)["ended"] == "idle"
-        assert pump.process.wait(timeout=30) == 0
+        assert pump.process.wait(timeout=GUARD_SECONDS) == 0
 
 
 def test_a_stranger_does_not_keep_it_from_being_idle():
-    with Pump(idle_seconds=1) as pump, UdpClient(pump.ports[0]) as first, UdpClient(pump.ports[0]) as stranger:
+    with Pump(idle_seconds=3) as pump, UdpClient(pump.ports[0]) as first, UdpClient(pump.ports[0]) as stranger:
         first.say(b"mine")
         pump.until(lambda state: state["peers"][0])
         while pump.process.poll() is None:
@@ -165,7 +167,7 @@ def test_a_stranger_does_not_keep_it_from_being_idle():
 
 def test_it_ends_with_its_standard_input(pump):
     pump.process.stdin.close()
-    assert pump.process.wait(timeout=30) == 0
+    assert pump.process.wait(timeout=GUARD_SECONDS) == 0
 
 
 def test_no_more_bytes_than_the_limit_lets_pass():
@@ -178,9 +180,10 @@ def test_no_more_bytes_than_the_limit_lets_pass():
     ):
         second.say()
         pump.until(lambda state: state["peers"][1])
-        for _ in range(count):
+        for said in range(1, count + 1):
             first.say(b"x" * size)
-        state = pump.until(lambda state: state["dropped"] + state["datagrams"][0] == count + 1)
+            if said % ROOM == 0:
+                state = pump.until(lambda state: state["dropped"] + state["datagrams"][0] == said + 1)
         passed = state["datagrams"][0]
         allowed = limit * (1 + time.monotonic() - started) + size + HEADER_BYTES
         assert len(second.waiting()) == passed >= limit // (size + HEADER_BYTES)
@@ -238,12 +241,12 @@ def test_dual_stack():
 
 
 def test_ports_out_of_a_range():
-    pair = bind_pair("127.0.0.1", port_range=(42_000, 42_010))
-    more = bind_pair("127.0.0.1", port_range=(42_000, 42_010))
+    pair = bind_pair("127.0.0.1", port_range=(42_000, 42_099))
+    more = bind_pair("127.0.0.1", port_range=(42_000, 42_099))
     ports = [one.getsockname()[1] for one in (*pair, *more)]
     try:
         assert len(set(ports)) == 4 and ports == sorted(ports)
-        assert 42_000 <= ports[0] and ports[-1] <= 42_010
+        assert 42_000 <= ports[0] and ports[-1] <= 42_099
         with pytest.raises(NoPorts, match="socket.port_range.* from .* to "):
             bind_pair("127.0.0.1", port_range=(ports[0], ports[1]))
         with pytest.raises(NoPorts, match=str(ports[0])):

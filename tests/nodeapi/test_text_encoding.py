@@ -43,10 +43,10 @@ def test_text_goes_out(carol, bob, text):
 def test_bytes_come_in_as_text_over_websocket_and_http_and_as_they_are_over_grpc(carol, bob, body, text):
     with WebsocketStream(carol) as websocket, LineStream(carol) as lines, grpc_stream(carol) as call:
         message_id = send(bob, carol, body)
-        assert websocket.event()["data"] == text
-        event = lines.event()
-        assert (event["id"], event["data"]) == (message_id, text)
-        assert next(call).data == body
+        # Ends of what other tests have sent may be told too.
+        assert websocket.of(message_id)["data"] == text
+        assert lines.of(message_id)["data"] == text
+        assert next(event for event in call if event.id == message_id).data == body
     assert carol.message(message_id)["msg"] == text
 
 
@@ -55,8 +55,8 @@ def test_delivery_is_readable_json(carol, bob):
         with messaging(carol) as stub:
             request = messaging_pb2.SendMessageRequest(msg=b"\xff\xfe", pubkey=bob.pubkey)
             message_id = stub.SendMessage(request, timeout=GUARD_SECONDS).id
-        event = stream.event()
-    assert event["id"] == message_id and event["data"].startswith('{"state":"settled"')
+        event = stream.of(message_id)
+    assert event["data"].startswith('{"state":"settled"')
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from tests.nodeapi.streams import LineStream, WebsocketStream, data_of, grpc_str
 from tests.nodeapi.test_beside_daphne import Daphne
 from tests.support.admin import ACCOUNT
 from tests.support.certificates import Authority, self_signed
-from tests.support.nodes import Node
+from tests.support.nodes import GUARD_SECONDS, Node
 
 KEY = "a-key-with-more-than-20-characters"
 AUTHORIZED = {"Authorization": f"Bearer {KEY}"}
@@ -50,7 +50,7 @@ def certificate_at(port: int, protocol: str) -> str:
     context = ssl.create_default_context()
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
     context.set_alpn_protocols([protocol])
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as raw:
+    with socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS) as raw:
         with context.wrap_socket(raw) as connection:
             return ssl.DER_cert_to_PEM_cert(connection.getpeercert(binary_form=True)).strip()
 
@@ -108,7 +108,7 @@ def test_old_versions_of_tls_are_refused(node, door, version):
     context.minimum_version = context.maximum_version = version
     context.set_alpn_protocols(["h2" if door == "grpc" else "http/1.1"])
     port = node.grpc_port if door == "grpc" else node.http_port
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as raw:
+    with socket.create_connection(("127.0.0.1", port), timeout=GUARD_SECONDS) as raw:
         if version is ssl.TLSVersion.TLSv1_2:
             with context.wrap_socket(raw, server_hostname="127.0.0.1") as connection:
                 assert connection.version() == "TLSv1.2"

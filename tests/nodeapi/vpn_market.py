@@ -31,7 +31,7 @@ from vpn.keys import new_key_pair
 
 QUOTE, CONTRACT, REFRESH, LEASES = "/v1/vpn/quote", "/v1/vpn/contract", "/v1/vpn/refresh", "/v1/vpn/leases"
 RECORD_NUMBER = SERVICES["vpn"]
-GUARD_SECONDS = 180
+GUARD_SECONDS = 600
 SERVER_IP = "192.0.2.1"
 PRICE_SAT = 3_600
 

@@ -82,4 +82,4 @@ def serve_web(shop: Shop, directory: Path) -> None:
 
 
 def fetch(machine: Machine) -> str:
-    return machine.run("curl", "-sS", "--retry", "20", "--retry-all-errors", "--retry-max-time", "50", URL)
+    return machine.run("curl", "-sS", "--retry", "60", "--retry-all-errors", "--retry-max-time", "200", URL)

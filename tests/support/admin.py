@@ -6,7 +6,7 @@ import urllib.parse
 import urllib.request
 from html import unescape
 
-from tests.support.nodes import Node
+from tests.support.nodes import GUARD_SECONDS, Node
 
 ACCOUNT = {"username": "operator", "password": "a password for tests"}
 
@@ -28,7 +28,7 @@ class AdminPages:
 
     def page(self, path: str, **form: str) -> str:
         data = urllib.parse.urlencode(form).encode() if form else None
-        with self._opener.open(self._base + path, data, timeout=60) as answer:
+        with self._opener.open(self._base + path, data, timeout=GUARD_SECONDS) as answer:
             return answer.read().decode()
 
     def fields(self, path: str) -> dict[str, str]:

@@ -11,9 +11,10 @@ from collections import namedtuple
 from http.client import HTTPConnection
 from pathlib import Path
 
-from tests.support.nodes import ROOT, free_port
+from tests.support.nodes import ROOT
+from tests.support.ports import free_port
 
-GUARD_SECONDS = 60
+GUARD_SECONDS = 600
 Address = namedtuple("Address", "host port")
 
 

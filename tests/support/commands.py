@@ -10,7 +10,7 @@ from pathlib import Path
 
 from tests.support.nodes import ROOT
 
-GUARD_SECONDS = 120
+GUARD_SECONDS = 600
 
 
 @dataclass

@@ -57,7 +57,7 @@ def _on_server(statement: sql.Composable) -> None:
 def execute(database_url: str, statement: str) -> list[tuple]:
     """Runs one statement beside a node, and commits it; its rows, if it has any."""
     if database_url.startswith("sqlite:///"):
-        with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"), timeout=30)) as connection, connection:
+        with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"), timeout=240)) as connection, connection:
             return connection.execute(statement).fetchall()
     with psycopg.connect(database_url) as connection:
         cursor = connection.execute(statement)

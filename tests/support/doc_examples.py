@@ -17,7 +17,7 @@ from pathlib import Path
 
 from tests.support.nodes import ROOT
 
-GUARD_SECONDS = 180
+GUARD_SECONDS = 600
 RUNNERS = {"sh": ["sh", "-eu", "-c"], "python": [sys.executable, "-c"]}
 
 _FENCED = re.compile(r"^```(\w*) ?([^\n]*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)

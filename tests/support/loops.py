@@ -8,6 +8,9 @@ from contextlib import contextmanager
 
 from tests.support.real_lnd import RealNetwork
 
+# Ends what hangs, on however busy a machine.
+GUARD_SECONDS = 900
+
 
 class LoopThread:
     """An event loop of its own, because the network's processes belong to one."""
@@ -18,7 +21,7 @@ class LoopThread:
 
     def run(self, coroutine):
         future: Future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        return future.result(timeout=300)
+        return future.result(timeout=GUARD_SECONDS)
 
 
 @contextmanager

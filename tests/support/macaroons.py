@@ -11,7 +11,7 @@ from pathlib import Path
 from lightning.rpcs import Rpc
 from protos.lnrpc import lightning_pb2
 from tests.support.lnd_rpc import BareClient
-from tests.support.nodes import ROOT, Node
+from tests.support.nodes import ROOT
 
 # Ends what hangs, on however busy a machine.
 GUARD_SECONDS = 600
@@ -49,16 +49,6 @@ async def _bake(lnd, calls: Iterable[str]) -> str:
     )
     async with BareClient(lnd) as client:
         return (await client.lightning.BakeMacaroon(request)).macaroon
-
-
-def refused_start(node: Node) -> str:
-    """The log of a node that ends by itself, with an error."""
-    node.launch()
-    try:
-        assert node.process.wait(timeout=GUARD_SECONDS) == 1
-    finally:
-        node.kill()
-    return node.log
 
 
 def all_but(*missing: Rpc) -> list[str]:

@@ -2,14 +2,11 @@
 
 import json
 import os
-import random
 import signal
-import socket
 import ssl
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
@@ -18,10 +15,13 @@ import yaml
 from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credentials
 
 from tests.support.databases import new_database_url
+from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
-START_SECONDS = 240
-PORTS = range(12_000, 20_000)
+START_SECONDS = 600
+# Ends what hangs, on however busy a machine.
+GUARD_SECONDS = 600
+TAIL_BYTES = 3_000
 SERVICES = {
     "federate": 100000,
     "vpn": 200000,
@@ -30,15 +30,8 @@ SERVICES = {
     "socket": 500000,
     "sign": 800000,
 }
-
-
-def free_port() -> int:
-    """Below the range from which the kernel takes the ports of outgoing connections: nobody takes it until it is used."""
-    while True:
-        port = random.SystemRandom().choice(PORTS)
-        with socket.socket() as probe, suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            return port
+# Whose logs are told when a test fails.
+launched: list["Node"] = []
 
 
 @dataclass
@@ -52,7 +45,7 @@ class Reply:
         return json.loads(self.body)
 
 
-@dataclass
+@dataclass(eq=False)
 class Node:
     """One node beside `lnd` (anything with host, port, tls_cert_path, macaroon_path, pubkey). `extra` are sections of its
     configuration that replace the defaults; `environ` is added to its environment. Without `database_url` it gets a
@@ -110,12 +103,21 @@ class Node:
 
     def http_connection(self) -> HTTPConnection:
         if self.tls_cert is None:
-            return HTTPConnection("127.0.0.1", self.http_port, timeout=60)
-        return HTTPSConnection("127.0.0.1", self.http_port, timeout=60, context=self.tls)
+            return HTTPConnection("127.0.0.1", self.http_port, timeout=GUARD_SECONDS)
+        return HTTPSConnection("127.0.0.1", self.http_port, timeout=GUARD_SECONDS, context=self.tls)
 
     @property
     def log(self) -> str:
         return self.log_path.read_text()
+
+    @property
+    def log_tail(self) -> str:
+        """Its last lines, whatever stands in them."""
+        return self.log_path.read_bytes()[-TAIL_BYTES:].decode(errors="replace") if self.log_path.exists() else ""
+
+    @property
+    def running(self) -> bool:
+        return self.process is not None and self.process.poll() is None
 
     def _config(self) -> dict:
         config = {
@@ -150,21 +152,42 @@ class Node:
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )
+        launched.append(self)
 
     def start(self) -> "Node":
         told = self.log.count("IMPD started!") if self.log_path.exists() else 0
+        return self._launch_until(lambda: self.log.count("IMPD started!") > told)
+
+    def _launch_until(self, condition) -> "Node":
         self.launch()
-        self.wait_until(lambda: self.log.count("IMPD started!") > told)
+        try:
+            self.wait_until(condition)
+        except BaseException:
+            self.kill()
+            raise
         return self
+
+    def refused_start(self) -> str:
+        """The log of a node that ends by itself, with an error."""
+        self.launch()
+        self.ended_by_itself()
+        return self.log
+
+    def ended_by_itself(self) -> None:
+        """Waits for its end, which tells of an error."""
+        try:
+            assert self.process.wait(timeout=GUARD_SECONDS) == 1, self.log_tail
+        finally:
+            self.kill()
 
     def wait_until(self, condition) -> None:
         for _ in range(START_SECONDS * 20):
             if condition():
                 return
             if self.process.poll() is not None:
-                raise AssertionError(f"the node ended with {self.process.returncode}:\n{self.log[-3000:]}")
+                raise AssertionError(f"the node ended with {self.process.returncode}:\n{self.log_tail}")
             time.sleep(0.05)
-        raise AssertionError(f"the node did not get there in {START_SECONDS} s:\n{self.log[-3000:]}")
+        raise AssertionError(f"the node did not get there in {START_SECONDS} s:\n{self.log_tail}")
 
     def stop(self) -> int:
         """Ends the process by SIGTERM; its exit code."""
@@ -176,7 +199,7 @@ class Node:
     def _end(self, number: int) -> int:
         if self.process.poll() is None:
             self.process.send_signal(number)
-        return self.process.wait(timeout=60)
+        return self.process.wait(timeout=GUARD_SECONDS)
 
     def __enter__(self) -> "Node":
         return self.start()

@@ -12,11 +12,9 @@ import contextlib
 import hashlib
 import json
 import os
-import random
 import secrets
 import shutil
 import signal
-import socket
 import sys
 from collections.abc import Callable, Collection, Coroutine, Sequence
 from dataclasses import dataclass, field
@@ -28,19 +26,17 @@ from coincurve import PrivateKey
 from lightning.simulator.process import LndNode
 from protos.lnrpc import lightning_pb2
 from tests.support.lnd_rpc import BareClient
+from tests.support.ports import HOST, free_port
 
 PROGRAMS = ("lnd", "lncli", "btcd", "btcctl")
-HOST = "127.0.0.1"
 CHANNEL_SAT = 10_000_000
 # Segwit is active on simnet from block 300 on; the first coinbase is mature long before.
 BLOCKS = 310
 COINBASE_SAT = 50 * 10**8
 FUNDING_FEE_SAT = 10_000
 CONFIRMATIONS = 6
-GUARD_SECONDS = 120
+GUARD_SECONDS = 600
 TAIL_BYTES = 2000
-# Below the range from which the kernel takes the ports of outgoing connections.
-PORTS = range(20_000, 32_000)
 DATABASES = {"bbolt": [], "sqlite": ["--db.backend=sqlite"]}
 
 # Runs a program that the kernel kills when its parent dies, however that dies.
@@ -137,7 +133,6 @@ class RealNetwork:
         self._btcd: _Process | None = None
         self._btcd_port = 0
         self._lnds: dict[str, _Lnd] = {}
-        self._used_ports: set[int] = set()
 
     async def __aenter__(self) -> "RealNetwork":
         try:
@@ -192,7 +187,7 @@ class RealNetwork:
     async def _start_btcd(self) -> None:
         home = self.directory / "btcd"
         home.mkdir(exist_ok=True)
-        self._btcd_port = self._free_port()
+        self._btcd_port = free_port()
         arguments = [
             *("btcd", "--simnet", "--configfile=/dev/null", "--nodnsseed", "--nolisten", "--nostalldetect"),
             *("--txindex", "--debuglevel=warn", f"--datadir={home}/data", f"--logdir={home}/log"),
@@ -217,7 +212,7 @@ class RealNetwork:
     def _new_lnd(self, name: str) -> _Lnd:
         home = self.directory / name
         home.mkdir(exist_ok=True)
-        rpc_port, peer_port = self._free_port(), self._free_port()
+        rpc_port, peer_port = free_port(), free_port()
         arguments = [
             *("lnd", f"--lnddir={home}", "--noseedbackup", f"--alias={name}", "--bitcoin.simnet"),
             *("--bitcoin.node=btcd", f"--btcd.rpchost={HOST}:{self._btcd_port}", "--btcd.rpcuser=simnet"),
@@ -367,19 +362,6 @@ class RealNetwork:
         async with asyncio.TaskGroup() as group:
             for lnd in self._lnds.values():
                 group.create_task(action(lnd))
-
-    def _free_port(self) -> int:
-        while True:
-            port = random.choice(PORTS)
-            if port in self._used_ports:
-                continue
-            with socket.socket() as listener:
-                try:
-                    listener.bind((HOST, port))
-                except OSError:
-                    continue
-            self._used_ports.add(port)
-            return port
 
     async def _btcctl(self, *arguments: str, parse: bool = True):
         certificate = self.directory / "btcd" / "rpc.cert"

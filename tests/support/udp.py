@@ -2,7 +2,7 @@
 
 import socket
 
-GUARD_SECONDS = 30
+GUARD_SECONDS = 600
 
 
 class UdpClient:

@@ -20,7 +20,9 @@ PROBE = Path(__file__).with_name("probe.py")
 PROBE_PORT = 7
 LISTEN_PORT = 51820
 PATH = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-SECONDS = 15
+SECONDS = 60
+# Ends what hangs, on however busy a machine.
+GUARD_SECONDS = 600
 
 
 def new_name() -> str:
@@ -29,7 +31,7 @@ def new_name() -> str:
 
 def command(*words: object, **more) -> str:
     done = subprocess.run([str(word) for word in words], capture_output=True, text=True,
-                          env=os.environ | {"PATH": PATH}, timeout=60, **more)  # fmt: skip
+                          env=os.environ | {"PATH": PATH}, timeout=GUARD_SECONDS, **more)  # fmt: skip
     assert done.returncode == 0, f"{words}: {done.stderr}{done.stdout}"
     return done.stdout
 
@@ -149,7 +151,7 @@ class Flow:
 
     def end(self) -> tuple[int, int]:
         """How many were sent, and how many of them were lost."""
-        told, _ = self._process.communicate("", timeout=120)
+        told, _ = self._process.communicate("", timeout=GUARD_SECONDS)
         sent, lost = map(int, told.split())
         return sent, lost
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.support.nodes import ROOT
-from tests.vpn.machines import LISTEN_PORT, PATH, Client, Machine, new_name
+from tests.vpn.machines import GUARD_SECONDS, LISTEN_PORT, PATH, Client, Machine, new_name
 from vpn import keys, rules, wgquick
 
 PUBLIC = "198.51.100.2"
@@ -39,7 +39,7 @@ class Operator(Machine):
     def vpn(self, *words: str, answer: str = "", path: str = PATH) -> subprocess.CompletedProcess:
         inside = ["ip", "netns", "exec", self.name, sys.executable, ROOT / "manage.py", "vpn", *words]
         return subprocess.run([*inside, "--config", self.config], input=answer, text=True, capture_output=True,
-                              env=os.environ | {"PATH": path}, cwd=self.directory, timeout=60)  # fmt: skip
+                              env=os.environ | {"PATH": path}, cwd=self.directory, timeout=GUARD_SECONDS)  # fmt: skip
 
     def set_up(self, **vpn) -> str:
         """The server's public key, which then stands in the configuration."""

@@ -41,9 +41,10 @@ async function main() {
   const socket = new WebSocket(`ws://${otherHttp}/v1/subscribe`);
   await new Promise((resolve) => socket.on("open", resolve));
   socket.send("something");
-  const isMessage = (name) => (event) => event[name] === "message";
-  const events = [firstEvent(stream, isMessage("service_type")), websocketEvent(socket, isMessage("serviceType"))];
-  const message = { msg: Buffer.from("from JavaScript"), pubkey, amount: 3 };
+  const body = Buffer.from("from JavaScript");
+  const isOurs = (encoding) => (event) => body.equals(Buffer.from(event.data, encoding));
+  const events = [firstEvent(stream, isOurs()), websocketEvent(socket, isOurs("base64"))];
+  const message = { msg: body, pubkey, amount: 3 };
   const sent = await call(client(own, "messaging", "Messaging"), "SendMessage", message);
   const [event, frame] = await Promise.all(events);
   stream.on("error", () => {});
