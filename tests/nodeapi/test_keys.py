@@ -262,7 +262,10 @@ def test_beside_daphne(guarded, bob):
     """Calls are passed on with their credentials and the client's address; runimpd counts and decides."""
     with KeyedDaphne(guarded) as daphne:
         key = store_key(guarded, "beside", ["read", "send"], calls_per_minute=4)
-        with WebsocketStream(daphne, additional_headers=bearer(store_key(guarded, "at the daphne", ["read"]))) as stream:
+        reader = bearer(store_key(guarded, "at the daphne", ["read"]))
+        # Each process reads the keys for itself, all at once: who knows the second one knows the first.
+        guarded.wait_until(lambda: daphne.get("/v1/messages", reader).status == 200)
+        with WebsocketStream(daphne, additional_headers=reader) as stream:
             body = HELLO | {"pubkey": bob.pubkey}
             assert daphne.post("/v1/message/send", body, bearer(key)).status == 200
             assert guarded.get("/v1/messages", bearer(key)).status == 200
