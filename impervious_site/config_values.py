@@ -8,12 +8,11 @@ import ipaddress
 import re
 import ssl
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict
 from pydantic import PlainValidator, Secret as SecretOf, SecretStr, ValidationInfo
 
 SCOPES = ("read", "send", "pay", "admin")
@@ -30,11 +29,6 @@ _HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([
 _PLACEHOLDER = re.compile(r"/path/to\b.*|<.*>|your_.*|.*(…|\.\.\.)|(server_)?(ip|port|pub_?key)", re.IGNORECASE)
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
-# A server that has vanished without a word is given up within half a minute (seconds, but tcp_user_timeout in ms).
-_POSTGRES_DEFAULTS = {
-    "connect_timeout": "10", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3",
-    "tcp_user_timeout": "20000", "application_name": "impervious",
-}  # fmt: skip
 
 
 class Address(NamedTuple):
@@ -387,25 +381,9 @@ def parse_database_url(value: Any, info: ValidationInfo) -> Path | SecretOf[dict
     """The path of an SQLite file, or libpq's parameters for a PostgreSQL database, the password among them."""
     text = parse_secret(value).get_secret_value().strip()
     if re.match(r"postgres(ql)?(\+\w+)?:", text):
-        return SecretOf(parse_postgres_url(text))
+        # By its name, because it imports psycopg, 10 MB that a node on SQLite does without.
+        return SecretOf(import_module("impervious_site.postgres_url").parse(text))
     return parse_sqlite_path(text, info.context)
-
-
-def parse_postgres_url(text: str) -> dict[str, str]:
-    """libpq's parameters by their names, with defaults that end the wait for a server that has vanished."""
-    try:
-        parameters = conninfo_to_dict(text)
-    except (psycopg.Error, ValueError):
-        parameters = {}
-    ports = parameters.get("port", "").split(",")
-    # An @ in the host is the end of a password that was not written in percent codes: it must not get into a message.
-    usable = "@" not in parameters.get("host", "") and all(re.fullmatch("[0-9]{0,5}", port) for port in ports)
-    if not text.startswith(("postgresql://", "postgres://")) or not parameters.get("dbname") or not usable:
-        raise ValueError(
-            "is no address of a PostgreSQL database; must be postgresql://user:password@host:port/name with percent "
-            "codes for special characters (%40 for @), and ?host=/directory for a socket"
-        )
-    return _POSTGRES_DEFAULTS | parameters
 
 
 def parse_sqlite_path(text: str, directory: Path) -> Path:

@@ -25,7 +25,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "rest_framework",
+    "impervious_site.rest_framework_config.LeanConfig",
     "django_grpc_framework",
     "channels",
     "drf_spectacular_sidecar",

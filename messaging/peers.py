@@ -52,8 +52,9 @@ def is_stored(pubkey: str) -> bool:
 
 def blocked_and_known(pubkeys: Iterable[str]) -> tuple[set[str], set[str]]:
     """Those that were blocked, and those that this node has written to or that were marked."""
-    found = Peer.objects.filter(Q(blocked=True) | Q(written_to=True) | Q(marked=True), pubkey__in=list(pubkeys))
-    rows = found.values_list("pubkey", "blocked", "written_to", "marked")
+    # By key alone: this is asked for each batch, and to build a longer condition takes longer than to read.
+    found = Peer.objects.filter(pubkey__in=list(pubkeys))
+    rows = list(found.values_list("pubkey", "blocked", "written_to", "marked"))
     blocked = {pubkey for pubkey, is_blocked, _, _ in rows if is_blocked}
     return blocked, {pubkey for pubkey, _, written_to, marked in rows if written_to or marked}
 

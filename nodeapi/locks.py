@@ -2,41 +2,28 @@
 
 import asyncio
 import fcntl
-import hashlib
-import logging
 import os
-import secrets
-import socket
-from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from pathlib import Path
+from typing import Protocol
 
-import psycopg
+from django.utils.module_loading import import_string
 
 from nodeapi.errors import StartError
 
-logger = logging.getLogger(__name__)
 
-WATCH_SECONDS = 1.0
-ADVISORY_KEY = int.from_bytes(hashlib.sha256(b"impervious runimpd").digest()[:8], "big", signed=True)
-# If the node's machine vanishes, the server frees the lock within a minute; a session that says nothing must stay.
-SESSION_SETTINGS = (
-    "SET tcp_keepalives_idle = 30",
-    "SET tcp_keepalives_interval = 10",
-    "SET tcp_keepalives_count = 3",
-    "SET idle_session_timeout = 0",
-)
-HOLDER = """
-    SELECT application_name FROM pg_stat_activity JOIN pg_locks USING (pid)
-    WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND pg_locks.database = pg_stat_activity.datid
-    AND datname = current_database() AND classid::bigint << 32 | objid::bigint = %s
-"""
+class Lock(AbstractContextManager, Protocol):
+    """Entered, it is held, or StartError raised."""
+
+    async def watch(self) -> None:
+        """To be awaited while it is held. Raises StartError when another process has it."""
 
 
-def lock_of(database) -> "FileLock | ServerLock":
-    """The lock of a configured database's engine. Entered, it is held, or StartError raised; `watch` while it is."""
+def lock_of(database) -> Lock:
+    """The lock of a configured database's engine."""
     if database.postgres:
-        return ServerLock(database.postgres.get_secret_value())
+        # By its name, because it imports psycopg, 10 MB that a node on SQLite does without.
+        return import_string("nodeapi.server_lock.ServerLock")(database.postgres.get_secret_value())
     return FileLock(database.sqlite_path)
 
 
@@ -73,79 +60,3 @@ class FileLock:
     async def watch(self) -> None:
         """Ends never: what the system has locked stays so."""
         await asyncio.get_running_loop().create_future()
-
-
-class ServerLock:
-    """A session's advisory lock in a PostgreSQL database, on a connection that serves nothing else."""
-
-    def __init__(self, parameters: Mapping[str, str]):
-        self._name = f"runimpd {os.getpid()} {secrets.token_hex(4)} {socket.gethostname()}"[:63]
-        self._parameters = {**parameters, "application_name": self._name}
-        self._connection: psycopg.Connection | None = None
-
-    def __enter__(self) -> "ServerLock":
-        try:
-            self._take()
-        except psycopg.Error as error:
-            raise StartError(
-                f"database.url: the PostgreSQL database cannot be used ({error}); correct the address, start the server"
-            ) from None
-        return self
-
-    def __exit__(self, *_) -> None:
-        self._connection.close()
-
-    async def watch(self) -> None:
-        """Takes the lock again after its connection was lost. Raises StartError when another process has it by then."""
-        while True:
-            await asyncio.sleep(WATCH_SECONDS)
-            await asyncio.to_thread(self._keep)
-
-    def _keep(self) -> None:
-        if not self._connection.closed:
-            try:
-                self._connection.execute("SELECT 1")
-                return
-            except psycopg.Error as error:
-                logger.warning("the connection that locks the database is lost (%s); taking the lock again", error)
-                self._connection.close()
-        try:
-            self._take()
-        except psycopg.Error as error:
-            logger.debug("the database cannot be locked yet: %s", error)
-        else:
-            logger.info("the database is locked again")
-
-    def _take(self) -> None:
-        connection = psycopg.connect(**self._parameters, autocommit=True)
-        try:
-            for setting in SESSION_SETTINGS:
-                connection.execute(setting)
-            _refuse_lossy(connection)
-            self._lock(connection)
-        except BaseException:
-            connection.close()
-            raise
-        self._connection = connection
-
-    def _lock(self, connection: psycopg.Connection) -> None:
-        if connection.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_KEY]).fetchone()[0]:
-            return
-        holder = connection.execute(HOLDER, [ADVISORY_KEY]).fetchone()
-        name = holder[0] if holder else None
-        if not holder or name == self._name:
-            # The other has just ended; or it is this process's own lost session, of whose end the server does not know.
-            raise psycopg.OperationalError("the lock is not free yet")
-        words = (name or "").split()
-        who = f"process {words[1]} on {words[3]}" if words[:1] == ["runimpd"] and len(words) == 4 else "process unknown"
-        raise StartError(
-            f"another runimpd ({who}) runs on this database; stop it first (it holds the advisory lock {ADVISORY_KEY})"
-        )
-
-
-def _refuse_lossy(connection: psycopg.Connection) -> None:
-    if connection.execute("SHOW synchronous_commit").fetchone()[0] == "off":
-        raise StartError(
-            "database.url: synchronous_commit is off on this PostgreSQL server: a power cut would lose what was accepted; "
-            "set it on (ALTER ROLE … SET synchronous_commit = on)"
-        )

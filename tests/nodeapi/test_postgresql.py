@@ -11,7 +11,7 @@ import pytest
 from psycopg.conninfo import conninfo_to_dict
 
 from lightning.simulator.process import SimulatedNetwork
-from nodeapi.locks import ADVISORY_KEY
+from nodeapi.server_lock import ADVISORY_KEY
 from tests.conftest import start_simulated
 from tests.nodeapi.streams import WebsocketStream, send
 from tests.nodeapi.traffic import Traffic, assert_all_arrive_once

@@ -26,14 +26,13 @@ def make_key(node: Node, name: str, *options: str) -> str:
 
 
 def store_key(node: Node, name: str, scopes: list[str], *, budget_sat="NULL", calls_per_minute="NULL") -> str:
-    """A new key, which the node accepts when this returns."""
+    """A new key, which the node accepts when this returns; a daphne beside it reads it for itself."""
     key = "test_" + secrets.token_urlsafe(24)
     hashed = hashlib.sha256(key.encode()).hexdigest()
     blob = f"X'{hashed}'" if node.database_url.startswith("sqlite") else f"'\\x{hashed}'"
     columns = "name, hash, scopes, budget_sat, calls_per_minute, created_at"
     values = f"'{name}', {blob}, '{json.dumps(scopes)}', {budget_sat}, {calls_per_minute}, '{datetime.now(UTC)}'"
     execute(node.database_url, f"INSERT INTO nodeapi_apikey ({columns}) VALUES ({values})")
-    # The path is none, so that nothing is counted.
     node.wait_until(lambda: f'"key": "{name}", "change": "made"' in node.log)
     return key
 

@@ -11,7 +11,7 @@ import psycopg
 
 from nodeapi.cli.client import NodeClient, NodeError, ask_http
 from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
-from nodeapi.locks import ADVISORY_KEY, HOLDER
+from nodeapi.server_lock import ADVISORY_KEY, HOLDER
 from protos import node_pb2
 
 ANSWER_SECONDS = 15
