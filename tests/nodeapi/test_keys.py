@@ -269,15 +269,9 @@ def test_a_key_of_the_configuration_has_a_budget(guarded, bob):
 def test_beside_daphne(guarded, bob):
     """Calls are passed on with their credentials and the client's address; runimpd counts and decides."""
 
-    def known_to_daphne(name: str) -> dict[str, str]:
-        """The header of a new key. Each process reads the keys for itself, all at once: who knows it knows those before."""
-        reader = bearer(store_key(guarded, name, ["read"]))
-        guarded.wait_until(lambda: daphne.get("/v1/messages", reader).status == 200)
-        return reader
-
     def attempt(number: int) -> None:
         key = store_key(guarded, f"beside {number}", ["read", "send"], calls_per_minute=4)
-        known_to_daphne(f"after {number}")
+        known_at(daphne, guarded, f"after {number}")
         body = HELLO | {"pubkey": bob.pubkey}
         assert daphne.post("/v1/message/send", body, bearer(key)).status == 200
         assert guarded.get("/v1/messages", bearer(key)).status == 200
@@ -291,10 +285,17 @@ def test_beside_daphne(guarded, bob):
 
     with KeyedDaphne(guarded) as daphne:
         within_a_minute(attempt)
-        reader = known_to_daphne("at the daphne")
-        with WebsocketStream(daphne, additional_headers=reader) as stream:
+        key = known_at(daphne, guarded, "at the daphne")
+        with WebsocketStream(daphne, additional_headers=bearer(key)) as stream:
             end_key(guarded, "at the daphne", "revoked_at")
             assert closed(stream).rcvd.code == 1008
+
+
+def known_at(daphne: Daphne, engine: Node, name: str) -> str:
+    """A new key that the daphne knows too, and with it all that were made before. It looks for itself, every second."""
+    key = store_key(engine, name, ["read"])
+    daphne.wait_until(lambda: daphne.get("/v1/messages", bearer(key)).status == 200)
+    return key
 
 
 def test_beyond_loopback_a_key_of_the_database_will_do(network, tmp_path):
