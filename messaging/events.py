@@ -6,12 +6,15 @@ Order and truth come from the table; the group carries no content, it only wakes
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from functools import partial
 
 from channels.layers import InMemoryChannelLayer, get_channel_layer
 from django.db import transaction
+from django.db.models.functions import Length
 
 from messaging.models import Event
+from messaging.pages import count_within
 
 logger = logging.getLogger(__name__)
 
@@ -42,12 +45,22 @@ def kept() -> tuple[int, int]:
     return oldest, last_seq()
 
 
-def read_after(seq: int, *, limit: int, services: Iterable[str] = ()) -> list[Event]:
-    """Up to `limit` events behind `seq`, oldest first."""
-    events = Event.objects.filter(seq__gt=seq)
+@dataclass(frozen=True)
+class Page:
+    """Events in their order, and whether there were no more when they were read."""
+
+    events: list[Event]
+    is_last: bool
+
+
+def read_after(seq: int, *, limit: int, max_bytes: int, services: Iterable[str] = ()) -> Page:
+    """Up to `limit` events behind `seq`, oldest first, with at most `max_bytes` of data together unless one alone has more."""
+    events = Event.objects.filter(seq__gt=seq).order_by("seq")
     if services:
         events = events.filter(service_type__in=list(services))
-    return list(events.order_by("seq")[:limit])
+    sizes_bytes = list(events.values_list(Length("data"), flat=True)[:limit])
+    count = count_within(sizes_bytes, max_bytes)
+    return Page(list(events[:count]), is_last=count == len(sizes_bytes) < limit)
 
 
 class Waker:

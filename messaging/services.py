@@ -3,16 +3,20 @@
 from uuid import UUID
 
 from django.db.models import QuerySet
+from django.db.models.functions import Length
 
 from lightning.carrier import Outcome
 from messaging.idempotency import Claim
 from messaging.models import UNFINISHED, Direction, Message, State, besides, failed, named, unfinished
 from messaging.outbox import Outbox
-from messaging.ways import Ways
 from messaging.outgoing import new_message
+from messaging.pages import count_within
 from messaging.times import rfc3339
+from messaging.ways import Ways
 
 DEFAULT_PAGE = 100
+# Of the bodies in one answer: gRPC clients take no more than 4 MiB of it unless they are told to.
+PAGE_BYTES = 3_145_728
 
 
 async def message_send(
@@ -97,17 +101,20 @@ def message_list(
     before: UUID | None = None,
     limit: int = DEFAULT_PAGE,
 ) -> list[dict] | None:
-    """The history, newest first; None when `before` names no message."""
+    """The history, newest first: up to `limit` messages, fewer where their bodies have more than PAGE_BYTES together, but one
+    if there is one. None when `before` names no message."""
     place = None
     if before:
         place = Message.objects.filter(message_id=before).order_by("pk").values_list("pk", flat=True).first()
         if place is None:
             return None
-    found: list[Message] = []
+    found: list[tuple[int, int]] = []
     for messages in _histories(pubkey=pubkey, service=service, direction=direction, state=state):
         messages = messages if place is None else messages.filter(pk__lt=place)
-        found += messages.order_by("-pk")[:limit]
-    return [_shown(message) for message in sorted(found, key=lambda message: -message.pk)[:limit]]
+        found += messages.order_by("-pk").values_list("pk", Length("body"))[:limit]
+    found = sorted(found, reverse=True)[:limit]
+    keys = [key for key, _ in found[: count_within((size_bytes for _, size_bytes in found), PAGE_BYTES)]]
+    return [_shown(message) for message in Message.objects.filter(pk__in=keys).order_by("-pk")]
 
 
 def _histories(*, pubkey: str, service: str, direction: str, state: str) -> list[QuerySet[Message]]:

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 
 PAGE = 1_000
 MAX_QUEUED = 1_000
+# A client that is fed from the log holds a page in memory, one that is live a queue: events may have a megabyte each.
+PAGE_BYTES = 1_048_576
+MAX_QUEUED_BYTES = 4_194_304
 REJOIN_SECONDS = 3_600
 # The service type of notices about the stream itself.
 NOTICE = "log"
@@ -75,6 +78,7 @@ class Subscription:
         self._unsent = 0
         self._services = services
         self._queue: deque[Frame] = deque()
+        self._queued_bytes = 0
         self._wake: asyncio.Future | None = None
         self._live = live
         self._cursor_checked = live
@@ -94,12 +98,13 @@ class Subscription:
         # The log, or another process's hub, may have told it of an event before this hub heard of it.
         if frame.seq <= self.position:
             return
-        if len(self._queue) >= MAX_QUEUED:
-            self._queue.clear()
+        if len(self._queue) >= MAX_QUEUED or self._queued_bytes >= MAX_QUEUED_BYTES:
+            self._take_queue()
             self._live = False
             metrics.STREAM_FELL_BEHIND.inc()
             return
         self._queue.append(frame)
+        self._queued_bytes += len(frame.event.data)
         if self._wake and not self._wake.done():
             self._wake.set_result(None)
 
@@ -109,8 +114,7 @@ class Subscription:
             if self._end:
                 raise self._end
             if self._queue:
-                frames = list(self._queue)
-                self._queue.clear()
+                frames = self._take_queue()
                 self.position = frames[-1].seq
                 return frames
             if not self._live:
@@ -122,6 +126,12 @@ class Subscription:
                 await self._wake
             finally:
                 self._wake = None
+
+    def _take_queue(self) -> list[Frame]:
+        frames = list(self._queue)
+        self._queue.clear()
+        self._queued_bytes = 0
+        return frames
 
     async def frames(self) -> AsyncIterator[Frame]:
         while True:
@@ -162,10 +172,10 @@ class Subscription:
         if not self._cursor_checked and (frames := await self._check_cursor()):
             return frames
         read_up_to = self._hub.last_seq
-        frames = await self._hub.read(self.position, self._services)
+        frames, is_last = await self._hub.read(self.position, self._services)
         if frames:
             self.position = frames[-1].seq
-        if len(frames) < PAGE:
+        if is_last:
             self.position = max(self.position, read_up_to)
         # No await between this check and the next offer: what comes from now on is queued, what came before was read.
         self._live = self.position >= self._hub.last_seq
@@ -207,9 +217,12 @@ class Hub:
         """Whether the channel layer wakes it; if not, it looks at the log by itself."""
         return self._listening
 
-    async def read(self, after: int, services: frozenset[str]) -> list[Frame]:
-        found = await self._database.read(partial(events.read_after, after, limit=PAGE, services=services))
-        return [Frame(event, self.as_text) for event in found]
+    async def read(self, after: int, services: frozenset[str]) -> tuple[list[Frame], bool]:
+        """The next events behind `after`, and whether there are no more."""
+        page = await self._database.read(
+            partial(events.read_after, after, limit=PAGE, max_bytes=PAGE_BYTES, services=services)
+        )
+        return [Frame(event, self.as_text) for event in page.events], page.is_last
 
     async def kept(self) -> tuple[int, int]:
         return await self._database.read(events.kept)
@@ -246,9 +259,9 @@ class Hub:
 
     async def _catch_up(self) -> None:
         while True:
-            frames = await self.read(self.last_seq, frozenset())
+            frames, is_last = await self.read(self.last_seq, frozenset())
             self._hand_out(frames)
-            if len(frames) < PAGE:
+            if is_last:
                 return
 
     def _hand_out(self, frames: list[Frame]) -> None:

@@ -158,9 +158,16 @@ class NodeClient:
         return self._call(node_pb2_grpc.NodeStub(self._channel).GetInfo, node_pb2.GetInfoRequest())
 
     def messages(self, state: str) -> list[messaging_pb2.Message]:
-        """The newest MAX_PAGE messages in one state."""
-        request = messaging_pb2.ListMessagesRequest(state=state, limit=MAX_PAGE)
-        return list(self._call(self._messaging.ListMessages, request).messages)
+        """The newest MAX_PAGE messages in one state. An answer may have fewer, where bodies are long; the last has none."""
+        found: list[messaging_pb2.Message] = []
+        while len(found) < MAX_PAGE:
+            before = found[-1].id if found else ""
+            request = messaging_pb2.ListMessagesRequest(state=state, limit=MAX_PAGE - len(found), before=before)
+            page = self._call(self._messaging.ListMessages, request).messages
+            if not page:
+                break
+            found += page
+        return found
 
     def message(self, message_id: str) -> messaging_pb2.Message:
         return self._call(self._messaging.GetMessage, messaging_pb2.GetMessageRequest(id=message_id)).message

@@ -56,9 +56,9 @@ def messages(node: Node, query: str) -> list[dict]:
     while True:
         before = f"&before={found[-1]['id']}" if found else ""
         page = node.get(f"/v1/messages?{query}&limit={PAGE}{before}").json["messages"]
-        found += page
-        if len(page) < PAGE:
+        if not page:
             return found
+        found += page
 
 
 def assert_all_arrive_once(sender: Node, recipient: Node, ids: list[str]) -> None:
