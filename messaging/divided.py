@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from django.db.models import Count, F, Q, Sum
+from django.utils import timezone
 
 from messaging import deliveries, events
 from messaging.models import TRANSITIONS, UNFINISHED, Attempt, Division, Message, Part, State
@@ -112,6 +113,16 @@ def expire(now: datetime, *, cause: str = "its time is over", published: events.
     late = set(divided.filter(state__in=UNFINISHED, expires_at__lte=now).values_list("pk", flat=True))
     if late and _give_up(late, cause):
         _conclude(late, now, published)
+
+
+def give_up_begun_by_others(own_pubkey: str, *, cause: str, published: events.Published) -> int:
+    """The parts of a message must come from one node, or its recipient never joins them: of what another one has paid for in
+    part, nothing more is sent. How many messages those are."""
+    by_others = Part.objects.filter(state=State.SETTLED).exclude(attempt__payer__in=("", own_pubkey))
+    begun = set(by_others.values_list("message_id", flat=True))
+    _give_up(begun, cause)
+    _conclude(begun, timezone.now(), published)
+    return len(begun)
 
 
 def _give_up(message_keys: set[int], cause: str) -> int:

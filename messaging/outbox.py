@@ -48,6 +48,7 @@ UNHEARD_ANSWERS = 3
 # A receiver has room for 64 incomplete messages of one sender; parts that wait for a retry keep theirs open.
 MAX_DIVIDED_PER_PEER = 16
 EXCHANGED = "lnd was exchanged for another node while the payment was under way: whether it was paid is not known here"
+BEGUN = "lnd was exchanged for another node while the message's parts were under way, and all must come from one"
 
 Carried = Message | Part
 
@@ -514,6 +515,9 @@ class Outbox:
         return self._traffic.counted()
 
     async def _take_up(self) -> None:
+        give_up = partial(divided.give_up_begun_by_others, self._own_pubkey.hex(), cause=BEGUN, published=self._published)
+        if count := await self._write_surely(give_up):
+            logger.warning(BEGUN, extra={"count": count})
         unfinished = await self._database.read(ledger.unfinished_attempts)
         # Both are read before anything moves: a message whose attempt fails now would be found here, and wait twice.
         waiting = await self._database.read(ledger.waiting_keys)

@@ -1,6 +1,7 @@
 """What the outbox takes up at its start, on a real database."""
 
 import asyncio
+import os
 from datetime import timedelta
 from functools import partial
 from uuid import uuid4
@@ -9,10 +10,10 @@ import pytest
 from django.utils import timezone
 
 from lightning.carrier import Outcome, Shipment, Verdict
-from messaging import ledger, outbox
+from messaging import divided, ledger, outbox
 from messaging.database import Database
-from messaging.models import Direction, Message, State
-from messaging.packing import pack
+from messaging.models import Direction, Message, Part, State
+from messaging.packing import divide, pack
 from tests.messaging.outboxes import (
     OTHER_PUBKEY,
     OWN_PUBKEY,
@@ -102,6 +103,40 @@ def test_nothing_that_another_lnd_may_have_paid_for_is_sent_again(count):
         assert not carrier.shipped
         errors = await database.read(lambda: set(Message.objects.values_list("error", flat=True)))
         assert errors == {outbox.EXCHANGED}
+        await database.close()
+
+    run(test())
+
+
+def store_half_paid(carrier: Courier, payer: str) -> None:
+    """A message in three parts: one that `payer` has paid for, and two that wait."""
+    message = new_message()
+    message.body = os.urandom(1_500)
+    message.save()
+    division, parts = divide(message, room_bytes=720)
+    ledger.start_divided(division, parts, cost_msat=10_000)
+    first, *_ = Part.objects.order_by("index")
+    (load,) = pack([first], safe_room_bytes=carrier.safe_room_bytes)
+    attempt = ledger.attempt_for(load, ledger.Payer(pubkey=payer, carrier=carrier, hints=lambda: ()), ())
+    attempt.save()
+    divided.take_off([(attempt, first)], timezone.now())
+    ledger.settle([(attempt, [first], 0)], published=lambda events: None)
+
+
+@pytest.mark.parametrize("payer, shipped, state", [(OTHER_PAYER, 0, State.FAILED), (OWN_PUBKEY.hex(), 2, State.SETTLED)])
+def test_parts_of_a_message_come_from_one_node(payer, shipped, state):
+    """Of a message that another lnd has paid for in part nothing more is sent: its recipient could not join it."""
+
+    async def test() -> None:
+        database, carrier = Database(), Courier()
+        await database.write(partial(store_half_paid, carrier, payer))
+        async with running(make_outbox(database, carrier)):
+            await until(database, partial(all_are, state))
+        assert len(carrier.shipped) == shipped
+        message = await database.read(Message.objects.get)
+        spent = f"{outbox.BEGUN}; 1 sat are spent on 1 of 3 parts"
+        assert (message.parts, message.error) == (3, spent if state == State.FAILED else "")
+        assert message.cost_msat == 1_000 * (1 + shipped)
         await database.close()
 
     run(test())
