@@ -41,7 +41,8 @@ def test_message_whose_caller_has_left_counts_for_the_budget():
             await asyncio.gather(leaving, return_exceptions=True)
             with pytest.raises(OverBudget):
                 await accept(box)
-            await until(database, partial(all_are, State.SETTLED))
+            # The second is perhaps not stored yet.
+            await until(database, lambda: Message.objects.filter(state=State.SETTLED).count() == 2)
         assert sum(shipment.amount_msat for shipment in carrier.shipped) == 20_000
         await database.close()
 

@@ -273,4 +273,4 @@ def test_the_list_of_commands(tmp_path):
     told = run("commands", config=None, cwd=tmp_path).out
     for name in ("status", "send", "listen", "peers", "leases", "doctor", "simulate", "vpn"):
         assert f"\n{name} " in told
-    assert "runimpd" not in told and "createsuperuser" not in told
+    assert "\nrunimpd" not in told and "createsuperuser" not in told
