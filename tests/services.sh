@@ -153,22 +153,21 @@ stop_services() {
 as_root=""
 [ "$(id -u)" = 0 ] || as_root="sudo -n"
 need redis-server command -v redis-server
+need curl command -v curl
 prepare_vpn
 find_postgres || refuse_packaged_cluster
 need postgresql find_postgres
 find_postgres
 
-# Clients in JavaScript are tested where node and npm are; apt's npm would take minutes.
+# Where the machine has no node and npm, they come from PyPI: apt's npm would take minutes.
 install_javascript() {
+    PATH="$PATH:$venv/bin"
+    command -v npm >/dev/null 2>&1 || install requirements-javascript.txt
     packages="$here/tests/clients/javascript"
-    if ! command -v npm >/dev/null 2>&1; then
-        say "Clients in JavaScript are not tested: node and npm are not here."
-        return 0
-    fi
     is_fresh='[ node_modules/.package-lock.json -nt package-lock.json ]'
     # One run at a time: npm begins by deleting what another may be using.
-    install="npm ci --no-audit --no-fund --silent >/dev/null 2>&1"
-    (cd "$packages" && flock package-lock.json sh -c "$is_fresh || $install") ||
+    npm_ci="npm ci --no-audit --no-fund --silent >/dev/null 2>&1"
+    (cd "$packages" && flock package-lock.json sh -c "$is_fresh || $npm_ci") ||
         say "Clients in JavaScript are not tested: npm ci failed."
 }
 install_javascript
