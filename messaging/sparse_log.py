@@ -9,8 +9,9 @@ PAUSE_SECONDS = 60.0
 
 
 class SparseLog:
-    """Tells `text` for each thing that is counted: its names under `fields`, and how often since the last time. The first is
-    told at once, what comes within `pause_seconds` of it together. Use from one event loop."""
+    """Tells `text` for each thing that is counted: its names under `fields`, of which there are few, and how often since the
+    last time. The first of a name is told at once, what comes within `pause_seconds` of a line together. Use from one
+    event loop."""
 
     def __init__(
         self, logger: logging.Logger, level: int, text: str, fields: tuple[str, ...], *, pause_seconds: float = PAUSE_SECONDS
@@ -21,20 +22,19 @@ class SparseLog:
         self._fields = fields
         self._pause_seconds = pause_seconds
         self._untold: Counter[tuple[str, ...]] = Counter()
-        self._timer: asyncio.TimerHandle | None = None
+        # In this pause.
+        self._told: set[tuple[str, ...]] = set()
 
     def note(self, counts: Counter[tuple[str, ...]]) -> None:
         self._untold += counts
-        if self._untold and self._timer is None:
-            self._tell()
-
-    def _tell(self) -> None:
-        for names, count in sorted(self._untold.items()):
+        is_pausing = bool(self._told)
+        for names in sorted(self._untold.keys() - self._told):
+            count = self._untold.pop(names)
             self._logger.log(self._level, self._text, extra=dict(zip(self._fields, names)) | {"count": count})
-        self._timer = asyncio.get_running_loop().call_later(self._pause_seconds, self._end_pause)
-        self._untold.clear()
+            self._told.add(names)
+        if self._told and not is_pausing:
+            asyncio.get_running_loop().call_later(self._pause_seconds, self._end_pause)
 
     def _end_pause(self) -> None:
-        self._timer = None
-        if self._untold:
-            self._tell()
+        self._told.clear()
+        self.note(Counter())

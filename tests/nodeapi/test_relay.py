@@ -15,6 +15,7 @@ from coincurve import PrivateKey
 
 from protos import socket_pb2, socket_pb2_grpc
 from tests.messaging.records import item, packet, sealed
+from tests.nodeapi.scrapes import value
 from tests.nodeapi.streams import WebsocketStream, data_of, grpc_stream, nothing_told
 from tests.support.admin import ACCOUNT, AdminPages
 from tests.support.nodes import SERVICES, Node
@@ -142,14 +143,16 @@ def test_the_node_tells_the_service(alice):
 @pytest.mark.parametrize(
     "body", [b"hello", b"[]", b'{"recordId":"SOCKET"}', b'{"recordId":"SOCKET","protocol":"udp","ip":"x"}', b"{" * 900]
 )
-def test_a_message_that_is_none_is_dropped_and_logged(alice, bob, network, body):
+def test_a_message_that_is_none_is_dropped_counted_and_logged(alice, bob, network, body):
     number = SERVICES["socket"]
     recipient = bytes.fromhex(bob.pubkey)
     record = sealed(PrivateKey(), packet(item(body)), recipient=recipient, record_number=number)
-    before = bob.log.count("no_socket_offer")
+    dropped = lambda: value(bob, "impervious_records_dropped_total", service="socket", reason="no_socket_offer")  # noqa: E731
+    before = dropped()
     with nothing_told(alice, bob):
         assert network.pay("alice", bob.pubkey, {number: record})["status"] == "SUCCEEDED"
-    bob.wait_until(lambda: bob.log.count("no_socket_offer") == before + 1)
+    bob.wait_until(lambda: dropped() == before + 1)
+    assert '"reason": "no_socket_offer"' in bob.log
 
 
 def test_what_a_stranger_adds_is_not_published(alice, bob, network):
