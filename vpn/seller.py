@@ -13,7 +13,7 @@ from functools import partial
 import grpc
 from django.utils import timezone
 
-from lightning.client import LndClient, LndError
+from lightning.client import LndClient, LndError, Trouble
 from messaging import events
 from messaging.models import Event, Message
 from messaging.outgoing import store_all
@@ -155,9 +155,13 @@ class Seller:
         try:
             text = (await self._client.add_hold_invoice(request)).payment_request
         except LndError as error:
-            # It was added before this process was killed; or its answer was lost.
-            if "already exists" not in error.details:
+            if error.trouble is not Trouble.REFUSED:
                 raise
+            if "already exists" not in error.details:
+                logger.error("VPN: lnd makes no invoice over %d sat: %s", term.price_sat, error)
+                await self._tell(partial(selling.cancel, cause="lnd made no invoice"), term)
+                return
+            # It was added before this process was killed; or its answer was lost.
             text = (await self._client.lookup_invoice(bytes(term.payment_hash))).payment_request
         await self._tell(lambda term: (selling.offer(term, text), []), term)
         self._watch.follow({*self._watch.followed, bytes(term.payment_hash)})

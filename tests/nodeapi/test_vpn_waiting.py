@@ -94,6 +94,21 @@ def test_a_lease_ends_while_lnd_is_away(market: Market):
     wait_until_freed(seller, lease["id"])
 
 
+TOO_MUCH_SAT = 10**14
+
+
+def test_a_contract_whose_invoice_lnd_refuses_is_canceled(market: Market):
+    """It is not asked for again each second, for good."""
+    seller = market.seller
+    assert contract_of(market.mallory, seller)["type"] == "invoice"
+    newest = one(seller, "SELECT max(id) FROM vpn_term WHERE state = 'offered'")
+    execute(seller.database_url, f"UPDATE vpn_term SET state = 'wanted', price_sat = {TOO_MUCH_SAT} WHERE id = {newest}")
+    seller.wait_until(lambda: one(seller, f"SELECT state FROM vpn_term WHERE id = {newest}") == "canceled")
+    lease = one(seller, f"SELECT lease_id FROM vpn_term WHERE id = {newest}")
+    assert one(seller, f"SELECT state FROM vpn_lease WHERE id = {lease}") == "canceled"
+    assert f"lnd makes no invoice over {TOO_MUCH_SAT} sat" in seller.log
+
+
 def test_an_end_that_waits_for_a_refresh_keeps_nobody_busy(market: Market):
     """lnd is away, so that the refresh's payment is neither taken nor given back; the lease goes on until it is."""
     seller = market.seller
