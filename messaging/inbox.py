@@ -165,7 +165,7 @@ class Inbox:
         while True:
             try:
                 # To its end, though the walk is ended meanwhile: answers that are stored have to be sent.
-                return await asyncio.shield(asyncio.ensure_future(self._write(arrivals)))
+                return await asyncio.shield(self._write(arrivals))
             except DATABASE_IS_AWAY as error:
                 # lnd has settled it and tells it only once on this stream: keep it until the database is well again.
                 logger.error("received messages could not be stored (%s); trying again", error)

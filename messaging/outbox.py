@@ -588,7 +588,7 @@ def _is_over(carried: list[Carried]) -> bool:
 
 async def _to_its_end(make: Callable[[], Awaitable[UUID]]) -> UUID:
     """Though the caller leaves: what is stored without it has to be sent, and counts for the budget."""
-    return await asyncio.shield(asyncio.ensure_future(make()))
+    return await asyncio.shield(make())
 
 
 def _seconds_until(moment: datetime) -> float:
