@@ -4,6 +4,7 @@ The channels are alice – bob – carol. Nothing may depend on the order of the
 """
 
 import asyncio
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +24,9 @@ settings.register_profile(
     "tests", deadline=None, database=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("tests")
+
+# A script's background job ignores Ctrl-C, and so would all that is started here, which tests end with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_runtest_setup() -> None:

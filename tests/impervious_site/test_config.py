@@ -641,7 +641,9 @@ _SHAPED_JUNK = st.fixed_dictionaries(
     optional={section: st.dictionaries(st.sampled_from(names), _JUNK) | _JUNK for section, names in _SECTIONS.items()}
     | {"service_list": st.lists(st.dictionaries(st.sampled_from(_SERVICE_KEYS), _JUNK))},
 )
-_FEW = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+_FEW = settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+)
 
 
 def raises_nothing_but_config_errors(

@@ -19,7 +19,7 @@ from messaging.models import Attempt, Message, Peer
 from messaging.outbox import Outbox
 from messaging.traffic import Limits
 
-GUARD_SECONDS = 60
+GUARD_SECONDS = 600
 KEY = PrivateKey()
 OWN_PUBKEY = KEY.public_key.format()
 PUBKEY = "02" + "11" * 32

@@ -13,7 +13,7 @@ from messaging.database import Database
 from messaging.models import Event
 from nodeapi.stream import MAX_QUEUED_BYTES, PAGE_BYTES, Hub
 
-GUARD_SECONDS = 60
+GUARD_SECONDS = 600
 
 
 @pytest.fixture(autouse=True)

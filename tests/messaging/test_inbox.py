@@ -71,10 +71,11 @@ class Slow(Database):
 
     def __init__(self):
         super().__init__()
-        self.go_on = asyncio.Event()
+        self.has_read, self.go_on = asyncio.Event(), asyncio.Event()
 
     async def read(self, job):
         found = await super().read(job)
+        self.has_read.set()
         await self.go_on.wait()
         return found
 
@@ -90,7 +91,7 @@ def test_hints_that_were_read_before_new_ones_came_are_not_kept():
         database = Slow()
         book = HintBook(database)
         reading = asyncio.create_task(book.of(PUBKEY))
-        await asyncio.wait({reading}, timeout=0.2)
+        await database.has_read.wait()
         await database.write(learn)
         book.learned(PUBKEY)
         database.go_on.set()

@@ -117,6 +117,8 @@ def settled_sat(market: Market) -> int:
 @pytest.mark.parametrize("victim", VICTIMS)
 @pytest.mark.parametrize("step", STEPS)
 def test_a_purchase_that_is_killed(market: Market, step: str, victim: str, record_property):
+    # Its `wg` may have waited for so long that it sold nothing.
+    wait_for_shop(market.seller)
     quote = ask_quote(market.buyer, market.seller)
     before = settled_sat(market)
     with ExitStack() as stack:

@@ -12,6 +12,7 @@ import pytest
 
 from lightning.simulator.process import SimulatedNetwork
 from protos.invoicesrpc import invoices_pb2
+from protos.lnrpc import lightning_pb2
 from tests.nodeapi.streams import WebsocketStream
 from tests.nodeapi.vpn_market import (
     REFRESH,
@@ -147,8 +148,13 @@ def hold(mallory: Stranger, amount_sat: int) -> tuple[str, bytes]:
 
 
 def settle(mallory: Stranger, preimage: bytes) -> None:
+    asked = lightning_pb2.PaymentHash(r_hash=hashlib.sha256(preimage).digest())
+
     async def take() -> None:
         async with BareClient(mallory.lnd) as client:
+            # The buyer notes that it pays before its lnd hears of it.
+            while (await client.lightning.LookupInvoice(asked)).state == lightning_pb2.Invoice.OPEN:
+                await asyncio.sleep(0.05)
             await client.invoices.SettleInvoice(invoices_pb2.SettleInvoiceMsg(preimage=preimage))
 
     asyncio.run(take())

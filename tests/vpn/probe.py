@@ -1,5 +1,6 @@
 """Run in a namespace: `serve ADDRESS PORT` echoes UDP and TCP; `udp` and `tcp ADDRESS PORT SECONDS` tell by their exit
-code whether an echo came; `flow ADDRESS PORT` sends numbered datagrams until its input ends, and tells the lost."""
+code whether an echo came; `flow ADDRESS PORT` sends numbered datagrams until its input ends, and tells when they are
+many, and the lost."""
 
 import select
 import socket
@@ -10,6 +11,7 @@ import time
 # Beyond the system's bound, for root; the socket module has no name for it.
 SO_RCVBUFFORCE = 33
 INTERVAL_SECONDS = 0.02
+MANY = 51
 # So that nothing is lost of what waits for a process that does not run.
 BUFFER_BYTES = 4 * 2**20
 
@@ -76,6 +78,8 @@ def flow(address: str, port: int) -> int:
         while not select.select([sys.stdin], [], [], INTERVAL_SECONDS)[0]:
             sock.send(str(sent).encode())
             sent += 1
+            if sent == MANY:
+                print("many are sent", flush=True)
             take(sock, echoed)
         end = time.monotonic() + 120
         while len(echoed) < sent and time.monotonic() < end:

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from tests.support.nodes import ROOT
-from tests.vpn.machines import GUARD_SECONDS, LISTEN_PORT, PATH, Client, Machine, new_name
+from tests.vpn.machines import GUARD_SECONDS, LISTEN_PORT, PATH, Client, Machine, new_name, wait_until
 from vpn import keys, rules, wgquick
 
 PUBLIC = "198.51.100.2"
@@ -48,7 +48,12 @@ class Operator(Machine):
         assert done.returncode == 0, done.stderr
         public = re.search(r"server_pub_key: (\S{44})\n", done.stdout)[1]
         self.configure(server_pub_key=public, **vpn)
+        self.wait_until_it_listens()
         return public
+
+    def wait_until_it_listens(self) -> None:
+        """wireguard-go does a little after its interface is up."""
+        wait_until(lambda: f":{LISTEN_PORT:04X} " in self.run("cat", "/proc/net/udp"))
 
     @property
     def links(self) -> str:
@@ -83,11 +88,14 @@ def test_setup_check_and_remove(operator, tmp_path):
         for _ in range(2):
             again = operator.vpn("setup", "--yes")
             assert again.returncode == 0 and "server_pub_key" not in again.stdout
+        operator.wait_until_it_listens()
         assert operator.vpn("check").returncode == 0
         removed = operator.vpn("setup", "--remove", "--yes")
         assert removed.returncode == 0, removed.stderr
     assert not key_file.exists() and not (tmp_path / "node.vpn.json").exists()
-    assert (operator.links, operator.run("nft", "list", "ruleset")) == before
+    # The cable goes with the client's namespace, which the system takes down in its own time.
+    wait_until(lambda: operator.links == before[0])
+    assert operator.run("nft", "list", "ruleset") == before[1]
     assert operator.run("cat", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding") == "0\n0\n"
     assert "nothing was set up here" in operator.vpn("setup", "--remove", "--yes").stderr
 
@@ -174,6 +182,8 @@ def test_check_names_what_is_wrong(operator, damage, words):
     operator.run("ip", "address", "add", "192.0.2.1/32", "dev", "lo")
     assert operator.vpn("check").returncode == 0
     operator.run(*[operator.interface if word == "IF" else word for word in damage])
+    if "delete" in damage:
+        operator.wait_until_gone(operator.interface)
     checked = operator.vpn("check")
     assert checked.returncode == 1 and any(words in line for line in wrong(checked)), checked.stdout
     assert len(wrong(checked)) <= 2
