@@ -110,7 +110,10 @@ def world():
 ACTIONS = st.tuples(st.sampled_from(["ask", "leave", "ttl", "deliver"]), st.sampled_from([A, B]), st.integers(0, 99))
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+# What is suppressed here takes the place of what the profile suppresses.
+@settings(
+    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(st.lists(ACTIONS, max_size=25))
 def test_both_hold_the_same_or_nothing(script):
     # One transaction an example: a commit for each row would take most of the time.

@@ -19,11 +19,13 @@ import yaml
 from nodeapi.backups import archive
 from tests.conftest import simulated_network
 from tests.nodeapi.streams import WebsocketStream, delivery_of, send
-from tests.support.databases import ON_POSTGRES, execute, only_on_sqlite
+from tests.support.databases import ON_POSTGRES, execute, only_on_sqlite, until_unlocked
 from tests.support.nodes import ROOT, Node
 
 
 def command(node: Node, *arguments: str) -> subprocess.CompletedProcess:
+    if not node.running:
+        until_unlocked(node.database_url)
     return subprocess.run(
         [sys.executable, str(ROOT / "manage.py"), *arguments, "--config", str(node.config_path)],
         cwd=node.directory,
@@ -47,6 +49,17 @@ def refused(node: Node, *arguments: str) -> str:
 def messages(node: Node, direction: str) -> dict[str, dict]:
     found = node.get(f"/v1/messages?limit=1000&direction={direction}").json["messages"]
     return {message["id"]: message for message in found}
+
+
+def backup_between_tries(node: Node, message_id: str) -> Path:
+    """Of a moment when this message waits for its next try: which comes at any time, and what is under way then is asked
+    for in lnd."""
+    backup = node.directory / "backup.tar"
+    while True:
+        before = messages(node, "out")[message_id]
+        done(node, "backup", str(backup), "--force")
+        if before["state"] == "retrying" and messages(node, "out")[message_id] == before:
+            return backup
 
 
 def settled(node: Node, message_id: str) -> bool:
@@ -82,8 +95,7 @@ def story(tmp_path_factory):
             bob.wait_until(
                 lambda: [messages(bob, "out")[one]["state"] for one in (held, waiting)] == ["in_flight", "retrying"]
             )
-            backup = bob.directory / "backup.tar"
-            done(bob, "backup", str(backup))
+            backup = backup_between_tries(bob, waiting)
             network.command("release", node="alice")
             network.command("up", node="carol")
             sent = [held, waiting, send(bob, alice, b"sent since")]
@@ -102,6 +114,7 @@ def story(tmp_path_factory):
             opened = refused_while_open(bob, backup)
             paid = network.command("info")
             restored = done(bob, "restore", str(backup), "--force")
+            until_unlocked(bob.database_url)
             bob.start()
             yield SimpleNamespace(**locals())
 

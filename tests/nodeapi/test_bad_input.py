@@ -177,7 +177,7 @@ def test_bad_places_in_the_log(alice, query):
 
 def test_a_websocket_that_is_refused_repeats_nothing_of_its_address(alice):
     """What is wrong stands in the status line: a line break in it would begin a header."""
-    with socket.create_connection(("127.0.0.1", alice.http_port), timeout=60) as client:
+    with socket.create_connection(("127.0.0.1", alice.http_port), timeout=GUARD_SECONDS) as client:
         client.sendall(
             b"GET /v1/subscribe?after=%0d%0aSet-Cookie:%20a=b HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\n"
             b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"

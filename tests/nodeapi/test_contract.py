@@ -33,10 +33,12 @@ def check(operation) -> None:
 
 
 def test_every_answer_is_as_described(alice):
+    # Other tests have written into this log, too.
+    told = len(alice.log)
     schema = schemathesis.openapi.from_url(f"http://{alice.http}/v1/openapi.json", timeout=GUARD_SECONDS)
     # The stream's answer does not end.
     operations = [found.ok() for found in schema.exclude(path="/v1/subscribe").get_all_operations()]
     assert len(operations) > 20
     for operation in operations:
         check(operation)
-    assert "Traceback" not in alice.log and alice.process.poll() is None
+    assert "Traceback" not in alice.log[told:] and alice.process.poll() is None

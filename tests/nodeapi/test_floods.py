@@ -7,7 +7,7 @@ from contextlib import suppress
 
 import pytest
 from websockets.exceptions import WebSocketException
-from websockets.sync.client import connect
+from websockets.sync.client import ClientConnection, connect
 
 from tests.support.bounded_daphne import GUARD_SECONDS, Bounded
 
@@ -16,6 +16,7 @@ UPGRADE = (
     b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
 )
+STREAM = b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n"
 MEGABYTE = 2**20
 # So long that who says nothing is not closed for that.
 EVER_SECONDS = 3_600
@@ -35,6 +36,19 @@ def dial(server: Bounded, source: str = "127.0.0.1") -> socket.socket:
     with suppress(ConnectionResetError):
         client.connect(("127.0.0.1", server.port))
     return client
+
+
+def answered(server: Bounded, request: bytes, answer: bytes) -> socket.socket:
+    """A connection on which the server has begun to answer so. Before the request a client that stands still for a second
+    or two may have been closed, which then comes again."""
+    for _ in range(GUARD_SECONDS):
+        client = dial(server)
+        with suppress(OSError):
+            client.sendall(request)
+            if client.recv(65536).startswith(answer):
+                return client
+        client.close()
+    raise AssertionError("a request is not answered")
 
 
 def offer(client: socket.socket, data: bytes) -> bool:
@@ -100,8 +114,9 @@ def test_clients_that_trickle_are_closed():
 def test_body_that_comes_fast_enough_is_taken():
     """The time that a body may take grows with what has come of it."""
     with Bounded(header_seconds=2, body_seconds=1, body_bytes_per_second=1, idle_seconds=1) as server:
-        client = dial(server)
-        client.sendall(HEAD + b"Content-Length: 100\r\n\r\n" + b"x" * 99)
+        # What comes with the headers has been read with them.
+        expecting = HEAD + b"Content-Length: 100\r\nExpect: 100-continue\r\n\r\n"
+        client = answered(server, expecting + b"x" * 99, b"HTTP/1.1 100")
         time.sleep(6)
         client.sendall(b"x")
         assert client.recv(65536).startswith(b"HTTP/1.1 200")
@@ -109,14 +124,14 @@ def test_body_that_comes_fast_enough_is_taken():
 
 def test_connections_that_ask_for_nothing_are_closed_and_streams_are_not():
     with Bounded(header_seconds=20, idle_seconds=2) as server:
-        silent, served, streaming = dial(server), dial(server), dial(server)
-        served.sendall(HEAD + b"Content-Length: 0\r\n\r\n")
-        streaming.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
-        with connect(f"ws://127.0.0.1:{server.port}/", proxy=None, open_timeout=GUARD_SECONDS) as websocket:
+        silent = dial(server)
+        served = answered(server, HEAD + b"Content-Length: 0\r\n\r\n", b"HTTP/1.1 200")
+        streaming = answered(server, STREAM, b"HTTP/1.1 200")
+        with websocket_of(server) as websocket:
             until(lambda: closed(silent) and closed(served))
             time.sleep(4)
             assert not closed(streaming)
-            websocket.ping().wait(GUARD_SECONDS)
+            assert websocket.ping().wait(GUARD_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -186,11 +201,10 @@ def test_more_connections_than_seats_lock_nobody_out():
 
 def test_seats_that_are_in_use_are_not_taken_away_and_come_back():
     with Bounded(connections=20) as server:
-        address = f"ws://127.0.0.1:{server.port}/"
-        websockets = [connect(address, proxy=None, open_timeout=GUARD_SECONDS, legacy=True) for _ in range(10)]
+        websockets = [open_websocket(server) for _ in range(10)]
         streams = [dial(server) for _ in range(10)]
         for stream in streams:
-            stream.sendall(b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n")
+            stream.sendall(STREAM)
             assert b"200" in stream.recv(65536)
         for _ in range(5):
             until(lambda client=dial(server): closed(client))
@@ -200,19 +214,28 @@ def test_seats_that_are_in_use_are_not_taken_away_and_come_back():
         assert server.post(b"honest") == (200, b"6")
         streams.pop().close()
         # The server hears in its time that a place is free.
-        until(lambda: speaks(address))
+        with websocket_of(server) as websocket:
+            assert websocket.ping().wait(GUARD_SECONDS)
 
 
-def speaks(address: str) -> bool:
-    try:
-        with connect(address, proxy=None, open_timeout=GUARD_SECONDS, legacy=True) as websocket:
-            return websocket.ping().wait(GUARD_SECONDS)
-    except (OSError, WebSocketException):
-        return False
+def open_websocket(server: Bounded) -> ClientConnection:
+    # One that pings hangs up on a machine that stands still.
+    address = f"ws://127.0.0.1:{server.port}/"
+    return connect(address, proxy=None, open_timeout=GUARD_SECONDS, ping_interval=None, legacy=True)
+
+
+def websocket_of(server: Bounded) -> ClientConnection:
+    """One that is open, which may take several tries."""
+    for _ in range(GUARD_SECONDS):
+        try:
+            return open_websocket(server)
+        except (OSError, WebSocketException):
+            time.sleep(0.1)
+    raise AssertionError("no websocket is opened")
 
 
 def test_one_address_has_its_share_and_a_proxy_more():
-    with Bounded(connections=200, per_address=30, trusted=("127.0.0.9",), header_seconds=EVER_SECONDS) as server:
+    with Bounded(connections=200, per_address=30, trusted=("127.0.0.9",), idle_seconds=EVER_SECONDS) as server:
         assert server.post(b"") == (200, b"0")
         until(lambda: server.post(b"", "127.0.0.3")[0] == 200)
         greedy = [dial(server, "127.0.0.2") for _ in range(60)]

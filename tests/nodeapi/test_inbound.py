@@ -199,7 +199,7 @@ def test_flood_through_kills_and_walks_counts_each_payment_once(alice, pay):
     records = [(whole(alice, sat=1 + number % 2), 1 + number % 2) for number in range(FLOOD)]
 
     def flood() -> None:
-        for record, sat in records:
+        for record, sat in records[:-2]:
             pay(record, sat)
 
     flooding = Thread(target=flood)
@@ -213,6 +213,9 @@ def test_flood_through_kills_and_walks_counts_each_payment_once(alice, pay):
     # What is left was settled while nobody listened; and all of it is told once more, from the first invoice on.
     execute(alice.database_url, "UPDATE messaging_invoicemark SET add_index = 0")
     alice.start()
+    # Of each cause one more, so that this life has both to tell: another may end between what it stores and its line.
+    for record, sat in records[-2:]:
+        pay(record, sat)
     half = FLOOD // 2
     expected = {("message", "amount"): (half, half), ("message", "all_messages"): (half - 5, FLOOD - 10)}
     alice.wait_until(lambda: refused(alice) == expected)
@@ -222,8 +225,9 @@ def test_flood_through_kills_and_walks_counts_each_payment_once(alice, pay):
     alice.wait_until(lambda: seen(alice) == tuple(number + 6 for number in before))
     assert refused(alice) == expected
     # Of each cause one at the start of each of three lives, and one a minute: not one a record.
+    alice.wait_until(lambda: told_in_the_log(alice) - lines >= 2)
     minutes = 1 + int(time.monotonic() - started) // 60
-    assert 2 <= told_in_the_log(alice) - lines <= 2 * (3 + minutes)
+    assert told_in_the_log(alice) - lines <= 2 * (3 + minutes)
 
 
 def told_in_the_log(node: Node) -> int:

@@ -100,11 +100,23 @@ def test_commit_that_was_made_but_not_answered_is_found_out(pair):
         assert_all_arrive_once(alice, bob, [sending.result()])
 
 
+def lock_holders(node: Node) -> set[tuple]:
+    """The sessions that hold the lock of this database."""
+    statement = (
+        "SELECT pg_locks.pid FROM pg_locks JOIN pg_stat_activity ON pg_stat_activity.pid = pg_locks.pid "
+        "WHERE locktype = 'advisory' AND granted AND database = datid AND datname = current_database()"
+    )
+    return set(on_database(node, statement))
+
+
 def test_lost_lock_is_taken_again(pair):
     alice, bob = pair
-    told = len(alice.log)
+    # A test before has ended its session too.
+    alice.wait_until(lambda: lock_holders(alice))
+    told, before = len(alice.log), lock_holders(alice)
     end_all_sessions(alice)
     alice.wait_until(lambda: "the database is locked again" in alice.log[told:])
+    alice.wait_until(lambda: lock_holders(alice) - before)
     other = Node(alice.lnd, alice.directory.parent / "second", database_url=alice.database_url)
     assert f"process {alice.process.pid} on" in other.refused_start()
     assert_all_arrive_once(alice, bob, [send(alice, bob)])

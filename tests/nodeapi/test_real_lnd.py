@@ -9,13 +9,13 @@ import os
 import threading
 
 import pytest
-from websockets.sync.client import connect
 
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
+from tests.nodeapi.streams import WebsocketStream, is_end
 from tests.support.lnd_rpc import BareClient
 from tests.support.loops import LoopThread, running
-from tests.support.nodes import GUARD_SECONDS, Node
+from tests.support.nodes import Node
 from tests.support.real_lnd import RealNetwork, available
 
 pytestmark = [
@@ -54,12 +54,11 @@ def bob(network, tmp_path_factory):
         yield node
 
 
-def until(stream, message_id: str, service_type: str) -> dict:
+def until(stream: WebsocketStream, message_id: str, service_type: str) -> dict:
     """The event of this id and type; of deliveries the one that ends it."""
-    while True:
-        event = json.loads(stream.recv(timeout=GUARD_SECONDS))["result"]
-        if event["id"] == message_id and event["serviceType"] == service_type:
-            return event
+    if service_type == "delivery":
+        return stream.until(is_end(message_id))[-1]
+    return stream.until(lambda event: (event["id"], event["serviceType"]) == (message_id, service_type))[-1]
 
 
 def send(sender: Node, pubkey: str, **fields) -> str:
@@ -69,7 +68,7 @@ def send(sender: Node, pubkey: str, **fields) -> str:
 
 
 def test_message_is_seen_on_the_far_websocket(alice, bob):
-    with connect(f"ws://{alice.http}/v1/subscribe") as own, connect(f"ws://{bob.http}/v1/subscribe") as far:
+    with WebsocketStream(alice) as own, WebsocketStream(bob) as far:
         message_id = send(alice, bob.pubkey, amount=7)
         event = until(far, message_id, "message")
         assert (event["fromPubkey"], event["data"], event["amount"]) == (alice.pubkey, "aGVsbG8=", "7")
@@ -80,7 +79,7 @@ def test_message_is_seen_on_the_far_websocket(alice, bob):
 
 
 def test_node_that_takes_no_keysend(alice, network):
-    with connect(f"ws://{alice.http}/v1/subscribe") as own:
+    with WebsocketStream(alice) as own:
         message_id = send(alice, network.nodes["mute"].pubkey)
         until(own, message_id, "delivery")
     stored = alice.message(message_id)
@@ -92,7 +91,7 @@ def test_node_that_takes_no_keysend(alice, network):
 def test_message_of_any_length_arrives_as_estimated(alice, bob, size):
     body = os.urandom(size)
     estimate = alice.get(f"/v1/message/estimate?pubkey={bob.pubkey}&size={size}").json
-    with connect(f"ws://{bob.http}/v1/subscribe") as far:
+    with WebsocketStream(bob) as far:
         message_id = send(alice, bob.pubkey, msg=base64.b64encode(body).decode())
         assert base64.b64decode(until(far, message_id, "message")["data"]) == body
     alice.wait_until(lambda: alice.message(message_id)["state"] == "settled")
@@ -103,11 +102,11 @@ def test_message_of_any_length_arrives_as_estimated(alice, bob, size):
 @pytest.mark.parametrize("size", [5, 3_000])
 def test_node_with_a_private_channel_only_is_answered(alice, network, tmp_path, size):
     with Node(network.nodes["carol"], tmp_path / "carol") as carol:
-        with connect(f"ws://{alice.http}/v1/subscribe") as stream:
+        with WebsocketStream(alice) as stream:
             question = send(carol, alice.pubkey)
             until(stream, question, "message")
         body = base64.b64encode(os.urandom(size)).decode()
-        with connect(f"ws://{carol.http}/v1/subscribe") as stream:
+        with WebsocketStream(carol) as stream:
             answer = send(alice, carol.pubkey, msg=body, replyToId=question)
             assert until(stream, answer, "message")["data"] == body
         alice.wait_until(lambda: alice.message(answer)["state"] == "settled")
@@ -225,9 +224,9 @@ def lightning_events(node: Node, invoice_id: str) -> list[dict]:
     """All of this invoice in the log so far: a message behind them marks their end."""
     marker = send(node, "02" + "79be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798")
     found = []
-    with connect(f"ws://{node.http}/v1/subscribe?after=0", max_size=None) as stream:
+    with WebsocketStream(node, "?after=0") as stream:
         while True:
-            event = json.loads(stream.recv(timeout=GUARD_SECONDS))["result"]
+            event = stream.event()
             if event["id"] == marker:
                 return found
             if event["id"] == invoice_id:
@@ -237,7 +236,7 @@ def lightning_events(node: Node, invoice_id: str) -> list[dict]:
 def test_invoice_is_paid_once_and_told_once(alice, bob):
     made = invoice_of(bob, 21, memo="zwei Kaffee ☕")
     assert bob.post(CHECK, {"invoice": made["invoice"]}).json["state"] == "open"
-    with connect(f"ws://{bob.http}/v1/subscribe") as stream:
+    with WebsocketStream(bob) as stream:
         paid = alice.post(PAY, {"invoice": made["invoice"]})
         assert paid.status == 200, paid.body
         event = until(stream, made["id"], "lightning")
@@ -332,7 +331,7 @@ def test_node_with_private_channels_is_paid_by_an_invoice_with_hints(alice, netw
 
 
 def test_federation_broadcast_and_relay(alice, bob):
-    with connect(f"ws://{alice.http}/v1/subscribe") as own, connect(f"ws://{bob.http}/v1/subscribe") as far:
+    with WebsocketStream(alice) as own, WebsocketStream(bob) as far:
         request = alice.post("/v1/federate/request", {"pubkey": bob.pubkey}).json["id"]
         asked = until(own, request, "federate")
         assert json.loads(base64.b64decode(asked["data"]))["type"] == "request"

@@ -126,7 +126,7 @@ def test_an_end_that_waits_for_a_refresh_keeps_nobody_busy(market: Market):
         seller.wait_until(lambda: lease_state(seller, lease["id"]) == "expiring")
         looks, calls, began = looks_in_vain(seller), market.calls_of_wg(), time.monotonic()
         seller.wait_until(lambda: looks_in_vain(seller) >= looks + LOOKS)
-        # The minute's look, which has five calls at most, may fall into these, but no look at lnd leads to one.
+        # The minute's look, of a few calls, may fall into these, but no look at lnd leads to one.
         calls = market.calls_of_wg() - calls
         assert calls < LOOKS + 5 * ((time.monotonic() - began) // 60)
         assert lease_state(seller, lease["id"]) == "expiring" and key in market.shop.peers()

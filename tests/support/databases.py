@@ -5,6 +5,7 @@ import os
 import shlex
 import sqlite3
 import subprocess
+import time
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -17,6 +18,9 @@ from psycopg import sql
 ON_POSTGRES = os.environ.get("TEST_DATABASE") == "postgresql"
 only_on_sqlite = pytest.mark.skipif(ON_POSTGRES, reason="about the SQLite file")
 only_on_postgres = pytest.mark.skipif(not ON_POSTGRES, reason="about PostgreSQL")
+
+# Ends what hangs, on however busy a machine.
+GUARD_SECONDS = 600
 
 _made: list[str] = []
 
@@ -49,9 +53,30 @@ def control_server(*arguments: str) -> None:
     subprocess.run([*shlex.split(os.environ["TEST_POSTGRES_CTL"]), *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
+def until_unlocked(database_url: str) -> None:
+    """Until the server has noticed that the process which held this database as its node is gone. A lock on a file is gone
+    with its process."""
+    if not database_url.startswith("postgresql"):
+        return
+    own = "(SELECT oid FROM pg_database WHERE datname = current_database())"
+    held = f"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND database = {own}"
+    for _ in range(GUARD_SECONDS * 20):
+        if not execute(database_url, held):
+            return
+        time.sleep(0.05)
+    raise AssertionError(f"the database was not given free in {GUARD_SECONDS} s")
+
+
 def _on_server(statement: sql.Composable) -> None:
-    with psycopg.connect(os.environ["TEST_POSTGRES_URL"], autocommit=True) as connection:
-        connection.execute(statement)
+    """Again where the server has waited in vain, for five seconds, for sessions that it has ended itself to be gone."""
+    for _ in range(GUARD_SECONDS // 5):
+        try:
+            with psycopg.connect(os.environ["TEST_POSTGRES_URL"], autocommit=True) as connection:
+                connection.execute(statement)
+            return
+        except psycopg.errors.ObjectInUse as error:
+            in_use = error
+    raise in_use
 
 
 def execute(database_url: str, statement: str) -> list[tuple]:

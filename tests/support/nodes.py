@@ -14,7 +14,7 @@ from pathlib import Path
 import yaml
 from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credentials
 
-from tests.support.databases import new_database_url
+from tests.support.databases import new_database_url, until_unlocked
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -108,7 +108,9 @@ class Node:
 
     @property
     def log(self) -> str:
-        return self.log_path.read_text()
+        """Its whole lines: of the last one there may be a part, while it is written."""
+        written = self.log_path.read_bytes()
+        return written[: written.rfind(b"\n") + 1].decode()
 
     @property
     def log_tail(self) -> str:
@@ -143,6 +145,8 @@ class Node:
 
     def launch(self) -> None:
         """Starts the process without waiting for it."""
+        if self.process is not None:
+            until_unlocked(self.database_url)
         environ = {name: value for name, value in os.environ.items() if not name.startswith("IMPD_")}
         with open(self.log_path, "a") as log:
             self.process = subprocess.Popen(
