@@ -787,18 +787,25 @@ def pay_request(
 
 
 @asynccontextmanager
-async def held(client: BareClient, *, value: int = 100):
-    """A hold invoice: its preimage, its hash, the answer of AddHoldInvoice, and its stream, whose OPEN is read."""
+async def watched_hold(client: BareClient, *, value: int = 100, expiry: int = 3600):
+    """A hold invoice: its preimage, its hash, the answer of AddHoldInvoice, and its stream."""
     preimage, payment_hash = preimage_and_hash()
-    request = invoices_pb2.AddHoldInvoiceRequest(memo="held", hash=payment_hash, value=value, expiry=3600)
+    request = invoices_pb2.AddHoldInvoiceRequest(memo="held", hash=payment_hash, value=value, expiry=expiry)
     added = await client.invoices.AddHoldInvoice(request)
     call = client.invoices.SubscribeSingleInvoice(invoices_pb2.SubscribeSingleInvoiceRequest(r_hash=payment_hash))
     try:
-        opened = await call.read()
-        assert (opened.state, opened.r_hash, opened.value) == (Invoice.OPEN, payment_hash, value)
         yield preimage, payment_hash, added, call
     finally:
         call.cancel()
+
+
+@asynccontextmanager
+async def held(client: BareClient, *, value: int = 100):
+    """The same, when the stream's OPEN is read."""
+    async with watched_hold(client, value=value) as (preimage, payment_hash, added, call):
+        opened = await call.read()
+        assert (opened.state, opened.r_hash, opened.value) == (Invoice.OPEN, payment_hash, value)
+        yield preimage, payment_hash, added, call
 
 
 async def settle(client: BareClient, preimage: bytes):
@@ -884,14 +891,7 @@ async def test_hold_invoice_with_a_known_hash(net):
 
 @case
 async def test_hold_invoice_expires(net):
-    _, payment_hash = preimage_and_hash()
-    added = await net.carol.invoices.AddHoldInvoice(
-        invoices_pb2.AddHoldInvoiceRequest(hash=payment_hash, value=100, expiry=3)
-    )
-    single = net.carol.invoices.SubscribeSingleInvoice(
-        invoices_pb2.SubscribeSingleInvoiceRequest(r_hash=payment_hash)
-    )
-    try:
+    async with watched_hold(net.carol, expiry=3) as (_, payment_hash, added, single):
         told = [await single.read()]
         # Who stood still since it was made finds it canceled already.
         if told[0].state == Invoice.OPEN:
@@ -901,8 +901,6 @@ async def test_hold_invoice_expires(net):
         code, details = await refused(net.alice.pay(pay_request(added.payment_request)))
         assert code is UNKNOWN
         assert details.startswith("invoice expired. Valid until ")
-    finally:
-        single.cancel()
 
 
 @pytest.mark.parametrize("action", [settle, cancel])

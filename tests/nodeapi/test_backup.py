@@ -114,7 +114,6 @@ def story(tmp_path_factory):
             opened = refused_while_open(bob, backup)
             paid = network.command("info")
             restored = done(bob, "restore", str(backup), "--force")
-            until_unlocked(bob.database_url)
             bob.start()
             yield SimpleNamespace(**locals())
 

@@ -10,6 +10,7 @@ from websockets.exceptions import WebSocketException
 from websockets.sync.client import ClientConnection, connect
 
 from tests.support.bounded_daphne import GUARD_SECONDS, Bounded
+from tests.support.waiting import until
 
 HEAD = b"POST / HTTP/1.1\r\nHost: localhost\r\n"
 UPGRADE = (
@@ -73,14 +74,6 @@ def closed(client: socket.socket) -> bool:
         return False
     except OSError:
         return True
-
-
-def until(condition) -> None:
-    for _ in range(GUARD_SECONDS * 20):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError("did not come about")
 
 
 BEGINNINGS = {

@@ -91,14 +91,12 @@ def told_unready(node: Node, part: str, reason: str) -> bool:
 
 def reply_with(node: Node, path: str, status: int, headers: dict | None = None) -> Reply:
     """The first with this status: what stands still for some seconds seems away to whoever asks it meanwhile."""
-    replies = []
 
-    def has_it() -> bool:
-        replies.append(node.get(path, headers))
-        return replies[-1].status == status
+    def asked() -> Reply | None:
+        reply = node.get(path, headers)
+        return reply if reply.status == status else None
 
-    node.wait_until(has_it)
-    return replies[-1]
+    return node.wait_until(asked)
 
 
 def statuses(node: Node, *services: str) -> list[int]:

@@ -5,7 +5,6 @@ import os
 import shlex
 import sqlite3
 import subprocess
-import time
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -15,12 +14,11 @@ import psycopg
 import pytest
 from psycopg import sql
 
+from tests.support.waiting import GUARD_SECONDS, until
+
 ON_POSTGRES = os.environ.get("TEST_DATABASE") == "postgresql"
 only_on_sqlite = pytest.mark.skipif(ON_POSTGRES, reason="about the SQLite file")
 only_on_postgres = pytest.mark.skipif(not ON_POSTGRES, reason="about PostgreSQL")
-
-# Ends what hangs, on however busy a machine.
-GUARD_SECONDS = 600
 
 _made: list[str] = []
 
@@ -53,18 +51,22 @@ def control_server(*arguments: str) -> None:
     subprocess.run([*shlex.split(os.environ["TEST_POSTGRES_CTL"]), *arguments], check=True, stdout=subprocess.DEVNULL)
 
 
+def lock_holders(database_url: str) -> set[tuple]:
+    """The server's sessions that hold this database as its node's."""
+    return set(
+        execute(
+            database_url,
+            "SELECT pid FROM pg_locks JOIN pg_database ON oid = database "
+            "WHERE locktype = 'advisory' AND granted AND datname = current_database()",
+        )
+    )
+
+
 def until_unlocked(database_url: str) -> None:
     """Until the server has noticed that the process which held this database as its node is gone. A lock on a file is gone
     with its process."""
-    if not database_url.startswith("postgresql"):
-        return
-    own = "(SELECT oid FROM pg_database WHERE datname = current_database())"
-    held = f"SELECT 1 FROM pg_locks WHERE locktype = 'advisory' AND database = {own}"
-    for _ in range(GUARD_SECONDS * 20):
-        if not execute(database_url, held):
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"the database was not given free in {GUARD_SECONDS} s")
+    if database_url.startswith("postgresql"):
+        until(lambda: not lock_holders(database_url))
 
 
 def _on_server(statement: sql.Composable) -> None:

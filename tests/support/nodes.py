@@ -7,9 +7,11 @@ import ssl
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPSConnection
 from pathlib import Path
+from typing import TypeVar
 
 import yaml
 from grpc import Channel, insecure_channel, secure_channel, ssl_channel_credentials
@@ -22,6 +24,7 @@ START_SECONDS = 600
 # Ends what hangs, on however busy a machine.
 GUARD_SECONDS = 600
 TAIL_BYTES = 3_000
+Found = TypeVar("Found")
 SERVICES = {
     "federate": 100000,
     "vpn": 200000,
@@ -184,10 +187,11 @@ class Node:
         finally:
             self.kill()
 
-    def wait_until(self, condition) -> None:
+    def wait_until(self, condition: Callable[[], Found]) -> Found:
+        """What the condition gives, once that is true."""
         for _ in range(START_SECONDS * 20):
-            if condition():
-                return
+            if found := condition():
+                return found
             if self.process.poll() is not None:
                 raise AssertionError(f"the node ended with {self.process.returncode}:\n{self.log_tail}")
             time.sleep(0.05)

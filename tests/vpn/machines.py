@@ -9,13 +9,12 @@ import secrets
 import shutil
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import until
 from vpn import keys
 
 PROBE = Path(__file__).with_name("probe.py")
@@ -35,14 +34,6 @@ def command(*words: object, **more) -> str:
                           env=os.environ | {"PATH": PATH}, timeout=GUARD_SECONDS, **more)  # fmt: skip
     assert done.returncode == 0, f"{words}: {done.stderr}{done.stdout}"
     return done.stdout
-
-
-def wait_until(condition: Callable[[], object]) -> None:
-    for _ in range(GUARD_SECONDS * 20):
-        if condition():
-            return
-        time.sleep(0.05)
-    raise AssertionError(f"it did not come to that in {GUARD_SECONDS} s")
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
@@ -136,7 +127,7 @@ class Machine:
 
     def wait_until_gone(self, name: str) -> None:
         """wireguard-go ends a little after its interface, and until then its socket answers, and keeps the name."""
-        wait_until(lambda: name not in self.run("wg", "show", "interfaces").split())
+        until(lambda: name not in self.run("wg", "show", "interfaces").split())
 
     def key_file(self, private: str) -> Path:
         file = self.directory / f"{new_name()}.key"

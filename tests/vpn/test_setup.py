@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tests.support.nodes import ROOT
-from tests.vpn.machines import GUARD_SECONDS, LISTEN_PORT, PATH, Client, Machine, new_name, wait_until
+from tests.support.waiting import until
+from tests.vpn.machines import GUARD_SECONDS, LISTEN_PORT, PATH, Client, Machine, new_name
 from vpn import keys, rules, wgquick
 
 PUBLIC = "198.51.100.2"
@@ -53,7 +54,7 @@ class Operator(Machine):
 
     def wait_until_it_listens(self) -> None:
         """wireguard-go does a little after its interface is up."""
-        wait_until(lambda: f":{LISTEN_PORT:04X} " in self.run("cat", "/proc/net/udp"))
+        until(lambda: f":{LISTEN_PORT:04X} " in self.run("cat", "/proc/net/udp"))
 
     @property
     def links(self) -> str:
@@ -94,7 +95,7 @@ def test_setup_check_and_remove(operator, tmp_path):
         assert removed.returncode == 0, removed.stderr
     assert not key_file.exists() and not (tmp_path / "node.vpn.json").exists()
     # The cable goes with the client's namespace, which the system takes down in its own time.
-    wait_until(lambda: operator.links == before[0])
+    until(lambda: operator.links == before[0])
     assert operator.run("nft", "list", "ruleset") == before[1]
     assert operator.run("cat", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding") == "0\n0\n"
     assert "nothing was set up here" in operator.vpn("setup", "--remove", "--yes").stderr

@@ -26,15 +26,15 @@ def nets(*texts: str) -> frozenset:
     return frozenset(ipaddress.ip_network(text) for text in texts)
 
 
-def patient(server) -> WireGuard:
-    return WireGuard(str(server.wg), timeout_seconds=GUARD_SECONDS)
+def patient(program: Path) -> WireGuard:
+    return WireGuard(str(program), timeout_seconds=GUARD_SECONDS)
 
 
 class Interface:
     """WireGuard on one machine's interface, for tests that are not asynchronous."""
 
     def __init__(self, server) -> None:
-        self.server, self._wireguard = server, patient(server)
+        self.server, self._wireguard = server, patient(server.wg)
 
     def set(self, **changes) -> None:
         asyncio.run(self._wireguard.apply(self.server.interface, Changes(**changes)))
@@ -79,7 +79,7 @@ def tunnel(server, client, interface):
 
 
 def test_interface_is_found_by_its_public_key(server):
-    wireguard = patient(server)
+    wireguard = patient(server.wg)
     assert asyncio.run(wireguard.interface_of(server.pair.public)) == server.interface
     assert asyncio.run(wireguard.interface_of(new_key())) is None and asyncio.run(wireguard.interface_of("")) is None
     assert asyncio.run(wireguard.public_key(server.interface)) == server.pair.public
@@ -195,7 +195,7 @@ def test_wg_quick_brings_the_file_up(server, client, interface, tmp_path):
 
 
 def test_no_such_interface(server):
-    wireguard = patient(server)
+    wireguard = patient(server.wg)
     with pytest.raises(NoInterface, match="no such WireGuard interface"):
         asyncio.run(wireguard.peers("nosuch"))
     for name in ("all", "", "-x", "a/b", "x" * 16, "a\nb"):
@@ -207,7 +207,7 @@ def test_who_is_not_permitted_is_told_the_way(server, tmp_path):
     wrapper = tmp_path / "wg-as-nobody"
     wrapper.write_text(f'#!/bin/sh\nexec ip netns exec {server.name} setpriv --reuid=65534 --clear-groups wg "$@"\n')
     wrapper.chmod(0o755)
-    wireguard = WireGuard(str(wrapper), timeout_seconds=GUARD_SECONDS)
+    wireguard = patient(wrapper)
     change = Changes(add={new_key(): POOL.peer_networks(2)})
     for call in (wireguard.interfaces(), wireguard.peers(server.interface), wireguard.apply(server.interface, change)):
         with pytest.raises(NotPermitted, match="sudo -n wg"):
