@@ -11,9 +11,22 @@ from dataclasses import replace
 from pathlib import Path
 
 from bench import (
-    catchup, commits, connections, doors, fanout, joined, latency, machine, memory, relay, replay, stored, throughput, vpn,
+    catchup,
+    commits,
+    connections,
+    doors,
+    fanout,
+    joined,
+    latency,
+    machine,
+    memory,
+    relay,
+    replay,
+    stored,
+    throughput,
+    vpn,
     worlds,
-)  # fmt: skip
+)
 from bench.report import Section
 from bench.settings import DEFAULT, QUICK, Settings
 
@@ -54,7 +67,9 @@ def main() -> int:
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./impervious bench", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one short round of each, under 90 seconds")
-    parser.add_argument("--only", nargs="+", choices=NAMES, metavar="NAME", help=f"only these: {', '.join(NAMES)}")
+    parser.add_argument(
+        "--only", nargs="+", choices=NAMES, metavar="NAME", help=f"only these: {', '.join(NAMES)}"
+    )
     parser.add_argument("--rounds", type=int, metavar="N", help="rounds of each comparison (3; quick: 1)")
     options = parser.parse_args()
     if options.rounds is not None and options.rounds < 1:

@@ -36,7 +36,9 @@ async def measure(directory: Path, settings: Settings) -> AsyncIterator[Section]
             await producer.send(await producer.prepare(settings.catchup_messages))
             for _ in range(settings.rounds):
                 _put_back(before, node)
-                caught_up.append(await _start(node, lambda: _until_caught_up(node, settings.catchup_messages)))
+                caught_up.append(
+                    await _start(node, lambda: _until_caught_up(node, settings.catchup_messages))
+                )
                 paged.append(await _page_through(receiver, settings.catchup_messages))
     yield _section(settings.catchup_messages, caught_up, paged, started)
 
@@ -88,7 +90,12 @@ def _section(messages: int, caught_up: list[float], paged: list[float], started:
     section.rows = [
         Row("process start → the last is in the event log", "s", caught_up, paged),
         Row("the same without the start of a node", "s", walked, paged),
-        Row("messages a second, without the start", "1/s", [messages / seconds for seconds in walked], kind="value"),
+        Row(
+            "messages a second, without the start",
+            "1/s",
+            [messages / seconds for seconds in walked],
+            kind="value",
+        ),
         Row("start of a node that has missed nothing", "s", started, kind="value"),
     ]
     section.notes.append(

@@ -39,9 +39,13 @@ async def measure(directory: Path, settings: Settings) -> AsyncIterator[Section]
             full, normal = [], []
             for _ in range(settings.rounds):
                 for line, rates in zip(lines, (full, normal)):
-                    rates.append(await rate(NodeFlights(line), line.a.http, in_flight, settings.commits_seconds))
+                    rates.append(
+                        await rate(NodeFlights(line), line.a.http, in_flight, settings.commits_seconds)
+                    )
             section.rows.append(Row(f"messages end to end, {in_flight} in flight", "1/s", full, normal))
-    section.notes.append("messages: closed loop as for messages a second, on the simulator, whose payments take 0 ms.")
+    section.notes.append(
+        "messages: closed loop as for messages a second, on the simulator, whose payments take 0 ms."
+    )
     yield section
 
 

@@ -26,7 +26,9 @@ async def measure(directory: Path, settings: Settings) -> AsyncIterator[Section]
     async with simulated(directory / "net") as network:
         lnd = network.nodes["alice"]
         yield await _flood("HTTP", Node(lnd, directory / "plain"), count, {})
-        yield await _flood("HTTP, in the middle of a header", Node(lnd, directory / "half"), count, {"send": HALF_A_HEADER})
+        yield await _flood(
+            "HTTP, in the middle of a header", Node(lnd, directory / "half"), count, {"send": HALF_A_HEADER}
+        )
         server = self_signed(directory / "pair")
         over_tls = Node(
             lnd, directory / "tls", extra={"server": server}, tls_cert=directory / "pair" / "server.cert"
@@ -41,7 +43,9 @@ async def _flood(what: str, node: Node, count: int, question: dict) -> Section:
         alone = await asyncio.to_thread(_seconds_of_requests, node)
         await asyncio.sleep(CALM_SECONDS)
         empty_kb, files = rss_kb(node.process.pid), _descriptors(node)
-        clients = await stack.enter_async_context(Program("bench.idle_clients", node.directory / "clients.log"))
+        clients = await stack.enter_async_context(
+            Program("bench.idle_clients", node.directory / "clients.log")
+        )
         opened = await clients.ask(connect=count, port=node.http_port, **question)
         beside = await asyncio.to_thread(_seconds_of_requests, node)
         full_kb, most_files = rss_kb(node.process.pid), _descriptors(node)
@@ -50,7 +54,12 @@ async def _flood(what: str, node: Node, count: int, question: dict) -> Section:
     section.rows = [
         Row("a connection", "kB", [(full_kb - empty_kb) / max(most_files - files, 1)]),
         Row("connections opened", "1/s", [count / opened["seconds"]]),
-        Row("GET /v1/node beside them (peer: without), p50", "ms", [1000 * median(beside)], [1000 * median(alone)]),
+        Row(
+            "GET /v1/node beside them (peer: without), p50",
+            "ms",
+            [1000 * median(beside)],
+            [1000 * median(alone)],
+        ),
     ]
     section.notes.append(
         f"{alive:,} open at the end (idle ones are closed after 60 s, half a header after 30 s); file descriptors of the node: "

@@ -36,12 +36,22 @@ async def measure(directory: Path, settings: Settings) -> AsyncIterator[Section]
         await stack.enter_async_context(running([node]))
         peers = "bench.peers"
         bare, _ = await stack.enter_async_context(
-            daphne(f"{peers}.bare_asgi:application", directory / "asgi.log", BENCH_DATABASE=str(directory / "asgi.db"))
+            daphne(
+                f"{peers}.bare_asgi:application",
+                directory / "asgi.log",
+                BENCH_DATABASE=str(directory / "asgi.db"),
+            )
         )
         drf, _ = await stack.enter_async_context(
-            daphne(f"{peers}.plain_drf:application", directory / "drf.log", BENCH_DATABASE=str(directory / "drf.db"))
+            daphne(
+                f"{peers}.plain_drf:application",
+                directory / "drf.log",
+                BENCH_DATABASE=str(directory / "drf.db"),
+            )
         )
-        bare_grpc = Program(f"{peers}.bare_grpc", directory / "grpc.log", BENCH_DATABASE=str(directory / "grpc.db"))
+        bare_grpc = Program(
+            f"{peers}.bare_grpc", directory / "grpc.log", BENCH_DATABASE=str(directory / "grpc.db")
+        )
         await stack.enter_async_context(bare_grpc)
         grpc_address = f"127.0.0.1:{await bare_grpc.read()}"
 
@@ -89,7 +99,9 @@ async def _grpc(ways: dict[str, Rate], settings: Settings) -> Section:
     return section
 
 
-def _over(peer: str, clients: int, rates: dict[str, list[float]], peers: list[float], target: Target | None = None) -> list[Row]:
+def _over(
+    peer: str, clients: int, rates: dict[str, list[float]], peers: list[float], target: Target | None = None
+) -> list[Row]:
     name = f"over {peer}, {plural(clients, 'client')}"
     return [
         Row(f"{name}, sending", "1/s", rates["node"], peers),
@@ -132,7 +144,10 @@ class GrpcRate:
                 options = (("grpc.use_local_subchannel_pool", 1), ("bench.channel", index))
                 channel = grpc.aio.insecure_channel(self._address, options=options)
                 stubs.append(messaging_pb2_grpc.MessagingStub(await stack.enter_async_context(channel)))
-            calls = [lambda stub=stubs[index % len(stubs)]: stub.SendMessage(self._request) for index in range(clients)]
+            calls = [
+                lambda stub=stubs[index % len(stubs)]: stub.SendMessage(self._request)
+                for index in range(clients)
+            ]
             return await _rate(calls, seconds)
 
 

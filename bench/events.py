@@ -25,7 +25,12 @@ class Producer:
     """Sends messages from one lnd to the node on another, so many in each payment."""
 
     def __init__(
-        self, client: BareClient, to: str, *, per_record: int = PER_RECORD, make_body: Callable[[], bytes] = random_body
+        self,
+        client: BareClient,
+        to: str,
+        *,
+        per_record: int = PER_RECORD,
+        make_body: Callable[[], bytes] = random_body,
     ):
         self._client, self._to, self._per_record, self._make_body = client, to, per_record, make_body
 

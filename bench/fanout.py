@@ -72,7 +72,9 @@ async def _compare(sides: dict[str, Side], settings: Settings) -> Section:
     section = Section("deliveries a second to websocket clients")
     over_group_send, losses = [], []
     for clients in settings.fanout_clients:
-        taking_part = {name: side for name, side in sides.items() if name != "group_send" or clients <= MOST_CONSUMERS}
+        taking_part = {
+            name: side for name, side in sides.items() if name != "group_send" or clients <= MOST_CONSUMERS
+        }
         events = min(MOST_EVENTS, max(settings.fanout_least_events, settings.fanout_deliveries // clients))
         for side in taking_part.values():
             side.begin()
@@ -81,16 +83,25 @@ async def _compare(sides: dict[str, Side], settings: Settings) -> Section:
             for side in taking_part.values():
                 await side.measure(events)
         node, name = taking_part["node"], f"{plural(clients, 'client')}, {events:,} events"
-        section.rows.append(Row(f"over websockets.broadcast, {name}", "1/s", node.rates, sides["websockets"].rates))
+        section.rows.append(
+            Row(f"over websockets.broadcast, {name}", "1/s", node.rates, sides["websockets"].rates)
+        )
         if "group_send" in taking_part:
             target = Target("≥", 8) if clients == 1_000 else None
             rates = sides["group_send"].rates
             over_group_send.append(Row(f"over group_send, {name}", "1/s", node.rates, rates, target=target))
-        losses += [f"{name} clients={clients:,}: {side.lost:,} of {side.expected:,}" for name, side in taking_part.items()]
+        losses += [
+            f"{name} clients={clients:,}: {side.lost:,} of {side.expected:,}"
+            for name, side in taking_part.items()
+        ]
     section.rows += over_group_send
     if settings.fanout_clients[-1] > MOST_CONSUMERS:
-        section.notes.append(f"group_send is not measured beyond {MOST_CONSUMERS:,} clients: it takes minutes there.")
-    section.notes.append("deliveries that arrived / time from the first event's making to the last delivery; lost:")
+        section.notes.append(
+            f"group_send is not measured beyond {MOST_CONSUMERS:,} clients: it takes minutes there."
+        )
+    section.notes.append(
+        "deliveries that arrived / time from the first event's making to the last delivery; lost:"
+    )
     section.notes += losses
     return section
 
@@ -106,12 +117,19 @@ async def _node(directory: Path, stack: AsyncExitStack) -> Side:
     client = await stack.enter_async_context(BareClient(network.nodes["alice"]))
     producer = Producer(client, node.pubkey)
     return Side(
-        await _clients(directory, stack), "127.0.0.1", node.http_port, "/v1/subscribe", producer.prepare, producer.send
+        await _clients(directory, stack),
+        "127.0.0.1",
+        node.http_port,
+        "/v1/subscribe",
+        producer.prepare,
+        producer.send,
     )
 
 
 async def _broadcaster(directory: Path, stack: AsyncExitStack) -> Side:
-    program = await stack.enter_async_context(Program("bench.peers.broadcaster", directory / "broadcaster.log"))
+    program = await stack.enter_async_context(
+        Program("bench.peers.broadcaster", directory / "broadcaster.log")
+    )
     port = int(await program.read())
 
     async def prepare(events: int) -> str:
@@ -121,7 +139,9 @@ async def _broadcaster(directory: Path, stack: AsyncExitStack) -> Side:
 
 
 async def _group_send(directory: Path, stack: AsyncExitStack) -> Side:
-    address, _ = await stack.enter_async_context(daphne("bench.peers.group_send:application", directory / "group.log"))
+    address, _ = await stack.enter_async_context(
+        daphne("bench.peers.group_send:application", directory / "group.log")
+    )
 
     async def prepare(events: int) -> str:
         return f"/go?count={events}&size={DATA_CHARACTERS}"

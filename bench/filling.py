@@ -56,7 +56,9 @@ def _bulk(path: Path) -> Iterator[sqlite3.Connection]:
 def _plan(db: sqlite3.Connection, messages: int, pubkeys: Sequence[str]) -> None:
     strangers = max(1, messages // 100)
     db.execute("CREATE TEMP TABLE stranger (n INTEGER PRIMARY KEY, pubkey TEXT)")
-    db.execute(f"INSERT INTO stranger {_numbers(strangers)} SELECT i - 1, '02' || lower(hex(randomblob(32))) FROM n")
+    db.execute(
+        f"INSERT INTO stranger {_numbers(strangers)} SELECT i - 1, '02' || lower(hex(randomblob(32))) FROM n"
+    )
     # Which row is whose, and when.
     db.execute(
         "CREATE TEMP TABLE plan (i INTEGER PRIMARY KEY, sent INTEGER, pubkey TEXT, message_id TEXT, attempt_id TEXT, at TEXT)"

@@ -43,7 +43,13 @@ async def _compare(pair: Pair, where: str, settings: Settings) -> Section:
         bare_alone.append(await _alone(theirs, pair, settings))
     section = Section(f"messages of {BODY_BYTES} random bytes to one node under load, {where}")
     section.rows = [
-        Row(f"messages, {CLIENTS} clients; payments, {BARE_IN_FLIGHT} in flight", "1/s", messages, payments, target=Target("≥", 3)),
+        Row(
+            f"messages, {CLIENTS} clients; payments, {BARE_IN_FLIGHT} in flight",
+            "1/s",
+            messages,
+            payments,
+            target=Target("≥", 3),
+        ),
         Row("messages in a payment", "", per_payment, kind="value"),
         Row("a message when nothing else is under way, p50", "ms", alone, bare_alone, kind="more"),
     ]

@@ -29,7 +29,11 @@ async def _flights(way, rest: RestClient, count: int) -> list[Flight]:
 
 def _section(kind: str, node: list[list[Flight]], bare: list[list[Flight]], settings: Settings) -> Section:
     simulated = kind == "simulator"
-    title = f"end to end on the simulator (payments take {LATENCY_MS} ms)" if simulated else "end to end on a real lnd pair"
+    title = (
+        f"end to end on the simulator (payments take {LATENCY_MS} ms)"
+        if simulated
+        else "end to end on a real lnd pair"
+    )
     section = Section(f"{title}, one message at a time")
     limits = {50: 1.06, 99: 1.2}
     for percent, limit in limits.items():
@@ -41,7 +45,15 @@ def _section(kind: str, node: list[list[Flight]], bare: list[list[Flight]], sett
             section.rows.append(Row(name, "ms", ours, theirs, target=Target("≤", limit)))
     for percent in limits:
         ours, theirs = ([_percentile([f.settled for f in r], percent) for r in side] for side in (node, bare))
-        section.rows.append(Row(f"until the sender knows, p{percent}", "ms", ours, theirs, kind="more" if simulated else "ratio"))
+        section.rows.append(
+            Row(
+                f"until the sender knows, p{percent}",
+                "ms",
+                ours,
+                theirs,
+                kind="more" if simulated else "ratio",
+            )
+        )
     answered = [_percentile([f.answered for f in r], 50) for r in node]
     section.rows.append(Row("of which POST → id, p50", "ms", answered, kind="value"))
     section.notes.append(

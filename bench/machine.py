@@ -91,7 +91,10 @@ def cpu_seconds(pid: int) -> float:
 
 def _processor() -> str:
     with open("/proc/cpuinfo") as file:
-        return next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), "unknown processor")
+        return next(
+            (line.split(":", 1)[1].strip() for line in file if line.startswith("model name")),
+            "unknown processor",
+        )
 
 
 def _file_system() -> str:

@@ -48,7 +48,9 @@ async def _starts(directory: Path, lnd, settings: Settings) -> Section:
         Row("idle memory (RSS)", "MB", idle, peer_idle),
         Row("idle memory (RSS)", "MB", idle, kind="value", target=Target("≤", 130)),
     ]
-    section.notes.append("first answer: GET /v1/node is 200; peer: the plain DRF view on Daphne, its first POST answered.")
+    section.notes.append(
+        "first answer: GET /v1/node is 200; peer: the plain DRF view on Daphne, its first POST answered."
+    )
     return section
 
 
@@ -63,8 +65,12 @@ async def start_node(node: Node) -> float:
 async def _start_peer(directory: Path, index: int) -> tuple[float, float]:
     start = time.perf_counter()
     database = str(directory / f"drf-{index}.db")
-    async with daphne("bench.peers.plain_drf:application", directory / "drf.log", BENCH_DATABASE=database) as (address, pid):
-        await _until_answers(address, lambda rest: rest.post("/v1/message/send", message_body("02" * 33, b"x")))
+    async with daphne(
+        "bench.peers.plain_drf:application", directory / "drf.log", BENCH_DATABASE=database
+    ) as (address, pid):
+        await _until_answers(
+            address, lambda rest: rest.post("/v1/message/send", message_body("02" * 33, b"x"))
+        )
         seconds = time.perf_counter() - start
         await asyncio.sleep(CALM_SECONDS)
         return seconds, rss_kb(pid) / 1000
@@ -98,8 +104,12 @@ async def _clients(directory: Path, lnd, settings: Settings) -> Section:
     for count in settings.memory_clients:
         ours, theirs = node_kb[count], daphne_kb[count]
         section.rows.append(Row(f"a client, with {count:,} idle ones", "kB", ours, theirs))
-        section.rows.append(Row(f"a client, with {count:,} idle ones", "kB", ours, kind="value", target=Target("≤", 35)))
-    section.notes.append("peer: one Channels consumer a client, on Daphne. Resident memory only; kernel buffers are not in it.")
+        section.rows.append(
+            Row(f"a client, with {count:,} idle ones", "kB", ours, kind="value", target=Target("≤", 35))
+        )
+    section.notes.append(
+        "peer: one Channels consumer a client, on Daphne. Resident memory only; kernel buffers are not in it."
+    )
     return section
 
 

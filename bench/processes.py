@@ -24,12 +24,27 @@ class PeerError(Exception):
 async def daphne(application: str, log: Path, **environ: str) -> AsyncIterator[tuple[str, int]]:
     """An ASGI application under Daphne, with websocket pings like the node's; its address and process id."""
     port = free_port()
-    command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "-v", "0", "--access-log", "/dev/null"]
+    command = [
+        sys.executable,
+        "-m",
+        "daphne",
+        "-b",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "-v",
+        "0",
+        "--access-log",
+        "/dev/null",
+    ]
     with open(log, "a") as output:
         process = subprocess.Popen(
             [*command, "--websocket_timeout", "-1", application],
-            cwd=ROOT, env=os.environ | environ, stdout=output, stderr=output,
-        )  # fmt: skip
+            cwd=ROOT,
+            env=os.environ | environ,
+            stdout=output,
+            stderr=output,
+        )
     try:
         await _until_listening(process, port, log)
         yield f"127.0.0.1:{port}", process.pid
@@ -58,10 +73,15 @@ class Program:
     async def __aenter__(self) -> "Program":
         with open(self._log, "a") as log:
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", self._module,
-                cwd=ROOT, env=os.environ | self._environ, stderr=log,
-                stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE,
-            )  # fmt: skip
+                sys.executable,
+                "-m",
+                self._module,
+                cwd=ROOT,
+                env=os.environ | self._environ,
+                stderr=log,
+                stdin=asyncio.subprocess.PIPE,
+                stdout=asyncio.subprocess.PIPE,
+            )
         return self
 
     async def __aexit__(self, *_) -> None:

@@ -43,7 +43,9 @@ async def measure(directory: Path, settings: Settings) -> AsyncIterator[Section]
         Row("over a websockets server, frames in memory", "1/s", told, sent),
         Row("over sqlite3, the same rows", "1/s", told, read),
     ]
-    section.notes.append("from the connection until the last event; the client counts, and reads none of them.")
+    section.notes.append(
+        "from the connection until the last event; the client counts, and reads none of them."
+    )
     yield section
 
 

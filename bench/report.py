@@ -43,7 +43,11 @@ class Row:
 
     def cells(self) -> tuple[str, ...]:
         compared = self.compared
-        spread = [f"{number(x)}" for x in (min(compared), median(compared), max(compared))] if compared else ["-"] * 3
+        spread = (
+            [f"{number(x)}" for x in (min(compared), median(compared), max(compared))]
+            if compared
+            else ["-"] * 3
+        )
         target = f"{self.target.sign} {self.target.value:g}" if self.target else ""
         verdict = ("MISSED" if self.missed else "met") if self.target else ""
         peer = number(median(self.peer)) if self.peer else ""

@@ -63,7 +63,9 @@ async def _fill(section: Section, market: "Market", settings: Settings) -> None:
             await way.buy_at_once(prepared)
             rates[name].append(settings.vpn_sales * 60 / (time.perf_counter() - start))
     section.rows.append(Row("contract → first packet, p50", "ms", packets["node"], packets["bare"]))
-    section.rows.append(Row(f"leases sold, {settings.vpn_sales} at once", "1/min", rates["node"], rates["bare"]))
+    section.rows.append(
+        Row(f"leases sold, {settings.vpn_sales} at once", "1/min", rates["node"], rates["bare"])
+    )
     section.notes.append(
         "peer: three keysends, a hold invoice paid and settled, `wg set` before it is, by clients of both lnds; the "
         "client's interface and its first datagram are in both"
@@ -78,8 +80,10 @@ class Market:
     @classmethod
     async def opened(cls, directory: Path, kind: str, stack: AsyncExitStack) -> "Market":
         directory.mkdir()
-        lnds = simulated(directory / "net", latency_ms=LATENCY_MS) if kind == "simulator" else RealNetwork(
-            directory / "net", ["alice", "bob"]
+        lnds = (
+            simulated(directory / "net", latency_ms=LATENCY_MS)
+            if kind == "simulator"
+            else RealNetwork(directory / "net", ["alice", "bob"])
         )
         network = await stack.enter_async_context(lnds)
         buying, selling = network.nodes["alice"], network.nodes["bob"]
@@ -120,10 +124,17 @@ def _door(directory: Path, stack: AsyncExitStack) -> Door:
 
 def _config(door: Door) -> dict:
     return {
-        "price": PRICE_SAT, "server_ip": SERVER_IP, "server_port": LISTEN_PORT, "subnet": SUBNET,
-        "server_pub_key": door.server.pair.public, "allowed_ips": SUBNET, "binary_path": str(door.server.wg),
-        "min_seconds": 10, "quotes_per_minute": 100_000, "quote_seconds": 3_600,
-    }  # fmt: skip
+        "price": PRICE_SAT,
+        "server_ip": SERVER_IP,
+        "server_port": LISTEN_PORT,
+        "subnet": SUBNET,
+        "server_pub_key": door.server.pair.public,
+        "allowed_ips": SUBNET,
+        "binary_path": str(door.server.wg),
+        "min_seconds": 10,
+        "quotes_per_minute": 100_000,
+        "quote_seconds": 3_600,
+    }
 
 
 class Told(Stream):
@@ -221,7 +232,10 @@ class ByHand:
             invoices_pb2.SubscribeSingleInvoiceRequest(r_hash=asked.hash)
         )
         payment = router_pb2.SendPaymentRequest(
-            payment_request=invoice.payment_request, timeout_seconds=60, fee_limit_sat=100, no_inflight_updates=True
+            payment_request=invoice.payment_request,
+            timeout_seconds=60,
+            fee_limit_sat=100,
+            no_inflight_updates=True,
         )
         paying = asyncio.create_task(self._buyer.pay(payment))
         async for told in watched:
@@ -241,13 +255,22 @@ class ByHand:
     async def _let_in(self, public_key: str, client: int) -> None:
         (network,) = POOL.peer_networks(client)
         process = await asyncio.create_subprocess_exec(
-            str(self._door.server.wg), "set", self._door.server.interface, "peer", public_key, "allowed-ips",
+            str(self._door.server.wg),
+            "set",
+            self._door.server.interface,
+            "peer",
+            public_key,
+            "allowed-ips",
             str(network),
-        )  # fmt: skip
+        )
         assert await process.wait() == 0
 
     def _peering(self, client: int) -> Peering:
         return Peering(
-            addresses=POOL.addresses(client), endpoint_host=ipaddress.ip_address(SERVER_IP), endpoint_port=LISTEN_PORT,
-            server_pub_key=self._door.server.pair.public, allowed_ips=POOL.networks, keepalive_seconds=25,
-        )  # fmt: skip
+            addresses=POOL.addresses(client),
+            endpoint_host=ipaddress.ip_address(SERVER_IP),
+            endpoint_port=LISTEN_PORT,
+            server_pub_key=self._door.server.pair.public,
+            allowed_ips=POOL.networks,
+            keepalive_seconds=25,
+        )

@@ -117,8 +117,20 @@ def _section(few: Side, many: Side) -> Section:
     for clients in CLIENTS:
         name = "one at a time" if clients == 1 else f"{clients} clients"
         section.rows += [
-            Row(f"time a message, {name}", "ms", many.message_ms[clients], few.message_ms[clients], target=FLAT),
-            Row(f"CPU time a message, both nodes, {name}", "ms", many.cpu_ms[clients], few.cpu_ms[clients], target=FLAT),
+            Row(
+                f"time a message, {name}",
+                "ms",
+                many.message_ms[clients],
+                few.message_ms[clients],
+                target=FLAT,
+            ),
+            Row(
+                f"CPU time a message, both nodes, {name}",
+                "ms",
+                many.cpu_ms[clients],
+                few.cpu_ms[clients],
+                target=FLAT,
+            ),
         ]
     section.rows += [
         Row("GET /v1/messages?limit=100, p50", "ms", many.page_ms, few.page_ms, target=FLAT),

@@ -47,7 +47,9 @@ async def measure(directory: Path, settings: Settings) -> AsyncIterator[Section]
 def _peers(count: int) -> Peers:
     # Any 32 bytes serve as a key here, and no time is spent on making pairs.
     clients = POOL.clients[:count]
-    return {base64.b64encode(os.urandom(31) + b"\x01").decode(): POOL.peer_networks(client) for client in clients}
+    return {
+        base64.b64encode(os.urandom(31) + b"\x01").decode(): POOL.peer_networks(client) for client in clients
+    }
 
 
 async def _reconcile(server: WireGuardServer, desired: Peers) -> float:
@@ -71,8 +73,11 @@ async def _bare(server: WireGuardServer, desired: Peers) -> float:
     peers = list(desired.items())
     start = time.perf_counter()
     for first in range(0, len(peers), PEERS_PER_CALL):
-        words = [word for key, networks in peers[first : first + PEERS_PER_CALL]
-                 for word in ("peer", key, "allowed-ips", str(next(iter(networks))))]  # fmt: skip
+        words = [
+            word
+            for key, networks in peers[first : first + PEERS_PER_CALL]
+            for word in ("peer", key, "allowed-ips", str(next(iter(networks))))
+        ]
         process = await asyncio.create_subprocess_exec(str(server.wg), "set", server.interface, *words)
         assert await process.wait() == 0
     return (time.perf_counter() - start) * 1000

@@ -77,7 +77,12 @@ class Clients:
             if now - last > quiet:
                 break
         received = sum(self._braces[number] for number in watched) // 2
-        return {"received": received, "lost": events * len(watched) - received, "last": last, "bytes": self._last_bytes}
+        return {
+            "received": received,
+            "lost": events * len(watched) - received,
+            "last": last,
+            "bytes": self._last_bytes,
+        }
 
     def _take(self, number: int) -> bool:
         """Reads what is there; True when there were events in it."""
@@ -123,9 +128,16 @@ def main() -> None:
             return
         question = json.loads(line)
         if "connect" in question:
-            answer = clients.connect(question["connect"], question["host"], question["port"], question["path"])
+            answer = clients.connect(
+                question["connect"], question["host"], question["port"], question["path"]
+            )
         else:
-            answer = clients.expect(question["expect"], question["clients"], question["quiet"], count_all=question.get("all", False))
+            answer = clients.expect(
+                question["expect"],
+                question["clients"],
+                question["quiet"],
+                count_all=question.get("all", False),
+            )
         print(json.dumps(answer), flush=True)
 
 

@@ -42,7 +42,9 @@ def grpc_is_well(scheme: str, address: str) -> bool:
 def main(url: str) -> int:
     parts = urlsplit(url)
     try:
-        well = grpc_is_well(parts.scheme, parts.netloc) if parts.scheme.startswith("grpc") else http_is_well(url)
+        well = (
+            grpc_is_well(parts.scheme, parts.netloc) if parts.scheme.startswith("grpc") else http_is_well(url)
+        )
     except Exception as error:
         print(f"{url}: {error}", file=sys.stderr)
         return 1

@@ -31,7 +31,16 @@ class FederationAdmin(HistoryAdmin, Noted):
     ordering = ("-updated_at",)
     actions = ("accept", "refuse", "leave")
     fields = (
-        "pubkey", "imp_id", "label", "state", "cause", "member_since", "ends", "time_left", "waits_until", "updated_at",
+        "pubkey",
+        "imp_id",
+        "label",
+        "state",
+        "cause",
+        "member_since",
+        "ends",
+        "time_left",
+        "waits_until",
+        "updated_at",
         "history",
     )
     readonly_fields = ("label", "member_since", "ends", "time_left", "history")

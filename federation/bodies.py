@@ -38,7 +38,9 @@ LONGEST_ROUND = MAX_NUMBER
 
 def encode(body: Body) -> bytes:
     told = {name: getattr(body, name) for name in Body.__dataclass_fields__}
-    return orjson.dumps({name: value for name, value in told.items() if value not in (None, "") or name == "imp_id"})
+    return orjson.dumps(
+        {name: value for name, value in told.items() if value not in (None, "") or name == "imp_id"}
+    )
 
 
 def decode(raw: bytes) -> Body:

@@ -14,7 +14,9 @@ class Federation(models.Model):
     """
 
     pubkey = models.CharField("node", max_length=66, primary_key=True)
-    imp_id = models.CharField("name", max_length=128, blank=True, help_text="What the other node calls itself.")
+    imp_id = models.CharField(
+        "name", max_length=128, blank=True, help_text="What the other node calls itself."
+    )
     state = models.CharField(max_length=16, choices=State)
     cause = models.CharField(max_length=500, blank=True, help_text="Why it came to this.")
     since = models.DateTimeField("member since", null=True, blank=True)
@@ -24,7 +26,9 @@ class Federation(models.Model):
     asked = models.JSONField("our unanswered requests", default=list, blank=True)
     received_id = models.UUIDField("their request that waits for you", null=True, blank=True)
     waits_until = models.DateTimeField("request waits until", null=True, blank=True)
-    ttl_seconds = models.BigIntegerField(null=True, blank=True, help_text="For how long the other node asked.")
+    ttl_seconds = models.BigIntegerField(
+        null=True, blank=True, help_text="For how long the other node asked."
+    )
 
     round = models.BigIntegerField(default=0)
     agreed_id = models.UUIDField(null=True, blank=True)
@@ -37,7 +41,9 @@ class Federation(models.Model):
         verbose_name = "federated node"
         indexes = [
             models.Index(fields=["expires_at"], name="federation_ends", condition=models.Q(state="member")),
-            models.Index(fields=["waits_until"], name="federation_waits", condition=models.Q(waits_until__isnull=False)),
+            models.Index(
+                fields=["waits_until"], name="federation_waits", condition=models.Q(waits_until__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:

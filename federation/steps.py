@@ -93,8 +93,12 @@ def accept_waiting(pubkey: str, settings: FederationSettings) -> Reaction:
     """Raises NotPossible."""
     federation = _waiting(pubkey)
     if _is_full(pubkey, settings):
-        raise NotPossible(f"cannot be accepted: the federation is full (federate.max_members: {settings.max_members})")
-    return _accept(federation, federation.received_id, federation.ttl_seconds, settings, "accepted by the operator")
+        raise NotPossible(
+            f"cannot be accepted: the federation is full (federate.max_members: {settings.max_members})"
+        )
+    return _accept(
+        federation, federation.received_id, federation.ttl_seconds, settings, "accepted by the operator"
+    )
 
 
 def refuse_waiting(pubkey: str, settings: FederationSettings) -> Reaction:
@@ -146,7 +150,9 @@ def _answer_request(
         return _accept(federation, message.message_id, body.ttl, settings, "its request was accepted")
     if settings.accept == ACCEPT_KNOWN:
         if Peer.objects.filter(pubkey=federation.pubkey, marked=True).exists():
-            return _accept(federation, message.message_id, body.ttl, settings, "its request was accepted: it is known")
+            return _accept(
+                federation, message.message_id, body.ttl, settings, "its request was accepted: it is known"
+            )
         return _refuse(federation, message.message_id, NOT_KNOWN, settings)
     waiting = Federation.objects.filter(state=State.RECEIVED).exclude(pubkey=federation.pubkey).count()
     if waiting >= settings.max_members:
@@ -263,7 +269,11 @@ def leave_received(message: Message, body: Body, settings: FederationSettings) -
     federation.imp_id = body.imp_id
     federation.round = max(federation.round, body.round or 0)
     taken_back = federation.state == State.RECEIVED
-    _end(federation, State.LEFT, "the request was taken back by the other node" if taken_back else "left by the other node")
+    _end(
+        federation,
+        State.LEFT,
+        "the request was taken back by the other node" if taken_back else "left by the other node",
+    )
     return Reaction(events=[step_event(bodies.LEAVE, federation, message.message_id, received=message)])
 
 
@@ -305,7 +315,11 @@ def expire(now: datetime) -> list[Event]:
 
 def next_end() -> datetime | None:
     """When something is over next."""
-    ends = Federation.objects.filter(state=State.MEMBER).order_by("expires_at").values_list("expires_at", flat=True)[:1]
+    ends = (
+        Federation.objects.filter(state=State.MEMBER)
+        .order_by("expires_at")
+        .values_list("expires_at", flat=True)[:1]
+    )
     waits = Federation.objects.filter(waits_until__isnull=False).order_by("waits_until")
     return min((*ends, *waits.values_list("waits_until", flat=True)[:1]), default=None)
 
@@ -333,7 +347,9 @@ def accept_failed(message: Message, cause: str) -> list[Event]:
     if federation.before_expires_at and federation.before_expires_at > timezone.now():
         federation.expires_at, federation.before_expires_at = federation.before_expires_at, None
         _store(federation, step="the accept was not delivered: the end before it holds")
-        return [step_event(bodies.ACCEPT, federation, message.reply_to, reason="the end before this accept holds")]
+        return [
+            step_event(bodies.ACCEPT, federation, message.reply_to, reason="the end before this accept holds")
+        ]
     cause = f"the accept was not delivered: {cause}"
     _end(federation, State.LEFT, cause)
     return [step_event(bodies.LEAVE, federation, message.reply_to, reason=cause)]

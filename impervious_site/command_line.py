@@ -11,8 +11,15 @@ from impervious_site.launch import ABOUT_A_NODE
 OWN = ("nodeapi.", "messaging.", "federation.", "invoices.", "vpn.")
 # They still work; no operator needs to read of them.
 OF_DJANGO = {
-    "--version", "--verbosity", "--settings", "--pythonpath", "--traceback", "--no-color", "--force-color", "--skip-checks",
-}  # fmt: skip
+    "--version",
+    "--verbosity",
+    "--settings",
+    "--pythonpath",
+    "--traceback",
+    "--no-color",
+    "--force-color",
+    "--skip-checks",
+}
 WITHOUT_CONFIGURATION = frozenset({"simulate", "commands"})
 
 

@@ -1,7 +1,7 @@
 """The node's configuration: typed, frozen, checked as a whole, so that every mistake is told at once with its key.
 
-    config = load_config(path, os.environ)    # or simulated_config(…) when there is no file
-    config.server.grpc_addr.port, config.lnd.host, config.lightning.max_fee_sat
+config = load_config(path, os.environ)    # or simulated_config(…) when there is no file
+config.server.grpc_addr.port, config.lnd.host, config.lightning.max_fee_sat
 """
 
 from collections.abc import Mapping
@@ -39,9 +39,16 @@ from nodeapi.certificates import PairError, doubts_about, read_pair
 from vpn.keys import is_public_key
 
 __all__ = [
-    "PLACES", "Address", "ApiKey", "Config", "ConfigError", "ServiceConfig", "find_config", "load_config",
+    "PLACES",
+    "Address",
+    "ApiKey",
+    "Config",
+    "ConfigError",
+    "ServiceConfig",
+    "find_config",
+    "load_config",
     "simulated_config",
-]  # fmt: skip
+]
 
 PLACES = ("config/local.config.yml", "config/config.yml")
 DATABASE_NAME = "impervious.sqlite3"
@@ -81,21 +88,27 @@ def _is_file(file: Path) -> bool:
     try:
         return file.is_file()
     except OSError as error:
-        raise ConfigError([f"{file}: cannot be reached: {error.strerror}; must be readable, or absent"]) from None
+        raise ConfigError(
+            [f"{file}: cannot be reached: {error.strerror}; must be readable, or absent"]
+        ) from None
 
 
 def _named_config(path: str, cwd: Path) -> Path:
     file = cwd / path
     if file.suffix != ".yml":
         ending = file.suffix or "nothing"
-        raise ConfigError([f"--config: the name {path} ends in {ending}; must end in .yml, so rename the file"])
+        raise ConfigError(
+            [f"--config: the name {path} ends in {ending}; must end in .yml, so rename the file"]
+        )
     try:
         reason = None if file.is_file() else "is a directory" if file.is_dir() else "does not exist"
     except (OSError, ValueError):
         reason = "cannot be reached"
     if reason:
         places = ", ".join(PLACES)
-        raise ConfigError([f"--config: {file} {reason}; must be a configuration file (without --config: {places})"])
+        raise ConfigError(
+            [f"--config: {file} {reason}; must be a configuration file (without --config: {places})"]
+        )
     return file
 
 
@@ -105,8 +118,11 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     findings = Findings(STRICT_SECTIONS)
     flat = flatten(read_yaml(path, findings), _FILE_KEYS | {_API_KEY}, findings)
     if not is_unset(flat.pop(_API_KEY, None)):
-        findings.problem(_API_KEY, "is not read from this file; must be a file named in server.api_keys, or be given "
-                                   f"by {env_name(_API_KEY)}")
+        findings.problem(
+            _API_KEY,
+            "is not read from this file; must be a file named in server.api_keys, or be given "
+            f"by {env_name(_API_KEY)}",
+        )
     loader = _Loader(path.parent, findings, flat, environ)
     return loader.config(path=path, simulated=False)
 
@@ -135,10 +151,15 @@ def simulated_config(
         for name, number in DEFAULT_RECORDS.items()
     ]
     # Whoever names an lnd means a real one: neither mix the two nor silently ignore it.
-    lnd_variables = [name for name in sorted(environ) if name.startswith(env_name("lightning.lnd_node") + "__")]
+    lnd_variables = [
+        name for name in sorted(environ) if name.startswith(env_name("lightning.lnd_node") + "__")
+    ]
     for name in lnd_variables:
-        findings.problem(name, "is set, but without a configuration file the node runs on the simulated network; "
-                               "give a file (an empty one will do) with --config or remove the variable")
+        findings.problem(
+            name,
+            "is set, but without a configuration file the node runs on the simulated network; "
+            "give a file (an empty one will do) with --config or remove the variable",
+        )
     environ = {name: value for name, value in environ.items() if name not in lnd_variables}
     loader = _Loader(directory.absolute(), findings, flat, environ)
     return loader.config(path=None, simulated=True)
@@ -147,7 +168,9 @@ def simulated_config(
 class _Loader:
     """One run over raw values: flat holds them by key path, the environment's laid over the file's."""
 
-    def __init__(self, directory: Path, findings: Findings, flat: dict[str, Any], environ: Mapping[str, str]) -> None:
+    def __init__(
+        self, directory: Path, findings: Findings, flat: dict[str, Any], environ: Mapping[str, str]
+    ) -> None:
         self.directory = directory
         self.findings = findings
         from_environment = read_environment(environ, {*_FILE_KEYS, _API_KEY}, _JSON_KEYS, directory, findings)
@@ -157,7 +180,9 @@ class _Loader:
 
     def config(self, *, path: Path | None, simulated: bool) -> Config:
         self._refuse_unavailable()
-        sections = {name: self._section(model, name) for name, model in SECTIONS.items() if model is not LndNode}
+        sections = {
+            name: self._section(model, name) for name, model in SECTIONS.items() if model is not LndNode
+        }
         server = sections["server"].model_copy(update={"api_keys": self._api_keys()})
         lnd = self._lnd()
         services = self._services()
@@ -170,15 +195,25 @@ class _Loader:
         if self.findings.problems or lnd is None:
             raise ConfigError(self.findings.problems)
         return Config.model_construct(
-            path=path, simulated=simulated, server=server, admin=sections["sqlite3"], services=services, lnd=lnd,
-            lightning=sections["lightning"], federate=sections["federate"], vpn=vpn, socket=sections["socket"],
+            path=path,
+            simulated=simulated,
+            server=server,
+            admin=sections["sqlite3"],
+            services=services,
+            lnd=lnd,
+            lightning=sections["lightning"],
+            federate=sections["federate"],
+            vpn=vpn,
+            socket=sections["socket"],
             database=self._database(sections["database"].url, path),
-            redis_url=sections["redis"].url, message=message, events=sections["events"],
+            redis_url=sections["redis"].url,
+            message=message,
+            events=sections["events"],
             messages=sections["messages"],
             logging=sections["logging"],
             inbound={name: sections[f"inbound.{name}"] for name in INBOUND},
             warnings=tuple(self.findings.warnings),
-        )  # fmt: skip
+        )
 
     def _database(self, url: Any, path: Path | None) -> Database:
         default = self.directory / DATABASE_NAME
@@ -212,7 +247,9 @@ class _Loader:
             else:
                 reason = item.get("ctx", {}).get("error")
                 self.findings.problem(f"{prefix}.{name}", str(reason or item["msg"]))
-        rest = {name: value for name, value in given.items() if name not in {item["loc"][0] for item in wrong}}
+        rest = {
+            name: value for name, value in given.items() if name not in {item["loc"][0] for item in wrong}
+        }
         try:
             return model.model_validate(rest, context=self.directory)
         except ValidationError:
@@ -230,10 +267,14 @@ class _Loader:
         for index, entry in enumerate(entries):
             path = f"{key}[{index}]"
             if not isinstance(entry, dict):
-                self.findings.problem(path, f"is no mapping; must have the keys {', '.join(model.model_fields)}")
+                self.findings.problem(
+                    path, f"is no mapping; must have the keys {', '.join(model.model_fields)}"
+                )
                 continue
             for name in entry.keys() - model.model_fields.keys():
-                self.findings.warn(f"{path}.{name}", f"is not known and not used; {nearest(name, model.model_fields)}")
+                self.findings.warn(
+                    f"{path}.{name}", f"is not known and not used; {nearest(name, model.model_fields)}"
+                )
             valid.append((path, self._validated(model, entry, path)))
         return [(path, entry) for path, entry in valid if entry is not None]
 
@@ -243,7 +284,9 @@ class _Loader:
             value = getattr(entry, name)
             if value in first:
                 what = "the same" if secret else values.shown(value)
-                self.findings.problem(f"{path}.{name}", f"is {what}, as in {first[value]}; must be another or removed")
+                self.findings.problem(
+                    f"{path}.{name}", f"is {what}, as in {first[value]}; must be another or removed"
+                )
             first.setdefault(value, path)
 
     def _services(self) -> tuple[ServiceConfig, ...]:
@@ -258,11 +301,14 @@ class _Loader:
         self._refuse_repeated(entries, "key_file", secret=True)
         keys = [
             ApiKey(
-                name=entry.name, key=entry.key_file, scopes=entry.scopes, budget_sat=entry.budget_sat,
+                name=entry.name,
+                key=entry.key_file,
+                scopes=entry.scopes,
+                budget_sat=entry.budget_sat,
                 calls_per_minute=entry.calls_per_minute,
             )
             for _, entry in entries
-        ]  # fmt: skip
+        ]
         if self.flat.get(_API_KEY) is None:
             return tuple(keys)
         try:
@@ -284,15 +330,20 @@ class _Loader:
             if len(given) == 2:
                 self.findings.problem(f"{prefix}.{other}", f"is given beside {name}; set one of the two")
             if name == "admin_macaroon" and not given and not self.findings.has_problem(f"{prefix}.{name}"):
-                self.findings.problem(f"{prefix}.{name}", "is missing; set it to the path of lnd's admin.macaroon, "
-                                                          "or set admin_macaroon_hex")
+                self.findings.problem(
+                    f"{prefix}.{name}",
+                    "is missing; set it to the path of lnd's admin.macaroon, or set admin_macaroon_hex",
+                )
         macaroon = node and (node.admin_macaroon or node.admin_macaroon_hex)
         if not macaroon:
             return None
         return Lnd(
-            host=node.ip, port=node.port, pub_key=node.pub_key, tls_cert=node.tls_cert or node.tls_cert_hex,
+            host=node.ip,
+            port=node.port,
+            pub_key=node.pub_key,
+            tls_cert=node.tls_cert or node.tls_cert_hex,
             macaroon_hex=macaroon,
-        )  # fmt: skip
+        )
 
     def _check_listening(self, server: Server) -> None:
         # Whether there is a key for what listens beyond loopback the database knows too: nodeapi/keys.py asks at start.
@@ -310,8 +361,11 @@ class _Loader:
         missing = [name for name, path in given.items() if path is None]
         if len(missing) == 1:
             other = next(name for name, path in given.items() if path)
-            self.findings.problem(f"server.{missing[0]}", f"is missing, but server.{other} is set; set both or neither "
-                                                          "(./impervious cert makes a pair)")
+            self.findings.problem(
+                f"server.{missing[0]}",
+                f"is missing, but server.{other} is set; set both or neither "
+                "(./impervious cert makes a pair)",
+            )
         if missing:
             return
         try:
@@ -341,24 +395,39 @@ class _Loader:
 
     def _checked_message(self, message: Message) -> Message:
         if is_unset(self.flat.get("message.in_flight_per_peer")):
-            return message.model_copy(update={"in_flight_per_peer": min(message.in_flight_per_peer, message.in_flight)})
+            return message.model_copy(
+                update={"in_flight_per_peer": min(message.in_flight_per_peer, message.in_flight)}
+            )
         if message.in_flight_per_peer > message.in_flight and not self.findings.has_problem("message."):
-            self.findings.problem("message.in_flight_per_peer", f"is {message.in_flight_per_peer}; must be at most "
-                                                                f"message.in_flight, {message.in_flight}")
+            self.findings.problem(
+                "message.in_flight_per_peer",
+                f"is {message.in_flight_per_peer}; must be at most message.in_flight, {message.in_flight}",
+            )
         return message
 
     def _checked_vpn(self, keys: VpnKeys, auto_renew: AutoRenew) -> Vpn:
         vpn = Vpn.model_construct(**dict(keys), auto_renew=auto_renew)
-        if vpn.min_seconds > vpn.max_seconds and not self.findings.has_problem("vpn.min_seconds", "vpn.max_seconds"):
-            self.findings.problem("vpn.min_seconds", f"is {vpn.min_seconds}; must be at most vpn.max_seconds, "
-                                                     f"{vpn.max_seconds}")
-        if auto_renew.enabled and not auto_renew.budget_sat and not self.findings.has_problem("vpn.auto_renew."):
-            self.findings.problem("vpn.auto_renew.budget_sat", "is missing; set it to the most sat that renewals may "
-                                                               "cost in 24 hours")
+        if vpn.min_seconds > vpn.max_seconds and not self.findings.has_problem(
+            "vpn.min_seconds", "vpn.max_seconds"
+        ):
+            self.findings.problem(
+                "vpn.min_seconds", f"is {vpn.min_seconds}; must be at most vpn.max_seconds, {vpn.max_seconds}"
+            )
+        if (
+            auto_renew.enabled
+            and not auto_renew.budget_sat
+            and not self.findings.has_problem("vpn.auto_renew.")
+        ):
+            self.findings.problem(
+                "vpn.auto_renew.budget_sat",
+                "is missing; set it to the most sat that renewals may cost in 24 hours",
+            )
         if not vpn.server_pub_key or is_public_key(vpn.server_pub_key):
             return vpn
-        self.findings.warn("vpn.server_pub_key", "is no WireGuard public key, so no VPN can be sold; "
-                                                 "put the output of `wg pubkey` there")
+        self.findings.warn(
+            "vpn.server_pub_key",
+            "is no WireGuard public key, so no VPN can be sold; put the output of `wg pubkey` there",
+        )
         return vpn.model_copy(update={"server_pub_key": ""})
 
 

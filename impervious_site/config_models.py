@@ -11,8 +11,13 @@ from impervious_site.config_values import Address, is_unset
 # A keysend's preimage travels under this number, lnd's own.
 KEYSEND_RECORD = 5482373484
 DEFAULT_RECORDS = {
-    "federate": 100_000, "vpn": 200_000, "websocket": 300_000, "message": 400_000, "socket": 500_000, "sign": 800_000,
-}  # fmt: skip
+    "federate": 100_000,
+    "vpn": 200_000,
+    "websocket": 300_000,
+    "message": 400_000,
+    "socket": 500_000,
+    "sign": 800_000,
+}
 
 MAX_LEASE_SECONDS = 10 * 366 * 86_400
 
@@ -226,12 +231,16 @@ def _parse_service_data(value: Any) -> dict:
 
 
 class ServiceConfig(Section):
-    service_type: Annotated[str, PlainValidator(_parse_service_type)] = Field(description="the name of a service")
+    service_type: Annotated[str, PlainValidator(_parse_service_type)] = Field(
+        description="the name of a service"
+    )
     active: values.Flag = Field(description="true or false")
     custom_record_number: Annotated[int, PlainValidator(_parse_record_number)] = Field(
         description="a number such as 400000"
     )
-    additional_service_data: Annotated[dict, PlainValidator(_parse_service_data)] = Field(default_factory=dict)
+    additional_service_data: Annotated[dict, PlainValidator(_parse_service_data)] = Field(
+        default_factory=dict
+    )
 
 
 class Config(Section):
@@ -286,10 +295,21 @@ class RedisUrl(Section):
 
 
 SECTIONS: dict[str, type[Section]] = {
-    "server": Server, "sqlite3": Admin, "lightning": Lightning, "lightning.lnd_node": LndNode, "federate": Federate,
-    "vpn": VpnKeys, "vpn.auto_renew": AutoRenew, "socket": Socket, "message": Message, "events": Events,
-    "messages": Messages, "logging": Logging, "database": DatabaseUrl, "redis": RedisUrl,
+    "server": Server,
+    "sqlite3": Admin,
+    "lightning": Lightning,
+    "lightning.lnd_node": LndNode,
+    "federate": Federate,
+    "vpn": VpnKeys,
+    "vpn.auto_renew": AutoRenew,
+    "socket": Socket,
+    "message": Message,
+    "events": Events,
+    "messages": Messages,
+    "logging": Logging,
+    "database": DatabaseUrl,
+    "redis": RedisUrl,
     **{f"inbound.{name}": Inbound for name in INBOUND},
-}  # fmt: skip
+}
 # Of these an unknown key is no mere warning: who mistypes a key that protects must not believe to be protected.
 STRICT_SECTIONS = ("inbound",)

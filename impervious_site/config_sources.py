@@ -16,8 +16,15 @@ from yaml.constructor import SafeConstructor
 from impervious_site.config_values import MAX_FILE_BYTES, is_unset, read_file
 
 ENV_PREFIX = "IMPD_"
-ENV_OF_OTHERS = ("IMPD_CONFIG", "IMPD_LAUNCHED", "IMPD_SIMULATED", "IMPD_ENGINE_HERE", "IMPD_UNREAD",
-                 "IMPD_API_KEY", "IMPD_API_KEY_FILE")  # fmt: skip
+ENV_OF_OTHERS = (
+    "IMPD_CONFIG",
+    "IMPD_LAUNCHED",
+    "IMPD_SIMULATED",
+    "IMPD_ENGINE_HERE",
+    "IMPD_UNREAD",
+    "IMPD_API_KEY",
+    "IMPD_API_KEY_FILE",
+)
 FREE_FORM_KEY = "additional_service_data"
 
 _NULL_TAG = "tag:yaml.org,2002:null"
@@ -73,7 +80,8 @@ class _RefusingLoader(yaml.SafeLoader):
         if self.check_event(yaml.AliasEvent):
             mark = self.peek_event().start_mark
             raise yaml.MarkedYAMLError(
-                problem="an alias (*) is not supported; put a text that begins with * in quotes", problem_mark=mark
+                problem="an alias (*) is not supported; put a text that begins with * in quotes",
+                problem_mark=mark,
             )
         return super().compose_node(parent, index)
 
@@ -122,10 +130,14 @@ class _TreeReader:
             name = key_node.value
             key = _join(path, name)
             if name in lines:
-                self.findings.problem(key, f"is given twice, on lines {lines[name]} and {line}; keep one of them")
+                self.findings.problem(
+                    key, f"is given twice, on lines {lines[name]} and {line}; keep one of them"
+                )
                 continue
             lines[name] = line
-            result[name] = self._free_form(value_node, key) if name == FREE_FORM_KEY else self.value(value_node, key)
+            result[name] = (
+                self._free_form(value_node, key) if name == FREE_FORM_KEY else self.value(value_node, key)
+            )
         return result
 
     def _free_form(self, node: yaml.Node, path: str) -> Any:
@@ -133,8 +145,11 @@ class _TreeReader:
         try:
             return SafeConstructor().construct_object(node, deep=True)
         except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
-            self.findings.problem(path, f"has a value that YAML cannot read, from line {node.start_mark.line + 1} on; "
-                                        "put it in quotes")
+            self.findings.problem(
+                path,
+                f"has a value that YAML cannot read, from line {node.start_mark.line + 1} on; "
+                "put it in quotes",
+            )
             return None
 
 
@@ -144,8 +159,11 @@ def read_yaml(path: Path, findings: Findings) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
     except (OSError, ValueError) as error:
-        findings.problem(str(path), f"cannot be read: {getattr(error, 'strerror', None) or 'no usable name'}; "
-                                    "must be a readable file")
+        findings.problem(
+            str(path),
+            f"cannot be read: {getattr(error, 'strerror', None) or 'no usable name'}; "
+            "must be a readable file",
+        )
         return {}
     if len(content) > MAX_FILE_BYTES:
         findings.problem(str(path), f"is larger than {MAX_FILE_BYTES} bytes; must be a configuration file")
@@ -158,8 +176,11 @@ def read_yaml(path: Path, findings: Findings) -> dict[str, Any]:
     except (yaml.YAMLError, RecursionError, ValueError, LookupError) as error:
         findings.problem(str(path), _yaml_problem(error))
     if tree is not None and not isinstance(tree, dict):
-        findings.problem(str(path), f"is a {'list' if isinstance(tree, list) else 'text'} on line 1; must be a mapping "
-                                    "with sections such as server: and lightning:")
+        findings.problem(
+            str(path),
+            f"is a {'list' if isinstance(tree, list) else 'text'} on line 1; must be a mapping "
+            "with sections such as server: and lightning:",
+        )
     return tree if isinstance(tree, dict) else {}
 
 
@@ -178,15 +199,22 @@ def flatten(tree: Mapping[str, Any], known: Collection[str], findings: Findings)
             elif isinstance(value, dict):
                 walk(value, key)
             elif not is_unset(value):
-                findings.problem(key, f"is a {'list' if isinstance(value, list) else 'single value'}; "
-                                      "must be a mapping of keys, indented below it")
+                findings.problem(
+                    key,
+                    f"is a {'list' if isinstance(value, list) else 'single value'}; "
+                    "must be a mapping of keys, indented below it",
+                )
 
     walk(tree, "")
     return flat
 
 
 def read_environment(
-    environ: Mapping[str, str], known: Collection[str], json_keys: Collection[str], directory: Path, findings: Findings
+    environ: Mapping[str, str],
+    known: Collection[str],
+    json_keys: Collection[str],
+    directory: Path,
+    findings: Findings,
 ) -> dict[str, Any]:
     """The values of known keys that IMPD_ variables give, directly or by a file named in IMPD_…_FILE.
 
@@ -223,7 +251,11 @@ def _content(name: str, key: str, directory: Path, findings: Findings) -> str | 
 
 
 def _from_json(value: Any, key: str, demanded: bool, findings: Findings) -> Any:
-    if not isinstance(value, str) or is_unset(value) or not (demanded or key.endswith(("hosts", "origins", "ips", "proxies"))):
+    if (
+        not isinstance(value, str)
+        or is_unset(value)
+        or not (demanded or key.endswith(("hosts", "origins", "ips", "proxies")))
+    ):
         return value
     if not demanded and not value.lstrip().startswith("["):
         return value

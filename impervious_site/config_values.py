@@ -25,8 +25,12 @@ MAX_FILE_BYTES = 1_000_000
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
-_HOST_NAME = re.compile(r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*\.?", re.IGNORECASE)
-_PLACEHOLDER = re.compile(r"/path/to\b.*|<.*>|your_.*|.*(…|\.\.\.)|(server_)?(ip|port|pub_?key)", re.IGNORECASE)
+_HOST_NAME = re.compile(
+    r"(?=.{1,253}$)[a-z0-9_]([a-z0-9_-]{0,62})(\.[a-z0-9_]([a-z0-9_-]{0,62}))*\.?", re.IGNORECASE
+)
+_PLACEHOLDER = re.compile(
+    r"/path/to\b.*|<.*>|your_.*|.*(…|\.\.\.)|(server_)?(ip|port|pub_?key)", re.IGNORECASE
+)
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -155,7 +159,9 @@ def parse_address(value: Any) -> Address:
     right = "must be IP:port such as 127.0.0.1:8881 or [::1]:8881"
     host, colon, port = text.rpartition(":")
     if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535:
-        raise ValueError(f"{shown(text)} has no port from 1 to 65535 (0: any free one) behind its IP; {right}")
+        raise ValueError(
+            f"{shown(text)} has no port from 1 to 65535 (0: any free one) behind its IP; {right}"
+        )
     bracketed = host.startswith("[") and host.endswith("]")
     try:
         ip = ipaddress.ip_address(host[1:-1] if bracketed else host)
@@ -169,7 +175,9 @@ def parse_address(value: Any) -> Address:
 def parse_origin(value: Any) -> str:
     """A web origin in the form in which browsers send it: lower case, no default port, no slash at the end."""
     text = parse_text(value)
-    problem = ValueError(f"{shown(text)} is no web origin; must be scheme://host or scheme://host:port (http or https)")
+    problem = ValueError(
+        f"{shown(text)} is no web origin; must be scheme://host or scheme://host:port (http or https)"
+    )
     try:
         url = urlsplit(text)
         host, port = url.hostname, url.port
@@ -178,14 +186,23 @@ def parse_origin(value: Any) -> str:
     scheme = url.scheme.lower()
     if scheme not in _DEFAULT_PORTS and not scheme.endswith("-extension"):
         raise problem
-    if not host or url.path not in ("", "/") or url.query or url.fragment or "@" in url.netloc or text[-1] in "?#":
+    if (
+        not host
+        or url.path not in ("", "/")
+        or url.query
+        or url.fragment
+        or "@" in url.netloc
+        or text[-1] in "?#"
+    ):
         raise problem
     try:
         host = parse_host(host)
     except ValueError:
         raise problem from None
     host = f"[{host}]" if ":" in host else host
-    return f"{scheme}://{host}" + (f":{port}" if port is not None and port != _DEFAULT_PORTS.get(scheme) else "")
+    return f"{scheme}://{host}" + (
+        f":{port}" if port is not None and port != _DEFAULT_PORTS.get(scheme) else ""
+    )
 
 
 def parse_list(value: Any, parse_item) -> tuple:
@@ -223,9 +240,13 @@ def parse_proxy(value: Any) -> Network:
     try:
         network = parse_network(value)
     except ValueError as error:
-        raise ValueError(str(error).replace("is no network", "is neither an IP address nor a network")) from None
+        raise ValueError(
+            str(error).replace("is no network", "is neither an IP address nor a network")
+        ) from None
     if network.prefixlen == 0:
-        raise ValueError(f"{network} is every address there is; must be the address or the network of your proxies")
+        raise ValueError(
+            f"{network} is every address there is; must be the address or the network of your proxies"
+        )
     return network
 
 
@@ -242,14 +263,18 @@ def parse_subnets(value: Any) -> tuple[Network, ...]:
     versions = [network.version for network in networks]
     if not networks or len(set(versions)) != len(versions):
         what = f"has {len(networks)} networks, of which two are of one kind" if networks else "is empty"
-        raise ValueError(f"{what}; must be one such as 10.0.0.0/24, or one of IPv4 and one of IPv6: "
-                         "10.0.0.0/24, fd00:1::/64")
+        raise ValueError(
+            f"{what}; must be one such as 10.0.0.0/24, or one of IPv4 and one of IPv6: "
+            "10.0.0.0/24, fd00:1::/64"
+        )
     return tuple(sorted(networks, key=lambda network: network.version))
 
 
 def parse_port_range(value: Any) -> tuple[int, int]:
     """The lowest and the highest of at least two ports, from "6000-6100" or a list of the two."""
-    problem = ValueError(f"is {shown(value)}; must be two ports from 1 to 65535 such as 6000-6100, the lower one first")
+    problem = ValueError(
+        f"is {shown(value)}; must be two ports from 1 to 65535 such as 6000-6100, the lower one first"
+    )
     if isinstance(value, str):
         found = re.fullmatch(r"\s*([0-9]{1,5})\s*[-,]\s*([0-9]{1,5})\s*", value)
         value = found.groups() if found else ()
@@ -426,7 +451,9 @@ def read_file(value: Any, directory: Path, *, secret: bool = False) -> bytes:
         if len(content) <= MAX_FILE_BYTES:
             return content
         name, reason = path, f"it is larger than {MAX_FILE_BYTES} bytes"
-    raise ValueError(f"cannot read {name if nameable else 'the file'}: {reason}; must be the path of a readable file")
+    raise ValueError(
+        f"cannot read {name if nameable else 'the file'}: {reason}; must be the path of a readable file"
+    )
 
 
 def parse_file_path(value: Any, info: ValidationInfo) -> Path:
@@ -436,7 +463,9 @@ def parse_file_path(value: Any, info: ValidationInfo) -> Path:
     try:
         return info.context / Path(text).expanduser()
     except (ValueError, RuntimeError):
-        raise ValueError(f"{shown(text)} is no usable file name; must be the path of a file in PEM form") from None
+        raise ValueError(
+            f"{shown(text)} is no usable file name; must be the path of a file in PEM form"
+        ) from None
 
 
 def checked_pem(content: bytes) -> bytes:

@@ -84,7 +84,10 @@ def prepare_simulation(arguments: list[str], environ: MutableMapping[str, str]) 
 def _start_simulator(directory: Path) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "manage.py"), "simulate", "--dir", str(directory), "--attached"]
     simulator = subprocess.Popen(
-        [*command, "--echo", PARTNER, NODE, PARTNER], stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, process_group=0
+        [*command, "--echo", PARTNER, NODE, PARTNER],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        process_group=0,
     )
     atexit.register(_end, simulator)
     threading.Thread(target=_end_with, args=[simulator], daemon=True).start()

@@ -65,7 +65,9 @@ def logging_settings(level: str, parts: Iterable[tuple[str, str]]) -> dict[str, 
             }
         },
         "filters": {"of_strangers": {"()": OfStrangers}},
-        "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["of_strangers"]}},
+        "handlers": {
+            "stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["of_strangers"]}
+        },
         "root": {"handlers": ["stderr"], "level": of_others},
         "loggers": loggers,
     }

@@ -7,9 +7,13 @@ from psycopg.conninfo import conninfo_to_dict
 
 # A server that has vanished without a word is given up within half a minute (seconds, but tcp_user_timeout in ms).
 DEFAULTS = {
-    "connect_timeout": "10", "keepalives_idle": "10", "keepalives_interval": "5", "keepalives_count": "3",
-    "tcp_user_timeout": "20000", "application_name": "impervious",
-}  # fmt: skip
+    "connect_timeout": "10",
+    "keepalives_idle": "10",
+    "keepalives_interval": "5",
+    "keepalives_count": "3",
+    "tcp_user_timeout": "20000",
+    "application_name": "impervious",
+}
 
 
 def parse(text: str) -> dict[str, str]:

@@ -14,7 +14,9 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 CONFIG_PATH = find_config(os.environ.get("IMPD_CONFIG"), Path.cwd())
 # None for commands that need no node (simulate, makemigrations); runimpd and daphne refuse to run without. `cert` makes what
 # the configuration names, so that it must not fail for want of it.
-IMPD: Config | None = load_config(CONFIG_PATH, os.environ) if CONFIG_PATH and "IMPD_UNREAD" not in os.environ else None
+IMPD: Config | None = (
+    load_config(CONFIG_PATH, os.environ) if CONFIG_PATH and "IMPD_UNREAD" not in os.environ else None
+)
 
 CONFIG_PLACES = PLACES
 

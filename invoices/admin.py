@@ -16,7 +16,16 @@ class InvoiceAdmin(When, HistoryAdmin):
     search_fields = ("memo", "payment_request")
     search_help_text = "Words of the memo, or the invoice (lnbc…)"
     fields = (
-        "id", "memo", "asked", "paid", "state", "payment_request", "hash_in_hex", "payee", "created_at", "expires_at",
+        "id",
+        "memo",
+        "asked",
+        "paid",
+        "state",
+        "payment_request",
+        "hash_in_hex",
+        "payee",
+        "created_at",
+        "expires_at",
         "settled_at",
     )
     readonly_fields = ("asked", "paid", "hash_in_hex")
@@ -54,10 +63,24 @@ class InvoicePaymentAdmin(When, HistoryAdmin):
     list_filter = ("state", "failure", "created_at")
     ordering = ("-created_at",)
     search_fields = ("memo", "payment_request", "payee__startswith", "cause")
-    search_help_text = "Words of the memo or of a cause, the invoice (lnbc…), or the beginning of the payee's key"
+    search_help_text = (
+        "Words of the memo or of a cause, the invoice (lnbc…), or the beginning of the payee's key"
+    )
     fields = (
-        "id", "memo", "payee", "amount", "fee", "fee_limit", "state", "failure", "cause", "attempts", "payment_request",
-        "hash_in_hex", "created_at", "ended_at",
+        "id",
+        "memo",
+        "payee",
+        "amount",
+        "fee",
+        "fee_limit",
+        "state",
+        "failure",
+        "cause",
+        "attempts",
+        "payment_request",
+        "hash_in_hex",
+        "created_at",
+        "ended_at",
     )
     readonly_fields = ("amount", "fee", "fee_limit", "hash_in_hex")
 

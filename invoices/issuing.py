@@ -33,13 +33,17 @@ class Issued:
 class Issuer:
     """`own_pubkey` is that of the lnd (hexadecimal). Raises what the client raises."""
 
-    def __init__(self, *, database: Database, client: LndClient, own_pubkey: str, published: events.Published):
+    def __init__(
+        self, *, database: Database, client: LndClient, own_pubkey: str, published: events.Published
+    ):
         self._database = database
         self._client = client
         self._own_pubkey = own_pubkey
         self._published = published
 
-    async def issue(self, *, amount_sat: int, memo: str, expires_seconds: int | None, private: bool) -> Issued:
+    async def issue(
+        self, *, amount_sat: int, memo: str, expires_seconds: int | None, private: bool
+    ) -> Issued:
         """A new invoice, stored before anybody hears of it. `private`: with hints over private channels."""
         expires_seconds = expires_seconds or DEFAULT_EXPIRES_SECONDS
         asked = lightning_pb2.Invoice(memo=memo, value=amount_sat, expiry=expires_seconds, private=private)

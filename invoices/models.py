@@ -61,11 +61,17 @@ class InvoicePayment(models.Model):
     payment_request = models.TextField("invoice")
     memo = models.TextField(blank=True, help_text="What it is for, as the payee wrote it.")
     amount_msat = models.BigIntegerField(help_text="Without the fee.")
-    amount_given = models.BooleanField(default=False, help_text="The invoice left the amount open; the caller chose it.")
+    amount_given = models.BooleanField(
+        default=False, help_text="The invoice left the amount open; the caller chose it."
+    )
     fee_limit_msat = models.BigIntegerField(help_text="The most that the way may cost.")
-    cltv_limit_blocks = models.PositiveIntegerField(default=0, help_text="The longest that it may be held; 0: lnd's own.")
+    cltv_limit_blocks = models.PositiveIntegerField(
+        default=0, help_text="The longest that it may be held; 0: lnd's own."
+    )
     fee_msat = models.BigIntegerField(default=0)
-    cost_msat = models.BigIntegerField(help_text="What it may cost with the fee while under way; what it has cost then.")
+    cost_msat = models.BigIntegerField(
+        help_text="What it may cost with the fee while under way; what it has cost then."
+    )
     preimage = models.BinaryField(max_length=32, default=b"", help_text="The proof of payment.")
     state = models.CharField(max_length=16, choices=State, default=State.IN_FLIGHT)
     failure = models.CharField(max_length=16, choices=Failure, blank=True)

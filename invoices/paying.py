@@ -46,7 +46,10 @@ _FAILURES = {
         Failure.REFUSED,
         "the payee refused the payment: the invoice is paid, canceled or expired there, or the amount is not enough",
     ),
-    lightning_pb2.FAILURE_REASON_INSUFFICIENT_BALANCE: (Failure.BALANCE, "the channels' balance is too low now"),
+    lightning_pb2.FAILURE_REASON_INSUFFICIENT_BALANCE: (
+        Failure.BALANCE,
+        "the channels' balance is too low now",
+    ),
     lightning_pb2.FAILURE_REASON_CANCELED: (Failure.REFUSED, "the payment was canceled in lnd"),
 }
 
@@ -167,7 +170,9 @@ class Payer:
                 cltv_limit_blocks=cltv_limit_blocks,
             )
             key = claim.row(wanted.pk) if claim else None
-            payment, begins = await self._database.write(partial(services.payment_begin, wanted, key, notes.noter.get()))
+            payment, begins = await self._database.write(
+                partial(services.payment_begin, wanted, key, notes.noter.get())
+            )
             if begins:
                 self._follow(payment, fresh=True)
             return payment.pk
@@ -224,7 +229,9 @@ class Payer:
             if recorded.code is not grpc.StatusCode.NOT_FOUND:
                 return None
         cause = error.details[:200] or str(error)
-        return partial(services.payment_fail, payment.pk, failure=Failure.REFUSED, cause=f"lnd refuses it: {cause}")
+        return partial(
+            services.payment_fail, payment.pk, failure=Failure.REFUSED, cause=f"lnd refuses it: {cause}"
+        )
 
     async def _tracked(self, payment: InvoicePayment) -> Callable[[], None] | None:
         """The same for a payment that may have been begun before."""

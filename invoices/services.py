@@ -35,7 +35,9 @@ def invoice_settle(*, payment_hash: bytes, paid_msat: int, published: events.Pub
 
 
 def invoice_cancel(payment_hash: bytes) -> None:
-    Invoice.objects.filter(payment_hash=payment_hash, state=Invoice.State.OPEN).update(state=Invoice.State.CANCELED)
+    Invoice.objects.filter(payment_hash=payment_hash, state=Invoice.State.OPEN).update(
+        state=Invoice.State.CANCELED
+    )
 
 
 def _paid_event(invoice: Invoice) -> Event:
@@ -63,7 +65,11 @@ def payment_get(payment_id: UUID) -> InvoicePayment | None:
 
 
 def payments_in_flight(payer: str) -> list[InvoicePayment]:
-    return list(InvoicePayment.objects.filter(payer=payer, state=InvoicePayment.State.IN_FLIGHT).order_by("created_at"))
+    return list(
+        InvoicePayment.objects.filter(payer=payer, state=InvoicePayment.State.IN_FLIGHT).order_by(
+            "created_at"
+        )
+    )
 
 
 def payment_begin(
@@ -96,13 +102,19 @@ def payment_settle(payment_id: UUID, *, amount_msat: int, fee_msat: int, preimag
         cause="",
         ended_at=timezone.now(),
     )
-    transaction.on_commit(partial(metrics.count_paid, metrics.INVOICES, amount_msat + fee_msat, fee_msat), robust=True)
+    transaction.on_commit(
+        partial(metrics.count_paid, metrics.INVOICES, amount_msat + fee_msat, fee_msat), robust=True
+    )
 
 
 def payment_fail(payment_id: UUID, *, failure: str, cause: str) -> None:
     """It has cost nothing. What is settled stays settled."""
     InvoicePayment.objects.filter(pk=payment_id, state=InvoicePayment.State.IN_FLIGHT).update(
-        state=InvoicePayment.State.FAILED, failure=failure, cause=cause[:500], cost_msat=0, ended_at=timezone.now()
+        state=InvoicePayment.State.FAILED,
+        failure=failure,
+        cause=cause[:500],
+        cost_msat=0,
+        ended_at=timezone.now(),
     )
 
 

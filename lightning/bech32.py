@@ -7,9 +7,14 @@ VALUES = {char: value for value, char in enumerate(CHARSET)}
 _GENERATORS = (0x3B6A57B2, 0x26508E6D, 0x1EA119FA, 0x3D4233DD, 0x2A1462B3)
 # What stands before the amount (BOLT11), by the name that lnd gives a network; the simulated one is a simnet.
 PREFIXES = {
-    "mainnet": "lnbc", "testnet": "lntb", "testnet4": "lntb", "signet": "lntbs", "regtest": "lnbcrt", "simnet": "lnsb",
+    "mainnet": "lnbc",
+    "testnet": "lntb",
+    "testnet4": "lntb",
+    "signet": "lntbs",
+    "regtest": "lnbcrt",
+    "simnet": "lnsb",
     "simulated": "lnsb",
-}  # fmt: skip
+}
 # lnd's own bound of a payment request.
 MAX_CHARACTERS = 7_089
 _URI = "lightning:"
@@ -51,5 +56,7 @@ def checked_payment_request(text: str, *, network: str) -> str:
     prefix = PREFIXES.get(network, found[1])
     if found[1] != prefix:
         names = [name for name, known in PREFIXES.items() if known == found[1] and name != "simulated"]
-        raise ValueError(f"is for {' or '.join(names) or 'another network'} ({found[1]}…), this node is on {network} ({prefix}…)")
+        raise ValueError(
+            f"is for {' or '.join(names) or 'another network'} ({found[1]}…), this node is on {network} ({prefix}…)"
+        )
     return text

@@ -20,10 +20,10 @@ PAYMENT_SECONDS = 60
 
 class Verdict(enum.Enum):
     SETTLED = "settled"
-    PASSING = "passing"      # was not received; may succeed later
-    FINAL = "final"          # was not received; will not succeed as it is
+    PASSING = "passing"  # was not received; may succeed later
+    FINAL = "final"  # was not received; will not succeed as it is
     TOO_LARGE = "too_large"  # was not received; a smaller record may succeed
-    UNKNOWN = "unknown"      # cannot be told now: ask again
+    UNKNOWN = "unknown"  # cannot be told now: ask again
     NEVER_SENT = "never_sent"  # lnd has not heard of it: send the same again
 
 
@@ -112,7 +112,9 @@ class KeysendCarrier:
         """Pays and waits for the end. Never raises LndError: what went wrong is in the outcome."""
         payment = self._payment(shipment)
         try:
-            result = await self._client.send_payment(keysend.send_request(payment, timeout_seconds=PAYMENT_SECONDS))
+            result = await self._client.send_payment(
+                keysend.send_request(payment, timeout_seconds=PAYMENT_SECONDS)
+            )
         except LndError as error:
             return await self._after_error(error, shipment.secret)
         return await self._judge(result, payment)
@@ -133,7 +135,9 @@ class KeysendCarrier:
             hops=hops,
             fee_msat=route.total_fees_msat,
             fits=fits,
-            careful_room_bytes=keysend.room_bytes(hops=hops + keysend.HOPS_TO_SPARE, amount_msat=parcel.amount_msat),
+            careful_room_bytes=keysend.room_bytes(
+                hops=hops + keysend.HOPS_TO_SPARE, amount_msat=parcel.amount_msat
+            ),
         )
 
     async def announced(self, destination: bytes) -> bool:
@@ -202,9 +206,13 @@ class KeysendCarrier:
     async def _judge(self, result: lightning_pb2.Payment, payment: KeysendPayment | None) -> Outcome:
         if result.status == lightning_pb2.Payment.SUCCEEDED:
             return Outcome(verdict=Verdict.SETTLED, fee_msat=result.fee_msat)
-        reason = lightning_pb2.PaymentFailureReason.Name(result.failure_reason).removeprefix("FAILURE_REASON_")
+        reason = lightning_pb2.PaymentFailureReason.Name(result.failure_reason).removeprefix(
+            "FAILURE_REASON_"
+        )
         if result.failure_reason == lightning_pb2.FAILURE_REASON_INCORRECT_PAYMENT_DETAILS:
-            return Outcome(verdict=Verdict.FINAL, cause="the recipient refused the payment: it does not take keysend")
+            return Outcome(
+                verdict=Verdict.FINAL, cause="the recipient refused the payment: it does not take keysend"
+            )
         if result.failure_reason == lightning_pb2.FAILURE_REASON_NO_ROUTE and payment is not None:
             return await self._no_route(payment)
         return Outcome(verdict=Verdict.PASSING, cause=_WORDS.get(result.failure_reason, f"lnd: {reason}"))
@@ -225,9 +233,15 @@ class KeysendCarrier:
         except LndError as error:
             if error.code is not grpc.StatusCode.NOT_FOUND:
                 raise
-            return None if payment.route_hints or await self._is_channel_peer(payment.destination) else _UNKNOWN_NODE
+            return (
+                None
+                if payment.route_hints or await self._is_channel_peer(payment.destination)
+                else _UNKNOWN_NODE
+            )
         if info.node.features and not keysend.is_announced(info.node.features):
-            return Outcome(verdict=Verdict.FINAL, cause="the recipient does not announce keysend (feature bit 55)")
+            return Outcome(
+                verdict=Verdict.FINAL, cause="the recipient does not announce keysend (feature bit 55)"
+            )
         return None
 
     async def _is_channel_peer(self, destination: bytes) -> bool:

@@ -55,7 +55,9 @@ class Trouble(enum.Enum):
 class LndError(Exception):
     """lnd did not do what was asked. `str()` is fit for a log line; it holds no secret."""
 
-    def __init__(self, trouble: Trouble, text: str, *, code: grpc.StatusCode | None = None, details: str = ""):
+    def __init__(
+        self, trouble: Trouble, text: str, *, code: grpc.StatusCode | None = None, details: str = ""
+    ):
         super().__init__(text)
         self.trouble = trouble
         self.code = code
@@ -96,10 +98,14 @@ class LndClient:
     async def channel_info(self, chan_id: int) -> lightning_pb2.ChannelEdge:
         return await self._call(Rpc.GET_CHAN_INFO, lightning_pb2.ChanInfoRequest(chan_id=chan_id))
 
-    async def query_routes(self, request: lightning_pb2.QueryRoutesRequest) -> lightning_pb2.QueryRoutesResponse:
+    async def query_routes(
+        self, request: lightning_pb2.QueryRoutesRequest
+    ) -> lightning_pb2.QueryRoutesResponse:
         return await self._call(Rpc.QUERY_ROUTES, request)
 
-    async def list_invoices(self, request: lightning_pb2.ListInvoiceRequest) -> lightning_pb2.ListInvoiceResponse:
+    async def list_invoices(
+        self, request: lightning_pb2.ListInvoiceRequest
+    ) -> lightning_pb2.ListInvoiceResponse:
         """A page of invoices by add_index; `index_offset` is exclusive."""
         return await self._call(Rpc.LIST_INVOICES, request)
 
@@ -110,7 +116,9 @@ class LndClient:
         """LndError with code NOT_FOUND for a hash that is not of this lnd's invoices."""
         return await self._call(Rpc.LOOKUP_INVOICE, lightning_pb2.PaymentHash(r_hash=payment_hash))
 
-    async def add_hold_invoice(self, request: invoices_pb2.AddHoldInvoiceRequest) -> invoices_pb2.AddHoldInvoiceResp:
+    async def add_hold_invoice(
+        self, request: invoices_pb2.AddHoldInvoiceRequest
+    ) -> invoices_pb2.AddHoldInvoiceResp:
         """LndError with code UNKNOWN, "invoice with payment hash already exists", for a hash that was used before."""
         return await self._call(Rpc.ADD_HOLD_INVOICE, request)
 
@@ -167,7 +175,9 @@ class LndClient:
         try:
             return macaroon.not_permitted(bytes.fromhex(self._macaroon_hex), calls)
         except ValueError:
-            logger.warning("what the macaroon in lightning.lnd_node.admin_macaroon permits cannot be told beforehand")
+            logger.warning(
+                "what the macaroon in lightning.lnd_node.admin_macaroon permits cannot be told beforehand"
+            )
             return []
 
     async def _permits(self, rpc: Rpc) -> bool:
@@ -221,7 +231,13 @@ class LndClient:
 # Of a macaroon that is its own and does not permit the call.
 PERMISSION_DENIED = "permission denied"
 # What lnd says of macaroons that are not its own, too weak, or none at all.
-_MACAROON_WORDS = ("macaroon", PERMISSION_DENIED, "verification failed", "unmarshal v", "cannot determine data format")
+_MACAROON_WORDS = (
+    "macaroon",
+    PERMISSION_DENIED,
+    "verification failed",
+    "unmarshal v",
+    "cannot determine data format",
+)
 
 
 def too_weak(address: str, calls: Iterable[Rpc]) -> LndError:
@@ -242,14 +258,20 @@ def explain(address: str, rpc: Rpc, code: grpc.StatusCode, details: str) -> LndE
 
 def _diagnose(address: str, rpc: Rpc, code: grpc.StatusCode, details: str) -> tuple[Trouble, str]:
     lowered = details.lower()
-    if "certificate_verify_failed" in lowered or "handshake failed" in lowered or "wrong_version_number" in lowered:
+    if (
+        "certificate_verify_failed" in lowered
+        or "handshake failed" in lowered
+        or "wrong_version_number" in lowered
+    ):
         return Trouble.CERTIFICATE, (
             f"lnd at {address} does not show the certificate in lightning.lnd_node.tls_cert: give the tls.cert of this very "
             "lnd, and an ip that stands in it (lnd's tlsextraip, tlsextradomain)"
         )
     if "wallet locked" in lowered or "wallet not created" in lowered:
         return Trouble.LOCKED, f"lnd at {address} is locked: run `lncli unlock` (or `lncli create`)"
-    if "process of starting up" in lowered or (code is grpc.StatusCode.UNIMPLEMENTED and "unknown service" in lowered):
+    if "process of starting up" in lowered or (
+        code is grpc.StatusCode.UNIMPLEMENTED and "unknown service" in lowered
+    ):
         return Trouble.STARTING, f"lnd at {address} is starting"
     if PERMISSION_DENIED in lowered:
         return Trouble.MACAROON, str(too_weak(address, [rpc]))

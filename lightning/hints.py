@@ -50,7 +50,9 @@ def usable_channels(channels: Iterable[lightning_pb2.Channel]) -> list[lightning
     channels = list(channels)
     if any(not channel.private for channel in channels):
         return []
-    return sorted((channel for channel in channels if channel.active), key=lambda one: -one.remote_balance)[:MAX_HINTS]
+    return sorted((channel for channel in channels if channel.active), key=lambda one: -one.remote_balance)[
+        :MAX_HINTS
+    ]
 
 
 def hint_for(channel: lightning_pb2.Channel, edge: lightning_pb2.ChannelEdge) -> HopHint | None:

@@ -61,7 +61,9 @@ def in_two_lines(moment) -> str:
     if not moment:
         return "–"
     day, time = to_the_second(moment).split()
-    return format_html('<span style="white-space:nowrap">{}</span> <span style="white-space:nowrap">{}</span>', day, time)
+    return format_html(
+        '<span style="white-space:nowrap">{}</span> <span style="white-space:nowrap">{}</span>', day, time
+    )
 
 
 class NodeModelAdmin(admin.ModelAdmin):
@@ -169,14 +171,37 @@ class When:
 @admin.register(Message)
 class MessageAdmin(When, HistoryAdmin):
     list_display = (
-        "when", "direction", "short_peer", "service", "text_begin", "amount", "state", "attempts", "error",
+        "when",
+        "direction",
+        "short_peer",
+        "service",
+        "text_begin",
+        "amount",
+        "state",
+        "attempts",
+        "error",
     )
     list_filter = ("direction", "state", "service", "created_at")
     search_fields = ("pubkey__startswith", "error")
     search_help_text = "A message id (whole), the beginning of a peer's key, or words of a cause"
     fields = (
-        "message_id", "direction", "pubkey", "service", "reply_to", "text", "amount", "fee", "state", "error",
-        "parts", "attempts", "attempt", "next_try_at", "expires_at", "created_at", "updated_at",
+        "message_id",
+        "direction",
+        "pubkey",
+        "service",
+        "reply_to",
+        "text",
+        "amount",
+        "fee",
+        "state",
+        "error",
+        "parts",
+        "attempts",
+        "attempt",
+        "next_try_at",
+        "expires_at",
+        "created_at",
+        "updated_at",
     )
     readonly_fields = ("text", "amount", "fee")
 
@@ -216,7 +241,15 @@ class AttemptAdmin(When, HistoryAdmin):
     ordering = ("-created_at",)
     search_fields = ("destination__startswith", "cause")
     fields = (
-        "payment_hash", "destination", "service", "messages_carried", "amount", "fee", "state", "cause", "created_at",
+        "payment_hash",
+        "destination",
+        "service",
+        "messages_carried",
+        "amount",
+        "fee",
+        "state",
+        "cause",
+        "created_at",
         "ended_at",
     )
     readonly_fields = ("payment_hash", "messages_carried", "amount", "fee")
@@ -237,7 +270,12 @@ class AttemptAdmin(When, HistoryAdmin):
     def messages_carried(self, attempt: Attempt) -> str:
         whole = [str(identity) for identity in attempt.messages.values_list("message_id", flat=True)]
         parts = attempt.parts.values_list("message__message_id", "index", "message__parts")
-        return ", ".join(whole + [f"part {index + 1} of {count} of {identity}" for identity, index, count in parts]) or "none now"
+        return (
+            ", ".join(
+                whole + [f"part {index + 1} of {count} of {identity}" for identity, index, count in parts]
+            )
+            or "none now"
+        )
 
     @admin.display(description="amount", ordering="amount_msat")
     def amount(self, attempt: Attempt) -> str:
@@ -254,7 +292,14 @@ class EventAdmin(When, HistoryAdmin):
     list_filter = ("service_type", "created_at")
     search_fields = ("from_pubkey__startswith",)
     fields = (
-        "seq", "created_at", "service_type", "message_id", "reply_to", "from_pubkey", "amount_sat", "content",
+        "seq",
+        "created_at",
+        "service_type",
+        "message_id",
+        "reply_to",
+        "from_pubkey",
+        "amount_sat",
+        "content",
     )
     readonly_fields = ("content",)
 
@@ -283,7 +328,17 @@ class AssemblyAdmin(When, HistoryAdmin):
     list_filter = ("service", "known", "created_at")
     ordering = ("-created_at",)
     search_fields = ("pubkey__startswith",)
-    fields = ("message_id", "pubkey", "service", "parts", "received_bytes", "size", "amount", "known", "created_at")
+    fields = (
+        "message_id",
+        "pubkey",
+        "service",
+        "parts",
+        "received_bytes",
+        "size",
+        "amount",
+        "known",
+        "created_at",
+    )
     readonly_fields = ("parts", "amount")
 
     @admin.display(description="sender", ordering="pubkey")
@@ -322,18 +377,40 @@ class PeerAdmin(SavesChanges):
     form = PeerForm
     noted_as = "peers"
     list_display = (
-        "short_pubkey", "label", "marked", "blocked", "refused", "sent", "received", "last_seen",
+        "short_pubkey",
+        "label",
+        "marked",
+        "blocked",
+        "refused",
+        "sent",
+        "received",
+        "last_seen",
     )
     list_filter = ("marked", "blocked", "last_seen_at")
     ordering = ("-last_seen_at",)
     search_fields = ("pubkey__startswith", "label")
     actions = ("block", "unblock")
     fields = (
-        "pubkey", "label", "marked", "blocked", "refused", "sent", "received", "written_to", "private_channels",
-        "first_seen_at", "last_seen_at",
+        "pubkey",
+        "label",
+        "marked",
+        "blocked",
+        "refused",
+        "sent",
+        "received",
+        "written_to",
+        "private_channels",
+        "first_seen_at",
+        "last_seen_at",
     )
     readonly_fields = (
-        "refused", "sent", "received", "written_to", "private_channels", "first_seen_at", "last_seen_at",
+        "refused",
+        "sent",
+        "received",
+        "written_to",
+        "private_channels",
+        "first_seen_at",
+        "last_seen_at",
     )
     show_full_result_count = False
 
@@ -393,7 +470,11 @@ class PeerAdmin(SavesChanges):
 class KnownSelect(forms.NullBooleanSelect):
     def __init__(self, attrs=None):
         super().__init__(attrs)
-        self.choices = [("unknown", "as in the configuration"), ("true", "only known peers"), ("false", "anybody")]
+        self.choices = [
+            ("unknown", "as in the configuration"),
+            ("true", "only known peers"),
+            ("false", "anybody"),
+        ]
 
 
 class InboundPolicyForm(forms.ModelForm):
@@ -404,7 +485,11 @@ class InboundPolicyForm(forms.ModelForm):
         super().__init__(*args, **kwargs)
         for name, value in self.instance.configured.items():
             if name in self.fields:
-                shown = {True: "only known peers", False: "anybody"}[value] if isinstance(value, bool) else f"{value:,}"
+                shown = (
+                    {True: "only known peers", False: "anybody"}[value]
+                    if isinstance(value, bool)
+                    else f"{value:,}"
+                )
                 self.fields[name].help_text += f" The configuration says: {shown}."
 
 
@@ -416,8 +501,14 @@ class InboundPolicyAdmin(SavesChanges):
     noted_as = "inbound"
     list_display = ("service", "who", "least", "of_one_peer", "in_all", "set_here")
     fields = (
-        "service", "in_force_now", "min_amount_sat", "only_known", "peer_messages_per_hour", "peer_bytes_per_hour",
-        "all_messages_per_hour", "all_bytes_per_hour",
+        "service",
+        "in_force_now",
+        "min_amount_sat",
+        "only_known",
+        "peer_messages_per_hour",
+        "peer_bytes_per_hour",
+        "all_messages_per_hour",
+        "all_bytes_per_hour",
     )
     readonly_fields = ("service", "in_force_now")
     ordering = ("service",)

@@ -79,12 +79,16 @@ class Walk:
     async def begin(self) -> int:
         """Where to begin. An lnd never seen before begins at its end, years of old payments are no news: so this has to
         be called before the node says that it is there."""
-        newest = await self._list_invoices(lightning_pb2.ListInvoiceRequest(reversed=True, num_max_invoices=1))
+        newest = await self._list_invoices(
+            lightning_pb2.ListInvoiceRequest(reversed=True, num_max_invoices=1)
+        )
         end = newest.last_index_offset
         mark = await self._database.read(partial(read_mark, self._pubkey))
         if mark is None:
             if await self._database.read(InvoiceMark.objects.exists):
-                logger.warning("this lnd is not the one that this node has worked with; its older payments are no news")
+                logger.warning(
+                    "this lnd is not the one that this node has worked with; its older payments are no news"
+                )
             await self._database.write(partial(move_mark, self._pubkey, end))
             return end
         if mark > end:
@@ -98,7 +102,10 @@ class Walk:
 
 def is_final(invoice: lightning_pb2.Invoice, now_seconds: float) -> bool:
     """Whether an invoice, whose settled payments are stored, cannot bring anything any more."""
-    if not invoice.is_keysend or invoice.state in (lightning_pb2.Invoice.SETTLED, lightning_pb2.Invoice.CANCELED):
+    if not invoice.is_keysend or invoice.state in (
+        lightning_pb2.Invoice.SETTLED,
+        lightning_pb2.Invoice.CANCELED,
+    ):
         return True
     return invoice.creation_date + invoice.expiry + DEAD_AFTER_SECONDS < now_seconds
 

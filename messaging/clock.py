@@ -35,7 +35,9 @@ def boot_id() -> str:
 class Clock:
     """Ask it now and then: it only notices a jump when it is asked."""
 
-    def __init__(self, *, wall: Callable[[], float] = time.time, steady: Callable[[], float] = steady_seconds):
+    def __init__(
+        self, *, wall: Callable[[], float] = time.time, steady: Callable[[], float] = steady_seconds
+    ):
         self._wall, self._steady = wall, steady
         # What has to be added to the steady seconds: as trusted, and as the wall clock has it since it jumped.
         self._trusted = wall() - steady()

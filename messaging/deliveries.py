@@ -43,7 +43,12 @@ def move(
         moved += group if count == len(group) else _moved_now(group, now)
     told = [_delivery(message, state, cause) for message in moved]
     if state == State.FAILED:
-        told += [event for message in moved if (hook := on_failed(message.service)) for event in hook(message, cause)]
+        told += [
+            event
+            for message in moved
+            if (hook := on_failed(message.service))
+            for event in hook(message, cause)
+        ]
     events.append(told, published=published)
     if moved:
         transaction.on_commit(partial(_note, moved, state, now, cause), robust=True)

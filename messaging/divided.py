@@ -78,7 +78,9 @@ def settle(paid: list[tuple[Part, int]], now: datetime, *, published: events.Pub
     for part, fee_msat in paid:
         by_fee.setdefault(fee_msat, []).append(part.pk)
     for fee_msat, keys in by_fee.items():
-        Part.objects.filter(pk__in=keys, state=State.IN_FLIGHT).update(state=State.SETTLED, fee_msat=fee_msat, error="")
+        Part.objects.filter(pk__in=keys, state=State.IN_FLIGHT).update(
+            state=State.SETTLED, fee_msat=fee_msat, error=""
+        )
     _conclude({part.message_id for part, _ in paid}, now, published)
 
 
@@ -157,12 +159,19 @@ def _settle(message: Message, parts, now: datetime, published: events.Published)
 
 
 def _fail(message: Message, parts, paid_parts: int, now: datetime, published: events.Published) -> None:
-    cause = parts.filter(state=State.FAILED).exclude(error="").order_by("-attempts", "index").values_list("error", flat=True)[0]
+    cause = (
+        parts.filter(state=State.FAILED)
+        .exclude(error="")
+        .order_by("-attempts", "index")
+        .values_list("error", flat=True)[0]
+    )
     if paid_parts:
         spent = parts.filter(state=State.SETTLED).aggregate(amount=Sum("amount_msat"), fee=Sum("fee_msat"))
         message.fee_msat = spent["fee"]
         message.cost_msat = spent["amount"] + spent["fee"]
-        cause = f"{cause}; {message.cost_msat / 1000:g} sat are spent on {paid_parts} of {message.parts} parts"
+        cause = (
+            f"{cause}; {message.cost_msat / 1000:g} sat are spent on {paid_parts} of {message.parts} parts"
+        )
     else:
         message.cost_msat = 0
     deliveries.move([message], State.FAILED, now, cause=cause, published=published)

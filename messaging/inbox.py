@@ -101,9 +101,13 @@ class Inbox:
         self._database = database
         self._policies = policies
         self._now_seconds = now_seconds
-        self._refusals = SparseLog(logger, logging.INFO, "refused by the inbound policy", ("service", "cause"))
+        self._refusals = SparseLog(
+            logger, logging.INFO, "refused by the inbound policy", ("service", "cause")
+        )
         self._drops = SparseLog(logger, logging.WARNING, "record dropped", ("service", "reason"))
-        self._disbelieved = SparseLog(logger, logging.WARNING, "shares claim more than was paid", ("service",))
+        self._disbelieved = SparseLog(
+            logger, logging.WARNING, "shares claim more than was paid", ("service",)
+        )
         self._send_stored = send_stored
         self._cost_msat = cost_msat
         self._registry = registry
@@ -228,11 +232,18 @@ class Inbox:
             if service.state != "running":
                 self._drop(service.service_type, f"service_{service.state}")
             elif not envelope.is_ours(record):
-                whole += [(service, message) for message in self._read_foreign(service, record, paid_msat, key)]
+                whole += [
+                    (service, message) for message in self._read_foreign(service, record, paid_msat, key)
+                ]
             elif packet := self._read(service, record, paid_msat):
                 sender = packet.sender.hex()
                 whole += [
-                    (service, _received(service.service_type, sender, item.id, item.reply_to, item.body, item.amount_msat))
+                    (
+                        service,
+                        _received(
+                            service.service_type, sender, item.id, item.reply_to, item.body, item.amount_msat
+                        ),
+                    )
                     for item in packet.items
                 ]
                 parts += [Arrived(sender, service.service_type, part) for part in packet.parts]
@@ -377,7 +388,10 @@ def _told(pairs: list[tuple[Service, Message]], parts: list[Arrived], answers: l
     if pairs:
         metrics.count_received([message for _, message in pairs])
         ids = [str(message.message_id) for _, message in pairs]
-        logger.info("received and handled", extra={"messages": ids, "answers": [str(one.message_id) for one in answers]})
+        logger.info(
+            "received and handled",
+            extra={"messages": ids, "answers": [str(one.message_id) for one in answers]},
+        )
 
 
 def _react(
@@ -390,7 +404,9 @@ def _react(
     drop is added to `dropped`."""
     reactions = [service.handler(message) for service, message in pairs]
     dropped.update(
-        (service.service_type, reaction.dropped) for (service, _), reaction in zip(pairs, reactions) if reaction.dropped
+        (service.service_type, reaction.dropped)
+        for (service, _), reaction in zip(pairs, reactions)
+        if reaction.dropped
     )
     events.append([event for reaction in reactions for event in reaction.events], published=published)
     answers = [message for reaction in reactions for message in reaction.answers]

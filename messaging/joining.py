@@ -193,14 +193,17 @@ class _Room:
             raise EnvelopeError("too_many_incomplete_from_one_peer")
         while True:
             counts = Assembly.objects.aggregate(all=Count("pk"), strangers=Count("pk", filter=Q(known=False)))
-            if counts["all"] < self._bounds.in_all and (known or counts["strangers"] < self._bounds.in_all // 2):
+            if counts["all"] < self._bounds.in_all and (
+                known or counts["strangers"] < self._bounds.in_all // 2
+            ):
                 return
             self._drop_oldest_stranger("too_many_incomplete")
 
     def make_for_bytes(self, more: int, assembly: Assembly, known: bool) -> None:
         while True:
             sums = Assembly.objects.aggregate(
-                all=Sum("received_bytes", default=0), strangers=Sum("received_bytes", default=0, filter=Q(known=False))
+                all=Sum("received_bytes", default=0),
+                strangers=Sum("received_bytes", default=0, filter=Q(known=False)),
             )
             limit = self._bounds.received_bytes
             if sums["all"] + more <= limit and (known or sums["strangers"] + more <= limit // 2):

@@ -76,7 +76,10 @@ def is_long(message: Message, carrier: Carrier) -> bool:
 
 
 def store_accepted(
-    messages: list[Message], attempts: list[Attempt], keys: list[IdempotencyKey], noted: Sequence[models.Model] = ()
+    messages: list[Message],
+    attempts: list[Attempt],
+    keys: list[IdempotencyKey],
+    noted: Sequence[models.Model] = (),
 ) -> None:
     """New messages, the attempts of those that leave at once, the keys that callers gave, and what calls note."""
     idempotency.store(keys)
@@ -113,7 +116,9 @@ def start_attempts(keys: list[Key], payer: Payer, *, most: int) -> Started:
             break
         short.append(found[key])
     loads = loads_of(short, payer)
-    first_long = next((n for n, (load, _) in enumerate(loads) if is_long_load(load, payer.carrier)), len(loads))
+    first_long = next(
+        (n for n, (load, _) in enumerate(loads) if is_long_load(load, payer.carrier)), len(loads)
+    )
     starting = loads[: min(most, first_long)]
     attempts = [(attempt_for(load, payer, hints), load.carried) for load, hints in starting]
     _store_attempts(attempts, timezone.now())
@@ -126,7 +131,10 @@ def start_attempts(keys: list[Key], payer: Payer, *, most: int) -> Started:
 def start_whole(message: Message, payer: Payer) -> Started:
     """Stores the attempt of a message that was found to fit its route."""
     found = _waiting([(message.pk, WHOLE)])
-    attempts = [(attempt_for(load, payer, hints), load.carried) for load, hints in loads_of(list(found.values()), payer)]
+    attempts = [
+        (attempt_for(load, payer, hints), load.carried)
+        for load, hints in loads_of(list(found.values()), payer)
+    ]
     _store_attempts(attempts, timezone.now())
     return Started(attempts, [])
 
@@ -140,7 +148,9 @@ def start_divided(division: Division, parts: list[Part], *, cost_msat: int) -> l
     return [(division.message.pk, part.index) for part in parts]
 
 
-def put_off(message: Message, *, cause: str, delay_seconds: float, published: events.Published) -> Message | None:
+def put_off(
+    message: Message, *, cause: str, delay_seconds: float, published: events.Published
+) -> Message | None:
     """There is no way to its recipient now: it waits without an attempt. None when its time is over."""
     now = timezone.now()
     message.attempts += 1
@@ -310,7 +320,9 @@ def _carried_by(attempt: Attempt) -> list[Message | Part]:
 def waiting_keys() -> list[tuple[Key, str, datetime | None]]:
     """(key, peer, next try) of all that waits for an attempt, oldest first."""
     waiting = unfinished().filter(parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
-    whole = [((key, WHOLE), pubkey, at) for key, pubkey, at in waiting.values_list("pk", "pubkey", "next_try_at")]
+    whole = [
+        ((key, WHOLE), pubkey, at) for key, pubkey, at in waiting.values_list("pk", "pubkey", "next_try_at")
+    ]
     return sorted(whole + divided.waiting_keys(), key=lambda row: row[0])
 
 

@@ -9,7 +9,14 @@ from collections import Counter as Tally
 from collections.abc import Collection, Iterable
 from datetime import datetime
 
-from prometheus_client import CollectorRegistry, Counter, GCCollector, Histogram, ProcessCollector, disable_created_metrics
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    GCCollector,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+)
 
 from messaging.models import Direction, Message, State
 
@@ -25,56 +32,86 @@ ProcessCollector(registry=PROCESS)
 GCCollector(registry=PROCESS)
 
 MESSAGES = Counter(
-    "impervious_messages", "Messages that came into a state, since the process started.",
-    ["service", "direction", "state"], registry=ENGINE,
-)  # fmt: skip
+    "impervious_messages",
+    "Messages that came into a state, since the process started.",
+    ["service", "direction", "state"],
+    registry=ENGINE,
+)
 PAYMENTS = Counter(
-    "impervious_payments", "Payments with messages that ended, by how they ended.", ["service", "verdict"], registry=ENGINE
+    "impervious_payments",
+    "Payments with messages that ended, by how they ended.",
+    ["service", "verdict"],
+    registry=ENGINE,
 )
 PAID_MSAT = Counter(
-    "impervious_paid_msat", "Millisatoshis paid to others with messages and for invoices, fees included.",
-    ["service"], registry=ENGINE,
-)  # fmt: skip
+    "impervious_paid_msat",
+    "Millisatoshis paid to others with messages and for invoices, fees included.",
+    ["service"],
+    registry=ENGINE,
+)
 FEES_MSAT = Counter("impervious_fees_msat", "Of these, routing fees.", ["service"], registry=ENGINE)
 RECEIVED_MSAT = Counter(
-    "impervious_received_msat", "Millisatoshis received with messages and for invoices.", ["service"], registry=ENGINE
+    "impervious_received_msat",
+    "Millisatoshis received with messages and for invoices.",
+    ["service"],
+    registry=ENGINE,
 )
 ACCEPT_SECONDS = Histogram(
-    "impervious_accept_seconds", "From the acceptance of a message to its commit.", registry=ENGINE,
+    "impervious_accept_seconds",
+    "From the acceptance of a message to its commit.",
+    registry=ENGINE,
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
-)  # fmt: skip
+)
 DELIVERY_SECONDS = Histogram(
-    "impervious_delivery_seconds", "From the acceptance of a message to its settlement.", ["service"], registry=ENGINE,
+    "impervious_delivery_seconds",
+    "From the acceptance of a message to its settlement.",
+    ["service"],
+    registry=ENGINE,
     buckets=(0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3_600, 14_400, 86_400),
-)  # fmt: skip
+)
 VPN_PAYMENTS = Counter(
-    "impervious_vpn_payments", "Payments for VPN leases that led to a lease, sold or bought.",
-    ["direction", "kind"], registry=ENGINE,
-)  # fmt: skip
+    "impervious_vpn_payments",
+    "Payments for VPN leases that led to a lease, sold or bought.",
+    ["direction", "kind"],
+    registry=ENGINE,
+)
 VPN_SAT = Counter("impervious_vpn_sat", "Satoshis of these payments.", ["direction"], registry=ENGINE)
 
 CALL_SECONDS = Histogram(
-    "impervious_call_seconds", "Calls of the API, by operation and gRPC status.", ["operation", "code"], registry=PROCESS,
+    "impervious_call_seconds",
+    "Calls of the API, by operation and gRPC status.",
+    ["operation", "code"],
+    registry=PROCESS,
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
-)  # fmt: skip
+)
 COMMIT_SECONDS = Histogram(
-    "impervious_database_commit_seconds", "Transactions of the writer thread, each with all jobs that waited for it.",
-    registry=PROCESS, buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 20),
-)  # fmt: skip
+    "impervious_database_commit_seconds",
+    "Transactions of the writer thread, each with all jobs that waited for it.",
+    registry=PROCESS,
+    buckets=(0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 20),
+)
 COMMIT_JOBS = Histogram(
-    "impervious_database_commit_jobs", "Jobs that shared a transaction.", registry=PROCESS,
+    "impervious_database_commit_jobs",
+    "Jobs that shared a transaction.",
+    registry=PROCESS,
     buckets=(1, 2, 4, 8, 16, 32, 64, 128, 256, 512),
-)  # fmt: skip
+)
 DATABASE_ERRORS = Counter(
     "impervious_database_errors", "Jobs that the database has failed.", ["kind"], registry=PROCESS
 )
-STREAM_EVENTS = Counter("impervious_stream_events", "Events that the stream's hub has handed out.", registry=PROCESS)
+STREAM_EVENTS = Counter(
+    "impervious_stream_events", "Events that the stream's hub has handed out.", registry=PROCESS
+)
 STREAM_FELL_BEHIND = Counter(
-    "impervious_stream_fell_behind", "Times that a client's queue was full, and it was fed from the log again.",
+    "impervious_stream_fell_behind",
+    "Times that a client's queue was full, and it was fed from the log again.",
     registry=PROCESS,
-)  # fmt: skip
+)
 STREAM_CLOSED_SLOW = Counter(
-    "impervious_stream_closed_slow", "Clients that were closed because they read nothing.", ["door"], registry=PROCESS
+    "impervious_stream_closed_slow",
+    "Clients that were closed because they read nothing.",
+    ["door"],
+    registry=PROCESS,
 )
 for _direction in ("sold", "bought"):
     VPN_SAT.labels(_direction)
@@ -109,7 +146,9 @@ def count_ended(messages: Iterable[Message], state: State, now: datetime) -> Non
     """How long each took, and what it has cost: one that failed may have been paid in part."""
     for message in messages:
         if state == State.SETTLED:
-            DELIVERY_SECONDS.labels(message.service).observe(max(0.0, (now - message.created_at).total_seconds()))
+            DELIVERY_SECONDS.labels(message.service).observe(
+                max(0.0, (now - message.created_at).total_seconds())
+            )
         count_paid(message.service, message.cost_msat, message.fee_msat)
 
 

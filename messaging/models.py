@@ -43,9 +43,13 @@ class Peer(models.Model):
     pubkey = models.CharField(max_length=66, primary_key=True, help_text="The node's key in hexadecimal.")
     label = models.CharField(max_length=100, blank=True, help_text="Your own name for this node.")
     marked = models.BooleanField(
-        "known to you", default=False, help_text="Room for its long messages is kept when strangers fill the rest."
+        "known to you",
+        default=False,
+        help_text="Room for its long messages is kept when strangers fill the rest.",
     )
-    blocked = models.BooleanField(default=False, help_text="Nothing that it sends is taken, of whatever service.")
+    blocked = models.BooleanField(
+        default=False, help_text="Nothing that it sends is taken, of whatever service."
+    )
     refused = models.PositiveBigIntegerField(
         default=0, help_text="Messages, and parts of long ones, that the inbound policy refused."
     )
@@ -88,7 +92,9 @@ class Attempt(models.Model):
 
     class Meta:
         indexes = [
-            models.Index(fields=["created_at"], name="attempt_in_flight", condition=models.Q(state="in_flight")),
+            models.Index(
+                fields=["created_at"], name="attempt_in_flight", condition=models.Q(state="in_flight")
+            ),
         ]
 
     def __str__(self) -> str:
@@ -119,7 +125,9 @@ class Message(Carried):
 
     message_id = models.UUIDField()
     direction = models.CharField(max_length=3, choices=Direction)
-    pubkey = models.CharField("peer", max_length=66, blank=True, help_text="Empty for records that do not name a sender.")
+    pubkey = models.CharField(
+        "peer", max_length=66, blank=True, help_text="Empty for records that do not name a sender."
+    )
     service = models.CharField(max_length=32)
     reply_to = models.UUIDField(null=True)
     body = models.BinaryField()
@@ -342,7 +350,9 @@ class InboundUse(models.Model):
 
     service = models.CharField(max_length=32)
     of = models.CharField(max_length=80)
-    steps = models.JSONField(help_text="[number of a step of time, messages, bytes] for each in which something came.")
+    steps = models.JSONField(
+        help_text="[number of a step of time, messages, bytes] for each in which something came."
+    )
     last_step = models.BigIntegerField(db_index=True)
 
     class Meta:
@@ -363,8 +373,12 @@ class Refused(models.Model):
 
     service = models.CharField(max_length=32)
     cause = models.CharField(max_length=16, choices=Cause)
-    count = models.PositiveBigIntegerField("refused", default=0, help_text="Messages, and parts of long ones.")
-    amount_msat = models.BigIntegerField(default=0, help_text="What was paid with them, which lnd has taken before.")
+    count = models.PositiveBigIntegerField(
+        "refused", default=0, help_text="Messages, and parts of long ones."
+    )
+    amount_msat = models.BigIntegerField(
+        default=0, help_text="What was paid with them, which lnd has taken before."
+    )
     first_at = models.DateTimeField(default=timezone.now)
     last_at = models.DateTimeField(default=timezone.now)
 

@@ -48,7 +48,9 @@ UNHEARD_ANSWERS = 3
 # A receiver has room for 64 incomplete messages of one sender; parts that wait for a retry keep theirs open.
 MAX_DIVIDED_PER_PEER = 16
 EXCHANGED = "lnd was exchanged for another node while the payment was under way: whether it was paid is not known here"
-BEGUN = "lnd was exchanged for another node while the message's parts were under way, and all must come from one"
+BEGUN = (
+    "lnd was exchanged for another node while the message's parts were under way, and all must come from one"
+)
 
 Carried = Message | Part
 
@@ -150,7 +152,9 @@ class Outbox:
         async with self._budget.reserved(message.cost_msat):
             stored = asyncio.get_running_loop().create_future()
             key = claim.row(message.message_id) if claim else None
-            self._accepted.append(Accepted(message, stored, key, notes.notes_of([message]), tracing.by_whom()))
+            self._accepted.append(
+                Accepted(message, stored, key, notes.notes_of([message]), tracing.by_whom())
+            )
             self._arrived.set()
             accepted_at = time.perf_counter()
             await stored
@@ -183,7 +187,9 @@ class Outbox:
         first, *further = (message.message_id for message in messages)
         key = claim.row(first, further) if claim else None
         async with self._budget.reserved(sum(message.cost_msat for message in messages)):
-            await self._database.write(partial(ledger.store_queued, messages, key, step, notes.notes_of(messages)))
+            await self._database.write(
+                partial(ledger.store_queued, messages, key, step, notes.notes_of(messages))
+            )
         self.send_stored(messages)
         return first
 
@@ -351,7 +357,10 @@ class Outbox:
             await self._put_off(message, too_far(way))
             return []
         cost_msat = sum(part.amount_msat + self._carrier.fee_limit_msat(part.amount_msat) for part in parts)
-        logger.info("message divided", extra={"messages": [str(message.message_id)], "parts": len(parts), "hops": way.hops})
+        logger.info(
+            "message divided",
+            extra={"messages": [str(message.message_id)], "parts": len(parts), "hops": way.hops},
+        )
         return await self._database.write(partial(ledger.start_divided, division, parts, cost_msat=cost_msat))
 
     async def _put_off(self, message: Message, outcome: Outcome) -> None:
@@ -361,7 +370,11 @@ class Outbox:
             return
         delay_seconds = backoff_seconds(message.attempts + 1)
         step = partial(
-            ledger.put_off, message, cause=outcome.cause, delay_seconds=delay_seconds, published=self._published
+            ledger.put_off,
+            message,
+            cause=outcome.cause,
+            delay_seconds=delay_seconds,
+            published=self._published,
         )
         if await self._database.write(step):
             self._traffic.wait(message.pubkey, (message.pk, WHOLE), seconds=delay_seconds)
@@ -451,7 +464,12 @@ class Outbox:
 
     async def _finish(self, attempt: Attempt, carried: list[Carried], outcome: Outcome) -> None:
         ids = [_name(one) for one in carried]
-        told = {"verdict": outcome.verdict.value, "cause": outcome.cause, "attempt": str(attempt.pk), "messages": ids}
+        told = {
+            "verdict": outcome.verdict.value,
+            "cause": outcome.cause,
+            "attempt": str(attempt.pk),
+            "messages": ids,
+        }
         logger.info("attempt ended", extra=told)
         metrics.PAYMENTS.labels(attempt.service, outcome.verdict.value).inc()
         if outcome.verdict is Verdict.SETTLED:
@@ -497,7 +515,9 @@ class Outbox:
         return partial(
             ledger.retry,
             cause=outcome.cause,
-            delay_seconds=0.0 if at_once else backoff_seconds(max((one.attempts for one in carried), default=1)),
+            delay_seconds=0.0
+            if at_once
+            else backoff_seconds(max((one.attempts for one in carried), default=1)),
             alone=len(carried) > 1,
             published=self._published,
         )
@@ -515,7 +535,9 @@ class Outbox:
         return self._traffic.counted()
 
     async def _take_up(self) -> None:
-        give_up = partial(divided.give_up_begun_by_others, self._own_pubkey.hex(), cause=BEGUN, published=self._published)
+        give_up = partial(
+            divided.give_up_begun_by_others, self._own_pubkey.hex(), cause=BEGUN, published=self._published
+        )
         if count := await self._write_surely(give_up):
             logger.warning(BEGUN, extra={"count": count})
         unfinished = await self._database.read(ledger.unfinished_attempts)
@@ -538,7 +560,9 @@ class Outbox:
                 await self._follow(attempt, carried, self._carrier.outcome(bytes(attempt.secret)))
             else:
                 # Whatever it carries, in company too: nothing that may have been paid for is sent again.
-                logger.warning(EXCHANGED, extra={"attempt": str(attempt.pk), "messages": [_name(one) for one in carried]})
+                logger.warning(
+                    EXCHANGED, extra={"attempt": str(attempt.pk), "messages": [_name(one) for one in carried]}
+                )
                 await self._write_surely(
                     partial(ledger.fail, attempt, carried, cause=EXCHANGED, published=self._published)
                 )
@@ -554,7 +578,11 @@ class Outbox:
 
     def _ended(self, task: asyncio.Task) -> None:
         self._tasks.discard(task)
-        if not task.cancelled() and (error := task.exception()) and not isinstance(error, (LndError, ServiceGone)):
+        if (
+            not task.cancelled()
+            and (error := task.exception())
+            and not isinstance(error, (LndError, ServiceGone))
+        ):
             logger.error("outbox task failed", exc_info=error)
 
 

@@ -95,7 +95,9 @@ def part_bytes(message: Message, *, size_bytes: int, room_bytes: int, hints: tup
     return room
 
 
-def divide(message: Message, *, room_bytes: int, hints: tuple[HopHint, ...] = ()) -> tuple[Division, list[Part]]:
+def divide(
+    message: Message, *, room_bytes: int, hints: tuple[HopHint, ...] = ()
+) -> tuple[Division, list[Part]]:
     """A message's division for records of `room_bytes`, and its parts, not stored yet. Raises Undividable.
 
     The parts share the amount; each takes at least 1 sat, so that the message may cost more than its own amount.
@@ -104,11 +106,20 @@ def divide(message: Message, *, room_bytes: int, hints: tuple[HopHint, ...] = ()
     each = part_bytes(message, size_bytes=len(body), room_bytes=room_bytes, hints=hints)
     count = -(-len(body) // each)
     division = Division(
-        message=message, body=body, compression=compression, sha256=hashlib.sha256(body).digest(), part_bytes=each
+        message=message,
+        body=body,
+        compression=compression,
+        sha256=hashlib.sha256(body).digest(),
+        part_bytes=each,
     )
     share_msat, rest_msat = divmod(max(message.amount_msat, count * MIN_AMOUNT_MSAT), count)
     parts = [
-        Part(message=message, index=index, state=State.QUEUED, amount_msat=share_msat + (rest_msat if index == 0 else 0))
+        Part(
+            message=message,
+            index=index,
+            state=State.QUEUED,
+            amount_msat=share_msat + (rest_msat if index == 0 else 0),
+        )
         for index in range(count)
     ]
     return division, parts
@@ -139,7 +150,11 @@ _AROUND_BODY_BYTES = 18 + 18 + 11 + 2 + 11 + 5 + ITEM_FRAME_BYTES
 
 
 def _item(carried: Message | Part) -> envelope_pb2.Item:
-    return envelope.encode_part(_outgoing_part(carried)) if isinstance(carried, Part) else envelope.encode_item(_outgoing(carried))
+    return (
+        envelope.encode_part(_outgoing_part(carried))
+        if isinstance(carried, Part)
+        else envelope.encode_item(_outgoing(carried))
+    )
 
 
 def _outgoing(message: Message) -> envelope.Item:

@@ -137,8 +137,12 @@ class Judge:
         for (service, cause), count in self._refused.items():
             amount_msat = self._refused_msat[service, cause]
             row = Refused.objects.filter(service=service, cause=cause)
-            if not row.update(count=F("count") + count, amount_msat=F("amount_msat") + amount_msat, last_at=now):
-                insert_new(Refused, [Refused(service=service, cause=cause, count=count, amount_msat=amount_msat)])
+            if not row.update(
+                count=F("count") + count, amount_msat=F("amount_msat") + amount_msat, last_at=now
+            ):
+                insert_new(
+                    Refused, [Refused(service=service, cause=cause, count=count, amount_msat=amount_msat)]
+                )
         self._store_of_peers()
         return Counter({(service, cause.value): count for (service, cause), count in self._refused.items()})
 

@@ -57,7 +57,9 @@ async def message_broadcast(
     """Accepts one message to each of these nodes, or none: their ids, once all are committed. Raises KeyReused and
     OverBudget."""
     messages = [
-        new_message(service=service, pubkey=pubkey, body=body, amount_sat=amount_sat, expires_seconds=expires_seconds)
+        new_message(
+            service=service, pubkey=pubkey, body=body, amount_sat=amount_sat, expires_seconds=expires_seconds
+        )
         for pubkey in pubkeys
     ]
     return await outbox.accept_all(messages, claim=claim)
@@ -66,13 +68,20 @@ async def message_broadcast(
 def messages_pubkeys(ids: list[UUID]) -> list[dict]:
     """To whom the messages that were sent under these ids go."""
     sent = named(Direction.OUT, ids).order_by("pk")
-    return [{"pubkey": pubkey, "id": str(identity)} for pubkey, identity in sent.values_list("pubkey", "message_id")]
+    return [
+        {"pubkey": pubkey, "id": str(identity)}
+        for pubkey, identity in sent.values_list("pubkey", "message_id")
+    ]
 
 
-async def message_estimate(*, ways: Ways, service: str, pubkey: str, size_bytes: int, amount_sat: int) -> dict:
+async def message_estimate(
+    *, ways: Ways, service: str, pubkey: str, size_bytes: int, amount_sat: int
+) -> dict:
     """What it would take to send a message now. Raises LndError."""
     announced = await ways.announced(pubkey)
-    found = await ways.estimate(service=service, pubkey=pubkey, size_bytes=size_bytes, amount_msat=amount_sat * 1000)
+    found = await ways.estimate(
+        service=service, pubkey=pubkey, size_bytes=size_bytes, amount_msat=amount_sat * 1000
+    )
     if isinstance(found, Outcome):
         return {"reachable": False, "problem": found.cause, "keysend": announced}
     return {
@@ -131,9 +140,15 @@ def _histories(*, pubkey: str, service: str, direction: str, state: str) -> list
         parts, by = [Message.objects.filter(pubkey=pubkey)], ("pubkey",)
     elif service:
         ways = [direction] if direction else Direction.values
-        parts, by = [Message.objects.filter(service=service, direction=way) for way in ways], ("service", "direction")
+        parts, by = (
+            [Message.objects.filter(service=service, direction=way) for way in ways],
+            ("service", "direction"),
+        )
     else:
-        parts, by = [Message.objects.filter(**({"direction": direction} if direction else {}))], ("direction",)
+        parts, by = (
+            [Message.objects.filter(**({"direction": direction} if direction else {}))],
+            ("direction",),
+        )
     others = [besides(name, value) for name, value in asked.items() if name not in by]
     return [messages.filter(*others) for messages in parts]
 

@@ -27,7 +27,12 @@ class SocketOffer:
     port2: int
 
     def fields(self) -> dict[str, str]:
-        return {"protocol": self.protocol, "ip": self.ip, "port1": f":{self.port1}", "port2": f":{self.port2}"}
+        return {
+            "protocol": self.protocol,
+            "ip": self.ip,
+            "port1": f":{self.port1}",
+            "port2": f":{self.port2}",
+        }
 
     def encode(self) -> bytes:
         return json.dumps({"recordId": RECORD_ID, **self.fields()}, separators=(",", ":")).encode()

@@ -14,7 +14,13 @@ class SparseLog:
     event loop."""
 
     def __init__(
-        self, logger: logging.Logger, level: int, text: str, fields: tuple[str, ...], *, pause_seconds: float = PAUSE_SECONDS
+        self,
+        logger: logging.Logger,
+        level: int,
+        text: str,
+        fields: tuple[str, ...],
+        *,
+        pause_seconds: float = PAUSE_SECONDS,
     ):
         self._logger = logger
         self._level = level

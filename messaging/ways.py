@@ -65,7 +65,9 @@ class Ways:
         )
         return None if isinstance(way, Outcome) else way.careful_room_bytes
 
-    async def estimate(self, *, service: str, pubkey: str, size_bytes: int, amount_msat: int) -> Estimate | Outcome:
+    async def estimate(
+        self, *, service: str, pubkey: str, size_bytes: int, amount_msat: int
+    ) -> Estimate | Outcome:
         """What it would take to send so many bytes now, as no reply and not compressed; an Outcome when there is no way."""
         parcel = await self._parcel(pubkey, service, most_record_bytes(size_bytes), amount_msat)
         way = await self._carrier.survey(parcel)

@@ -25,7 +25,11 @@ def client_address(source: Any) -> str:
     connection."""
     if isinstance(source, dict):
         peer = (source.get("client") or ("",))[0]
-        told = [value.decode("latin-1") for name, value in source["headers"] if name.lower() == FORWARDED_FOR.encode()]
+        told = [
+            value.decode("latin-1")
+            for name, value in source["headers"]
+            if name.lower() == FORWARDED_FOR.encode()
+        ]
     else:
         peer = _grpc_peer(source.peer())
         told = [value for name, value in source.invocation_metadata() or () if name == FORWARDED_FOR]
@@ -108,7 +112,12 @@ class ClientsOfProxies:
         address, peer = client_address(scope), scope.get("client")
         if peer and address and address != peer[0]:
             # The port of the client's connection to its proxy is not told. The headers have been heeded.
-            scope = {**scope, "client": [address, 0], "scheme": client_scheme(scope), "headers": _without_told(scope)}
+            scope = {
+                **scope,
+                "client": [address, 0],
+                "scheme": client_scheme(scope),
+                "headers": _without_told(scope),
+            }
         elif peer and address:
             scope = {**scope, "scheme": client_scheme(scope)}
         await self._application(scope, receive, send)

@@ -24,8 +24,19 @@ class RelayRunAdmin(HistoryAdmin):
     list_filter = ("running", "started_at")
     ordering = ("-pk",)
     fields = (
-        "ports", "running", "since", "ended", "end_cause", "side1", "side2", "datagrams1", "bytes1", "datagrams2",
-        "bytes2", "dropped", "counted",
+        "ports",
+        "running",
+        "since",
+        "ended",
+        "end_cause",
+        "side1",
+        "side2",
+        "datagrams1",
+        "bytes1",
+        "datagrams2",
+        "bytes2",
+        "dropped",
+        "counted",
     )
     readonly_fields = ("ports", "since", "ended", "side1", "side2", "counted")
 

@@ -26,7 +26,11 @@ class AccountAdmin(NotedAccounts, UserAdmin):
 
     def log_change(self, request, obj, message):
         """A password alone is changed by a page of its own, which saves by itself."""
-        if any("password" in part.get("changed", {}).get("fields", []) for part in message if isinstance(part, dict)):
+        if any(
+            "password" in part.get("changed", {}).get("fields", [])
+            for part in message
+            if isinstance(part, dict)
+        ):
             self.note(request, "change", detail=f"{str(obj)!r}: password")
         return super().log_change(request, obj, message)
 

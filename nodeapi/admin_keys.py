@@ -18,8 +18,13 @@ from nodeapi.operations import OPERATIONS
 from nodeapi.operators import actor_in_admin
 
 # A field of nodeapi.keys is named as on the command line.
-_FIELDS = {"name": "name", "scopes": "scopes", "expires": "expires_at", "budget-sat": "budget_sat",
-           "calls-per-minute": "calls_per_minute"}  # fmt: skip
+_FIELDS = {
+    "name": "name",
+    "scopes": "scopes",
+    "expires": "expires_at",
+    "budget-sat": "budget_sat",
+    "calls-per-minute": "calls_per_minute",
+}
 PAY_INVOICE = "lightning.Lightning/PayInvoice"
 
 
@@ -64,10 +69,16 @@ class StateFilter(admin.SimpleListFilter):
         return [("all", "all, revoked ones too")]
 
     def choices(self, changelist):
-        yield {"selected": self.value() is None, "query_string": changelist.get_query_string(remove=["state"]),
-               "display": "not revoked"}  # fmt: skip
-        yield {"selected": self.value() == "all", "query_string": changelist.get_query_string({"state": "all"}),
-               "display": "all, revoked ones too"}  # fmt: skip
+        yield {
+            "selected": self.value() is None,
+            "query_string": changelist.get_query_string(remove=["state"]),
+            "display": "not revoked",
+        }
+        yield {
+            "selected": self.value() == "all",
+            "query_string": changelist.get_query_string({"state": "all"}),
+            "display": "all, revoked ones too",
+        }
 
     def queryset(self, request, queryset):
         return queryset if self.value() == "all" else queryset.filter(revoked_at=None)
@@ -114,21 +125,36 @@ class ApiKeyAdmin(admin.ModelAdmin):
 
     def response_add(self, request, key, post_url_continue=None):
         """No redirect: what carries messages to the next page keeps them, and the key is kept nowhere."""
-        context = {**self.admin_site.each_context(request), "title": f"The API key {key.name}", "key": request.new_key,
-                   "row": key, "limits": keys.limits_of(ApiKey.objects.get(pk=key.pk)), "opts": self.opts}  # fmt: skip
-        return TemplateResponse(request, "nodeapi/key_made.html", context, headers={"Cache-Control": "no-store"})
+        context = {
+            **self.admin_site.each_context(request),
+            "title": f"The API key {key.name}",
+            "key": request.new_key,
+            "row": key,
+            "limits": keys.limits_of(ApiKey.objects.get(pk=key.pk)),
+            "opts": self.opts,
+        }
+        return TemplateResponse(
+            request, "nodeapi/key_made.html", context, headers={"Cache-Control": "no-store"}
+        )
 
     @admin.action(description="Revoke", permissions=["change"])
     def revoke(self, request, queryset):
         chosen = list(queryset.filter(revoked_at=None))
         if request.POST.get("confirmed") != "yes":
-            context = {**self.admin_site.each_context(request), "title": "Revoke these keys?", "chosen": chosen,
-                       "opts": self.opts, "action": "revoke"}  # fmt: skip
+            context = {
+                **self.admin_site.each_context(request),
+                "title": "Revoke these keys?",
+                "chosen": chosen,
+                "opts": self.opts,
+                "action": "revoke",
+            }
             return TemplateResponse(request, "nodeapi/key_revoke.html", context)
         for key in chosen:
             keys.key_revoke(key.name, by=actor_in_admin(request))
         names = ", ".join(key.name for key in chosen)
-        self.message_user(request, f"Revoked: {names}." if names else "These are revoked already.", messages.SUCCESS)
+        self.message_user(
+            request, f"Revoked: {names}." if names else "These are revoked already.", messages.SUCCESS
+        )
         return None
 
     @admin.display(description="scopes")
@@ -190,7 +216,9 @@ class AuditEntryAdmin(HistoryAdmin):
     list_display = ("moment", "who", "method", "short_peer", "amount", "outcome", "why", "address", "what")
     list_filter = (OutcomeFilter, OperationFilter, "created_at")
     search_fields = ("caller", "peer__startswith", "detail", "address")
-    search_help_text = "A key's name, the beginning of a peer's key, an address, words of a detail, or a message id (whole)"
+    search_help_text = (
+        "A key's name, the beginning of a peer's key, an address, words of a detail, or a message id (whole)"
+    )
     ordering = ("-pk",)
     fields = ("created_at", "who", "operation", "peer", "amount", "outcome", "detail", "address", "what")
     readonly_fields = ("who", "amount", "what")
@@ -211,7 +239,11 @@ class AuditEntryAdmin(HistoryAdmin):
 
     @admin.display(description="detail")
     def why(self, entry: AuditEntry) -> str:
-        cut = entry.detail if len(entry.detail) <= 2 * SHOWN_IN_LIST else entry.detail[: 2 * SHOWN_IN_LIST] + "…"
+        cut = (
+            entry.detail
+            if len(entry.detail) <= 2 * SHOWN_IN_LIST
+            else entry.detail[: 2 * SHOWN_IN_LIST] + "…"
+        )
         return format_html('<span title="{}">{}</span>', entry.detail, cut)
 
     @admin.display(description="key", ordering="caller")

@@ -58,7 +58,9 @@ def make_keys(config, database: Database, *, beside_engine: bool) -> Keys:
         )
         for key in config.server.api_keys
     ]
-    return Keys(configured, database=database, open_on_loopback=not config.server.exposed, tells=beside_engine)
+    return Keys(
+        configured, database=database, open_on_loopback=not config.server.exposed, tells=beside_engine
+    )
 
 
 def make_guard(config) -> WebGuard:

@@ -140,7 +140,10 @@ class Thinned:
             return
         for name, count in self._counts.items():
             if count > self._most:
-                logger.warning("refused calls that are not told one by one", extra={"key": name, "count": count - self._most})
+                logger.warning(
+                    "refused calls that are not told one by one",
+                    extra={"key": name, "count": count - self._most},
+                )
         self._counts.clear()
         self._until = now + WINDOW_SECONDS
 

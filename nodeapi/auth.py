@@ -71,7 +71,9 @@ class Keys:
     nobody passes without. `run` until cancelled, after `load`.
     """
 
-    def __init__(self, configured: Iterable[Caller], *, database: Database, open_on_loopback: bool, tells: bool):
+    def __init__(
+        self, configured: Iterable[Caller], *, database: Database, open_on_loopback: bool, tells: bool
+    ):
         self._configured = {caller.hash: caller for caller in configured}
         self._names = {caller.name for caller in self._configured.values()}
         self._database = database
@@ -95,7 +97,9 @@ class Keys:
                 failing = False
             except Exception as error:
                 if not failing:
-                    logger.warning("the API keys could not be read (%s); those of before hold meanwhile", error)
+                    logger.warning(
+                        "the API keys could not be read (%s); those of before hold meanwhile", error
+                    )
                 failing = True
             self._end_streams()
 
@@ -127,7 +131,9 @@ class Keys:
         if caller.calls_per_minute is not None:
             self.rates.count(caller.name, caller.calls_per_minute)
         if scope not in caller.scopes:
-            raise ApiError(grpc.StatusCode.PERMISSION_DENIED, f"the API key {caller.name!r} lacks the scope {scope!r}")
+            raise ApiError(
+                grpc.StatusCode.PERMISSION_DENIED, f"the API key {caller.name!r} lacks the scope {scope!r}"
+            )
 
     def watch(self, caller: Caller, end: Callable[[ApiError], None]) -> Callable[[], None]:
         """Calls `end` once, when this caller would not be let in again, to a stream that is open. Answers what ends the
@@ -155,24 +161,37 @@ class Keys:
 
     def _reason_to_end(self, caller: Caller) -> ApiError | None:
         if not caller.hash:
-            return None if self.is_open else ApiError(grpc.StatusCode.UNAUTHENTICATED, f"{_NEEDED}, from now on")
+            return (
+                None if self.is_open else ApiError(grpc.StatusCode.UNAUTHENTICATED, f"{_NEEDED}, from now on")
+            )
         now = self._callers.get(caller.hash)
         if now is None:
             return ApiError(grpc.StatusCode.UNAUTHENTICATED, f"the API key {caller.name!r} was revoked")
         if now.has_expired:
             return ApiError(grpc.StatusCode.UNAUTHENTICATED, _expired(now))
         lost = caller.scopes - now.scopes
-        return ApiError(
-            grpc.StatusCode.PERMISSION_DENIED, f"the API key {caller.name!r} has lost the scope {min(lost)!r}"
-        ) if lost else None  # fmt: skip
+        return (
+            ApiError(
+                grpc.StatusCode.PERMISSION_DENIED,
+                f"the API key {caller.name!r} has lost the scope {min(lost)!r}",
+            )
+            if lost
+            else None
+        )
 
     def _take(self, stored: StoredKeys, *, first: bool = False) -> None:
         if stored == self._stored and not first:
             return
         before, self._stored = self._stored, stored
-        self._callers = {**{key.hash: _caller(key) for key in stored.keys if key.name not in self._names}, **self._configured}
+        self._callers = {
+            **{key.hash: _caller(key) for key in stored.keys if key.name not in self._names},
+            **self._configured,
+        }
         for name in sorted(self._names & {key.name for key in stored.keys}):
-            logger.warning("the API key %r in the database has the name of one in server.api_keys, and is not valid", name)
+            logger.warning(
+                "the API key %r in the database has the name of one in server.api_keys, and is not valid",
+                name,
+            )
         if self._tells and not first:
             self._tell(before, stored)
 
@@ -219,7 +238,9 @@ class WebGuard:
     """The Host and Origin checks: without them a web page could spend the node's money (bodies are read whatever their
     Content-Type), directly or by DNS rebinding."""
 
-    def __init__(self, *, allowed_hosts: Iterable[str], allowed_origins: Iterable[str], bound_hosts: Iterable[str]):
+    def __init__(
+        self, *, allowed_hosts: Iterable[str], allowed_origins: Iterable[str], bound_hosts: Iterable[str]
+    ):
         self._hosts = {host.lower() for host in (*allowed_hosts, *bound_hosts)}
         self._origins = {origin.lower().rstrip("/") for origin in allowed_origins}
 
@@ -227,7 +248,9 @@ class WebGuard:
         """ApiError PERMISSION_DENIED for a Host or an Origin that is not allowed."""
         host = _host_name(headers.get("host", ""))
         if not (host in self._hosts or _is_loopback(host)):
-            raise ApiError(grpc.StatusCode.PERMISSION_DENIED, "the Host header is not in server.allowed_hosts")
+            raise ApiError(
+                grpc.StatusCode.PERMISSION_DENIED, "the Host header is not in server.allowed_hosts"
+            )
         if "origin" in headers and not self.origin_allowed(headers["origin"]):
             raise ApiError(grpc.StatusCode.PERMISSION_DENIED, "the Origin is not in server.allowed_origins")
 

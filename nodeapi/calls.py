@@ -27,7 +27,9 @@ async def send_message(
     return await _send(doors.engine, "message", "msg", msg, pubkey, amount, claim, reply_to_id, expires_in)
 
 
-async def send_to_stream(doors, *, pubkey: str, data: bytes, amount: int, claim: Claim | None) -> dict[str, Any]:
+async def send_to_stream(
+    doors, *, pubkey: str, data: bytes, amount: int, claim: Claim | None
+) -> dict[str, Any]:
     """Sends raw bytes, which the other node's stream tells as they are."""
     return await _send(doors.engine, "websocket", "data", data, pubkey, amount, claim)
 

@@ -66,7 +66,9 @@ def names_of(certificate: x509.Certificate) -> list[str]:
         names = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (x509.ExtensionNotFound, ValueError):
         return []
-    return names.get_values_for_type(x509.DNSName) + [str(ip) for ip in names.get_values_for_type(x509.IPAddress)]
+    return names.get_values_for_type(x509.DNSName) + [
+        str(ip) for ip in names.get_values_for_type(x509.IPAddress)
+    ]
 
 
 def read_pair(cert_path: Path, key_path: Path) -> Pair:
@@ -75,8 +77,10 @@ def read_pair(cert_path: Path, key_path: Path) -> Pair:
     chain = _chain(cert_pem, cert_path)
     key = _key(key_pem, key_path)
     if key.public_key() != chain[0].public_key():
-        raise PairError("tls_key", f"{key_path} is not the key of the certificate in {cert_path}; must be the one made "
-                                   "with it")
+        raise PairError(
+            "tls_key",
+            f"{key_path} is not the key of the certificate in {cert_path}; must be the one made with it",
+        )
     return Pair(cert_pem, key_pem, chain)
 
 
@@ -93,7 +97,9 @@ def _content(which: str, path: Path) -> bytes:
 
 
 def _chain(content: bytes, path: Path) -> tuple[x509.Certificate, ...]:
-    right = "must hold a certificate in PEM form (-----BEGIN CERTIFICATE-----), its own first and then its chain"
+    right = (
+        "must hold a certificate in PEM form (-----BEGIN CERTIFICATE-----), its own first and then its chain"
+    )
     try:
         chain = x509.load_pem_x509_certificates(content)
         whole = content.count(b"-----BEGIN ") == content.count(b"-----END ")
@@ -117,8 +123,11 @@ def _key(content: bytes, path: Path) -> ec.EllipticCurvePrivateKey | rsa.RSAPriv
         return key
     if isinstance(key, rsa.RSAPrivateKey) and key.key_size >= MIN_RSA_BITS:
         return key
-    raise PairError("tls_key", f"{path} is a key that clients refuse; must be ECDSA (P-256, P-384, P-521) or RSA of "
-                               f"{MIN_RSA_BITS} bits or more")
+    raise PairError(
+        "tls_key",
+        f"{path} is a key that clients refuse; must be ECDSA (P-256, P-384, P-521) or RSA of "
+        f"{MIN_RSA_BITS} bits or more",
+    )
 
 
 def doubts_about(pair: Pair, key_path: Path) -> list[tuple[str, str]]:
@@ -126,15 +135,30 @@ def doubts_about(pair: Pair, key_path: Path) -> list[tuple[str, str]]:
     doubts = []
     now = datetime.datetime.now(datetime.UTC)
     if pair.ends < now:
-        doubts.append(("tls_cert", f"the certificate ended on {pair.ends:%Y-%m-%d}, so clients refuse it; replace both "
-                                   "files, the node takes up new ones by itself"))
+        doubts.append(
+            (
+                "tls_cert",
+                f"the certificate ended on {pair.ends:%Y-%m-%d}, so clients refuse it; replace both "
+                "files, the node takes up new ones by itself",
+            )
+        )
     elif pair.certificate.not_valid_before_utc > now:
         begins = pair.certificate.not_valid_before_utc
-        doubts.append(("tls_cert", f"the certificate begins on {begins:%Y-%m-%d %H:%M} UTC, so clients refuse it until "
-                                   "then; is this machine's clock right?"))
+        doubts.append(
+            (
+                "tls_cert",
+                f"the certificate begins on {begins:%Y-%m-%d %H:%M} UTC, so clients refuse it until "
+                "then; is this machine's clock right?",
+            )
+        )
     if not pair.names():
-        doubts.append(("tls_cert", "the certificate names no host (no subject alternative name), so clients refuse it; "
-                                   "make another, for example by ./impervious cert"))
+        doubts.append(
+            (
+                "tls_cert",
+                "the certificate names no host (no subject alternative name), so clients refuse it; "
+                "make another, for example by ./impervious cert",
+            )
+        )
     if readable_by_others(key_path):
         doubts.append(("tls_key", f"{key_path} can be read by other users; chmod 600 {key_path}"))
     return doubts
@@ -156,7 +180,9 @@ def checked_host(text: str) -> str:
         pass
     # Digits and dots only is a mistyped address.
     if not _HOST_NAME.fullmatch(text) or not text.strip("0123456789."):
-        raise ValueError(f"{text!r} is no host; must be a host name or an IP address, without scheme, port and path")
+        raise ValueError(
+            f"{text!r} is no host; must be a host name or an IP address, without scheme, port and path"
+        )
     return text.lower().rstrip(".")
 
 
@@ -164,17 +190,26 @@ def make_pair(hosts: Sequence[str], *, days: int) -> tuple[bytes, bytes]:
     """A self-signed certificate for loopback and these host names and IP addresses, and its key (ECDSA P-256), as
     PEM."""
     key = ec.generate_private_key(ec.SECP256R1())
-    subject = x509.Name([
-        x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Impervious node"),
-        x509.NameAttribute(NameOID.COMMON_NAME, next(iter(hosts), "localhost")[:64]),
-    ])  # fmt: skip
+    subject = x509.Name(
+        [
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Impervious node"),
+            x509.NameAttribute(NameOID.COMMON_NAME, next(iter(hosts), "localhost")[:64]),
+        ]
+    )
     start = datetime.datetime.now(datetime.UTC) - BACKDATED
     own_id = x509.SubjectKeyIdentifier.from_public_key(key.public_key())
     names = dict.fromkeys((*LOOPBACK_NAMES, *hosts))
     usage = x509.KeyUsage(
-        digital_signature=True, key_cert_sign=True, content_commitment=False, key_encipherment=False,
-        data_encipherment=False, key_agreement=False, crl_sign=False, encipher_only=False, decipher_only=False,
-    )  # fmt: skip
+        digital_signature=True,
+        key_cert_sign=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
     certificate = (
         x509.CertificateBuilder()
         .subject_name(subject)

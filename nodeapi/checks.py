@@ -12,7 +12,9 @@ def require_running(engine, service_type: str) -> None:
     service = engine.registry.by_type(service_type)
     state = service.state if service else "off"
     if state != "running":
-        raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, f"the service {service_type} is {state} on this node")
+        raise ApiError(
+            grpc.StatusCode.FAILED_PRECONDITION, f"the service {service_type} is {state} on this node"
+        )
 
 
 def require_other_node(engine, pubkey: str) -> None:

@@ -56,7 +56,11 @@ def json_from_message(message: Message, *, as_text: bool = False) -> dict:
     data = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
     if as_text:
         _write_text(data, message.DESCRIPTOR)
-    return {field.json_name: data[field.json_name] for field in message.DESCRIPTOR.fields if field.json_name in data}
+    return {
+        field.json_name: data[field.json_name]
+        for field in message.DESCRIPTOR.fields
+        if field.json_name in data
+    }
 
 
 def dump(data: dict) -> bytes:
@@ -136,7 +140,9 @@ def _field_error(text: str, descriptor: Descriptor) -> ApiError:
     if not field:
         return ApiError(grpc.StatusCode.INVALID_ARGUMENT, f"body: is no {descriptor.name}")
     must = _WHAT_IT_MUST_BE.get(field.type, "is not of its type")
-    return invalid(found[1] or found[2], f"must be a list, of which each {must}" if field.is_repeated else must)
+    return invalid(
+        found[1] or found[2], f"must be a list, of which each {must}" if field.is_repeated else must
+    )
 
 
 def _field_named(name: str, descriptor: Descriptor) -> FieldDescriptor | None:

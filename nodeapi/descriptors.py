@@ -37,6 +37,10 @@ def shares(http: int, grpc: int) -> Shares:
     smaller = Shares(http=max(room * http // (http + grpc), 1), grpc=max(room * grpc // (http + grpc), 1))
     logger.warning(
         "this process may open %d files only, so it takes %d HTTP and %d gRPC connections instead of %d and %d; raise the "
-        "limit (ulimit -n, systemd: LimitNOFILE) or lower server.max_connections", limit, *smaller, http, grpc
-    )  # fmt: skip
+        "limit (ulimit -n, systemd: LimitNOFILE) or lower server.max_connections",
+        limit,
+        *smaller,
+        http,
+        grpc,
+    )
     return smaller

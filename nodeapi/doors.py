@@ -133,7 +133,9 @@ class Doors:
             raise ApiError(grpc.StatusCode.INTERNAL, "internal error; the node's log tells more") from None
 
 
-def claim_of(caller: Caller, operation: Operation, request: Message, metadata: Mapping[str, str]) -> Claim | None:
+def claim_of(
+    caller: Caller, operation: Operation, request: Message, metadata: Mapping[str, str]
+) -> Claim | None:
     """What the caller's Idempotency-Key stands for; None without one."""
     key = metadata.get(IDEMPOTENCY_KEY)
     if key is None:

@@ -88,7 +88,9 @@ class Engine:
         self.published = self._waker.published
         self._clock = Clock()
         hints = HintBook(database)
-        carrier = KeysendCarrier(client, max_fee_sat=limits.max_fee_sat, max_fee_percent=limits.max_fee_percent)
+        carrier = KeysendCarrier(
+            client, max_fee_sat=limits.max_fee_sat, max_fee_percent=limits.max_fee_percent
+        )
         node_budget = Budget(
             database=database,
             limit_sat=limits.daily_budget_sat,
@@ -121,7 +123,10 @@ class Engine:
             now_seconds=self._clock.now_seconds,
         )
         self.issuer = Issuer(
-            database=database, client=client, own_pubkey=self.own_pubkey.hex(), published=self._waker.published
+            database=database,
+            client=client,
+            own_pubkey=self.own_pubkey.hex(),
+            published=self._waker.published,
         )
         self.payer = Payer(
             database=database,
@@ -132,7 +137,10 @@ class Engine:
         )
         metrics.begin([service.service_type for service in registry.services if service.state == "running"])
         self._walk = Walk(
-            database=database, inbox=self.inbox, own_pubkey=self.own_pubkey, list_invoices=client.list_invoices
+            database=database,
+            inbox=self.inbox,
+            own_pubkey=self.own_pubkey,
+            list_invoices=client.list_invoices,
         )
         socket_service = registry.by_type("socket")
         self.relay = Relay(

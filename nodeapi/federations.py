@@ -65,7 +65,9 @@ async def broadcast(
         return {"messages": await doors.database.read(partial(messages_pubkeys, accepted))}
     members = await doors.database.read(services.member_pubkeys)
     if not members:
-        raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, "there are no members to broadcast to (federate.Federate)")
+        raise ApiError(
+            grpc.StatusCode.FAILED_PRECONDITION, "there are no members to broadcast to (federate.Federate)"
+        )
     for pubkey in members:
         require_sendable(engine, pubkey, len(msg), "msg", amount * len(members))
     what = f"{amount} sat to each of {len(members)} members"

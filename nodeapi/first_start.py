@@ -42,12 +42,16 @@ def is_migrated() -> bool:
 
 def _pending() -> tuple[MigrationExecutor, list]:
     executor = MigrationExecutor(connection)
-    return executor, [migration for migration, _ in executor.migration_plan(executor.loader.graph.leaf_nodes())]
+    return executor, [
+        migration for migration, _ in executor.migration_plan(executor.loader.graph.leaf_nodes())
+    ]
 
 
 def _keep_what_was(path, migration) -> None:
     if path is None:
-        logger.warning("the PostgreSQL database is migrated now; a copy of what it was is yours to make (pg_dump)")
+        logger.warning(
+            "the PostgreSQL database is migrated now; a copy of what it was is yours to make (pg_dump)"
+        )
         return
     copy = copy_before_migration(path, f"{migration.app_label}.{migration.name}")
     logger.info("the database is migrated now; what it was is kept in %s", copy)

@@ -47,7 +47,9 @@ class Forwarder:
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNAVAILABLE:
                 raise ApiError(error.code(), f"runimpd at {self._address} {_trouble(error)}") from None
-            raise ApiError(error.code(), error.details() or "", retry_after_seconds=_retry_after(error)) from None
+            raise ApiError(
+                error.code(), error.details() or "", retry_after_seconds=_retry_after(error)
+            ) from None
 
     @property
     def channel(self) -> grpc.aio.Channel:
@@ -81,7 +83,9 @@ def _trouble(error: grpc.aio.AioRpcError) -> str:
 
 def credentials_of(visit: Visit) -> tuple[tuple[str, str | bytes], ...]:
     metadata = visit.metadata
-    given = [(name.removeprefix("grpc-metadata-"), metadata[name]) for name in CREDENTIALS if name in metadata]
+    given = [
+        (name.removeprefix("grpc-metadata-"), metadata[name]) for name in CREDENTIALS if name in metadata
+    ]
     return (*(_as_metadata(name, value) for name, value in given), (CLIENT, _signer.sign(visit.address)))
 
 
@@ -91,7 +95,9 @@ def _as_metadata(name: str, value: str) -> tuple[str, str | bytes]:
 
 
 def _retry_after(error: grpc.aio.AioRpcError) -> int | None:
-    return next((int(value) for name, value in error.trailing_metadata() or () if name == "retry-after"), None)
+    return next(
+        (int(value) for name, value in error.trailing_metadata() or () if name == "retry-after"), None
+    )
 
 
 def forwarded_address(metadata: Mapping[str, str]) -> str:

@@ -33,7 +33,10 @@ async def generate_invoice(doors, *, amount: int, memo: str, expires_in: int | N
     try:
         issued = await engine.issuer.issue(
             # A node that has only private channels is found by hints alone.
-            amount_sat=amount, memo=memo, expires_seconds=expires_in, private=bool(engine.lnd.reply_hints)
+            amount_sat=amount,
+            memo=memo,
+            expires_seconds=expires_in,
+            private=bool(engine.lnd.reply_hints),
         )
     except LndError as error:
         raise _lnd_error(error, "amount") from None
@@ -111,7 +114,10 @@ def _amount_msat(request: lightning_pb2.PayReq, amount_sat: int) -> int:
     if not request.num_msat and not amount_sat:
         raise invalid("amount", "is missing: the invoice leaves the amount open, so give it in sat")
     if request.num_msat and amount_sat and request.num_msat != amount_sat * 1000:
-        raise invalid("amount", f"is {amount_sat} sat, but the invoice asks for {shown_sat(request.num_msat)}; leave it out")
+        raise invalid(
+            "amount",
+            f"is {amount_sat} sat, but the invoice asks for {shown_sat(request.num_msat)}; leave it out",
+        )
     return request.num_msat or amount_sat * 1000
 
 

@@ -34,10 +34,17 @@ def key_rows(config, now: datetime) -> list[dict]:
     ]
     names = {shown["name"] for shown in configured}
     stored = [
-        row(key.name, key.scopes, key.budget_sat, key.calls_per_minute, key.expires_at,
-            "name taken" if key.name in names and key.revoked_at is None else state_of(key, now), "database")
+        row(
+            key.name,
+            key.scopes,
+            key.budget_sat,
+            key.calls_per_minute,
+            key.expires_at,
+            "name taken" if key.name in names and key.revoked_at is None else state_of(key, now),
+            "database",
+        )
         for key in ApiKey.objects.order_by("revoked_at", "pk")
-    ]  # fmt: skip
+    ]
     return configured + stored
 
 
@@ -60,5 +67,7 @@ def parse_expiry(text: str, now: datetime) -> datetime:
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
-        raise KeyProblem("expires", f"{text!r} is no time; must be such as 90d, 12h, 2027-12-31 or 2027-12-31T18:00") from None
+        raise KeyProblem(
+            "expires", f"{text!r} is no time; must be such as 90d, 12h, 2027-12-31 or 2027-12-31T18:00"
+        ) from None
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)

@@ -105,13 +105,17 @@ def key_make(
     key = ApiKey(name=name)
     secret = PREFIX + secrets.token_urlsafe(RANDOM_BYTES)
     key.hash = hash_of(secret)
-    set_limits(key, scopes=scopes, expires_at=expires_at, budget_sat=budget_sat, calls_per_minute=calls_per_minute)
+    set_limits(
+        key, scopes=scopes, expires_at=expires_at, budget_sat=budget_sat, calls_per_minute=calls_per_minute
+    )
     try:
         with transaction.atomic():
             key.save(force_insert=True)
             _note("keys make", key, by, detail=limits_of(key))
     except IntegrityError:
-        raise KeyProblem("name", f"{name!r} is the name of another key; revoke that first, or take another name") from None
+        raise KeyProblem(
+            "name", f"{name!r} is the name of another key; revoke that first, or take another name"
+        ) from None
     return key, secret
 
 
@@ -125,7 +129,9 @@ def key_change(
     by: Actor,
 ) -> None:
     """Raises KeyProblem."""
-    set_limits(key, scopes=scopes, expires_at=expires_at, budget_sat=budget_sat, calls_per_minute=calls_per_minute)
+    set_limits(
+        key, scopes=scopes, expires_at=expires_at, budget_sat=budget_sat, calls_per_minute=calls_per_minute
+    )
     with transaction.atomic():
         key.save(update_fields=["scopes", "expires_at", "budget_sat", "calls_per_minute"])
         _note("keys change", key, by, detail=limits_of(key))
@@ -157,7 +163,10 @@ def key_revoke(name: str, *, by: Actor) -> None:
     with transaction.atomic():
         key = ApiKey.objects.filter(name=name, revoked_at=None).first()
         if key is None:
-            raise KeyProblem("name", f"no key {name!r} is there to be revoked; those of the configuration are removed there")
+            raise KeyProblem(
+                "name",
+                f"no key {name!r} is there to be revoked; those of the configuration are removed there",
+            )
         key.revoked_at = timezone.now()
         key.save(update_fields=["revoked_at"])
         _note("keys revoke", key, by)
@@ -196,7 +205,9 @@ def check_name(name: str, taken: Iterable[str]) -> None:
     if name in taken:
         raise KeyProblem("name", f"{name!r} is the name of a key in server.api_keys; take another")
     if ApiKey.objects.filter(name=name, revoked_at=None).exists():
-        raise KeyProblem("name", f"{name!r} is the name of another key; revoke that first, or take another name")
+        raise KeyProblem(
+            "name", f"{name!r} is the name of another key; revoke that first, or take another name"
+        )
 
 
 def _check_whole(field: str, value: int | None, low: int, high: int) -> None:

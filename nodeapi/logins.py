@@ -64,4 +64,6 @@ def _has_logged_in_from(address: str) -> bool:
     ip = ip_of(address)
     if ip is None or ip.is_loopback:
         return True
-    return AuditEntry.objects.filter(operation=LOGIN, outcome=AuditEntry.Outcome.DONE, address=address).exists()
+    return AuditEntry.objects.filter(
+        operation=LOGIN, outcome=AuditEntry.Outcome.DONE, address=address
+    ).exists()

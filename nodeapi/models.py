@@ -29,7 +29,9 @@ class RelayRun(models.Model):
     class Meta:
         verbose_name = "relay"
         constraints = [
-            models.UniqueConstraint(fields=["running"], condition=models.Q(running=True), name="one_relay_running"),
+            models.UniqueConstraint(
+                fields=["running"], condition=models.Q(running=True), name="one_relay_running"
+            ),
         ]
 
     def __str__(self) -> str:
@@ -44,9 +46,11 @@ class ApiKey(models.Model):
     hash = models.BinaryField(max_length=32, unique=True)
     scopes = models.JSONField(default=list)
     budget_sat = models.BigIntegerField(
-        "budget (sat per 24 h)", null=True, blank=True,
+        "budget (sat per 24 h)",
+        null=True,
+        blank=True,
         help_text="The most that all calls with this key may cost in any 24 hours, fees included; empty: no limit.",
-    )  # fmt: skip
+    )
     calls_per_minute = models.PositiveIntegerField(null=True, blank=True, help_text="Empty: no limit.")
     created_at = models.DateTimeField("made", default=timezone.now)
     expires_at = models.DateTimeField("expires (UTC)", null=True, blank=True, help_text="Empty: never.")

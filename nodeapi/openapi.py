@@ -123,7 +123,8 @@ def _reference(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
     if name not in schemas:
         schemas[name] = {"type": "object"}
         schemas[name]["properties"] = {
-            field.json_name: _schema(field, schemas) | {"description": _comment(field)} for field in message.fields
+            field.json_name: _schema(field, schemas) | {"description": _comment(field)}
+            for field in message.fields
         }
     return {"$ref": f"#/components/schemas/{name}"}
 
@@ -148,7 +149,10 @@ def _error_schema() -> dict[str, Any]:
         "required": ["code", "message", "details"],
         "properties": {
             "code": {"type": "integer", "description": "The gRPC status."},
-            "message": {"type": "string", "description": "What is wrong; names the field where there is one."},
+            "message": {
+                "type": "string",
+                "description": "What is wrong; names the field where there is one.",
+            },
             "details": {"type": "array", "items": {}},
         },
     }
@@ -156,8 +160,10 @@ def _error_schema() -> dict[str, Any]:
 
 def _error_response() -> dict[str, Any]:
     schema = {"$ref": f"#/components/schemas/{ERROR}"}
-    return {"description": "Refused; the HTTP status follows from the code as in grpc-gateway.",
-            "content": {"application/json": {"schema": schema}}}  # fmt: skip
+    return {
+        "description": "Refused; the HTTP status follows from the code as in grpc-gateway.",
+        "content": {"application/json": {"schema": schema}},
+    }
 
 
 def _refusals() -> dict[str, Any]:
@@ -165,18 +171,28 @@ def _refusals() -> dict[str, Any]:
     seconds = {"description": "Seconds until it may be tried again.", "schema": {"type": "integer"}}
     again = {"Retry-After": seconds}
     return {
-        "401": _error_response() | {"description": "No API key, or one that is unknown, revoked or expired (code 16)."},
+        "401": _error_response()
+        | {"description": "No API key, or one that is unknown, revoked or expired (code 16)."},
         "403": _error_response() | {"description": "The key lacks the scope (code 7)."},
-        "429": _error_response() | {"description": "The key's budget or rate, or the node's budget, is used up (code 8).",
-                                    "headers": again},
-    }  # fmt: skip
+        "429": _error_response()
+        | {
+            "description": "The key's budget or rate, or the node's budget, is used up (code 8).",
+            "headers": again,
+        },
+    }
 
 
 def _subscribe() -> dict[str, Any]:
     query = {
-        "after": ("Replay what came after this seq, then go on live; 0: from the beginning of the log.", "uint64"),
+        "after": (
+            "Replay what came after this seq, then go on live; 0: from the beginning of the log.",
+            "uint64",
+        ),
         "service": ("Only events of this service type; may stand several times.", None),
-        "ack": ("Websocket: hold back when so many events are unacknowledged; the client sends {\"ack\":SEQ}.", "int32"),
+        "ack": (
+            'Websocket: hold back when so many events are unacknowledged; the client sends {"ack":SEQ}.',
+            "int32",
+        ),
     }
     return {
         "operationId": "websocket_Websocket_Subscribe",
@@ -194,7 +210,10 @@ def _subscribe() -> dict[str, Any]:
         ],
         "responses": {
             "101": {"description": "The websocket is open."},
-            "200": {"description": "The stream.", "content": {"application/json": {"schema": {"type": "object"}}}},
+            "200": {
+                "description": "The stream.",
+                "content": {"application/json": {"schema": {"type": "object"}}},
+            },
             **_refusals(),
             "default": _error_response(),
         },

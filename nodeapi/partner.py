@@ -35,7 +35,9 @@ async def simulate(
     if echo:
         tasks.append(asyncio.create_task(_echo_when_ready(directory / echo, ready)))
     try:
-        await program.run(directory, names, base_port=base_port, topology=topology, stop=stop, ready=ready.set)
+        await program.run(
+            directory, names, base_port=base_port, topology=topology, stop=stop, ready=ready.set
+        )
     finally:
         for task in tasks:
             task.cancel()
@@ -81,7 +83,9 @@ class EchoPartner:
             for htlc in invoice.htlcs:
                 for number in ECHOED.values():
                     if number in htlc.custom_records:
-                        task = asyncio.create_task(self._answer(number, htlc.custom_records[number], htlc.amt_msat))
+                        task = asyncio.create_task(
+                            self._answer(number, htlc.custom_records[number], htlc.amt_msat)
+                        )
                         self._answering.add(task)
                         task.add_done_callback(self._answering.discard)
 

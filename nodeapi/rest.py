@@ -52,7 +52,9 @@ class ProtoJsonRenderer(BaseRenderer):
         self._as_text = as_text
 
     def render(self, data, accepted_media_type=None, renderer_context=None) -> bytes:
-        return codec.dump(codec.json_from_message(data, as_text=self._as_text) if isinstance(data, Message) else data)
+        return codec.dump(
+            codec.json_from_message(data, as_text=self._as_text) if isinstance(data, Message) else data
+        )
 
 
 class PlainRenderer(BaseRenderer):
@@ -160,7 +162,9 @@ def handle_exception(error: Exception, context: dict) -> Response:
     if isinstance(error, APIException):
         return handle_exception(ApiError(grpc.StatusCode.INVALID_ARGUMENT, str(error.detail)), context)
     logger.error("unexpected error", exc_info=error)
-    return handle_exception(ApiError(grpc.StatusCode.INTERNAL, "internal error; the node's log tells more"), context)
+    return handle_exception(
+        ApiError(grpc.StatusCode.INTERNAL, "internal error; the node's log tells more"), context
+    )
 
 
 class Routes:
@@ -170,7 +174,9 @@ class Routes:
         self._exact: dict[str, dict[str, Any]] = {}
         self._patterns: list[tuple[re.Pattern, dict[str, Any]]] = []
         for operation in OPERATIONS:
-            self._views(operation.path)[operation.http] = OperationView.as_view(doors=doors, operation=operation)
+            self._views(operation.path)[operation.http] = OperationView.as_view(
+                doors=doors, operation=operation
+            )
 
     def _views(self, path: str) -> dict[str, Any]:
         if "{" not in path:

@@ -96,7 +96,11 @@ def _messages_delete(keys: list) -> int:
 
 def _attempts_page(before: datetime, place: Any) -> Page:
     found = _walk(Attempt.objects.all(), place, "state", "ended_at")
-    ended = [key for key, state, ended_at in found if state != Attempt.State.IN_FLIGHT and ended_at and ended_at < before]
+    ended = [
+        key
+        for key, state, ended_at in found
+        if state != Attempt.State.IN_FLIGHT and ended_at and ended_at < before
+    ]
     going = Message.objects.filter(state__in=ENDED, updated_at__lt=before)
     return Page(_unnamed(ended, besides=going), found[-1][0] if len(found) == PAGE else None)
 

@@ -106,7 +106,8 @@ def decoded(request, message_class: type[Message]) -> Message:
     """ApiError when the bytes were none."""
     if isinstance(request, Undecodable):
         raise ApiError(
-            grpc.StatusCode.INVALID_ARGUMENT, f"request: these bytes are no {message_class.DESCRIPTOR.full_name}"
+            grpc.StatusCode.INVALID_ARGUMENT,
+            f"request: these bytes are no {message_class.DESCRIPTOR.full_name}",
         )
     return request
 

@@ -155,7 +155,9 @@ class Runtime:
                     group.create_task(serving.follow())
                 api_entry.install(ApiApplication(doors), doors, scrape)
                 self._on_started(lnd.info.identity_pubkey)
-                logger.info("IMPD started!", extra={"pubkey": lnd.info.identity_pubkey, "network": lnd.network})
+                logger.info(
+                    "IMPD started!", extra={"pubkey": lnd.info.identity_pubkey, "network": lnd.network}
+                )
                 # What was made at start stays: the collector need not walk through it again and again.
                 gc.collect()
                 gc.freeze()

@@ -81,7 +81,10 @@ class SatField(serializers.IntegerField):
             default=1,
             min_value=1,
             max_value=MAX_SAT,
-            error_messages={"min_value": "must not be negative", "max_value": "is more than there are satoshis"},
+            error_messages={
+                "min_value": "must not be negative",
+                "max_value": "is more than there are satoshis",
+            },
         )
 
 
@@ -125,7 +128,9 @@ class ListMessagesRequest(RequestSerializer):
         default="", choices=Direction.values, error_messages={"invalid_choice": "must be out or in"}
     )
     state = serializers.ChoiceField(
-        default="", choices=State.values, error_messages={"invalid_choice": f"must be one of {', '.join(State.values)}"}
+        default="",
+        choices=State.values,
+        error_messages={"invalid_choice": f"must be one of {', '.join(State.values)}"},
     )
     before = UUIDField(default=None)
     limit = serializers.IntegerField(
@@ -146,7 +151,9 @@ class ListMessagesResponse(ReplySerializer):
 
 class EstimateMessageRequest(RequestSerializer):
     pubkey = PubkeyField(error_messages={"required": "is missing"})
-    size = serializers.IntegerField(default=1, min_value=1, error_messages={"min_value": "must not be negative"})
+    size = serializers.IntegerField(
+        default=1, min_value=1, error_messages={"min_value": "must not be negative"}
+    )
     amount = SatField()
 
     class Meta:

@@ -62,7 +62,9 @@ class ServerLock:
                 self._connection.execute("SELECT 1")
                 return
             except psycopg.Error as error:
-                logger.warning("the connection that locks the database is lost (%s); taking the lock again", error)
+                logger.warning(
+                    "the connection that locks the database is lost (%s); taking the lock again", error
+                )
                 self._connection.close()
         try:
             self._take()
@@ -92,7 +94,11 @@ class ServerLock:
             # The other has just ended; or it is this process's own lost session, of whose end the server does not know.
             raise psycopg.OperationalError("the lock is not free yet")
         words = (name or "").split()
-        who = f"process {words[1]} on {words[3]}" if words[:1] == ["runimpd"] and len(words) == 4 else "process unknown"
+        who = (
+            f"process {words[1]} on {words[3]}"
+            if words[:1] == ["runimpd"] and len(words) == 4
+            else "process unknown"
+        )
         raise StartError(
             f"another runimpd ({who}) runs on this database; stop it first (it holds the advisory lock {ADVISORY_KEY})"
         )

@@ -36,7 +36,9 @@ def expenses_of(caller: str, fee_limit_msat: FeeLimit, since: datetime) -> list[
     entries = _entries(caller, since)
     ids = list(entries.order_by("created_at").values_list("message_id", flat=True)[:MOST_EXPENSES])
     messages = named(Direction.OUT, ids).filter(cost_msat__gt=0)
-    payments = _payments(caller, since, entries.values("message_id")).filter(cost_msat__gt=0).order_by("created_at")
+    payments = (
+        _payments(caller, since, entries.values("message_id")).filter(cost_msat__gt=0).order_by("created_at")
+    )
     return [
         *messages.values_list("created_at", "cost_msat"),
         *payments.values_list("created_at", "cost_msat")[:MOST_EXPENSES],
@@ -50,14 +52,22 @@ def _entries(caller: str, since: datetime) -> QuerySet[AuditEntry]:
 
 def _payments(caller: str, since: datetime, ids: QuerySet) -> QuerySet[InvoicePayment]:
     """One that failed may be begun again, with another key."""
-    last = AuditEntry.objects.filter(message_id=OuterRef("pk"), spends=True).order_by("-pk").values("caller")[:1]
-    return InvoicePayment.objects.filter(pk__in=ids, created_at__gte=since).annotate(last=Subquery(last)).filter(last=caller)
+    last = (
+        AuditEntry.objects.filter(message_id=OuterRef("pk"), spends=True).order_by("-pk").values("caller")[:1]
+    )
+    return (
+        InvoicePayment.objects.filter(pk__in=ids, created_at__gte=since)
+        .annotate(last=Subquery(last))
+        .filter(last=caller)
+    )
 
 
 def _of_purchases(ids: Iterable[UUID] | QuerySet, fee_limit_msat: FeeLimit) -> list[tuple[datetime, int]]:
     purchases = list(Purchase.objects.filter(pk__in=ids))
     hashes = [purchase.payment_hash for purchase in purchases if purchase.payment_hash]
-    costs = dict(InvoicePayment.objects.filter(payment_hash__in=hashes).values_list("payment_hash", "cost_msat"))
+    costs = dict(
+        InvoicePayment.objects.filter(payment_hash__in=hashes).values_list("payment_hash", "cost_msat")
+    )
     costs = {bytes(payment_hash): cost for payment_hash, cost in costs.items()}
     found = []
     for purchase in purchases:

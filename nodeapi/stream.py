@@ -66,7 +66,9 @@ class Frame:
 def notice(seq: int, text: str, *, as_text: bool) -> Frame:
     """What the stream says of itself: no event of the log, but in its place."""
     data = codec.dump({"error": text})
-    return Frame(Event(seq=seq, message_id=UUID(int=0), data=data, service_type=NOTICE, amount_sat=0), as_text)
+    return Frame(
+        Event(seq=seq, message_id=UUID(int=0), data=data, service_type=NOTICE, amount_sat=0), as_text
+    )
 
 
 class Subscription:
@@ -287,7 +289,9 @@ class Hub:
                     await self._receive(layer, channel)
             except Exception as error:
                 if self._listening:
-                    logger.warning("channel layer: %s; the stream polls the log meanwhile", type(error).__name__)
+                    logger.warning(
+                        "channel layer: %s; the stream polls the log meanwhile", type(error).__name__
+                    )
                 self._listening = False
                 await asyncio.sleep(1.0)
 

@@ -159,7 +159,9 @@ class Window:
         self._acknowledged.set()
 
 
-def bearer_from_subprotocol(headers: dict[str, str], subprotocols: list[str]) -> tuple[dict[str, str], str | None]:
+def bearer_from_subprotocol(
+    headers: dict[str, str], subprotocols: list[str]
+) -> tuple[dict[str, str], str | None]:
     """A browser gives its key as the subprotocol pair `Bearer, KEY`; the server answers with `Bearer`."""
     if len(subprotocols) == 2 and subprotocols[0].lower() == "bearer":
         return headers | {"authorization": f"Bearer {subprotocols[1]}"}, subprotocols[0]

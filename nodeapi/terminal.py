@@ -26,7 +26,9 @@ TAB_COLUMNS = 4
 WIDE_COLUMNS = 120
 # So that a pipe or a file gets every line whole.
 _NO_TERMINAL_COLUMNS = 10_000
-_THEME = Theme({"good": "green", "warn": "yellow", "bad": "bold red", "head": "bold", "dim": "dim", "id": "cyan"})
+_THEME = Theme(
+    {"good": "green", "warn": "yellow", "bad": "bold red", "head": "bold", "dim": "dim", "id": "cyan"}
+)
 
 
 def console(stream: TextIO | None = None) -> Console:
@@ -78,7 +80,9 @@ def is_text(data: bytes) -> bool:
         text = data.decode()
     except UnicodeDecodeError:
         return False
-    escaped = sum(unicodedata.category(character) in _ESCAPED and character not in "\n\r\t" for character in text)
+    escaped = sum(
+        unicodedata.category(character) in _ESCAPED and character not in "\n\r\t" for character in text
+    )
     return escaped * 4 <= len(text)
 
 

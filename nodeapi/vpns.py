@@ -26,12 +26,16 @@ async def request_quote(doors, *, pubkey: str, claim: Claim | None) -> dict[str,
     return await _ask(doors, pubkey, claim, partial(services.quote_request, outbox=doors.engine.outbox))
 
 
-async def accept_contract(doors, *, pubkey: str, nonce: str, price: str, claim: Claim | None) -> dict[str, Any]:
+async def accept_contract(
+    doors, *, pubkey: str, nonce: str, price: str, claim: Claim | None
+) -> dict[str, Any]:
     """Buys a lease for `price` sat."""
     return await _buy(doors, services.contract_accept, pubkey, nonce, price, claim)
 
 
-async def refresh_contract(doors, *, pubkey: str, nonce: str, price: str, claim: Claim | None) -> dict[str, Any]:
+async def refresh_contract(
+    doors, *, pubkey: str, nonce: str, price: str, claim: Claim | None
+) -> dict[str, Any]:
     """Buys more time for a lease that runs."""
     return await _buy(doors, services.contract_refresh, pubkey, nonce, price, claim)
 
@@ -60,12 +64,16 @@ async def _buy(doors, service, pubkey: str, nonce: str, price: str, claim: Claim
         require_permitted(engine, "price", price_msat)
         require_spendable(engine, "price", price_msat)
         engine.budgets.reserve_further(price_msat)
-        return await service(outbox=engine.outbox, database=doors.database, nonce=nonce, price=price, **arguments)
+        return await service(
+            outbox=engine.outbox, database=doors.database, nonce=nonce, price=price, **arguments
+        )
 
     return await _ask(doors, pubkey, claim, ask)
 
 
-async def _ask(doors, pubkey: str, claim: Claim | None, ask: Callable[..., Awaitable[UUID]]) -> dict[str, Any]:
+async def _ask(
+    doors, pubkey: str, claim: Claim | None, ask: Callable[..., Awaitable[UUID]]
+) -> dict[str, Any]:
     engine = doors.engine
     require_running(engine, SERVICE)
     require_other_node(engine, pubkey)

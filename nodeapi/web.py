@@ -72,7 +72,9 @@ class ApiApplication:
         request = ApiRequest(scope, headers, body)
         response = await view(request, visit=visit_of(scope, headers), **fields)
         response.render()
-        named = [(name.lower().encode(), value.encode()) for name, value in response.items() if name != "Allow"]
+        named = [
+            (name.lower().encode(), value.encode()) for name, value in response.items() if name != "Allow"
+        ]
         await respond(send, response.status_code, response.content, extra, named)
 
     async def _preflight(self, scope, send, extra) -> None:

@@ -34,7 +34,9 @@ def started(config, pubkey: str, *, with_http: bool = True, simulation: Path | N
 
 
 def _simulated(config, simulation: Path) -> list[str]:
-    partner = yaml.safe_load((simulation / "partner" / "config.yml").read_text())["lightning"]["lnd_node"]["pub_key"]
+    partner = yaml.safe_load((simulation / "partner" / "config.yml").read_text())["lightning"]["lnd_node"][
+        "pub_key"
+    ]
     url = f"{config.server.scheme}://{reachable(config.server.http_addr)}"
     curl = " ".join(["curl", *curl_options(config)])
     body = json.dumps({"msg": "aGVsbG8=", "pubkey": partner})

@@ -80,7 +80,9 @@ def test_lightning_knows_no_django(path):
 def test_no_import_is_hidden_in_a_function(path):
     if place(path) in MAY_IMPORT_INSIDE_FUNCTIONS:
         return
-    functions = [n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)]
+    functions = [
+        n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+    ]
     hidden = {name for function in functions for name in imports(function, path)}
     # protoc writes such imports into nothing that is ours.
     assert not hidden
@@ -105,7 +107,9 @@ def test_something_sends_to_a_group():
 
 def test_modules_do_not_import_in_circles():
     names = {module_name(path) for path in FILES}
-    graph = {module_name(path): set(imports(tree(path), path)) & names - {module_name(path)} for path in FILES}
+    graph = {
+        module_name(path): set(imports(tree(path), path)) & names - {module_name(path)} for path in FILES
+    }
     finished, on_the_way = set(), []
 
     def visit(name: str) -> None:

@@ -43,7 +43,9 @@ def test_services_call_what_exists_with_keys_that_exist(name):
         assert command[0] in commands()
     assert service["read_only"] and service["cap_drop"] == ["ALL"]
     test = service.get("healthcheck", {}).get("test", [])
-    assert not any(part.startswith("/app/deploy") and not (ROOT / part.removeprefix("/app/")).exists() for part in test)
+    assert not any(
+        part.startswith("/app/deploy") and not (ROOT / part.removeprefix("/app/")).exists() for part in test
+    )
 
 
 def test_what_services_use_is_declared():
@@ -68,9 +70,13 @@ def test_ports_and_addresses_agree():
     # Each daphne has metrics of its own, so that Prometheus has to be let in by the daphnes' names, and not by the proxy.
     assert "respond /metrics 404" in CADDYFILE
     for daphne in daphnes:
-        assert {"daphne1", "daphne2"} <= set(yaml.safe_load(daphne["environment"]["IMPD_SERVER__ALLOWED_HOSTS"]))
+        assert {"daphne1", "daphne2"} <= set(
+            yaml.safe_load(daphne["environment"]["IMPD_SERVER__ALLOWED_HOSTS"])
+        )
     assert re.search(r"^EXPOSE 8881 8882$", DOCKERFILE, re.MULTILINE)
-    trying = {name: OURS[name]["environment"]["IMPD_SERVER__HTTP_ADDR"].split(":")[1] for name in ("alice", "bob")}
+    trying = {
+        name: OURS[name]["environment"]["IMPD_SERVER__HTTP_ADDR"].split(":")[1] for name in ("alice", "bob")
+    }
     published = {port.split(":")[-1] for port in OURS["simulated"]["ports"]}
     assert set(trying.values()) <= published and len(set(trying.values())) == 2
 
@@ -79,7 +85,11 @@ def test_the_image_has_all_rooms_and_nothing_else_is_sent_to_the_build():
     copied = set(re.findall(r"^COPY (?!--)(\S+)", DOCKERFILE, re.MULTILINE))
     assert set(ROOMS) <= copied
     assert all((ROOT / name).exists() for name in copied)
-    allowed = {line.removeprefix("!") for line in (ROOT / ".dockerignore").read_text().splitlines() if line[:1] == "!"}
+    allowed = {
+        line.removeprefix("!")
+        for line in (ROOT / ".dockerignore").read_text().splitlines()
+        if line[:1] == "!"
+    }
     assert allowed == copied
     assert "USER impervious" in DOCKERFILE and "--require-hashes" in DOCKERFILE
 
@@ -101,7 +111,9 @@ def test_the_configuration_of_compose_is_whole(name, secrets, tmp_path):
     example = (ROOT / "config/example.config.yml").read_text()
     (tmp_path / "config.yml").write_text(example)
     environ = {
-        key: str(value).replace("/run/secrets", str(secrets)).replace("${NODE_HOST:-localhost}", "node.example.com")
+        key: str(value)
+        .replace("/run/secrets", str(secrets))
+        .replace("${NODE_HOST:-localhost}", "node.example.com")
         for key, value in OURS[name]["environment"].items()
         if not key.endswith("TLS_CERT")
     }
@@ -126,7 +138,10 @@ def test_units_call_what_exists():
     assert "manage.py runimpd --config" in node["ExecStart"] and "runimpd" in commands()
     path = node["ExecStart"].split()[-1]
     assert f"IMPD_CONFIG={path}" in daphne["Environment"].split()
-    assert "impervious_site.asgi:application" in daphne["ExecStart"] and (ROOT / "impervious_site/asgi.py").exists()
+    assert (
+        "impervious_site.asgi:application" in daphne["ExecStart"]
+        and (ROOT / "impervious_site/asgi.py").exists()
+    )
     without = (UNITS / "without-http.conf").read_text()
     assert "runimpd --no-http --config " + path in without
     for service in (node, daphne):
@@ -135,10 +150,23 @@ def test_units_call_what_exists():
 
 # Each of these means NoNewPrivileges=yes to systemd 252 where User= is set, whatever is said of that (systemd.exec(5)).
 IMPLY_NO_NEW_PRIVILEGES = {
-    "DynamicUser", "LockPersonality", "MemoryDenyWriteExecute", "PrivateDevices", "ProtectClock", "ProtectHostname",
-    "ProtectKernelLogs", "ProtectKernelModules", "ProtectKernelTunables", "RestrictAddressFamilies", "RestrictNamespaces",
-    "RestrictRealtime", "RestrictSUIDSGID", "SystemCallArchitectures", "SystemCallFilter", "SystemCallLog",
-}  # fmt: skip
+    "DynamicUser",
+    "LockPersonality",
+    "MemoryDenyWriteExecute",
+    "PrivateDevices",
+    "ProtectClock",
+    "ProtectHostname",
+    "ProtectKernelLogs",
+    "ProtectKernelModules",
+    "ProtectKernelTunables",
+    "RestrictAddressFamilies",
+    "RestrictNamespaces",
+    "RestrictRealtime",
+    "RestrictSUIDSGID",
+    "SystemCallArchitectures",
+    "SystemCallFilter",
+    "SystemCallLog",
+}
 
 
 def test_a_node_that_sells_vpn_can_call_sudo():
@@ -157,7 +185,9 @@ def test_units_pass_systemds_own_check(name, tmp_path):
     unit_file = runnable_copy(UNITS / name, tmp_path)
     assert not complaints(unit_file)
     rated = subprocess.run(
-        [ANALYZE, "security", "--offline=true", "--threshold=20", str(unit_file)], capture_output=True, text=True
+        [ANALYZE, "security", "--offline=true", "--threshold=20", str(unit_file)],
+        capture_output=True,
+        text=True,
     )
     if "unrecognized option" not in rated.stderr:
         assert rated.returncode == 0, rated.stdout[-300:]
@@ -188,7 +218,9 @@ def complaints(unit_file: Path) -> list[str]:
 def test_the_health_check_asks_the_node_and_no_proxy(door, alice):
     """A container engine may give each container a proxy for the way out."""
     nobody = f"http://127.0.0.1:{free_port()}"
-    environ = os.environ | {name: nobody for name in ("http_proxy", "https_proxy", "grpc_proxy")} | {"no_proxy": ""}
+    environ = (
+        os.environ | {name: nobody for name in ("http_proxy", "https_proxy", "grpc_proxy")} | {"no_proxy": ""}
+    )
     alice.wait_until(lambda: alice.get("/health/ready").status == 200)
     url = f"http://{alice.http}/health/ready" if door == "http" else f"grpc://{alice.grpc}"
 

@@ -50,7 +50,9 @@ def test_the_page(network, tmp_path):
             apply(example, root)
     (row,) = [yaml.safe_load(example.text)[0] for example in page if example.language == "yaml"]
     (use,) = [example for example in page if example.language == "sh"]
-    services = [{"service_type": name, "active": True, "custom_record_number": n} for name, n in SERVICES.items()]
+    services = [
+        {"service_type": name, "active": True, "custom_record_number": n} for name, n in SERVICES.items()
+    ]
     extra = {"service_list": [*services, row]}
     with (
         Node(network.nodes["bob"], tmp_path / "alice", extra=extra, root=root) as alice,
@@ -62,7 +64,11 @@ def test_the_page(network, tmp_path):
         message_id = json.loads(started.run_block(use))["id"]
         asked, answered = at_bob.event(), at_alice.event()
         assert (asked["id"], data_of(asked)) == (message_id, b"hello")
-        assert (answered["replyToId"], data_of(answered), answered["serviceType"]) == (message_id, b"HELLO", "echo")
+        assert (answered["replyToId"], data_of(answered), answered["serviceType"]) == (
+            message_id,
+            b"HELLO",
+            "echo",
+        )
         bob.wait_until(lambda: '"answers": 1' in bob.log)
         described = alice.get("/v1/openapi.json").json["paths"]["/v1/echo/send"]["post"]
         assert described["summary"] and described["requestBody"]["content"]["application/json"]["example"]

@@ -55,8 +55,10 @@ def machine() -> Iterator[list[str]]:
     as_root = [] if os.geteuid() == 0 else ["-r"]
     holder = subprocess.Popen(
         ["unshare", *as_root, "-n", "sh", "-c", "ip link set lo up && echo ready && exec sleep infinity"],
-        env=os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"}, stdout=subprocess.PIPE, text=True,
-    )  # fmt: skip
+        env=os.environ | {"PATH": os.environ["PATH"] + ":/usr/sbin:/sbin"},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     try:
         if holder.stdout.readline() == "ready\n":
             user = ["-U", "--preserve-credentials"] if as_root else []
@@ -115,8 +117,10 @@ def test_simulated(project, machine, tmp_path):
     logs = {name: tmp_path / f"{name}.log" for name in ("network", "alice", "bob")}
     network = project / "network"
     with page.running("./impervious simulate --dir", output=logs["network"]):
-        wait_until(lambda: all((network / name / "config.yml").exists() for name in logs if name != "network"),
-                   output=logs["network"])  # fmt: skip
+        wait_until(
+            lambda: all((network / name / "config.yml").exists() for name in logs if name != "network"),
+            output=logs["network"],
+        )
         with (
             page.running("network/alice/config.yml", output=logs["alice"]),
             page.running("--config network/bob/config.yml", output=logs["bob"]),
@@ -134,7 +138,11 @@ def test_simulated(project, machine, tmp_path):
 def of_the_test(**more: str) -> dict[str, str]:
     """The node's ports, by the environment; they stand in no command of the page."""
     http = f"127.0.0.1:{free_port()}"
-    return {"IMPD_SERVER__GRPC_ADDR": f"127.0.0.1:{free_port()}", "IMPD_SERVER__HTTP_ADDR": http, "NODE": http} | more
+    return {
+        "IMPD_SERVER__GRPC_ADDR": f"127.0.0.1:{free_port()}",
+        "IMPD_SERVER__HTTP_ADDR": http,
+        "NODE": http,
+    } | more
 
 
 def test_hosted(project, network, tmp_path):
@@ -175,7 +183,9 @@ def test_on_a_real_lnd(project, tmp_path_factory, tmp_path):
     loop.run(real.__aenter__())
     try:
         lnd, peer = real.nodes["alice"], real.nodes["bob"]
-        environ = of_the_test(LND_DIR=str(lnd.directory), NETWORK="simnet", LND_PORT=str(lnd.port), PEER=peer.pubkey)
+        environ = of_the_test(
+            LND_DIR=str(lnd.directory), NETWORK="simnet", LND_PORT=str(lnd.port), PEER=peer.pubkey
+        )
         page = Page("real-lnd.md", cwd=project, **environ)
         page.run("cat > node.yml")
         log = tmp_path / "node.log"

@@ -121,7 +121,9 @@ def test_links_between_files_lead_to_files(page):
 
 
 def described() -> list[configuration.Key]:
-    return [key for keys in configuration.sections(configuration.EXAMPLE.read_text()).values() for key in keys]
+    return [
+        key for keys in configuration.sections(configuration.EXAMPLE.read_text()).values() for key in keys
+    ]
 
 
 def test_every_key_has_a_meaning():
@@ -148,9 +150,15 @@ def test_every_key_is_in_the_reference():
 
 def test_bounds_and_defaults_are_those_of_the_types():
     keys = {key.path: key for key in described()}
-    assert (keys["message.in_flight"].type, keys["message.in_flight"].default) == ("whole number, at least 1", "`256`")
+    assert (keys["message.in_flight"].type, keys["message.in_flight"].default) == (
+        "whole number, at least 1",
+        "`256`",
+    )
     assert keys["federate.max_members"].type == "whole number, 1 to 1000"
-    assert (keys["server.grpc_addr"].default, keys["lightning.lnd_node.ip"].default) == ("`127.0.0.1:8881`", "required")
+    assert (keys["server.grpc_addr"].default, keys["lightning.lnd_node.ip"].default) == (
+        "`127.0.0.1:8881`",
+        "required",
+    )
     assert (keys["socket.pin"].default, keys["lightning.max_fee_percent"].default) == ("`true`", "`5`")
 
 
@@ -206,7 +214,9 @@ def test_every_message_that_is_explained_is_one_of_the_code():
     known = "\n".join({simple(message) for message in messages_of_the_code()})
     quoted = quoted_messages(DOCS / "errors.md")
     assert len(quoted) > 80
-    assert not [text for text in quoted if simple(text) not in known and without_field(simple(text)) not in known]
+    assert not [
+        text for text in quoted if simple(text) not in known and without_field(simple(text)) not in known
+    ]
 
 
 def without_field(text: str) -> str:

@@ -37,5 +37,7 @@ def test_generated_code_is_not_stale(generated, proto):
 
 def test_no_generated_code_without_its_proto():
     committed = {path.relative_to(ROOT) for path in (ROOT / "protos").rglob("*_pb2*.py")}
-    expected = {proto.with_name(proto.stem + suffix) for proto in PROTOS for suffix in ("_pb2.py", "_pb2_grpc.py")}
+    expected = {
+        proto.with_name(proto.stem + suffix) for proto in PROTOS for suffix in ("_pb2.py", "_pb2_grpc.py")
+    }
     assert committed <= expected

@@ -23,7 +23,9 @@ def wanted(name: str) -> list[Requirement]:
 
 def pinned(name: str) -> list[tuple[Requirement, int]]:
     """Each pin of a .txt file, and how many hashes it has."""
-    text = re.sub(r"^\s*#.*$", "", (ROOT / f"{name}.txt").read_text(), flags=re.MULTILINE).replace("\\\n", " ")
+    text = re.sub(r"^\s*#.*$", "", (ROOT / f"{name}.txt").read_text(), flags=re.MULTILINE).replace(
+        "\\\n", " "
+    )
     lines = [line for line in text.splitlines() if line.strip()]
     return [(Requirement(HASH.sub("", line).strip()), len(HASH.findall(line))) for line in lines]
 
@@ -62,7 +64,9 @@ def needed_by(pin: Requirement) -> list[Requirement]:
     """What an installed package asks for, in this environment."""
     needs = [Requirement(text) for text in metadata.requires(pin.name) or []]
     environments = [{"extra": extra} for extra in pin.extras or {""}]
-    return [need for need in needs if not need.marker or any(need.marker.evaluate(each) for each in environments)]
+    return [
+        need for need in needs if not need.marker or any(need.marker.evaluate(each) for each in environments)
+    ]
 
 
 @pytest.mark.parametrize("name", INSTALLED)

@@ -47,18 +47,49 @@ class RunningFilter(StateFilter):
 class LeaseAdmin(HistoryAdmin, Noted):
     noted_as = "leases"
     list_display = (
-        "peer", "addresses", "state", "price", "time_left", "ends", "handshake", "received", "sent",
-    )  # fmt: skip
+        "peer",
+        "addresses",
+        "state",
+        "price",
+        "time_left",
+        "ends",
+        "handshake",
+        "received",
+        "sent",
+    )
     list_filter = (RunningFilter,)
     search_fields = ("buyer__startswith", "wg_key__startswith", "addresses__startswith")
     search_help_text = "The beginning of a node's key, of a WireGuard key, or of an address"
     ordering = ("-pk",)
     actions = ("extend_by_an_hour", "extend_by_a_day", "end_now")
     fields = (
-        "contract_id", "buyer", "wg_key", "addresses", "price", "state", "cause", "starts", "ends", "time_left", "paid",
-        "handshake", "received", "sent", "history",
-    )  # fmt: skip
-    readonly_fields = ("price", "starts", "ends", "time_left", "paid", "handshake", "received", "sent", "history")
+        "contract_id",
+        "buyer",
+        "wg_key",
+        "addresses",
+        "price",
+        "state",
+        "cause",
+        "starts",
+        "ends",
+        "time_left",
+        "paid",
+        "handshake",
+        "received",
+        "sent",
+        "history",
+    )
+    readonly_fields = (
+        "price",
+        "starts",
+        "ends",
+        "time_left",
+        "paid",
+        "handshake",
+        "received",
+        "sent",
+        "history",
+    )
 
     def has_act_permission(self, request) -> bool:
         return request.user.has_perm("vpn.change_lease")
@@ -77,7 +108,9 @@ class LeaseAdmin(HistoryAdmin, Noted):
 
     def _wish(self, request, queryset, action: LeaseWish.Action, seconds: int) -> None:
         asked_by = request.user.get_username()
-        made = [LeaseWish(lease=lease, action=action, seconds=seconds, asked_by=asked_by) for lease in queryset]
+        made = [
+            LeaseWish(lease=lease, action=action, seconds=seconds, asked_by=asked_by) for lease in queryset
+        ]
         LeaseWish.objects.bulk_create(made)
         by = f" by {seconds} s" if seconds else ""
         for wish in made:
@@ -133,7 +166,8 @@ class LeaseAdmin(HistoryAdmin, Noted):
     @admin.display(description="history (UTC)")
     def history(self, lease: Lease) -> str:
         lines = (
-            f"{to_the_second(step.created_at)}  {step.state}: {step.cause}" for step in lease.steps.order_by("-pk")[:50]
+            f"{to_the_second(step.created_at)}  {step.state}: {step.cause}"
+            for step in lease.steps.order_by("-pk")[:50]
         )
         return format_html('<span style="white-space:pre-line">{}</span>', "\n".join(lines))
 
@@ -169,7 +203,15 @@ class TermAdmin(HistoryAdmin):
 
 @admin.register(Quote)
 class QuoteAdmin(HistoryAdmin):
-    list_display = ("when", "buyer_short", "price_sat", "min_price_sat", "max_price_sat", "holds_until", "used")
+    list_display = (
+        "when",
+        "buyer_short",
+        "price_sat",
+        "min_price_sat",
+        "max_price_sat",
+        "holds_until",
+        "used",
+    )
     list_filter = ("created_at",)
     search_fields = ("buyer__startswith", "nonce__startswith")
     fields = ("nonce", "buyer", "price_sat", "min_price_sat", "max_price_sat", "when", "holds_until", "used")
@@ -258,13 +300,19 @@ def pool_map() -> dict:
     if config is None:
         return {}
     pool = Pool(config.vpn.subnet)
-    taken = {address.client: address.lease for address in Address.objects.exclude(lease=None).select_related("lease")}
+    taken = {
+        address.client: address.lease
+        for address in Address.objects.exclude(lease=None).select_related("lease")
+    }
     cells = []
     for client in pool.clients[:SHOWN_CELLS]:
         lease = taken.get(client)
         shown = ", ".join(str(address) for address in pool.addresses(client))
         cells.append(
-            {"state": lease.state if lease else "free", "title": f"{shown}: {lease.state if lease else 'free'}"}
+            {
+                "state": lease.state if lease else "free",
+                "title": f"{shown}: {lease.state if lease else 'free'}",
+            }
         )
     shop = Shop.objects.filter(pk=1).first()
     return {
@@ -326,7 +374,18 @@ class PurchaseAdmin(HistoryAdmin):
     list_display = ("when", "seller_short", "kind", "price_sat", "seconds", "state", "cause")
     list_filter = ("state", "kind", "created_at")
     search_fields = ("seller__startswith",)
-    fields = ("id", "seller", "kind", "lease_id", "price_sat", "hourly_price_sat", "seconds", "state", "cause", "when")
+    fields = (
+        "id",
+        "seller",
+        "kind",
+        "lease_id",
+        "price_sat",
+        "hourly_price_sat",
+        "seconds",
+        "state",
+        "cause",
+        "when",
+    )
     readonly_fields = ("when",)
     ordering = ("-created_at",)
 
@@ -344,7 +403,16 @@ class ReceivedQuoteAdmin(HistoryAdmin):
     list_display = ("when", "seller_short", "price_sat", "min_price_sat", "max_price_sat", "holds_until")
     list_filter = ("created_at",)
     search_fields = ("seller__startswith",)
-    fields = ("request_id", "seller", "nonce", "price_sat", "min_price_sat", "max_price_sat", "when", "holds_until")
+    fields = (
+        "request_id",
+        "seller",
+        "nonce",
+        "price_sat",
+        "min_price_sat",
+        "max_price_sat",
+        "when",
+        "holds_until",
+    )
     readonly_fields = ("when", "holds_until")
     ordering = ("-created_at",)
 

@@ -35,7 +35,8 @@ _TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d{1,9})?Z", re.ASCII)
 def encode(type: str, **fields: Any) -> bytes:
     """Moments become text, UUIDs and numbers stay what they are in JSON."""
     return orjson.dumps(
-        {"type": type} | {name: rfc3339_seconds(v) if isinstance(v, datetime) else v for name, v in fields.items()}
+        {"type": type}
+        | {name: rfc3339_seconds(v) if isinstance(v, datetime) else v for name, v in fields.items()}
     )
 
 
@@ -106,20 +107,34 @@ _END = {"id": _uuid, "expires_at": _time}
 _FIELDS: dict[str, dict[str, Take]] = {
     QUOTE_REQUEST: {},
     QUOTE: {
-        "nonce": _NONCE_FIELD, "price": _price, "min_price": _price, "max_price": _price, "expires_at": _time,
+        "nonce": _NONCE_FIELD,
+        "price": _price,
+        "min_price": _price,
+        "max_price": _price,
+        "expires_at": _time,
     },
     CONTRACT: _ASKED,
     REFRESH: _ASKED,
     # `seconds`, which older nodes do not tell: what the price buys.
     INVOICE: {"payment_request": _text(MAX_INVOICE_CHARACTERS), "seconds": _whole(1, optional=True)},
     LEASE: {
-        "id": _uuid, "address": _text(100), "endpoint": _text(60), "server_pub_key": _text(MAX_KEY_CHARACTERS),
-        "dns": _text(45, optional=True), "allowed_ips": _text(MAX_LIST_CHARACTERS), "keepalive": _whole(0),
-        "expires_at": _time, "seconds": _whole(1), "payment_hash": _text(64, _HASH),
+        "id": _uuid,
+        "address": _text(100),
+        "endpoint": _text(60),
+        "server_pub_key": _text(MAX_KEY_CHARACTERS),
+        "dns": _text(45, optional=True),
+        "allowed_ips": _text(MAX_LIST_CHARACTERS),
+        "keepalive": _whole(0),
+        "expires_at": _time,
+        "seconds": _whole(1),
+        "payment_hash": _text(64, _HASH),
     },
     LEASE_REQUEST: {"id": _uuid},
-    REFUSAL: {"reason": _text(MAX_REASON_CHARACTERS, _REASON), "text": _text(MAX_TEXT_CHARACTERS, optional=True)},
+    REFUSAL: {
+        "reason": _text(MAX_REASON_CHARACTERS, _REASON),
+        "text": _text(MAX_TEXT_CHARACTERS, optional=True),
+    },
     EXPIRING: _END,
     ENDED: _END,
-}  # fmt: skip
+}
 PEERING = ("address", "endpoint", "server_pub_key", "dns", "allowed_ips", "keepalive")

@@ -43,7 +43,9 @@ class Buyer:
 
     async def run(self) -> None:
         async with asyncio.TaskGroup() as group:
-            group.create_task(look_forever(self.look, self._settings.buying, lambda: LOOK_SECONDS, name="purchases"))
+            group.create_task(
+                look_forever(self.look, self._settings.buying, lambda: LOOK_SECONDS, name="purchases")
+            )
             if self._settings.auto_renew:
                 group.create_task(self._renew_forever())
 
@@ -111,7 +113,9 @@ class Buyer:
             return "the invoice has expired"
         if request.cltv_expiry > MAX_FINAL_CLTV_BLOCKS:
             most = MAX_FINAL_CLTV_BLOCKS
-            return f"the invoice could hold the money for {request.cltv_expiry} blocks; at most {most} are paid"
+            return (
+                f"the invoice could hold the money for {request.cltv_expiry} blocks; at most {most} are paid"
+            )
         return ""
 
     async def _follow(self, purchase: Purchase) -> None:

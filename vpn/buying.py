@@ -61,7 +61,9 @@ def contract_of(seller: str, nonce: str, price: str) -> tuple[ReceivedQuote, int
         raise NotPossible("nonce", "is of no quote that this node has had from this node", invalid=True)
     price_sat = _price_within(price, quote.min_price_sat, quote.max_price_sat)
     if quote.expires_at <= timezone.now():
-        raise NotPossible("nonce", f"its quote held until {rfc3339_seconds(quote.expires_at)}: ask for another")
+        raise NotPossible(
+            "nonce", f"its quote held until {rfc3339_seconds(quote.expires_at)}: ask for another"
+        )
     used = Purchase.objects.filter(seller=seller, nonce=nonce).exclude(state=PurchaseState.REFUSED)
     if used.exists():
         raise NotPossible("nonce", "was used for a contract before: ask for another quote")
@@ -71,7 +73,9 @@ def contract_of(seller: str, nonce: str, price: str) -> tuple[ReceivedQuote, int
 def send_contract(message: Message, nonce: str, price: str, keys: KeyPair) -> None:
     """Before `message` is stored. Raises NotPossible."""
     quote, price_sat = contract_of(message.pubkey, nonce, price)
-    _store_purchase(message, Term.Kind.CONTRACT, message.message_id, nonce, price_sat, quote.price_sat, keys.public)
+    _store_purchase(
+        message, Term.Kind.CONTRACT, message.message_id, nonce, price_sat, quote.price_sat, keys.public
+    )
     ClientKey.objects.create(contract_id=message.message_id, sealed=sealing.seal(keys.private))
 
 
@@ -92,7 +96,14 @@ def send_refresh(message: Message, nonce: str, price: str, *, automatic: bool = 
     """Before `message` is stored. Raises NotPossible."""
     lease, price_sat = refresh_of(message.pubkey, nonce, price)
     _store_purchase(
-        message, Term.Kind.REFRESH, lease.pk, nonce, price_sat, lease.price_sat, lease.public_key, automatic=automatic
+        message,
+        Term.Kind.REFRESH,
+        lease.pk,
+        nonce,
+        price_sat,
+        lease.price_sat,
+        lease.public_key,
+        automatic=automatic,
     )
 
 
@@ -151,7 +162,9 @@ def quote_received(message: Message, body: dict[str, Any], settings: VpnSettings
     asked.save()
     told = {name: body[name] for name in ("nonce", "price", "min_price", "max_price", "expires_at")}
     return Reaction(
-        events=[telling.event(bodies.QUOTE, message.reply_to, received=message, pubkey=message.pubkey, **told)]
+        events=[
+            telling.event(bodies.QUOTE, message.reply_to, received=message, pubkey=message.pubkey, **told)
+        ]
     )
 
 
@@ -160,7 +173,9 @@ def invoice_received(message: Message, body: dict[str, Any], settings: VpnSettin
     if purchase is None or purchase.state != PurchaseState.ASKED:
         return Reaction(dropped="invoice_unasked")
     if body["seconds"] is not None and body["seconds"] < purchase.seconds:
-        text = f"the invoice is for {body['seconds']} seconds; {purchase.price_sat} sat buy {purchase.seconds}"
+        text = (
+            f"the invoice is for {body['seconds']} seconds; {purchase.price_sat} sat buy {purchase.seconds}"
+        )
         return Reaction(events=[refuse(purchase, "less_time", text)])
     purchase.payment_request, purchase.state = body["payment_request"], PurchaseState.INVOICED
     purchase.save()
@@ -169,7 +184,9 @@ def invoice_received(message: Message, body: dict[str, Any], settings: VpnSettin
 
 
 def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
-    purchase = Purchase.objects.filter(seller=message.pubkey, payment_hash=bytes.fromhex(body["payment_hash"])).first()
+    purchase = Purchase.objects.filter(
+        seller=message.pubkey, payment_hash=bytes.fromhex(body["payment_hash"])
+    ).first()
     if purchase is None or purchase.lease_id != body["id"]:
         return Reaction(dropped="lease_unasked")
     if purchase.state != PurchaseState.DONE and purchase.state not in OPEN_PURCHASES:
@@ -179,7 +196,9 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     except ValueError as error:
         if purchase.state == PurchaseState.DONE:
             return Reaction(dropped="unusable_lease")
-        return Reaction(events=[_note(purchase, "unusable_lease", f"the seller's lease cannot be used: {error}")])
+        return Reaction(
+            events=[_note(purchase, "unusable_lease", f"the seller's lease cannot be used: {error}")]
+        )
     if purchase.state == PurchaseState.DONE:
         return _told_again(message, body, fields)
     lease = PurchasedLease.objects.filter(pk=purchase.lease_id).first()
@@ -203,7 +222,9 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     lease.expires_at, lease.state = ends, BoughtState.ACTIVE
     lease.save()
     _finish(purchase)
-    transaction.on_commit(partial(metrics.count_vpn, "bought", purchase.kind, purchase.price_sat), robust=True)
+    transaction.on_commit(
+        partial(metrics.count_vpn, "bought", purchase.kind, purchase.price_sat), robust=True
+    )
     told = [_lease_event(lease, purchase.pk, message, body)]
     if body["seconds"] < purchase.seconds or ends < _least_end(lease):
         text = f"the seller gives less time than was paid for: until {rfc3339_seconds(ends)}"
@@ -252,7 +273,9 @@ def refusal_received(message: Message, body: dict[str, Any], settings: VpnSettin
     told = {"reason": body["reason"], "text": body["text"], "pubkey": message.pubkey}
     purchase = _purchase(message)
     if purchase is None:
-        if not ReceivedQuote.objects.filter(request_id=message.reply_to, seller=message.pubkey, nonce="").exists():
+        if not ReceivedQuote.objects.filter(
+            request_id=message.reply_to, seller=message.pubkey, nonce=""
+        ).exists():
             return Reaction(dropped="refusal_unasked")
         return Reaction(events=[telling.event(bodies.REFUSAL, message.reply_to, received=message, **told)])
     if purchase.state in (PurchaseState.REFUSED, PurchaseState.DONE) or purchase.cause:
@@ -266,7 +289,9 @@ def refusal_received(message: Message, body: dict[str, Any], settings: VpnSettin
 
 
 def expiring_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
-    lease = PurchasedLease.objects.filter(pk=body["id"], seller=message.pubkey, state=BoughtState.ACTIVE).first()
+    lease = PurchasedLease.objects.filter(
+        pk=body["id"], seller=message.pubkey, state=BoughtState.ACTIVE
+    ).first()
     if lease is None:
         return Reaction(dropped="no_such_lease")
     if body["expires_at"] < lease.expires_at:
@@ -277,7 +302,11 @@ def expiring_received(message: Message, body: dict[str, Any], settings: VpnSetti
 
 
 def ended_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
-    lease = PurchasedLease.objects.filter(pk=body["id"], seller=message.pubkey).exclude(state=BoughtState.ENDED).first()
+    lease = (
+        PurchasedLease.objects.filter(pk=body["id"], seller=message.pubkey)
+        .exclude(state=BoughtState.ENDED)
+        .first()
+    )
     if lease is None:
         return Reaction(dropped="no_such_lease")
     return Reaction(events=[end(lease, received=message)])
@@ -321,7 +350,11 @@ def refuse(purchase: Purchase, reason: str, text: str) -> Event | None:
     if known:
         return None
     return telling.event(
-        bodies.REFUSAL, purchase.pk, reason=reason, text=text[: bodies.MAX_TEXT_CHARACTERS], pubkey=purchase.seller
+        bodies.REFUSAL,
+        purchase.pk,
+        reason=reason,
+        text=text[: bodies.MAX_TEXT_CHARACTERS],
+        pubkey=purchase.seller,
     )
 
 
@@ -347,7 +380,11 @@ def _latest_end(purchase: Purchase) -> datetime:
     else:
         # Its time runs from the settlement: a seller may have held the money for long.
         payment = payment_of(bytes(purchase.payment_hash))
-        begins = max(purchase.created_at, payment.ended_at) if payment and payment.ended_at else purchase.created_at
+        begins = (
+            max(purchase.created_at, payment.ended_at)
+            if payment and payment.ended_at
+            else purchase.created_at
+        )
     return _later(begins, purchase.seconds)
 
 
@@ -371,7 +408,9 @@ def _unanswered(now: datetime) -> QuerySet[Purchase]:
 
 def _over(now: datetime) -> QuerySet[PurchasedLease]:
     """But for those that a payment which is under way or was not answered yet prolongs, as it does at the seller."""
-    prolonging = Purchase.objects.filter(lease_id=OuterRef("pk"), state__in=(PurchaseState.PAYING, PurchaseState.PAID))
+    prolonging = Purchase.objects.filter(
+        lease_id=OuterRef("pk"), state__in=(PurchaseState.PAYING, PurchaseState.PAID)
+    )
     over = PurchasedLease.objects.filter(expires_at__lte=now - END_GRACE).exclude(state=BoughtState.ENDED)
     return over.exclude(Exists(prolonging))
 
@@ -383,7 +422,9 @@ def _runs(lease_id: UUID) -> bool:
 def forget_old_quotes() -> None:
     """Those that hold no more; contracts have what they need of them."""
     before = timezone.now() - KEPT_QUOTES
-    ReceivedQuote.objects.filter(created_at__lt=before).filter(Q(expires_at=None) | Q(expires_at__lt=before)).delete()
+    ReceivedQuote.objects.filter(created_at__lt=before).filter(
+        Q(expires_at=None) | Q(expires_at__lt=before)
+    ).delete()
 
 
 def end(lease: PurchasedLease, *, received: Message | None = None) -> Event:
@@ -394,7 +435,11 @@ def end(lease: PurchasedLease, *, received: Message | None = None) -> Event:
 
 
 def _purchase(message: Message) -> Purchase | None:
-    return Purchase.objects.filter(pk=message.reply_to, seller=message.pubkey).first() if message.reply_to else None
+    return (
+        Purchase.objects.filter(pk=message.reply_to, seller=message.pubkey).first()
+        if message.reply_to
+        else None
+    )
 
 
 def _finish(purchase: Purchase) -> None:
@@ -421,7 +466,11 @@ def _note(purchase: Purchase, reason: str, text: str) -> Event:
     purchase.cause = f"{reason}: {text}"[:500]
     purchase.save()
     return telling.event(
-        bodies.REFUSAL, purchase.pk, reason=reason, text=text[: bodies.MAX_TEXT_CHARACTERS], pubkey=purchase.seller
+        bodies.REFUSAL,
+        purchase.pk,
+        reason=reason,
+        text=text[: bodies.MAX_TEXT_CHARACTERS],
+        pubkey=purchase.seller,
     )
 
 

@@ -65,9 +65,15 @@ async def _interface(wanted: Wanted, findings: _Findings) -> str | None:
         if key == wanted.server_pub_key:
             findings.right(f"{name} is the interface with vpn.server_pub_key")
             return name
-    there = f"there are {', '.join(sorted(interfaces))}" if interfaces else "there is no WireGuard interface at all"
-    findings.wrong(f"no interface has vpn.server_pub_key ({there}); after a restart of the machine {SETUP} makes it "
-                   "again, or bring up your own")
+    there = (
+        f"there are {', '.join(sorted(interfaces))}"
+        if interfaces
+        else "there is no WireGuard interface at all"
+    )
+    findings.wrong(
+        f"no interface has vpn.server_pub_key ({there}); after a restart of the machine {SETUP} makes it "
+        "again, or bring up your own"
+    )
     return None
 
 
@@ -86,18 +92,24 @@ async def _check_interface(wanted: Wanted, interface: str, findings: _Findings) 
         findings.wrong(str(error))
         return
     if port != wanted.server_port:
-        findings.wrong(f"{interface} listens on UDP port {port}, but buyers are told vpn.server_port, "
-                       f"{wanted.server_port}; make them the same: wg set {interface} listen-port {wanted.server_port}")
+        findings.wrong(
+            f"{interface} listens on UDP port {port}, but buyers are told vpn.server_port, "
+            f"{wanted.server_port}; make them the same: wg set {interface} listen-port {wanted.server_port}"
+        )
     if link is None:
         findings.wrong(f"{interface} belongs to another network namespace than this command")
         return
     if "UP" not in link.get("flags", ()):
         findings.wrong(f"{interface} is down; ip link set {interface} up")
-    present = {ipaddress.ip_interface((item["local"], item["prefixlen"])) for item in link.get("addr_info", ())}
+    present = {
+        ipaddress.ip_interface((item["local"], item["prefixlen"])) for item in link.get("addr_info", ())
+    }
     for address in Pool(wanted.subnet).server:
         if address not in present:
-            findings.wrong(f"{interface} does not have the address {address}, which vpn.subnet gives the server; "
-                           f"ip address add {address} dev {interface}")
+            findings.wrong(
+                f"{interface} does not have the address {address}, which vpn.subnet gives the server; "
+                f"ip address add {address} dev {interface}"
+            )
 
 
 async def _check_traffic(wanted: Wanted, interface: str | None, findings: _Findings) -> None:
@@ -106,15 +118,21 @@ async def _check_traffic(wanted: Wanted, interface: str | None, findings: _Findi
     versions = {network.version for network in outside} & {network.version for network in wanted.subnet}
     for version in sorted(versions):
         if not setup.forwards(version):
-            findings.wrong(f"IPv{version} is not forwarded, so clients get no further than this machine; write 1 to "
-                           f"{setup.FORWARDING[version]}")
+            findings.wrong(
+                f"IPv{version} is not forwarded, so clients get no further than this machine; write 1 to "
+                f"{setup.FORWARDING[version]}"
+            )
     try:
         for subnet in wanted.subnet if versions else ():
             if subnet.version in versions and not await rules.translates(subnet):
-                findings.wrong(f"no rule of nftables translates addresses of {subnet} (masquerade), so nothing finds "
-                               f"its way back to clients, unless a router does that; {SETUP} adds one")
+                findings.wrong(
+                    f"no rule of nftables translates addresses of {subnet} (masquerade), so nothing finds "
+                    f"its way back to clients, unless a router does that; {SETUP} adds one"
+                )
         if wanted.exit_rules and interface and rules.exit_table(interface) not in await rules.tables():
-            findings.wrong("vpn.exit_rules is true, but the rules are not in force; ./impervious vpn rules --apply")
+            findings.wrong(
+                "vpn.exit_rules is true, but the rules are not in force; ./impervious vpn rules --apply"
+            )
     except RulesError as error:
         findings.right(f"not checked: translation of addresses and exit rules ({error})")
 
@@ -123,14 +141,20 @@ async def _check_reach(wanted: Wanted, interface: str | None, findings: _Finding
     address = ipaddress.ip_address(wanted.server_ip)
     where = f"vpn.server_ip, {address},"
     if address.is_loopback:
-        findings.wrong(f"{where} is this machine's loopback: no buyer elsewhere can reach it; set the public address")
+        findings.wrong(
+            f"{where} is this machine's loopback: no buyer elsewhere can reach it; set the public address"
+        )
     elif not _is_local(address):
-        findings.right(f"{where} is no address of this machine: whatever has it must forward UDP port "
-                       f"{wanted.server_port} to here; from here that cannot be tried")
+        findings.right(
+            f"{where} is no address of this machine: whatever has it must forward UDP port "
+            f"{wanted.server_port} to here; from here that cannot be tried"
+        )
     elif interface and not _is_taken(address, wanted.server_port):
         findings.wrong(f"nothing listens on UDP port {wanted.server_port} of {address}; bring {interface} up")
     else:
-        findings.right(f"{where} is an address of this machine; a firewall must let UDP port {wanted.server_port} in")
+        findings.right(
+            f"{where} is an address of this machine; a firewall must let UDP port {wanted.server_port} in"
+        )
 
 
 def _bind_error(address, port: int) -> int:

@@ -34,5 +34,6 @@ class ExitRules:
                 self._trouble = str(error)
                 logger.warning(
                     "vpn.exit_rules is true, but whether the rules are in force cannot be seen or changed from here "
-                    "(%s): run ./impervious vpn rules --apply as root at each start of the machine", error
-                )  # fmt: skip
+                    "(%s): run ./impervious vpn rules --apply as root at each start of the machine",
+                    error,
+                )

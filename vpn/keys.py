@@ -12,13 +12,15 @@ KEY_CHARACTERS = 44
 _PRIME = 2**255 - 19
 # Points of order 1, 2, 4 and 8 on the curve and on its twist (https://cr.yp.to/ecdh.html#validate), modulo the prime:
 # what they agree on is known to everybody.
-_LOW_ORDER = frozenset({
-    0,
-    1,
-    325606250916557431795983626356110631294008115727848805560023387167927233504,
-    39382357235489614581723060781553021112529911719440698176882885853963445705823,
-    _PRIME - 1,
-})  # fmt: skip
+_LOW_ORDER = frozenset(
+    {
+        0,
+        1,
+        325606250916557431795983626356110631294008115727848805560023387167927233504,
+        39382357235489614581723060781553021112529911719440698176882885853963445705823,
+        _PRIME - 1,
+    }
+)
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,9 @@ class Shop(models.Model):
     problem = models.CharField(max_length=500, blank=True, help_text="Why nothing can be sold.")
     foreign = models.JSONField("peers that are not ours", default=list, help_text="Public keys, left alone.")
     looked_at = models.DateTimeField(default=timezone.now)
-    told = models.JSONField(default=dict, help_text="What buyers were told of the tunnel, but for their address.")
+    told = models.JSONField(
+        default=dict, help_text="What buyers were told of the tunnel, but for their address."
+    )
 
     class Meta:
         verbose_name_plural = "shop"
@@ -98,12 +100,16 @@ class Lease(models.Model):
         verbose_name_plural = "leases sold"
         constraints = [
             models.UniqueConstraint(fields=["buyer", "contract_id"], name="vpn_lease_once"),
-            models.UniqueConstraint(fields=["wg_key"], name="vpn_key_once", condition=models.Q(holds_key=True)),
+            models.UniqueConstraint(
+                fields=["wg_key"], name="vpn_key_once", condition=models.Q(holds_key=True)
+            ),
         ]
         indexes = [
             models.Index(fields=["id"], name="vpn_lease_peered", condition=models.Q(state__in=PEERED)),
             models.Index(fields=["id"], name="vpn_lease_holding", condition=models.Q(holds_key=True)),
-            models.Index(fields=["buyer"], name="vpn_lease_unpaid", condition=models.Q(state=LeaseState.CONTRACTED)),
+            models.Index(
+                fields=["buyer"], name="vpn_lease_unpaid", condition=models.Q(state=LeaseState.CONTRACTED)
+            ),
         ]
 
     def __str__(self) -> str:
@@ -119,7 +125,9 @@ class Address(models.Model):
 
     class Meta:
         verbose_name_plural = "addresses"
-        indexes = [models.Index(fields=["free_since"], name="vpn_address_free", condition=models.Q(lease=None))]
+        indexes = [
+            models.Index(fields=["free_since"], name="vpn_address_free", condition=models.Q(lease=None))
+        ]
 
 
 class Term(models.Model):
@@ -148,7 +156,9 @@ class Term(models.Model):
         verbose_name = "payment for a lease"
         verbose_name_plural = "payments for leases"
         constraints = [models.UniqueConstraint(fields=["buyer", "contract_id"], name="vpn_term_once")]
-        indexes = [models.Index(fields=["id"], name="vpn_term_open", condition=models.Q(state__in=OPEN_TERMS))]
+        indexes = [
+            models.Index(fields=["id"], name="vpn_term_open", condition=models.Q(state__in=OPEN_TERMS))
+        ]
 
 
 class LeaseStep(models.Model):
@@ -178,7 +188,9 @@ class LeaseWish(models.Model):
     class Meta:
         verbose_name = "wish"
         verbose_name_plural = "wishes"
-        indexes = [models.Index(fields=["id"], name="vpn_wish_open", condition=models.Q(done_at__isnull=True))]
+        indexes = [
+            models.Index(fields=["id"], name="vpn_wish_open", condition=models.Q(done_at__isnull=True))
+        ]
 
 
 class ReceivedQuote(models.Model):
@@ -220,7 +232,9 @@ class PurchasedLease(models.Model):
     class Meta:
         verbose_name = "lease bought"
         verbose_name_plural = "leases bought"
-        indexes = [models.Index(fields=["expires_at"], name="vpn_bought_ends", condition=~models.Q(state="ended"))]
+        indexes = [
+            models.Index(fields=["expires_at"], name="vpn_bought_ends", condition=~models.Q(state="ended"))
+        ]
 
     def __str__(self) -> str:
         return str(self.id)
@@ -246,7 +260,9 @@ class Purchase(models.Model):
     hourly_price_sat = models.BigIntegerField("sat per hour")
     seconds = models.BigIntegerField(help_text="What the price buys.")
     public_key = models.CharField(max_length=KEY_CHARACTERS)
-    automatic = models.BooleanField(default=False, help_text="A renewal that nobody asked for (vpn.auto_renew).")
+    automatic = models.BooleanField(
+        default=False, help_text="A renewal that nobody asked for (vpn.auto_renew)."
+    )
     payment_request = models.TextField(blank=True)
     payment_hash = models.BinaryField(max_length=32, null=True, unique=True)
     state = models.CharField(max_length=16, choices=PurchaseState, default=PurchaseState.ASKED)
@@ -258,7 +274,9 @@ class Purchase(models.Model):
     class Meta:
         indexes = [
             models.Index(
-                fields=["id"], name="vpn_purchase_open", condition=models.Q(state__in=("invoiced", "paying", "paid"))
+                fields=["id"],
+                name="vpn_purchase_open",
+                condition=models.Q(state__in=("invoiced", "paying", "paid")),
             ),
             models.Index(fields=["lease_id", "created_at"], name="vpn_purchase_by_lease"),
             models.Index(fields=["created_at"], name="vpn_purchase_asked", condition=models.Q(state="asked")),

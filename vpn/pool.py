@@ -31,12 +31,16 @@ class Pool:
     @property
     def server(self) -> tuple[Interface, ...]:
         """The server's addresses, with the length of the networks' prefixes."""
-        return tuple(ipaddress.ip_interface((network[SERVER], network.prefixlen)) for network in self.networks)
+        return tuple(
+            ipaddress.ip_interface((network[SERVER], network.prefixlen)) for network in self.networks
+        )
 
     def addresses(self, client: int) -> tuple[Address, ...]:
         """ValueError unless it is one of the clients."""
         if client not in self.clients:
-            raise ValueError(f"{client} is no client's number; must be from {self.clients[0]} to {self.clients[-1]}")
+            raise ValueError(
+                f"{client} is no client's number; must be from {self.clients[0]} to {self.clients[-1]}"
+            )
         return tuple(network[client] for network in self.networks)
 
     def peer_networks(self, client: int) -> frozenset[Network]:

@@ -24,12 +24,16 @@ def bought_seconds(price_msat: int, hourly_price_sat: int) -> int:
 def price_bounds(hourly_price_sat: int, *, min_seconds: int, max_seconds: int) -> Prices:
     """The prices that buy min_seconds to max_seconds. ValueError if no whole price does: as with an hourly 0 sat."""
     if not 0 < hourly_price_sat <= MAX_SAT:
-        raise ValueError(f"an hourly price of {hourly_price_sat} sat cannot be paid; must be from 1 to {MAX_SAT}")
+        raise ValueError(
+            f"an hourly price of {hourly_price_sat} sat cannot be paid; must be from 1 to {MAX_SAT}"
+        )
     least = max(1, -(-min_seconds * hourly_price_sat // HOUR_SECONDS))
     most = min(MAX_SAT, ((max_seconds + 1) * hourly_price_sat - 1) // HOUR_SECONDS)
     if least > most:
-        raise ValueError(f"at {hourly_price_sat} sat an hour no whole price buys from {min_seconds} to {max_seconds} "
-                         "seconds; widen vpn.min_seconds and vpn.max_seconds")
+        raise ValueError(
+            f"at {hourly_price_sat} sat an hour no whole price buys from {min_seconds} to {max_seconds} "
+            "seconds; widen vpn.min_seconds and vpn.max_seconds"
+        )
     return Prices(least, most)
 
 

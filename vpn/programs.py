@@ -46,9 +46,12 @@ async def run(command: Sequence[str], *, stdin: str = "", timeout_seconds: float
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
-            stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE,
-            env={"PATH": _PATH, "LC_ALL": "C"}, start_new_session=True,
-        )  # fmt: skip
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            env={"PATH": _PATH, "LC_ALL": "C"},
+            start_new_session=True,
+        )
     except FileNotFoundError:
         raise ProgramMissing(f"{name}: there is no such program") from None
     except (OSError, ValueError) as error:

@@ -24,14 +24,18 @@ class Changes:
         return not (self.add or self.replace or self.remove)
 
 
-def reconcile(desired: Peers, present: Peers, *, pool: Pool, own_key: str, once_ours: Collection[str] = ()) -> Changes:
+def reconcile(
+    desired: Peers, present: Peers, *, pool: Pool, own_key: str, once_ours: Collection[str] = ()
+) -> Changes:
     """A peer that is not desired is removed if it has an address of the pool or of a desired peer, or is `once_ours`
     (the key of any lease of old); others are the operator's. A network that is larger than the pool, such as 0.0.0.0/0,
     is no address of the pool: WireGuard prefers the peers' own."""
     wanted, refused = _settable(desired, own_key)
     taken = {network for networks in wanted.values() for network in networks}
     add = {key: networks for key, networks in wanted.items() if key not in present}
-    replace = {key: networks for key, networks in wanted.items() if key in present and present[key] != networks}
+    replace = {
+        key: networks for key, networks in wanted.items() if key in present and present[key] != networks
+    }
     foreign, remove = {}, []
     for key, networks in present.items():
         if key in wanted:

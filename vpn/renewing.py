@@ -31,7 +31,9 @@ def due(now: datetime, settings: VpnSettings) -> list[PurchasedLease]:
     """Those that end soon, which nobody renews yet: within the lead, or the second half of a time shorter than twice
     that."""
     soon = now + timedelta(seconds=settings.auto_renew_lead_seconds)
-    ending = PurchasedLease.objects.filter(expires_at__gt=now, expires_at__lte=soon).exclude(state=BoughtState.ENDED)
+    ending = PurchasedLease.objects.filter(expires_at__gt=now, expires_at__lte=soon).exclude(
+        state=BoughtState.ENDED
+    )
     return [lease for lease in ending if _is_due(lease, now)]
 
 

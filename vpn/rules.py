@@ -15,11 +15,31 @@ NFT = "nft"
 DNS_PORT = 53
 
 # What is not the internet (RFC 6890 and its registries): other buyers, the operator's own networks, clouds' metadata.
-PRIVATE = tuple(map(ipaddress.ip_network, (
-    "0.0.0.0/8", "10.0.0.0/8", "100.64.0.0/10", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.0.0.0/24",
-    "192.168.0.0/16", "198.18.0.0/15", "224.0.0.0/4", "240.0.0.0/4",
-    "::/127", "::ffff:0:0/96", "64:ff9b::/96", "64:ff9b:1::/48", "fc00::/7", "fe80::/10", "ff00::/8",
-)))  # fmt: skip
+PRIVATE = tuple(
+    map(
+        ipaddress.ip_network,
+        (
+            "0.0.0.0/8",
+            "10.0.0.0/8",
+            "100.64.0.0/10",
+            "127.0.0.0/8",
+            "169.254.0.0/16",
+            "172.16.0.0/12",
+            "192.0.0.0/24",
+            "192.168.0.0/16",
+            "198.18.0.0/15",
+            "224.0.0.0/4",
+            "240.0.0.0/4",
+            "::/127",
+            "::ffff:0:0/96",
+            "64:ff9b::/96",
+            "64:ff9b:1::/48",
+            "fc00::/7",
+            "fe80::/10",
+            "ff00::/8",
+        ),
+    )
+)
 
 
 class RulesError(Exception):
@@ -54,11 +74,13 @@ def exit_rules(interface: str, allowed_ips: Sequence[Network], dns: Address | No
         *_to(named, f"{ours} {{}} accept"),
         *_to(resolver, f"{ours} {{}} meta l4proto {{{{ tcp, udp }}}} th dport {DNS_PORT} accept"),
         *_to(PRIVATE, f"{ours} {{}} reject with icmpx admin-prohibited"),
-        *_to([network for network in allowed_ips if network not in named],
-             f'{ours} oifname != "{interface}" {{}} accept'),
+        *_to(
+            [network for network in allowed_ips if network not in named],
+            f'{ours} oifname != "{interface}" {{}} accept',
+        ),
         f"{ours} reject with icmpx admin-prohibited",
         f'oifname "{interface}" drop',
-    ]  # fmt: skip
+    ]
     chains = {
         "input": ("type filter hook input priority filter - 5; policy accept;", to_host),
         "forward": ("type filter hook forward priority filter - 5; policy accept;", through),
@@ -68,7 +90,10 @@ def exit_rules(interface: str, allowed_ips: Sequence[Network], dns: Address | No
 
 def nat_rules(interface: str, subnets: Sequence[Network]) -> str:
     """Buyers go out under the server's own address."""
-    lines = [f'{_family(subnet)} saddr {subnet} oifname != "{_checked(interface)}" masquerade' for subnet in subnets]
+    lines = [
+        f'{_family(subnet)} saddr {subnet} oifname != "{_checked(interface)}" masquerade'
+        for subnet in subnets
+    ]
     chains = {"postrouting": ("type nat hook postrouting priority srcnat; policy accept;", lines)}
     return _table(nat_table(interface), chains)
 
@@ -115,7 +140,9 @@ def _is_named(network: Network) -> bool:
 def _to(networks: Sequence[Network], line: str) -> list[str]:
     lines = []
     for family, version in (("ip", 4), ("ip6", 6)):
-        of_family = ipaddress.collapse_addresses(network for network in networks if network.version == version)
+        of_family = ipaddress.collapse_addresses(
+            network for network in networks if network.version == version
+        )
         words = [str(network) for network in of_family]
         if words:
             lines.append(line.format(f"{family} daddr {{ {', '.join(words)} }}"))
@@ -156,4 +183,3 @@ async def _nft(*arguments: str, stdin: str = "") -> str:
         denied = "Operation not permitted" in text
         raise RulesError(f"nft failed: {text}" + ("; only root may use it" if denied else ""))
     return output.stdout
-

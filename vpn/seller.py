@@ -83,7 +83,9 @@ class Seller:
         """`wg` and lnd may hang, or be away: neither waits for the other, and time waits for none of them."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(look_forever(self.look, self._settings.selling, lambda: LOOK_SECONDS, name="sales"))
+                group.create_task(
+                    look_forever(self.look, self._settings.selling, lambda: LOOK_SECONDS, name="sales")
+                )
                 group.create_task(self._keep_time())
                 group.create_task(self._keep_interface())
         finally:
@@ -117,8 +119,10 @@ class Seller:
         finally:
             self._asked_lnd.set()
         for state, step in (
-            (TermState.HELD, self._decide), (TermState.SETTLING, self._settle), (TermState.CANCELING, self._give_back),
-        ):  # fmt: skip
+            (TermState.HELD, self._decide),
+            (TermState.SETTLING, self._settle),
+            (TermState.CANCELING, self._give_back),
+        ):
             await each(_in_state(await self._context.database.read(_open_terms), state), step)
         if now >= self._clean_due:
             await self._context.database.write(_clean)
@@ -172,7 +176,9 @@ class Seller:
             await self._tell(partial(selling.cancel, cause="lnd does not know its invoice any more"), term)
         elif invoice.state in (Invoice.ACCEPTED, Invoice.SETTLED):
             # Settled: this database was restored from a copy that is behind lnd.
-            await self._tell(_without_words(partial(selling.hold, settings=self._settings, now=self._now)), term)
+            await self._tell(
+                _without_words(partial(selling.hold, settings=self._settings, now=self._now)), term
+            )
             self._peers_changed.ring()
         elif invoice.state == Invoice.CANCELED:
             await self._tell(partial(selling.cancel, cause="not paid in time"), term)
@@ -189,7 +195,9 @@ class Seller:
         elif self._is_late(term, GIVE_BACK_SECONDS):
             cause = "the tunnel could not be made in time"
         if cause:
-            logger.error("VPN: a payment is given back: %s (%s)", cause, self._problem or "no problem is known")
+            logger.error(
+                "VPN: a payment is given back: %s (%s)", cause, self._problem or "no problem is known"
+            )
             await self._tell(_without_words(partial(selling.give_back, cause=cause)), term)
             self._peers_changed.ring()
             self._settings.selling.ring()
@@ -210,7 +218,9 @@ class Seller:
             settled_at = selling.begun_at(term, selling.as_moment(invoice.settle_date), self._now)
             await self._tell(partial(selling.settle, settled_at=settled_at, settings=self._settings), term)
         elif invoice is None or invoice.state == Invoice.CANCELED:
-            await self._tell(partial(selling.cancel, cause="the payment timed out before it could be taken"), term)
+            await self._tell(
+                partial(selling.cancel, cause="the payment timed out before it could be taken"), term
+            )
             self._peers_changed.ring()
 
     async def _give_back(self, term: Term) -> None:
@@ -288,13 +298,17 @@ class Seller:
             lambda: (selling.desired_peers(), selling.leaving_keys())
         )
         present = await self._wireguard.peers(interface)
-        changes = reconcile(desired, present, pool=settings.pool, own_key=settings.server_pub_key, once_ours=once_ours)
+        changes = reconcile(
+            desired, present, pool=settings.pool, own_key=settings.server_pub_key, once_ours=once_ours
+        )
         if not changes.empty:
             await self._wireguard.apply(interface, changes)
             present = await self._wireguard.peers(interface)
             logger.info("VPN peers", extra={"added": len(changes.add), "removed": len(changes.remove)})
         missing = set(
-            missing_after({key: value for key, value in desired.items() if key not in changes.refused}, present)
+            missing_after(
+                {key: value for key, value in desired.items() if key not in changes.refused}, present
+            )
         )
         self._there = {key: desired[key] for key in set(desired) - missing - set(changes.refused)}
         self._refused = changes.refused

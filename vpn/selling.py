@@ -185,13 +185,17 @@ def _require_usable(quote: Quote | None) -> None:
     if quote.used_at:
         raise Refused("used", "this quote was used; ask for another")
     if quote.expires_at <= timezone.now():
-        raise Refused("expired", f"this quote held until {rfc3339_seconds(quote.expires_at)}; ask for another")
+        raise Refused(
+            "expired", f"this quote held until {rfc3339_seconds(quote.expires_at)}; ask for another"
+        )
 
 
 def _require_few_unpaid(buyer: str, settings: VpnSettings) -> None:
     """Each costs this node an invoice of lnd and a stream that follows it, and the buyer next to nothing."""
     if Lease.objects.filter(state=LeaseState.CONTRACTED, buyer=buyer).count() >= settings.quotes_per_minute:
-        raise Refused("busy", f"at most {settings.quotes_per_minute} contracts of yours may wait for their payment")
+        raise Refused(
+            "busy", f"at most {settings.quotes_per_minute} contracts of yours may wait for their payment"
+        )
 
 
 def _make_room() -> None:
@@ -225,10 +229,14 @@ def _checked_key(text: str, settings: VpnSettings) -> str:
 def is_taken(wg_key: str) -> bool:
     """Held by another lease, or by a peer that the operator added."""
     shop = Shop.objects.filter(pk=1).first()
-    return Lease.objects.filter(wg_key=wg_key, holds_key=True).exists() or (shop is not None and wg_key in shop.foreign)
+    return Lease.objects.filter(wg_key=wg_key, holds_key=True).exists() or (
+        shop is not None and wg_key in shop.foreign
+    )
 
 
-def _want_payment(lease: Lease, kind: Term.Kind, message: Message, price_sat: int, settings: VpnSettings) -> None:
+def _want_payment(
+    lease: Lease, kind: Term.Kind, message: Message, price_sat: int, settings: VpnSettings
+) -> None:
     preimage = secrets.token_bytes(32)
     Term.objects.create(
         lease=lease,
@@ -515,7 +523,9 @@ def networks_of(addresses_told: str) -> frozenset[Network]:
 
 def leaving_keys() -> list[str]:
     """Keys whose peers have to be seen gone."""
-    return list(Lease.objects.filter(holds_key=True).exclude(state__in=PEERED).values_list("wg_key", flat=True))
+    return list(
+        Lease.objects.filter(holds_key=True).exclude(state__in=PEERED).values_list("wg_key", flat=True)
+    )
 
 
 def move(lease: Lease, state: LeaseState, cause: str) -> None:

@@ -36,7 +36,10 @@ class NoFile(Exception):
 async def quote_request(*, outbox: Outbox, pubkey: str, claim: Claim | None) -> UUID:
     """The id of the request, once it is committed. Raises KeyReused and OverBudget."""
     message = new_message(
-        service=SERVICE, pubkey=pubkey, body=bodies.encode(bodies.QUOTE_REQUEST), expires_seconds=REQUEST_SECONDS
+        service=SERVICE,
+        pubkey=pubkey,
+        body=bodies.encode(bodies.QUOTE_REQUEST),
+        expires_seconds=REQUEST_SECONDS,
     )
     return await _send(outbox, message, partial(buying.ask_quote, message), claim)
 
@@ -74,7 +77,10 @@ def lease_list(*, state: str = "", pubkey: str = "", role: str = "", limit: int)
     leases = [lease for one in roles for lease in lists[one](state, pubkey)[:limit]]
     now = timezone.now()
     newest = sorted(leases, key=lambda lease: lease.created_at, reverse=True)[:limit]
-    return [_shown(lease, now) if isinstance(lease, PurchasedLease) else _shown_sold(lease, now) for lease in newest]
+    return [
+        _shown(lease, now) if isinstance(lease, PurchasedLease) else _shown_sold(lease, now)
+        for lease in newest
+    ]
 
 
 def _bought(state: str, pubkey: str) -> QuerySet[PurchasedLease]:
@@ -139,7 +145,9 @@ def lease_file(*, lease_id: UUID) -> str:
     try:
         private = sealing.unseal(key.sealed)
     except InvalidToken:
-        raise NoFile("its key was sealed under another secret: the file beside the database was exchanged") from None
+        raise NoFile(
+            "its key was sealed under another secret: the file beside the database was exchanged"
+        ) from None
     return render(parse_peering(lease.peering), private)
 
 

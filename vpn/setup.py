@@ -42,10 +42,16 @@ class Wanted:
     def from_config(cls, path: Path, vpn) -> "Wanted":
         """Of the configuration's file and its section `vpn`."""
         return cls(
-            config_path=path, binary_path=vpn.binary_path, server_pub_key=vpn.server_pub_key, server_ip=vpn.server_ip,
-            server_port=vpn.server_port, subnet=vpn.subnet, allowed_ips=vpn.allowed_ips,
-            dns=ipaddress.ip_address(vpn.dns) if vpn.dns else None, exit_rules=vpn.exit_rules,
-        )  # fmt: skip
+            config_path=path,
+            binary_path=vpn.binary_path,
+            server_pub_key=vpn.server_pub_key,
+            server_ip=vpn.server_ip,
+            server_port=vpn.server_port,
+            subnet=vpn.subnet,
+            allowed_ips=vpn.allowed_ips,
+            dns=ipaddress.ip_address(vpn.dns) if vpn.dns else None,
+            exit_rules=vpn.exit_rules,
+        )
 
     @property
     def state_path(self) -> Path:
@@ -93,25 +99,39 @@ class Setup:
         steps = []
         if state is None:
             state = await self._new(interface, present)
-            steps.append(Step(f"make the server's keys; the private one goes to {wanted.key_path}, for root alone",
-                              lambda: self._write_keys(state)))  # fmt: skip
+            steps.append(
+                Step(
+                    f"make the server's keys; the private one goes to {wanted.key_path}, for root alone",
+                    lambda: self._write_keys(state),
+                )
+            )
         elif interface not in (None, state.interface):
-            raise SetupError(f"{state.interface} is set up already; ./impervious vpn setup --remove removes it")
+            raise SetupError(
+                f"{state.interface} is set up already; ./impervious vpn setup --remove removes it"
+            )
         elif not wanted.key_path.exists():
-            raise SetupError(f"{wanted.key_path} is missing; put it back, or undo all: ./impervious vpn setup --remove")
+            raise SetupError(
+                f"{wanted.key_path} is missing; put it back, or undo all: ./impervious vpn setup --remove"
+            )
         if await self._ours(state, present):
             steps.append(Step(f"keep the interface {state.interface}, which was made before", _nothing))
         else:
             command = await _making(state.interface)
-            steps.append(Step(f"make the interface {state.interface}: {' '.join(command)}", _calling(command)))
+            steps.append(
+                Step(f"make the interface {state.interface}: {' '.join(command)}", _calling(command))
+            )
         return [*steps, *self._steps_of_interface(state), *self._steps_of_traffic(state)]
 
     def _steps_of_interface(self, state: State) -> list[Step]:
         wanted, name = self._wanted, state.interface
-        steps = [Step(
-            f"give it its key and UDP port {wanted.server_port}",
-            lambda: self._wireguard.configure(name, listen_port=wanted.server_port, key_file=wanted.key_path),
-        )]  # fmt: skip
+        steps = [
+            Step(
+                f"give it its key and UDP port {wanted.server_port}",
+                lambda: self._wireguard.configure(
+                    name, listen_port=wanted.server_port, key_file=wanted.key_path
+                ),
+            )
+        ]
         for address in Pool(wanted.subnet).server:
             command = ["ip", "address", "replace", str(address), "dev", name]
             steps.append(Step(f"give it the address {address}: {' '.join(command)}", _calling(command)))
@@ -122,15 +142,28 @@ class Setup:
         wanted, name, steps = self._wanted, state.interface, []
         for version in sorted({network.version for network in wanted.subnet}):
             if not forwards(version):
-                steps.append(Step(f"forward IPv{version} between interfaces: write 1 to {FORWARDING[version]}",
-                                  lambda version=version: self._forward(state, version)))  # fmt: skip
+                steps.append(
+                    Step(
+                        f"forward IPv{version} between interfaces: write 1 to {FORWARDING[version]}",
+                        lambda version=version: self._forward(state, version),
+                    )
+                )
         nat = rules.nat_rules(name, wanted.subnet)
-        steps.append(Step(f"send clients out under this machine's address: nft table {rules.nat_table(name)}",
-                          lambda: rules.apply(nat)))  # fmt: skip
+        steps.append(
+            Step(
+                f"send clients out under this machine's address: nft table {rules.nat_table(name)}",
+                lambda: rules.apply(nat),
+            )
+        )
         if wanted.exit_rules:
             text = rules.exit_rules(name, wanted.allowed_ips, wanted.dns)
-            steps.append(Step("keep clients from this machine's services and from private networks: nft table "
-                              f"{rules.exit_table(name)}", lambda: rules.apply(text)))  # fmt: skip
+            steps.append(
+                Step(
+                    "keep clients from this machine's services and from private networks: nft table "
+                    f"{rules.exit_table(name)}",
+                    lambda: rules.apply(text),
+                )
+            )
         return steps
 
     async def removal_plan(self) -> list[Step]:
@@ -143,18 +176,33 @@ class Setup:
         text = "".join(map(rules.without, tables))
         steps = [Step(f"remove the nft tables {' and '.join(tables)}", lambda: rules.apply(text))]
         for version in state.forwarding:
-            steps.append(Step(f"no longer forward IPv{version}, as before: write 0 to {FORWARDING[version]}",
-                              lambda version=version: _write_forwarding(version, "0")))  # fmt: skip
+            steps.append(
+                Step(
+                    f"no longer forward IPv{version}, as before: write 0 to {FORWARDING[version]}",
+                    lambda version=version: _write_forwarding(version, "0"),
+                )
+            )
         if await self._ours(state, await self._interfaces()):
-            steps.append(Step(f"remove the interface {name}: ip link delete {name}",
-                              _calling(["ip", "link", "delete", name])))  # fmt: skip
-        return [*steps, Step(f"delete {wanted.key_path} and {wanted.state_path}: the server's key is gone then",
-                             self._delete_files)]  # fmt: skip
+            steps.append(
+                Step(
+                    f"remove the interface {name}: ip link delete {name}",
+                    _calling(["ip", "link", "delete", name]),
+                )
+            )
+        return [
+            *steps,
+            Step(
+                f"delete {wanted.key_path} and {wanted.state_path}: the server's key is gone then",
+                self._delete_files,
+            ),
+        ]
 
     async def _interfaces(self) -> dict[str, str | None]:
         """All interfaces here, with WireGuard's public keys: "" where none is set, None for those of other kinds."""
         found: dict[str, str | None] = dict.fromkeys(link["ifname"] for link in await links())
-        return found | {name: key for name, key in (await self._wireguard.interfaces()).items() if name in found}
+        return found | {
+            name: key for name, key in (await self._wireguard.interfaces()).items() if name in found
+        }
 
     async def _new(self, interface: str | None, present: dict[str, str | None]) -> State:
         wanted = self._wanted
@@ -163,13 +211,19 @@ class Setup:
             raise SetupError(f"{name} is there already and was not made by this command; choose another name")
         # Of all namespaces, where wireguard-go runs.
         if name in await self._wireguard.interfaces():
-            raise SetupError(f"{name} is the name of an interface of wireguard-go elsewhere; choose another name")
+            raise SetupError(
+                f"{name} is the name of an interface of wireguard-go elsewhere; choose another name"
+            )
         if wanted.server_pub_key in filter(None, present.values()):
-            raise SetupError("there is an interface with vpn.server_pub_key already, which this command did not make: "
-                             "nothing to set up; see ./impervious vpn check")
+            raise SetupError(
+                "there is an interface with vpn.server_pub_key already, which this command did not make: "
+                "nothing to set up; see ./impervious vpn check"
+            )
         if wanted.server_pub_key:
-            raise SetupError("vpn.server_pub_key is set, but its private key is not here; bring up that interface "
-                             "yourself, or empty vpn.server_pub_key to have new keys made")
+            raise SetupError(
+                "vpn.server_pub_key is set, but its private key is not here; bring up that interface "
+                "yourself, or empty vpn.server_pub_key to have new keys made"
+            )
         if wanted.key_path.exists():
             raise SetupError(f"{wanted.key_path} is there already, of an earlier set-up; move it away")
         rules.nat_table(name)
@@ -181,8 +235,10 @@ class Setup:
             return False
         if present[state.interface] in ("", state.public_key):
             return True
-        raise SetupError(f"{state.interface} has not the key that was made here, so it is somebody else's; "
-                         f"remove it yourself, or delete {self._wanted.state_path} to begin anew")  # fmt: skip
+        raise SetupError(
+            f"{state.interface} has not the key that was made here, so it is somebody else's; "
+            f"remove it yourself, or delete {self._wanted.state_path} to begin anew"
+        )
 
     async def _write_keys(self, state: State) -> None:
         pair = keys.new_key_pair()
@@ -203,7 +259,9 @@ class Setup:
 
 async def links() -> list[dict]:
     """The interfaces of this machine, as `ip -json address show` tells."""
-    return [link for link in json.loads(await _call("ip", "-json", "address", "show") or "[]") if "ifname" in link]
+    return [
+        link for link in json.loads(await _call("ip", "-json", "address", "show") or "[]") if "ifname" in link
+    ]
 
 
 def forwards(version: int) -> bool:
@@ -230,7 +288,9 @@ async def _making(name: str) -> list[str]:
     except programs.ProgramError:
         pass
     if not programs.find(WIREGUARD_GO):
-        raise SetupError("this kernel has no WireGuard, and wireguard-go is missing; apt install wireguard-go")
+        raise SetupError(
+            "this kernel has no WireGuard, and wireguard-go is missing; apt install wireguard-go"
+        )
     if not Path("/dev/net/tun").exists():
         raise SetupError("wireguard-go needs /dev/net/tun: mkdir -p /dev/net && mknod /dev/net/tun c 10 200")
     return [WIREGUARD_GO, name]

@@ -164,7 +164,9 @@ def _network(name: str, text: str) -> Network:
 
 def _check_address(address: Address) -> None:
     # A zone (fe80::1%…) is free text of any characters.
-    if type(address) not in (ipaddress.IPv4Address, ipaddress.IPv6Address) or getattr(address, "scope_id", None):
+    if type(address) not in (ipaddress.IPv4Address, ipaddress.IPv6Address) or getattr(
+        address, "scope_id", None
+    ):
         raise ValueError("must be IP addresses, without a zone")
 
 

@@ -29,8 +29,13 @@ PEERS_PER_CALL = 500
 _INTERFACE = re.compile(r"[A-Za-z0-9_=+.][A-Za-z0-9_=+.-]{0,14}", re.ASCII)
 _WORDS_OF_WG = ("all", "interfaces")
 _DENIED = ("Operation not permitted", "Permission denied", "a password is required", "not allowed to execute")
-_ABSENT = ("No such device", "No such file or directory", "Protocol not supported", "is not a WireGuard interface",
-           "Unable to access interface: Operation not supported")  # fmt: skip
+_ABSENT = (
+    "No such device",
+    "No such file or directory",
+    "Protocol not supported",
+    "is not a WireGuard interface",
+    "Unable to access interface: Operation not supported",
+)
 _NO_VALUE = ("(none)", "off")
 
 
@@ -145,22 +150,28 @@ class WireGuard:
                 "in /etc/sudoers.d: see sudo_rule in `./impervious vpn check`"
             )
         if any(word in stderr for word in _ABSENT):
-            return NoInterface(f"there is no such WireGuard interface ({text}); ./impervious vpn setup makes one")
+            return NoInterface(
+                f"there is no such WireGuard interface ({text}); ./impervious vpn setup makes one"
+            )
         return WireGuardError(f"{self._program} failed: {text or 'without a word'}")
 
 
 def sudo_rule(user: str, interface: str, program: str = "/usr/bin/wg") -> str:
     """The line of /etc/sudoers.d that lets this user do what the node does with this interface, and no more: neither
     its private key nor its port. sudo's * takes blanks too: it stands only where `wg` accepts nothing but peers."""
-    shows = [f"{program} show {_named(interface)} {what}" for what in ("public-key", "listen-port", "allowed-ips",
-                                                                      "latest-handshakes", "transfer")]  # fmt: skip
+    shows = [
+        f"{program} show {_named(interface)} {what}"
+        for what in ("public-key", "listen-port", "allowed-ips", "latest-handshakes", "transfer")
+    ]
     calls = [f"{program} show all public-key", *shows, f"{program} set {interface} peer *"]
     return f"{user} ALL=(root) NOPASSWD: {', '.join(calls)}"
 
 
 def _named(interface: str) -> str:
     if not _INTERFACE.fullmatch(interface) or interface in _WORDS_OF_WG:
-        raise WireGuardError(f"{interface[:40]!r} is no name of a WireGuard interface; must be 1 to 15 letters, digits")
+        raise WireGuardError(
+            f"{interface[:40]!r} is no name of a WireGuard interface; must be 1 to 15 letters, digits"
+        )
     return interface
 
 

@@ -13,7 +13,9 @@ from vpn.states import RUNNING
 
 
 def open_wishes() -> list[int]:
-    return list(LeaseWish.objects.filter(done_at__isnull=True).order_by("pk").values_list("pk", flat=True)[:100])
+    return list(
+        LeaseWish.objects.filter(done_at__isnull=True).order_by("pk").values_list("pk", flat=True)[:100]
+    )
 
 
 def carry_out(key: int, settings: VpnSettings) -> tuple[list[Message], list[Event]]:

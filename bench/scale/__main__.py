@@ -37,18 +37,32 @@ def table(result: Result) -> str:
     """The figures as Markdown."""
     parts = list(result.memory_mb)
     lines = [
-        f"| {result.clients:,} clients | deliveries/s | lag p50, ms | p99, ms | " + " | ".join(f"{part}, cores" for part in parts) + " |",
+        f"| {result.clients:,} clients | deliveries/s | lag p50, ms | p99, ms | "
+        + " | ".join(f"{part}, cores" for part in parts)
+        + " |",
         "| --- " * (4 + len(parts)) + "|",
     ]
     for step in result.steps:
-        figures = [f"{step.deliveries_per_second:,.0f}", f"{step.lag_ms(0.5):.0f}", f"{step.lag_ms(0.99):,.0f}"]
-        lines.append(f"| {step.name} | " + " | ".join([*figures, *(f"{step.cores[part]:.2f}" for part in parts)]) + " |")
+        figures = [
+            f"{step.deliveries_per_second:,.0f}",
+            f"{step.lag_ms(0.5):.0f}",
+            f"{step.lag_ms(0.99):,.0f}",
+        ]
+        lines.append(
+            f"| {step.name} | "
+            + " | ".join([*figures, *(f"{step.cores[part]:.2f}" for part in parts)])
+            + " |"
+        )
     lines += [
         "",
         f"held (p99 within {MOST_LAG_MS:,} ms): {result.held.name if result.held else 'none'}",
-        "memory, MB: " + ", ".join(f"{part} {megabytes:,.0f}" for part, megabytes in result.memory_mb.items()),
+        "memory, MB: "
+        + ", ".join(f"{part} {megabytes:,.0f}" for part, megabytes in result.memory_mb.items()),
         f"all were connected after {result.connect_seconds:.1f} s",
-        *(f"{name}: {count:,} clients cut off, all back after {seconds:.1f} s" for name, count, seconds in result.returns),
+        *(
+            f"{name}: {count:,} clients cut off, all back after {seconds:.1f} s"
+            for name, count, seconds in result.returns
+        ),
         f"why clients were cut off or refused: {dict(result.causes)}",
         f"{result.messages:,} messages, {result.deliveries:,} deliveries; "
         f"clients with every message once and in order: {result.exact:,} of {result.clients:,}",

@@ -54,7 +54,9 @@ class Clients:
         self._causes: Counter[str] = Counter()
 
     def connect(self, count: int, addresses: list[str], after: int) -> None:
-        self._addresses = [(host, int(port)) for host, _, port in (address.rpartition(":") for address in addresses)]
+        self._addresses = [
+            (host, int(port)) for host, _, port in (address.rpartition(":") for address in addresses)
+        ]
         self._all = [Client(number, after, home=number % len(addresses)) for number in range(count)]
         self._waiting = list(self._all)
 
@@ -66,9 +68,14 @@ class Clients:
         """`ends`: how many clients have had the same events in the same order, by their tally; `open`: how many are connected."""
         ends = Counter(f"{client.last} {client.count} {client.sum}" for client in self._all)
         told = {
-            "open": self._open, "ends": ends, "lowest": min((client.last for client in self._all), default=0),
-            "events": self._events, "returns": self._returns, "lags_ms": self._lags_ms, "causes": self._causes,
-        }  # fmt: skip
+            "open": self._open,
+            "ends": ends,
+            "lowest": min((client.last for client in self._all), default=0),
+            "events": self._events,
+            "returns": self._returns,
+            "lags_ms": self._lags_ms,
+            "causes": self._causes,
+        }
         self._lags_ms, self._returns, self._events, self._causes = [], 0, 0, Counter()
         return told
 

@@ -86,11 +86,15 @@ class Course:
         self._result.clients = share * len(self._world.clients)
         self._result.connect_seconds = time.monotonic() - start
         self._result.memory_mb = memory_mb_by_part(self._world)
-        self._say(f"{self._result.clients:,} clients are connected after {self._result.connect_seconds:.1f} s")
+        self._say(
+            f"{self._result.clients:,} clients are connected after {self._result.connect_seconds:.1f} s"
+        )
 
     async def _raise_rate(self) -> float:
         """Ends with half of the rate that is held, so that there is room for those who return."""
-        await self._measure(self._plan.rates[0])  # what thousands of new clients leave behind is tidied up meanwhile
+        await self._measure(
+            self._plan.rates[0]
+        )  # what thousands of new clients leave behind is tidied up meanwhile
         for rate in self._plan.rates:
             step = await self._measure(rate)
             self._result.steps.append(step)
@@ -114,7 +118,9 @@ class Course:
         self._traffic.rate = 0
         cores = {name: (after[name] - before[name]) / seconds for name in after}
         lags = [lag for report in reports for lag in report["lags_ms"]]
-        return Step(f"{rate:g} messages/s", sum(report["events"] for report in reports) / seconds, lags, cores)
+        return Step(
+            f"{rate:g} messages/s", sum(report["events"] for report in reports) / seconds, lags, cores
+        )
 
     async def _cut(self, name: str, rate: float, act: Callable[[], Awaitable[None]]) -> None:
         await self._reports()
@@ -150,7 +156,10 @@ class Course:
         async def caught_up() -> bool:
             events = await asyncio.to_thread(self._world.message_events)
             reports = await self._reports()
-            return len(events) >= self._traffic.begun and min(report["lowest"] for report in reports) >= events[-1]
+            return (
+                len(events) >= self._traffic.begun
+                and min(report["lowest"] for report in reports) >= events[-1]
+            )
 
         await until(caught_up, "not every client has caught up", seconds=SETTLE_SECONDS, pause=0.5)
 

@@ -42,7 +42,9 @@ class World:
     def message_events(self) -> list[int]:
         """What every client must have had: the log's own order."""
         with psycopg.connect(self.database_url) as connection:
-            rows = connection.execute("SELECT seq FROM messaging_event WHERE service_type = 'message' ORDER BY seq")
+            rows = connection.execute(
+                "SELECT seq FROM messaging_event WHERE service_type = 'message' ORDER BY seq"
+            )
             return [row[0] for row in rows]
 
     def processes(self) -> dict[str, list[int]]:
@@ -90,7 +92,11 @@ async def running(directory: Path) -> AsyncIterator[World]:
         database_url = stack.enter_context(_database(os.environ["TEST_POSTGRES_URL"]))
         extra = {"redis": {"url": os.environ["TEST_REDIS_URL"]}}
         node = Node(
-            network.nodes["bob"], directory / "node", extra=extra, arguments=("--no-http",), database_url=database_url
+            network.nodes["bob"],
+            directory / "node",
+            extra=extra,
+            arguments=("--no-http",),
+            database_url=database_url,
         )
         stack.callback(lambda: node.process and node.kill())
         await asyncio.to_thread(node.start)
@@ -101,7 +107,9 @@ async def running(directory: Path) -> AsyncIterator[World]:
         for daphne in daphnes:
             await daphne.ready()
         clients = [
-            await stack.enter_async_context(Program("bench.scale.clients", directory / f"clients-{index}.log"))
+            await stack.enter_async_context(
+                Program("bench.scale.clients", directory / f"clients-{index}.log")
+            )
             for index in range(DAPHNES)
         ]
         payer = await stack.enter_async_context(BareClient(network.nodes["alice"]))
@@ -110,7 +118,17 @@ async def running(directory: Path) -> AsyncIterator[World]:
 
 def _daphne(directory: Path, node: Node, index: int) -> Process:
     port, log = free_port(), directory / f"daphne-{index}.log"
-    command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "--websocket_timeout", "-1"]
+    command = [
+        sys.executable,
+        "-m",
+        "daphne",
+        "-b",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "--websocket_timeout",
+        "-1",
+    ]
     command += ["--access-log", "/dev/null", "impervious_site.asgi:application"]
     return Process(f"daphne {index + 1}", command, log, port=port, IMPD_CONFIG=str(node.config_path))
 

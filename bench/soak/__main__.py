@@ -37,14 +37,22 @@ def main() -> int:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="./impervious soak", description=__doc__)
-    parser.add_argument("--kills", type=int, default=100, metavar="N", help="kill -9 of nodes, lnds and Redis (100)")
-    parser.add_argument("--minutes", type=float, default=60, metavar="M", help="the most that faults go on (60)")
+    parser.add_argument(
+        "--kills", type=int, default=100, metavar="N", help="kill -9 of nodes, lnds and Redis (100)"
+    )
+    parser.add_argument(
+        "--minutes", type=float, default=60, metavar="M", help="the most that faults go on (60)"
+    )
     seed = random.SystemRandom().randrange(10**9)
     parser.add_argument("--seed", type=int, default=seed, help="of the schedule (random)")
     parser.add_argument(
-        "--long", action=argparse.BooleanOptionalAction, help="messages that need splitting (if the node accepts them)"
+        "--long",
+        action=argparse.BooleanOptionalAction,
+        help="messages that need splitting (if the node accepts them)",
     )
-    parser.add_argument("--hostile", type=int, default=0, metavar="N", help="instead: N hostile payments to one node")
+    parser.add_argument(
+        "--hostile", type=int, default=0, metavar="N", help="instead: N hostile payments to one node"
+    )
     return parser.parse_args()
 
 

@@ -32,9 +32,17 @@ class Faults:
         if world.redis:
             self._kills.append(self.kill_redis)
         self._others = [
-            self.lnd_down, self.stop_the_clock, self.hang_streams, self.drop_streams, self.disconnect,
-            self.fail_payments, self.slow_payments, self.hold_payments, self.fill_the_disk, self.drop_clients,
-        ]  # fmt: skip
+            self.lnd_down,
+            self.stop_the_clock,
+            self.hang_streams,
+            self.drop_streams,
+            self.disconnect,
+            self.fail_payments,
+            self.slow_payments,
+            self.hold_payments,
+            self.fill_the_disk,
+            self.drop_clients,
+        ]
         self._deck: list[Callable] = []
         self._lnds = asyncio.Lock()
         self._ends: set[asyncio.Task] = set()

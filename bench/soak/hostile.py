@@ -70,7 +70,9 @@ async def flood(directory: Path, *, seed: int, payments: int, say=print) -> Resu
         watching = asyncio.create_task(watcher.run())
         say(f"seed {seed}")
         async with flowing([client]):
-            await _attack(place, Hostile(bytes.fromhex(victim.node.pubkey), dice), client, payments, result, say)
+            await _attack(
+                place, Hostile(bytes.fromhex(victim.node.pubkey), dice), client, payments, result, say
+            )
         await client.finish()
         try:
             await _judge(result, client, watcher)
@@ -93,7 +95,9 @@ async def _attack(place: World, hostile: Hostile, client: Client, payments: int,
     while paid < payments:
         size = min(BATCH, payments - paid)
         batch = [_draw(hostile, result.kinds) for _ in range(size)]
-        result.ends.update(await place.network.control.command("pay_many", node=MALLORY, dest=VICTIM, payments=batch))
+        result.ends.update(
+            await place.network.control.command("pay_many", node=MALLORY, dest=VICTIM, payments=batch)
+        )
         paid += size
         if paid // interval > (paid - size) // interval or paid == payments:
             # Behind a good message that has arrived nothing hostile is waiting: the node keeps pace.
@@ -126,7 +130,9 @@ async def _judge(result: Result, client: Client, watcher: Watcher) -> None:
     ids = [message.id for message in client.sent if message.id]
     states = await ask_states(client.sender, ids)
     log = await whole_log(client.recipient.node.http, {("message", last)}, sender=client.sender.node.pubkey)
-    await until(lambda: watcher.cursor >= log[-1].seq, "the stream client does not get to the end", seconds=300)
+    await until(
+        lambda: watcher.cursor >= log[-1].seq, "the stream client does not get to the end", seconds=300
+    )
     verdict.check_messages(result.verdict, client.sent, states, {client.sender.name: log})
     verdict.check_stream(result.verdict, watcher, log)
     for message_id, state in states.items():
@@ -138,10 +144,14 @@ def _check_size(result: Result) -> None:
     first, settled, last = result.samples[0], result.samples[1], result.samples[-1]
     growth = last.rss_mb - settled.rss_mb
     if growth > GROWTH_MB:
-        result.verdict.fault("memory", f"grew by {growth:.1f} MB after the first interval; {GROWTH_MB} MB are allowed")
+        result.verdict.fault(
+            "memory", f"grew by {growth:.1f} MB after the first interval; {GROWTH_MB} MB are allowed"
+        )
     stored = (last.stored_mb - first.stored_mb) * MEGABYTE / last.payments
     if stored > STORED_BYTES:
-        result.verdict.fault("database", f"grew by {stored:,.0f} bytes a payment; {STORED_BYTES:,} are allowed")
+        result.verdict.fault(
+            "database", f"grew by {stored:,.0f} bytes a payment; {STORED_BYTES:,} are allowed"
+        )
 
 
 def _check_log(result: Result, victim: Member) -> None:

@@ -64,7 +64,9 @@ def _count(found: Paid, payment_hash: bytes, htlc: lightning_pb2.InvoiceHTLC) ->
 
 async def balance_msat(lnd) -> int:
     async with BareClient(lnd) as client:
-        return (await client.lightning.ChannelBalance(lightning_pb2.ChannelBalanceRequest())).local_balance.msat
+        return (
+            await client.lightning.ChannelBalance(lightning_pb2.ChannelBalanceRequest())
+        ).local_balance.msat
 
 
 def settled_attempts(database: Path) -> list[bytes]:
@@ -79,7 +81,9 @@ def open_attempts(database: Path) -> list[bytes]:
 def unfinished(database: Path) -> int:
     """Messages that this node still has to bring to an end."""
     states = "state IN ('queued', 'in_flight', 'retrying')"
-    return _column(database, f"SELECT count(*) FROM messaging_message WHERE direction = 'out' AND {states}")[0]
+    return _column(database, f"SELECT count(*) FROM messaging_message WHERE direction = 'out' AND {states}")[
+        0
+    ]
 
 
 def undelivered(sender: Path, receiver: Path) -> set[str]:

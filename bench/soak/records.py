@@ -49,7 +49,9 @@ class Hostile:
 
     def magic_and_version(self) -> Payment:
         whole = self._sealed(self._packet(self._item(b"hello")), version=self._dice.choice([0, 2, 255]))
-        return self._ours(self._dice.choice([whole, b"imp" + whole[3:], b"IMX" + whole[3:], b"\x00" + whole[1:]]))
+        return self._ours(
+            self._dice.choice([whole, b"imp" + whole[3:], b"IMX" + whole[3:], b"\x00" + whole[1:]])
+        )
 
     def flipped_bit(self) -> Payment:
         whole = bytearray(self._sealed(self._packet(self._item(b"hello"))))
@@ -105,8 +107,12 @@ class Hostile:
     # the packet
 
     def shares(self) -> Payment:
-        amounts = self._dice.choice([[10**9], [MAX_UINT64], [MAX_UINT64] * 3, [0, 0], [1_000, 1], [2**63, 2**63]])
-        return self._ours(self._sealed(self._packet(*(self._item(b"x", amount_msat=amount) for amount in amounts))))
+        amounts = self._dice.choice(
+            [[10**9], [MAX_UINT64], [MAX_UINT64] * 3, [0, 0], [1_000, 1], [2**63, 2**63]]
+        )
+        return self._ours(
+            self._sealed(self._packet(*(self._item(b"x", amount_msat=amount) for amount in amounts)))
+        )
 
     def no_items(self) -> Payment:
         return self._ours(self._sealed(self._dice.choice([b"", b"\x1a\x00", b"\xa2\x06\x01x"])))
@@ -116,14 +122,22 @@ class Hostile:
         if self._dice.random() < 0.1:
             return self._ours(self._sealed(b"\x0a\x00" * 10_000), any_size=True)
         if self._dice.random() < 0.01:
-            return self._ours(self._sealed(self._packet(*(self._item(b"x") for _ in range(1_000)))), any_size=True)
+            return self._ours(
+                self._sealed(self._packet(*(self._item(b"x") for _ in range(1_000)))), any_size=True
+            )
         return self._ours(self._sealed(b"\x0a\x00" * self._dice.randint(1, 500)))
 
     def broken_items(self) -> Payment:
         broken = [
-            {"id": self._noise(0, 40)}, {"id": bytes(16)}, {"reply_to": self._noise(1, 40)}, {"body": b""},
-            {"compression": 2}, {"compression": -1}, {"sent_at_ms": -(2**63)}, {"sent_at_ms": 2**63 - 1},
-        ]  # fmt: skip
+            {"id": self._noise(0, 40)},
+            {"id": bytes(16)},
+            {"reply_to": self._noise(1, 40)},
+            {"body": b""},
+            {"compression": 2},
+            {"compression": -1},
+            {"sent_at_ms": -(2**63)},
+            {"sent_at_ms": 2**63 - 1},
+        ]
         items = [self._item(b"hello", **self._dice.choice(broken)) for _ in range(self._dice.randint(1, 5))]
         return self._ours(self._sealed(self._packet(*items)))
 
@@ -147,11 +161,14 @@ class Hostile:
         node_ids = [b"", bytes(33), self._dice.randbytes(33), self._noise(1, 80)]
         hints = [
             envelope_pb2.HopHint(
-                node_id=self._dice.choice(node_ids), chan_id=self._dice.getrandbits(64), fee_base_msat=MAX_UINT32,
-                fee_ppm=MAX_UINT32, cltv_delta=self._dice.getrandbits(32),
+                node_id=self._dice.choice(node_ids),
+                chan_id=self._dice.getrandbits(64),
+                fee_base_msat=MAX_UINT32,
+                fee_ppm=MAX_UINT32,
+                cltv_delta=self._dice.getrandbits(32),
             )
             for _ in range(1_000 if any_size else self._dice.randint(1, 8))
-        ]  # fmt: skip
+        ]
         packet = envelope_pb2.Packet(items=[self._item(b"hello")], reply_hints=hints).SerializeToString()
         return self._ours(self._sealed(packet), any_size=any_size)
 
@@ -170,10 +187,16 @@ class Hostile:
     def endless_parts(self) -> Payment:
         """The first of more parts, or of more bytes, than there will ever be."""
         wild = [
-            {"count": MAX_UINT32, "size": 2**63}, {"count": 2, "size": MAX_UINT64}, {"count": MAX_UINT32, "size": 1},
-            {"index": MAX_UINT32, "count": MAX_UINT32, "size": 10**6}, {"index": 5, "count": 5, "size": 1_000},
-            {"count": 0, "size": 10}, {"count": 1, "size": 3}, {"count": 3, "size": 0}, {"count": 1_000, "size": 10},
-        ]  # fmt: skip
+            {"count": MAX_UINT32, "size": 2**63},
+            {"count": 2, "size": MAX_UINT64},
+            {"count": MAX_UINT32, "size": 1},
+            {"index": MAX_UINT32, "count": MAX_UINT32, "size": 10**6},
+            {"index": 5, "count": 5, "size": 1_000},
+            {"count": 0, "size": 10},
+            {"count": 1, "size": 3},
+            {"count": 3, "size": 0},
+            {"count": 1_000, "size": 10},
+        ]
         return self._part(self._noise(1, 400), **self._dice.choice(wild))
 
     def parts_alone(self) -> Payment:
@@ -186,15 +209,21 @@ class Hostile:
         """Parts of the same few messages, each time with another index, count, size and hash."""
         count = self._dice.randint(2, 4)
         return self._part(
-            self._noise(1, 300), id=bytes(15) + bytes([self._dice.randrange(8)]), index=self._dice.randrange(count),
-            count=count, size=self._dice.randint(1, 900), sha256=self._noise(0, 40),
-        )  # fmt: skip
+            self._noise(1, 300),
+            id=bytes(15) + bytes([self._dice.randrange(8)]),
+            index=self._dice.randrange(count),
+            count=count,
+            size=self._dice.randint(1, 900),
+            sha256=self._noise(0, 40),
+        )
 
     def wrong_hash(self) -> Payment:
         """All parts of a message in one payment; what they make is not what they said."""
         message_id, wrong = self._uuid(), self._dice.randbytes(32)
         items = [
-            self._item(b"half", id=message_id, part=envelope_pb2.Part(index=index, count=2, size=8, sha256=wrong))
+            self._item(
+                b"half", id=message_id, part=envelope_pb2.Part(index=index, count=2, size=8, sha256=wrong)
+            )
             for index in (0, 1)
         ]
         return self._ours(self._sealed(self._packet(*items)))
@@ -221,7 +250,10 @@ class Hostile:
     def _paid(self, records: dict[int, bytes], **fields) -> Payment:
         preimage = self._dice.randbytes(32)
         self._preimages.append(preimage)
-        return {"records": {str(n): value.hex() for n, value in records.items()}, "preimage": preimage.hex()} | fields
+        return {
+            "records": {str(n): value.hex() for n, value in records.items()},
+            "preimage": preimage.hex(),
+        } | fields
 
     def _fresh_key(self) -> PrivateKey:
         return PrivateKey(self._dice.randbytes(32))

@@ -131,13 +131,17 @@ async def _progress(faults: Faults, clients: list[Client], say) -> AsyncIterator
         task.cancel()
 
 
-async def _judge(place: World, clients: list[Client], watchers: list[Watcher], balances: dict, say) -> Verdict:
+async def _judge(
+    place: World, clients: list[Client], watchers: list[Watcher], balances: dict, say
+) -> Verdict:
     judged = Verdict()
     members = {client.sender.name: client.sender for client in clients}
     try:
         for member in members.values():
             await until(
-                lambda: not ledgers.unfinished(_database(member)) and not ledgers.open_attempts(_database(member)),
+                lambda: (
+                    not ledgers.unfinished(_database(member)) and not ledgers.open_attempts(_database(member))
+                ),
                 f"{member.name} has unfinished messages",
                 seconds=FINISH_SECONDS,
                 pause=0.5,
@@ -173,7 +177,9 @@ async def last_message(client: Client) -> str:
         key=client.random.randbytes(12).hex(),
     )
     await client.start(last)
-    await until(lambda: _ended(client.sender, last.id), f"the last message of {client.sender.name} has no end")
+    await until(
+        lambda: _ended(client.sender, last.id), f"the last message of {client.sender.name} has no end"
+    )
     return last.id
 
 
@@ -189,7 +195,9 @@ async def _logs(members: dict[str, Member], last: dict[str, str], judged: Verdic
     return logs
 
 
-async def _read_to_the_end(watchers: list[Watcher], members: dict[str, Member], logs: dict[str, list[Told]]) -> None:
+async def _read_to_the_end(
+    watchers: list[Watcher], members: dict[str, Member], logs: dict[str, list[Told]]
+) -> None:
     """A client that does not get there shows gaps."""
     ends = {door: logs[name][-1].seq for name, member in members.items() for door in member.doors}
     for watcher in watchers:
@@ -221,7 +229,9 @@ async def _compare(judged: Verdict, place: World, clients: list[Client], watcher
         change = await ledgers.balance_msat(place.network.nodes[name]) - balances[name]
         booked = received[name].msat - received[far[name]].msat
         if change != booked:
-            judged.fault("books", f"{name}'s balance changed by {change} msat, its payments make {booked} msat")
+            judged.fault(
+                "books", f"{name}'s balance changed by {change} msat, its payments make {booked} msat"
+            )
 
 
 async def ask_states(member: Member, ids: Iterable[str]) -> dict[str, dict]:
@@ -256,4 +266,6 @@ def _yes(value) -> str:
 
 
 def _counted(counts: Counter[str]) -> str:
-    return ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in sorted(counts.items())) or "nothing"
+    return (
+        ", ".join(f"{name.replace('_', ' ')} {count}" for name, count in sorted(counts.items())) or "nothing"
+    )

@@ -46,7 +46,9 @@ def check_messages(
     for message in sent:
         seen = by_body[message.sender].get(message.body, [])
         if len(seen) > 1:
-            verdict.fault("twice", f"{_shown(message)}: {len(seen)} events ({seen[0].id}, {seen[1].id} …) of this body")
+            verdict.fault(
+                "twice", f"{_shown(message)}: {len(seen)} events ({seen[0].id}, {seen[1].id} …) of this body"
+            )
         if not message.id:
             verdict.counts["without an answer"] += 1
             if message.key and not message.status:
@@ -94,7 +96,9 @@ def check_deliveries(verdict: Verdict, states: dict[str, dict], log: list[Told],
     for message_id in ids:
         state = states.get(message_id, {}).get("state")
         if state in ("settled", "failed") and ends.get(message_id) != [state]:
-            verdict.fault("books", f"{message_id} is {state}; its log tells of its end: {ends.get(message_id)}")
+            verdict.fault(
+                "books", f"{message_id} is {state}; its log tells of its end: {ends.get(message_id)}"
+            )
 
 
 def check_payments(verdict: Verdict, name: str, paid: Paid, attempts: list[bytes]) -> None:
@@ -109,9 +113,13 @@ def check_payments(verdict: Verdict, name: str, paid: Paid, attempts: list[bytes
             verdict.fault("paid twice", f"payment {payment_hash.hex()} of {name}: {count} settled HTLCs")
     held = Counter(attempts)
     for payment_hash in paid.hashes.keys() - held.keys():
-        verdict.fault("books", f"payment {payment_hash.hex()} of {name} is settled in lnd, not in its database")
+        verdict.fault(
+            "books", f"payment {payment_hash.hex()} of {name} is settled in lnd, not in its database"
+        )
     for payment_hash in held.keys() - paid.hashes.keys():
-        verdict.fault("books", f"payment {payment_hash.hex()} of {name} is settled in its database, not in lnd")
+        verdict.fault(
+            "books", f"payment {payment_hash.hex()} of {name} is settled in its database, not in lnd"
+        )
 
 
 def check_paid_messages(verdict: Verdict, paid: Paid, states: dict[str, dict], ids: Iterable[str]) -> None:
@@ -139,7 +147,9 @@ def check_stream(verdict: Verdict, watcher: Watcher, log: list[Told]) -> None:
         verdict.fault("stream gaps", f"{watcher.name}: seq {seq} ({by_seq[seq].service} {by_seq[seq].id})")
     for told in watcher.told:
         if by_seq.get(told.seq) != told:
-            verdict.fault("books", f"{watcher.name}: seq {told.seq} ({told.id}) is another event in the log, or none")
+            verdict.fault(
+                "books", f"{watcher.name}: seq {told.seq} ({told.id}) is another event in the log, or none"
+            )
     if sorted(seen) != [told.seq for told in watcher.told]:
         verdict.fault("books", f"{watcher.name}: events out of their order")
 
@@ -154,4 +164,6 @@ def _grouped(log: list[Told], key) -> dict:
 
 def _shown(message: Sent) -> str:
     name = b" ".join(message.body.split(b" ", 2)[:2]).decode()
-    return f"{message.id or 'no id'} ({message.kind}, {name}, {len(message.body)} bytes, {message.calls} calls)"
+    return (
+        f"{message.id or 'no id'} ({message.kind}, {name}, {len(message.body)} bytes, {message.calls} calls)"
+    )

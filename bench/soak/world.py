@@ -29,7 +29,9 @@ class Unhealed(Exception):
 class Process:
     """Something that is killed and started again. `launch` does not wait until it is ready."""
 
-    def __init__(self, name: str, command: list[str], log: Path, *, port: int, cwd: Path = ROOT, **environ: str):
+    def __init__(
+        self, name: str, command: list[str], log: Path, *, port: int, cwd: Path = ROOT, **environ: str
+    ):
         self.name, self.log_path, self.port = name, log, port
         self._command, self._cwd, self._environ = command, cwd, environ
         self.process: subprocess.Popen | None = None
@@ -154,11 +156,23 @@ def _redis(directory: Path) -> Process:
 
 def _daphne(directory: Path, member: Member) -> Process:
     port = free_port()
-    command = [sys.executable, "-m", "daphne", "-b", "127.0.0.1", "-p", str(port), "--websocket_timeout", "-1"]
+    command = [
+        sys.executable,
+        "-m",
+        "daphne",
+        "-b",
+        "127.0.0.1",
+        "-p",
+        str(port),
+        "--websocket_timeout",
+        "-1",
+    ]
     log = directory / f"daphne-{member.name}.log"
     member.doors.append(f"127.0.0.1:{port}")
     application = "impervious_site.asgi:application"
-    return Process("daphne", [*command, application], log, port=port, IMPD_CONFIG=str(member.node.config_path))
+    return Process(
+        "daphne", [*command, application], log, port=port, IMPD_CONFIG=str(member.node.config_path)
+    )
 
 
 async def until(condition, failure: str, *, seconds: float = READY_SECONDS, pause: float = 0.05) -> None:
@@ -188,7 +202,13 @@ async def _answers(address: str) -> bool:
 
 
 async def request(
-    address: str, method: str, path: str, body: dict | None = None, *, headers: dict | None = None, seconds: float = 30
+    address: str,
+    method: str,
+    path: str,
+    body: dict | None = None,
+    *,
+    headers: dict | None = None,
+    seconds: float = 30,
 ) -> tuple[int, dict]:
     """One HTTP request on a connection of its own: its status and answer. OSError, ValueError, TimeoutError or
     asyncio.IncompleteReadError when there was no whole answer."""
@@ -197,7 +217,12 @@ async def request(
         reader, writer = await asyncio.open_connection(host, int(port))
         try:
             raw = json.dumps(body).encode() if body is not None else b""
-            fields = {"Host": address, "Connection": "close", "Content-Type": "application/json", **(headers or {})}
+            fields = {
+                "Host": address,
+                "Connection": "close",
+                "Content-Type": "application/json",
+                **(headers or {}),
+            }
             fields["Content-Length"] = str(len(raw))
             lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in fields.items())]
             writer.write("\r\n".join([*lines, "", ""]).encode() + raw)

@@ -24,10 +24,14 @@ templates_path = ["templates"]
 # Furo's own, and the other pages of the node.
 html_sidebars = {
     "**": [
-        "sidebar/brand.html", "sidebar/search.html", "sidebar/scroll-start.html", "sidebar/navigation.html",
-        "node_pages.html", "sidebar/scroll-end.html",
+        "sidebar/brand.html",
+        "sidebar/search.html",
+        "sidebar/scroll-start.html",
+        "sidebar/navigation.html",
+        "node_pages.html",
+        "sidebar/scroll-end.html",
     ]
-}  # fmt: skip
+}
 html_css_files = ["node.css"]
 html_copy_source = False
 html_show_sphinx = False

@@ -69,7 +69,7 @@ MEANINGS = {
     "server.trusted_proxies": "reverse proxies whose X-Forwarded-For and X-Forwarded-Proto are believed",
     "server.max_connections": "the most HTTP and websocket connections at once, in each process",
     "server.max_connections_per_address": "of these, the most from one address; none: 256, and no limit for loopback "
-                                          "and trusted proxies",
+    "and trusted proxies",
     "server.max_grpc_connections": "the most gRPC connections at once",
     "inbound.default.min_amount_sat": "a message that pays less is refused; its sats are kept; 0: no limit",
     "inbound.default.only_known": "true: only peers that were written to, or marked as known in the admin",
@@ -77,7 +77,7 @@ MEANINGS = {
     "inbound.default.peer_bytes_per_hour": "the most bytes of one peer in an hour; 0: no limit",
     "inbound.default.all_messages_per_hour": "the most messages of all peers in an hour; 0: no limit",
     "inbound.default.all_bytes_per_hour": "the most bytes of all peers in an hour; 0: no limit",
-}  # fmt: skip
+}
 
 _LINE = re.compile(r"^(?P<indent> *)(?P<name>\w+):(?P<value>[^#]*)(?:# (?P<comment>.*))?$")
 
@@ -145,7 +145,9 @@ def _default(field: FieldInfo, *, in_list: bool) -> str:
     return f"`{value:g}`" if isinstance(value, float) else f"`{value}`"
 
 
-def _keys(prefix: str, section: type[models.Section], meaning: dict[str, str], *, in_list: bool = False) -> list[Key]:
+def _keys(
+    prefix: str, section: type[models.Section], meaning: dict[str, str], *, in_list: bool = False
+) -> list[Key]:
     return [
         Key(
             path=f"{prefix}.{name}",

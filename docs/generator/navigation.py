@@ -7,12 +7,23 @@ SECTIONS: dict[str, tuple[str, ...]] = {
     "For programs": ("api", "errors"),
     "Services": ("messages", "federation", "vpn", "socket", "signing", "invoices", "websocket"),
     "Run it": (
-        "operating", "configuration", "access", "security", "internet", "tls", "macaroon", "inbound", "deploying",
-        "monitoring", "backup", "upgrading", "scaling",
+        "operating",
+        "configuration",
+        "access",
+        "security",
+        "internet",
+        "tls",
+        "macaroon",
+        "inbound",
+        "deploying",
+        "monitoring",
+        "backup",
+        "upgrading",
+        "scaling",
     ),
     "How it is made": ("architecture", "adding-a-service", "performance", "soak", "dependencies"),
     "More": (),
-}  # fmt: skip
+}
 START = "index"
 
 

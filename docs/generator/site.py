@@ -38,7 +38,9 @@ def build(target: Path) -> dict[str, bytes]:
 def _run_sphinx(target: Path) -> None:
     settings = ["-q", "-W", "--keep-going", "-c", DOCS / "generator"]
     command = [sys.executable, "-m", "sphinx", *settings, "-b", "html", DOCS, target]
-    ended = subprocess.run(command, cwd=DOCS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    ended = subprocess.run(
+        command, cwd=DOCS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
     if ended.returncode:
         raise BuildError(ended.stdout)
 

@@ -5,68 +5,162 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Step',
+            name="Step",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('pubkey', models.CharField(db_index=True, max_length=66, verbose_name='node')),
-                ('state', models.CharField(choices=[('requested', 'asked by us'), ('received', 'waits for you'), ('member', 'member'), ('refused', 'refused'), ('left', 'left'), ('expired', 'expired')], max_length=16)),
-                ('cause', models.CharField(blank=True, max_length=500)),
-                ('imp_id', models.CharField(blank=True, max_length=128, verbose_name='name')),
-                ('expires_at', models.DateTimeField(null=True, verbose_name='ends at')),
-                ('created_at', models.DateTimeField(db_index=True, default=django.utils.timezone.now, verbose_name='time')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("pubkey", models.CharField(db_index=True, max_length=66, verbose_name="node")),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("requested", "asked by us"),
+                            ("received", "waits for you"),
+                            ("member", "member"),
+                            ("refused", "refused"),
+                            ("left", "left"),
+                            ("expired", "expired"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("cause", models.CharField(blank=True, max_length=500)),
+                ("imp_id", models.CharField(blank=True, max_length=128, verbose_name="name")),
+                ("expires_at", models.DateTimeField(null=True, verbose_name="ends at")),
+                (
+                    "created_at",
+                    models.DateTimeField(
+                        db_index=True, default=django.utils.timezone.now, verbose_name="time"
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'step of the history',
-                'verbose_name_plural': 'history',
+                "verbose_name": "step of the history",
+                "verbose_name_plural": "history",
             },
         ),
         migrations.CreateModel(
-            name='Federation',
+            name="Federation",
             fields=[
-                ('pubkey', models.CharField(max_length=66, primary_key=True, serialize=False, verbose_name='node')),
-                ('imp_id', models.CharField(blank=True, help_text='What the other node calls itself.', max_length=128, verbose_name='name')),
-                ('state', models.CharField(choices=[('requested', 'asked by us'), ('received', 'waits for you'), ('member', 'member'), ('refused', 'refused'), ('left', 'left'), ('expired', 'expired')], max_length=16)),
-                ('cause', models.CharField(blank=True, help_text='Why it came to this.', max_length=500)),
-                ('since', models.DateTimeField(blank=True, null=True, verbose_name='member since')),
-                ('expires_at', models.DateTimeField(blank=True, null=True, verbose_name='ends at')),
-                ('updated_at', models.DateTimeField(db_index=True, default=django.utils.timezone.now, verbose_name='last change')),
-                ('asked', models.JSONField(blank=True, default=list, verbose_name='our unanswered requests')),
-                ('received_id', models.UUIDField(blank=True, null=True, verbose_name='their request that waits for you')),
-                ('waits_until', models.DateTimeField(blank=True, null=True, verbose_name='request waits until')),
-                ('ttl_seconds', models.BigIntegerField(blank=True, help_text='For how long the other node asked.', null=True)),
-                ('round', models.BigIntegerField(default=0)),
-                ('agreed_id', models.UUIDField(blank=True, null=True)),
-                ('agreed_here', models.BooleanField(default=False)),
-                ('before_expires_at', models.DateTimeField(blank=True, help_text='The end that holds again if the accept cannot be delivered.', null=True)),
+                (
+                    "pubkey",
+                    models.CharField(max_length=66, primary_key=True, serialize=False, verbose_name="node"),
+                ),
+                (
+                    "imp_id",
+                    models.CharField(
+                        blank=True,
+                        help_text="What the other node calls itself.",
+                        max_length=128,
+                        verbose_name="name",
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("requested", "asked by us"),
+                            ("received", "waits for you"),
+                            ("member", "member"),
+                            ("refused", "refused"),
+                            ("left", "left"),
+                            ("expired", "expired"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("cause", models.CharField(blank=True, help_text="Why it came to this.", max_length=500)),
+                ("since", models.DateTimeField(blank=True, null=True, verbose_name="member since")),
+                ("expires_at", models.DateTimeField(blank=True, null=True, verbose_name="ends at")),
+                (
+                    "updated_at",
+                    models.DateTimeField(
+                        db_index=True, default=django.utils.timezone.now, verbose_name="last change"
+                    ),
+                ),
+                ("asked", models.JSONField(blank=True, default=list, verbose_name="our unanswered requests")),
+                (
+                    "received_id",
+                    models.UUIDField(blank=True, null=True, verbose_name="their request that waits for you"),
+                ),
+                (
+                    "waits_until",
+                    models.DateTimeField(blank=True, null=True, verbose_name="request waits until"),
+                ),
+                (
+                    "ttl_seconds",
+                    models.BigIntegerField(
+                        blank=True, help_text="For how long the other node asked.", null=True
+                    ),
+                ),
+                ("round", models.BigIntegerField(default=0)),
+                ("agreed_id", models.UUIDField(blank=True, null=True)),
+                ("agreed_here", models.BooleanField(default=False)),
+                (
+                    "before_expires_at",
+                    models.DateTimeField(
+                        blank=True,
+                        help_text="The end that holds again if the accept cannot be delivered.",
+                        null=True,
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'federated node',
-                'indexes': [models.Index(condition=models.Q(('state', 'member')), fields=['expires_at'], name='federation_ends'), models.Index(condition=models.Q(('waits_until__isnull', False)), fields=['waits_until'], name='federation_waits')],
+                "verbose_name": "federated node",
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("state", "member")), fields=["expires_at"], name="federation_ends"
+                    ),
+                    models.Index(
+                        condition=models.Q(("waits_until__isnull", False)),
+                        fields=["waits_until"],
+                        name="federation_waits",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Wish',
+            name="Wish",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('pubkey', models.CharField(max_length=66, verbose_name='node')),
-                ('action', models.CharField(choices=[('accept', 'Accept'), ('refuse', 'Refuse'), ('leave', 'Leave')], max_length=8)),
-                ('asked_by', models.CharField(max_length=150)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='asked at')),
-                ('done_at', models.DateTimeField(null=True, verbose_name='carried out at')),
-                ('outcome', models.CharField(blank=True, max_length=500)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("pubkey", models.CharField(max_length=66, verbose_name="node")),
+                (
+                    "action",
+                    models.CharField(
+                        choices=[("accept", "Accept"), ("refuse", "Refuse"), ("leave", "Leave")], max_length=8
+                    ),
+                ),
+                ("asked_by", models.CharField(max_length=150)),
+                (
+                    "created_at",
+                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="asked at"),
+                ),
+                ("done_at", models.DateTimeField(null=True, verbose_name="carried out at")),
+                ("outcome", models.CharField(blank=True, max_length=500)),
             ],
             options={
-                'verbose_name': 'instruction',
-                'verbose_name_plural': 'instructions to the node',
-                'indexes': [models.Index(condition=models.Q(('done_at__isnull', True)), fields=['id'], name='wish_open')],
+                "verbose_name": "instruction",
+                "verbose_name_plural": "instructions to the node",
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("done_at__isnull", True)), fields=["id"], name="wish_open"
+                    )
+                ],
             },
         ),
     ]

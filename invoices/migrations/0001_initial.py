@@ -6,60 +6,112 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Invoice',
+            name="Invoice",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
-                ('payee', models.CharField(help_text='The node whose lnd is paid.', max_length=66)),
-                ('payment_hash', models.BinaryField(max_length=32, unique=True)),
-                ('payment_request', models.TextField(help_text='What the payer is given (BOLT11).', verbose_name='invoice')),
-                ('memo', models.TextField(blank=True, help_text='What it is for; the payer reads it.')),
-                ('amount_msat', models.BigIntegerField(help_text='0: the payer chooses.')),
-                ('paid_msat', models.BigIntegerField(default=0)),
-                ('state', models.CharField(choices=[('open', 'Open'), ('settled', 'paid'), ('canceled', 'canceled or expired')], default='open', max_length=16)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('expires_at', models.DateTimeField()),
-                ('settled_at', models.DateTimeField(null=True, verbose_name='paid at')),
+                ("id", models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
+                ("payee", models.CharField(help_text="The node whose lnd is paid.", max_length=66)),
+                ("payment_hash", models.BinaryField(max_length=32, unique=True)),
+                (
+                    "payment_request",
+                    models.TextField(help_text="What the payer is given (BOLT11).", verbose_name="invoice"),
+                ),
+                ("memo", models.TextField(blank=True, help_text="What it is for; the payer reads it.")),
+                ("amount_msat", models.BigIntegerField(help_text="0: the payer chooses.")),
+                ("paid_msat", models.BigIntegerField(default=0)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("open", "Open"), ("settled", "paid"), ("canceled", "canceled or expired")],
+                        default="open",
+                        max_length=16,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("expires_at", models.DateTimeField()),
+                ("settled_at", models.DateTimeField(null=True, verbose_name="paid at")),
             ],
             options={
-                'verbose_name': 'invoice made here',
-                'verbose_name_plural': 'invoices made here',
-                'indexes': [models.Index(condition=models.Q(('state', 'open')), fields=['created_at'], name='invoice_open')],
+                "verbose_name": "invoice made here",
+                "verbose_name_plural": "invoices made here",
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("state", "open")), fields=["created_at"], name="invoice_open"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='InvoicePayment',
+            name="InvoicePayment",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
-                ('payer', models.CharField(help_text='The node whose lnd pays.', max_length=66)),
-                ('payee', models.CharField(max_length=66, verbose_name='to')),
-                ('payment_hash', models.BinaryField(max_length=32, unique=True)),
-                ('payment_request', models.TextField(verbose_name='invoice')),
-                ('memo', models.TextField(blank=True, help_text='What it is for, as the payee wrote it.')),
-                ('amount_msat', models.BigIntegerField(help_text='Without the fee.')),
-                ('amount_given', models.BooleanField(default=False, help_text='The invoice left the amount open; the caller chose it.')),
-                ('fee_limit_msat', models.BigIntegerField(help_text='The most that the way may cost.')),
-                ('fee_msat', models.BigIntegerField(default=0)),
-                ('cost_msat', models.BigIntegerField(help_text='What it may cost with the fee while under way; what it has cost then.')),
-                ('preimage', models.BinaryField(default=b'', help_text='The proof of payment.', max_length=32)),
-                ('state', models.CharField(choices=[('in_flight', 'under way'), ('settled', 'paid'), ('failed', 'Failed')], default='in_flight', max_length=16)),
-                ('failure', models.CharField(blank=True, choices=[('refused', 'refused'), ('balance', 'not enough balance'), ('route', 'no way to the payee'), ('timeout', 'no way in time')], max_length=16)),
-                ('cause', models.CharField(blank=True, max_length=500)),
-                ('attempts', models.PositiveIntegerField(default=1)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='last begun at')),
-                ('ended_at', models.DateTimeField(null=True)),
+                ("id", models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
+                ("payer", models.CharField(help_text="The node whose lnd pays.", max_length=66)),
+                ("payee", models.CharField(max_length=66, verbose_name="to")),
+                ("payment_hash", models.BinaryField(max_length=32, unique=True)),
+                ("payment_request", models.TextField(verbose_name="invoice")),
+                ("memo", models.TextField(blank=True, help_text="What it is for, as the payee wrote it.")),
+                ("amount_msat", models.BigIntegerField(help_text="Without the fee.")),
+                (
+                    "amount_given",
+                    models.BooleanField(
+                        default=False, help_text="The invoice left the amount open; the caller chose it."
+                    ),
+                ),
+                ("fee_limit_msat", models.BigIntegerField(help_text="The most that the way may cost.")),
+                ("fee_msat", models.BigIntegerField(default=0)),
+                (
+                    "cost_msat",
+                    models.BigIntegerField(
+                        help_text="What it may cost with the fee while under way; what it has cost then."
+                    ),
+                ),
+                (
+                    "preimage",
+                    models.BinaryField(default=b"", help_text="The proof of payment.", max_length=32),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("in_flight", "under way"), ("settled", "paid"), ("failed", "Failed")],
+                        default="in_flight",
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "failure",
+                    models.CharField(
+                        blank=True,
+                        choices=[
+                            ("refused", "refused"),
+                            ("balance", "not enough balance"),
+                            ("route", "no way to the payee"),
+                            ("timeout", "no way in time"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("cause", models.CharField(blank=True, max_length=500)),
+                ("attempts", models.PositiveIntegerField(default=1)),
+                (
+                    "created_at",
+                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="last begun at"),
+                ),
+                ("ended_at", models.DateTimeField(null=True)),
             ],
             options={
-                'verbose_name': 'invoice paid from here',
-                'verbose_name_plural': 'invoices paid from here',
-                'indexes': [models.Index(fields=['created_at'], name='invoice_payment_begun'), models.Index(condition=models.Q(('state', 'in_flight')), fields=['id'], name='invoice_payment_open')],
+                "verbose_name": "invoice paid from here",
+                "verbose_name_plural": "invoices paid from here",
+                "indexes": [
+                    models.Index(fields=["created_at"], name="invoice_payment_begun"),
+                    models.Index(
+                        condition=models.Q(("state", "in_flight")), fields=["id"], name="invoice_payment_open"
+                    ),
+                ],
             },
         ),
     ]

@@ -4,15 +4,16 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('invoices', '0001_initial'),
+        ("invoices", "0001_initial"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='invoicepayment',
-            name='cltv_limit_blocks',
-            field=models.PositiveIntegerField(default=0, help_text="The longest that it may be held; 0: lnd's own."),
+            model_name="invoicepayment",
+            name="cltv_limit_blocks",
+            field=models.PositiveIntegerField(
+                default=0, help_text="The longest that it may be held; 0: lnd's own."
+            ),
         ),
     ]

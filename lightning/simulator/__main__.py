@@ -14,8 +14,12 @@ def main() -> None:
     parser.add_argument("--dir", required=True, type=Path, help="where the network lives")
     parser.add_argument("--base-port", type=int, default=10001, help="the first node's gRPC port (10001)")
     parser.add_argument("--topology", choices=["chain", "full", "star", "none"], default="chain")
-    parser.add_argument("--port", action="append", default=[], metavar="NAME=PORT", type=_named_port, help="of one node")
-    parser.add_argument("--private", action="append", default=[], metavar="NAME", help="only private channels")
+    parser.add_argument(
+        "--port", action="append", default=[], metavar="NAME=PORT", type=_named_port, help="of one node"
+    )
+    parser.add_argument(
+        "--private", action="append", default=[], metavar="NAME", help="only private channels"
+    )
     options = parser.parse_args()
     try:
         asyncio.run(

@@ -69,7 +69,9 @@ class Bakery:
         head = b"\x02" + _field(1, b"lnd") + _field(2, identifier) + b"\x00"
         return head + b"\x00" + _field(6, signature)
 
-    def refusal(self, given: str | bytes, method: str, permissions: list[tuple[str, str]] | None = None) -> str | None:
+    def refusal(
+        self, given: str | bytes, method: str, permissions: list[tuple[str, str]] | None = None
+    ) -> str | None:
         """As Go's hex decoder, the macaroon library or lnd's bakery would say it. None when the call is permitted, by
         its name or by these permissions, which are its own unless others are named."""
         if same_macaroon(given, self._admin_hex):

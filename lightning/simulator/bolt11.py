@@ -154,7 +154,9 @@ def _pack_hint(hint: HopHint) -> bytes:
 
 
 def _unpack_hint(raw: bytes) -> HopHint:
-    channel, base, rate, delta = (int.from_bytes(raw[a:b], "big") for a, b in ((33, 41), (41, 45), (45, 49), (49, 51)))
+    channel, base, rate, delta = (
+        int.from_bytes(raw[a:b], "big") for a, b in ((33, 41), (41, 45), (45, 49), (49, 51))
+    )
     return HopHint(raw[:33], channel, base, rate, delta)
 
 

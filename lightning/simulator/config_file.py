@@ -35,7 +35,9 @@ def write_config(
         text = _config(directory, name, pubkey, lnd_port, grpc_port, http_port)
         write_secret(path, text.encode())
     elif lnd.get("port") != lnd_port:
-        text = re.sub(r"(?m)^(\s+lnd_node:(?:\n\s{4,}.*)*?\n\s+port:)\s*\S+", rf"\1 {lnd_port}", path.read_text())
+        text = re.sub(
+            r"(?m)^(\s+lnd_node:(?:\n\s{4,}.*)*?\n\s+port:)\s*\S+", rf"\1 {lnd_port}", path.read_text()
+        )
         write_secret(path, text.encode())
     return path
 
@@ -49,7 +51,11 @@ def _lnd_of(path: Path) -> dict:
 
 def _config(directory: Path, name: str, pubkey: str, port: int, grpc_port: int, http_port: int) -> str:
     config = {
-        "server": {"enabled": True, "grpc_addr": f"127.0.0.1:{grpc_port}", "http_addr": f"127.0.0.1:{http_port}"},
+        "server": {
+            "enabled": True,
+            "grpc_addr": f"127.0.0.1:{grpc_port}",
+            "http_addr": f"127.0.0.1:{http_port}",
+        },
         "sqlite3": {"username": "admin", "password": secrets.token_urlsafe(18)},
         "service_list": [
             {

@@ -32,7 +32,9 @@ class SimulatorControl:
 
     async def command(self, name: str, **arguments: Any) -> Any:
         """Any command of control_server.Commands."""
-        call = self._connect().unary_unary(METHOD_PATH, request_serializer=_to_json, response_deserializer=json.loads)
+        call = self._connect().unary_unary(
+            METHOD_PATH, request_serializer=_to_json, response_deserializer=json.loads
+        )
         token = (self._directory / TOKEN_FILE).read_bytes().hex()
         return await call({"command": name, **arguments}, metadata=(("macaroon", token),))
 
@@ -88,7 +90,13 @@ class SimulatorControl:
         await self.command("synced", node=node, on=on)
 
     async def open_channel(
-        self, a: str, b: str, *, capacity_sat: int = 10_000_000, remote_sat: int | None = None, private: bool = False
+        self,
+        a: str,
+        b: str,
+        *,
+        capacity_sat: int = 10_000_000,
+        remote_sat: int | None = None,
+        private: bool = False,
     ) -> dict:
         return await self.command(
             "open_channel", a=a, b=b, capacity_sat=capacity_sat, remote_sat=remote_sat, private=private
@@ -159,7 +167,9 @@ async def _run(directory: Path, command: str, arguments: dict) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(
-        prog="python -m lightning.simulator.control", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+        prog="python -m lightning.simulator.control",
+        description=__doc__,
+        formatter_class=argparse.RawTextHelpFormatter,
     )
     parser.add_argument("--dir", required=True, type=Path)
     parser.add_argument("command")

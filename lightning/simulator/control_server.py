@@ -37,7 +37,9 @@ class ControlServer:
     async def start(self) -> None:
         self._server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
         handler = grpc.unary_unary_rpc_method_handler(self._run, json.loads, _to_json)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),))
+        self._server.add_generic_rpc_handlers(
+            (grpc.method_handlers_generic_handler(SERVICE, {METHOD: handler}),)
+        )
         port = server.bind(self._server, 0)
         await self._server.start()
         credentials.write_secret(self._directory / PORT_FILE, str(port).encode())
@@ -151,11 +153,18 @@ class Commands:
         self._network.node(node).synced = on
 
     async def open_channel(
-        self, a: str, b: str, capacity_sat: int = 10_000_000, remote_sat: int | None = None, private: bool = False
+        self,
+        a: str,
+        b: str,
+        capacity_sat: int = 10_000_000,
+        remote_sat: int | None = None,
+        private: bool = False,
     ):
         """remote_sat is b's side. Returns the channel's id and alias."""
         nodes = self._network.node(a), self._network.node(b)
-        channel = self._network.open_channel(*nodes, capacity_sat=capacity_sat, remote_sat=remote_sat, private=private)
+        channel = self._network.open_channel(
+            *nodes, capacity_sat=capacity_sat, remote_sat=remote_sat, private=private
+        )
         return {"chan_id": channel.id, "alias": channel.alias}
 
     async def pay(
@@ -191,7 +200,9 @@ class Commands:
 
     async def pay_many(self, node: str, dest: str, payments: list[dict]):
         """All at once, each with the arguments of `pay`. How many ended in which way."""
-        ends = await asyncio.gather(*(self.pay(node, dest, **asked) for asked in payments), return_exceptions=True)
+        ends = await asyncio.gather(
+            *(self.pay(node, dest, **asked) for asked in payments), return_exceptions=True
+        )
         for end in ends:
             if isinstance(end, Exception) and not isinstance(end, CallError):
                 raise end

@@ -57,7 +57,9 @@ def _self_signed(name: str) -> tuple[bytes, bytes]:
             x509.NameAttribute(NameOID.COMMON_NAME, name),
         ]
     )
-    names = [x509.DNSName("localhost")] + [x509.IPAddress(ipaddress.ip_address(ip)) for ip in ("127.0.0.1", "::1")]
+    names = [x509.DNSName("localhost")] + [
+        x509.IPAddress(ipaddress.ip_address(ip)) for ip in ("127.0.0.1", "::1")
+    ]
     now = datetime.datetime.now(datetime.UTC)
     certificate = (
         x509.CertificateBuilder()

@@ -36,5 +36,9 @@ def _refuse(handler, text: str):
     async def refuse(request, context):
         await context.abort(grpc.StatusCode.UNKNOWN, text)
 
-    make = grpc.unary_stream_rpc_method_handler if handler.response_streaming else grpc.unary_unary_rpc_method_handler
+    make = (
+        grpc.unary_stream_rpc_method_handler
+        if handler.response_streaming
+        else grpc.unary_unary_rpc_method_handler
+    )
     return make(refuse, handler.request_deserializer, handler.response_serializer)

@@ -120,7 +120,11 @@ class Graph:
 
     def knows(self, viewer: int, node: int) -> bool:
         """Whether `node` is in the viewer's graph: announced, itself, or at the other end of a private channel."""
-        return viewer == node or self.public(node) or any(channel.other(viewer) == node for channel in self.of(viewer))
+        return (
+            viewer == node
+            or self.public(node)
+            or any(channel.other(viewer) == node for channel in self.of(viewer))
+        )
 
     def peers(self, node: int) -> set[int]:
         return {channel.other(node) for channel in self.of(node) if self.active(channel)}

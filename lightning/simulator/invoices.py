@@ -140,7 +140,10 @@ class Invoices:
             invoice = self._store.invoice(node.id, htlc.payment_hash)
             keysend = KEYSEND_RECORD in htlc.records
             if keysend and node.accepts_keysend:
-                if htlc.payment_addr or hashlib.sha256(htlc.records[KEYSEND_RECORD]).digest() != htlc.payment_hash:
+                if (
+                    htlc.payment_addr
+                    or hashlib.sha256(htlc.records[KEYSEND_RECORD]).digest() != htlc.payment_hash
+                ):
                     return Outcome.REFUSED, b""
                 invoice = invoice or self._add_keysend(node, htlc)
             if invoice is None or not _payable(invoice, htlc, keysend=keysend):
@@ -321,11 +324,15 @@ def _check(order: Order) -> None:
     if len(order.memo.encode()) > MAX_MEMO_BYTES:
         raise CallError(f"memo too large: {len(order.memo.encode())} bytes (maxsize={MAX_MEMO_BYTES})")
     if order.amount > MAX_INVOICE_MSAT:
-        raise CallError(f"invoice amount {order.amount // 1000} is too large, max is {MAX_INVOICE_MSAT // 1000}")
+        raise CallError(
+            f"invoice amount {order.amount // 1000} is too large, max is {MAX_INVOICE_MSAT // 1000}"
+        )
     if order.expiry < 0:
         raise CallError("expiry must not be negative")
     if order.expiry > MAX_EXPIRY_SECONDS:
-        raise CallError(f"expiry of {order.expiry} seconds greater than max expiry of {MAX_EXPIRY_SECONDS} seconds")
+        raise CallError(
+            f"expiry of {order.expiry} seconds greater than max expiry of {MAX_EXPIRY_SECONDS} seconds"
+        )
     if 0 < order.cltv_expiry < 18:
         raise CallError(f"CLTV delta of {order.cltv_expiry} must be greater than minimum of 18")
     if order.cltv_expiry > 2016:

@@ -8,7 +8,14 @@ import time
 from dataclasses import dataclass, field, replace
 
 from lightning.simulator import bolt11, onion
-from lightning.simulator.errors import CallError, already_exists, amount_msat, need_hash, need_vertex, not_found
+from lightning.simulator.errors import (
+    CallError,
+    already_exists,
+    amount_msat,
+    need_hash,
+    need_vertex,
+    not_found,
+)
 from lightning.simulator.faults import Faults
 from lightning.simulator.graph import Hop, Search
 from lightning.simulator.invoices import Htlc, Invoices, Outcome
@@ -98,7 +105,9 @@ def read_intent(request: router_pb2.SendPaymentRequest, *, sender: bytes, raw: b
 def read_hints(route_hints) -> tuple[tuple[bytes, int], ...]:
     """(node, channel) of each hop hint."""
     try:
-        return tuple((bytes.fromhex(hop.node_id), hop.chan_id) for hint in route_hints for hop in hint.hop_hints)
+        return tuple(
+            (bytes.fromhex(hop.node_id), hop.chan_id) for hint in route_hints for hop in hint.hop_hints
+        )
     except ValueError:
         raise CallError("encoding/hex: invalid byte in a hop hint's node_id") from None
 
@@ -139,7 +148,12 @@ class Payments:
     # what clients ask
 
     def send(
-        self, sender: Node, request: router_pb2.SendPaymentRequest, *, raw: bool = False, any_size: bool = False
+        self,
+        sender: Node,
+        request: router_pb2.SendPaymentRequest,
+        *,
+        raw: bool = False,
+        any_size: bool = False,
     ) -> tuple[Attempt, Stream]:
         """Starts a payment. `raw` (hostile tests) also pays again what this node has paid; `any_size` as if the onion
         had room for everything."""
@@ -168,7 +182,9 @@ class Payments:
         """The client of a cancelable payment is gone. An HTLC that is on its way is not called back."""
         attempt.cancelled.set()
 
-    def query_route(self, sender: Node, request: lightning_pb2.QueryRoutesRequest, target: bytes) -> list[Hop]:
+    def query_route(
+        self, sender: Node, request: lightning_pb2.QueryRoutesRequest, target: bytes
+    ) -> list[Hop]:
         amount = request.amt * 1000
         intent = Intent(
             target=target,

@@ -35,7 +35,9 @@ class SimulatedNetwork:
     `private` nodes only get private channels. start() after kill() or stop() brings the same nodes back on the same ports.
     """
 
-    def __init__(self, directory: Path, names: list[str], *, topology: str = "chain", private: tuple[str, ...] = ()):
+    def __init__(
+        self, directory: Path, names: list[str], *, topology: str = "chain", private: tuple[str, ...] = ()
+    ):
         self.directory = Path(directory).resolve()
         self.names = list(names)
         self.nodes: dict[str, LndNode] = {}

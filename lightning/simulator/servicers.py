@@ -92,7 +92,9 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         channels, node = self._network.graph.of(self._node.id), self._node.id
         local = sum(channel.balances[channel.side(node)] for channel in channels)
         remote = sum(channel.balances[1 - channel.side(node)] for channel in channels)
-        return lightning_pb2.ChannelBalanceResponse(local_balance=_amount(local), remote_balance=_amount(remote))
+        return lightning_pb2.ChannelBalanceResponse(
+            local_balance=_amount(local), remote_balance=_amount(remote)
+        )
 
     @unary
     def ListChannels(self, request):
@@ -134,7 +136,9 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
             fee_base_msat=rules.BASE_FEE_MSAT,
             fee_rate_milli_msat=rules.FEE_RATE_PPM,
         )
-        return lightning_pb2.ChannelEdge(node1_pub=first, node2_pub=second, node1_policy=policy, node2_policy=policy)
+        return lightning_pb2.ChannelEdge(
+            node1_pub=first, node2_pub=second, node1_policy=policy, node2_policy=policy
+        )
 
     @unary
     def GetNodeInfo(self, request):
@@ -142,9 +146,13 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         graph = self._network.graph
         if node is None or not graph.knows(self._node.id, node.id):
             raise not_found("unable to find node")
-        seen = [channel for channel in graph.of(node.id) if not channel.private or self._node.id in channel.nodes]
+        seen = [
+            channel for channel in graph.of(node.id) if not channel.private or self._node.id in channel.nodes
+        ]
         return lightning_pb2.NodeInfo(
-            node=lightning_pb2.LightningNode(pub_key=request.pub_key, alias=node.name, features=_features(node)),
+            node=lightning_pb2.LightningNode(
+                pub_key=request.pub_key, alias=node.name, features=_features(node)
+            ),
             num_channels=len(seen),
         )
 
@@ -314,7 +322,9 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServicer):
         )
         invoice = self._invoices.add_order(self._node, order)
         return invoices_pb2.AddHoldInvoiceResp(
-            payment_request=invoice.payment_request, add_index=invoice.add_index, payment_addr=invoice.payment_addr
+            payment_request=invoice.payment_request,
+            add_index=invoice.add_index,
+            payment_addr=invoice.payment_addr,
         )
 
     @streaming
@@ -339,8 +349,12 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServicer):
         return invoices_pb2.CancelInvoiceResp()
 
 
-def add_services(server: grpc.aio.Server, node: Node, services: Services, bakery: Bakery, address: str) -> None:
-    lightning_pb2_grpc.add_LightningServicer_to_server(LightningServicer(node, services, bakery, address), server)
+def add_services(
+    server: grpc.aio.Server, node: Node, services: Services, bakery: Bakery, address: str
+) -> None:
+    lightning_pb2_grpc.add_LightningServicer_to_server(
+        LightningServicer(node, services, bakery, address), server
+    )
     router_pb2_grpc.add_RouterServicer_to_server(RouterServicer(node, services), server)
     invoices_pb2_grpc.add_InvoicesServicer_to_server(InvoicesServicer(node, services), server)
 

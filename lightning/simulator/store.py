@@ -109,12 +109,16 @@ class Store:
         )
 
     def invoice(self, node: int, payment_hash: bytes) -> lightning_pb2.Invoice | None:
-        row = self._db.execute("SELECT invoice FROM invoice WHERE node=? AND hash=?", (node, payment_hash)).fetchone()
+        row = self._db.execute(
+            "SELECT invoice FROM invoice WHERE node=? AND hash=?", (node, payment_hash)
+        ).fetchone()
         return lightning_pb2.Invoice.FromString(row[0]) if row else None
 
     def invoices_after(self, node: int, offset: int, count: int = -1, *, pending: bool = False) -> list:
         """In order of add_index, strictly after `offset`."""
-        return self._invoices(f"node=? AND add_index>? {_only(pending)} ORDER BY add_index", node, offset, count)
+        return self._invoices(
+            f"node=? AND add_index>? {_only(pending)} ORDER BY add_index", node, offset, count
+        )
 
     def invoices_before(self, node: int, offset: int, count: int, *, pending: bool = False) -> list:
         """The newest ones strictly before `offset` (0: the very newest), in order of add_index."""
@@ -137,13 +141,16 @@ class Store:
     def last_indices(self, node: int) -> tuple[int, int, int]:
         """The newest add_index, settle_index and payment_index, 0 when there is none."""
         return tuple(
-            self._db.execute(f"SELECT coalesce(max({column}), 0) FROM {table} WHERE node=?", (node,)).fetchone()[0]
+            self._db.execute(
+                f"SELECT coalesce(max({column}), 0) FROM {table} WHERE node=?", (node,)
+            ).fetchone()[0]
             for table, column in (("invoice", "add_index"), ("settle", "settle_index"), ("payment", "number"))
         )
 
     def _invoices(self, condition: str, node: int, offset: int, count: int) -> list[lightning_pb2.Invoice]:
         rows = self._db.execute(
-            f"SELECT invoice FROM invoice WHERE {condition} LIMIT ?", (node, min(offset, _MAX_INDEX), min(count, _MAX_INDEX))
+            f"SELECT invoice FROM invoice WHERE {condition} LIMIT ?",
+            (node, min(offset, _MAX_INDEX), min(count, _MAX_INDEX)),
         )
         return [lightning_pb2.Invoice.FromString(row[0]) for row in rows]
 
@@ -175,12 +182,16 @@ class Store:
         self._db.execute("UPDATE payment SET accepted=1 WHERE node=? AND hash=?", (node, payment_hash))
 
     def payment(self, node: int, payment_hash: bytes) -> lightning_pb2.Payment | None:
-        row = self._db.execute("SELECT payment FROM payment WHERE node=? AND hash=?", (node, payment_hash)).fetchone()
+        row = self._db.execute(
+            "SELECT payment FROM payment WHERE node=? AND hash=?", (node, payment_hash)
+        ).fetchone()
         return lightning_pb2.Payment.FromString(row[0]) if row else None
 
     def open_payments(self) -> list[tuple]:
         """(node, payment, request, route, accepted) of each payment in flight."""
-        rows = self._db.execute("SELECT node, payment, request, route, accepted FROM payment WHERE status=1").fetchall()
+        rows = self._db.execute(
+            "SELECT node, payment, request, route, accepted FROM payment WHERE status=1"
+        ).fetchall()
         return [
             (
                 node,

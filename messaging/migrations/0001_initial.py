@@ -7,108 +7,186 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='Event',
+            name="Event",
             fields=[
-                ('seq', models.BigAutoField(primary_key=True, serialize=False)),
-                ('message_id', models.UUIDField()),
-                ('reply_to', models.UUIDField(null=True)),
-                ('from_pubkey', models.CharField(blank=True, max_length=66)),
-                ('data', models.BinaryField()),
-                ('service_type', models.CharField(max_length=32)),
-                ('amount_sat', models.BigIntegerField()),
-                ('created_at', models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
+                ("seq", models.BigAutoField(primary_key=True, serialize=False)),
+                ("message_id", models.UUIDField()),
+                ("reply_to", models.UUIDField(null=True)),
+                ("from_pubkey", models.CharField(blank=True, max_length=66)),
+                ("data", models.BinaryField()),
+                ("service_type", models.CharField(max_length=32)),
+                ("amount_sat", models.BigIntegerField()),
+                ("created_at", models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
             ],
         ),
         migrations.CreateModel(
-            name='InvoiceMark',
+            name="InvoiceMark",
             fields=[
-                ('pubkey', models.CharField(max_length=66, primary_key=True, serialize=False)),
-                ('add_index', models.BigIntegerField()),
+                ("pubkey", models.CharField(max_length=66, primary_key=True, serialize=False)),
+                ("add_index", models.BigIntegerField()),
             ],
         ),
         migrations.CreateModel(
-            name='Peer',
+            name="Peer",
             fields=[
-                ('pubkey', models.CharField(help_text="The node's key in hexadecimal.", max_length=66, primary_key=True, serialize=False)),
-                ('label', models.CharField(blank=True, help_text='Your own name for this node.', max_length=100)),
-                ('first_seen_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('last_seen_at', models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
+                (
+                    "pubkey",
+                    models.CharField(
+                        help_text="The node's key in hexadecimal.",
+                        max_length=66,
+                        primary_key=True,
+                        serialize=False,
+                    ),
+                ),
+                (
+                    "label",
+                    models.CharField(blank=True, help_text="Your own name for this node.", max_length=100),
+                ),
+                ("first_seen_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("last_seen_at", models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
             ],
         ),
         migrations.CreateModel(
-            name='ReceivedHtlc',
+            name="ReceivedHtlc",
             fields=[
-                ('key', models.BinaryField(max_length=32, primary_key=True, serialize=False)),
-                ('received_at', models.DateTimeField(default=django.utils.timezone.now)),
+                ("key", models.BinaryField(max_length=32, primary_key=True, serialize=False)),
+                ("received_at", models.DateTimeField(default=django.utils.timezone.now)),
             ],
         ),
         migrations.CreateModel(
-            name='Attempt',
+            name="Attempt",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
-                ('secret', models.BinaryField(help_text='The preimage.')),
-                ('name', models.BinaryField(help_text='The payment hash.', max_length=32, unique=True)),
-                ('destination', models.CharField(max_length=66)),
-                ('service', models.CharField(max_length=32)),
-                ('packet', models.BinaryField()),
-                ('amount_msat', models.BigIntegerField()),
-                ('fee_msat', models.BigIntegerField(default=0)),
-                ('state', models.CharField(choices=[('in_flight', 'In Flight'), ('settled', 'Settled'), ('failed', 'Failed')], default='in_flight', max_length=16)),
-                ('cause', models.CharField(blank=True, max_length=500)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('ended_at', models.DateTimeField(null=True)),
+                ("id", models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
+                ("secret", models.BinaryField(help_text="The preimage.")),
+                ("name", models.BinaryField(help_text="The payment hash.", max_length=32, unique=True)),
+                ("destination", models.CharField(max_length=66)),
+                ("service", models.CharField(max_length=32)),
+                ("packet", models.BinaryField()),
+                ("amount_msat", models.BigIntegerField()),
+                ("fee_msat", models.BigIntegerField(default=0)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("in_flight", "In Flight"), ("settled", "Settled"), ("failed", "Failed")],
+                        default="in_flight",
+                        max_length=16,
+                    ),
+                ),
+                ("cause", models.CharField(blank=True, max_length=500)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("ended_at", models.DateTimeField(null=True)),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('state', 'in_flight')), fields=['created_at'], name='attempt_in_flight')],
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("state", "in_flight")),
+                        fields=["created_at"],
+                        name="attempt_in_flight",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='IdempotencyKey',
+            name="IdempotencyKey",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('caller', models.CharField(blank=True, max_length=100)),
-                ('key', models.CharField(max_length=255)),
-                ('request_hash', models.BinaryField(max_length=32)),
-                ('message_id', models.UUIDField()),
-                ('created_at', models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("caller", models.CharField(blank=True, max_length=100)),
+                ("key", models.CharField(max_length=255)),
+                ("request_hash", models.BinaryField(max_length=32)),
+                ("message_id", models.UUIDField()),
+                ("created_at", models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('caller', 'key'), name='idempotency_key_once')],
+                "constraints": [
+                    models.UniqueConstraint(fields=("caller", "key"), name="idempotency_key_once")
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Message',
+            name="Message",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('message_id', models.UUIDField()),
-                ('direction', models.CharField(choices=[('out', 'sent'), ('in', 'received')], max_length=3)),
-                ('pubkey', models.CharField(blank=True, help_text='Empty for records that do not name a sender.', max_length=66, verbose_name='peer')),
-                ('service', models.CharField(max_length=32)),
-                ('reply_to', models.UUIDField(null=True)),
-                ('body', models.BinaryField()),
-                ('amount_msat', models.BigIntegerField()),
-                ('state', models.CharField(choices=[('queued', 'Queued'), ('in_flight', 'In Flight'), ('retrying', 'Retrying'), ('settled', 'Settled'), ('failed', 'Failed'), ('received', 'Received')], max_length=16)),
-                ('attempts', models.PositiveIntegerField(default=0)),
-                ('fee_msat', models.BigIntegerField(default=0)),
-                ('error', models.CharField(blank=True, max_length=500, verbose_name='cause')),
-                ('alone', models.BooleanField(default=False, help_text='Failed in company: not joined with others again.')),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('updated_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('next_try_at', models.DateTimeField(null=True)),
-                ('expires_at', models.DateTimeField(null=True)),
-                ('attempt', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='messages', to='messaging.attempt')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("message_id", models.UUIDField()),
+                ("direction", models.CharField(choices=[("out", "sent"), ("in", "received")], max_length=3)),
+                (
+                    "pubkey",
+                    models.CharField(
+                        blank=True,
+                        help_text="Empty for records that do not name a sender.",
+                        max_length=66,
+                        verbose_name="peer",
+                    ),
+                ),
+                ("service", models.CharField(max_length=32)),
+                ("reply_to", models.UUIDField(null=True)),
+                ("body", models.BinaryField()),
+                ("amount_msat", models.BigIntegerField()),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("queued", "Queued"),
+                            ("in_flight", "In Flight"),
+                            ("retrying", "Retrying"),
+                            ("settled", "Settled"),
+                            ("failed", "Failed"),
+                            ("received", "Received"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("attempts", models.PositiveIntegerField(default=0)),
+                ("fee_msat", models.BigIntegerField(default=0)),
+                ("error", models.CharField(blank=True, max_length=500, verbose_name="cause")),
+                (
+                    "alone",
+                    models.BooleanField(
+                        default=False, help_text="Failed in company: not joined with others again."
+                    ),
+                ),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("updated_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("next_try_at", models.DateTimeField(null=True)),
+                ("expires_at", models.DateTimeField(null=True)),
+                (
+                    "attempt",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="messages",
+                        to="messaging.attempt",
+                    ),
+                ),
             ],
             options={
-                'indexes': [models.Index(fields=['message_id'], name='message_by_id'), models.Index(fields=['pubkey', 'id'], name='message_by_peer'), models.Index(condition=models.Q(('state__in', ('queued', 'in_flight', 'retrying'))), fields=['id'], name='message_unfinished')],
-                'constraints': [models.UniqueConstraint(fields=('direction', 'pubkey', 'message_id'), name='message_once')],
+                "indexes": [
+                    models.Index(fields=["message_id"], name="message_by_id"),
+                    models.Index(fields=["pubkey", "id"], name="message_by_peer"),
+                    models.Index(
+                        condition=models.Q(("state__in", ("queued", "in_flight", "retrying"))),
+                        fields=["id"],
+                        name="message_unfinished",
+                    ),
+                ],
+                "constraints": [
+                    models.UniqueConstraint(fields=("direction", "pubkey", "message_id"), name="message_once")
+                ],
             },
         ),
     ]

@@ -7,117 +7,194 @@ from django.db import migrations, models
 
 def note_who_was_written_to(apps, schema_editor):
     sent = apps.get_model("messaging", "Message").objects.filter(direction="out")
-    apps.get_model("messaging", "Peer").objects.filter(pubkey__in=sent.values("pubkey")).update(written_to=True)
+    apps.get_model("messaging", "Peer").objects.filter(pubkey__in=sent.values("pubkey")).update(
+        written_to=True
+    )
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('messaging', '0001_initial'),
+        ("messaging", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='Division',
+            name="Division",
             fields=[
-                ('message', models.OneToOneField(on_delete=django.db.models.deletion.CASCADE, primary_key=True, serialize=False, to='messaging.message')),
-                ('body', models.BinaryField()),
-                ('compression', models.PositiveSmallIntegerField()),
-                ('sha256', models.BinaryField(max_length=32)),
-                ('part_bytes', models.PositiveIntegerField()),
+                (
+                    "message",
+                    models.OneToOneField(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        primary_key=True,
+                        serialize=False,
+                        to="messaging.message",
+                    ),
+                ),
+                ("body", models.BinaryField()),
+                ("compression", models.PositiveSmallIntegerField()),
+                ("sha256", models.BinaryField(max_length=32)),
+                ("part_bytes", models.PositiveIntegerField()),
             ],
         ),
         migrations.AddField(
-            model_name='attempt',
-            name='payer',
-            field=models.CharField(blank=True, help_text='The node whose lnd pays.', max_length=66),
+            model_name="attempt",
+            name="payer",
+            field=models.CharField(blank=True, help_text="The node whose lnd pays.", max_length=66),
         ),
         migrations.AddField(
-            model_name='message',
-            name='cost_msat',
+            model_name="message",
+            name="cost_msat",
             field=models.BigIntegerField(default=0),
         ),
         migrations.AddField(
-            model_name='message',
-            name='parts',
-            field=models.PositiveIntegerField(default=1, help_text='How many payments carry it.'),
+            model_name="message",
+            name="parts",
+            field=models.PositiveIntegerField(default=1, help_text="How many payments carry it."),
         ),
         migrations.AddField(
-            model_name='peer',
-            name='marked',
-            field=models.BooleanField(default=False, help_text='Room for its long messages is kept when strangers fill the rest.', verbose_name='known to you'),
+            model_name="peer",
+            name="marked",
+            field=models.BooleanField(
+                default=False,
+                help_text="Room for its long messages is kept when strangers fill the rest.",
+                verbose_name="known to you",
+            ),
         ),
         migrations.AddField(
-            model_name='peer',
-            name='reply_hints',
-            field=models.JSONField(blank=True, default=list, help_text='Private channels over which it can be reached, as it told last.'),
+            model_name="peer",
+            name="reply_hints",
+            field=models.JSONField(
+                blank=True,
+                default=list,
+                help_text="Private channels over which it can be reached, as it told last.",
+            ),
         ),
         migrations.AddField(
-            model_name='peer',
-            name='written_to',
-            field=models.BooleanField(default=False, help_text='This node has sent it a message.'),
+            model_name="peer",
+            name="written_to",
+            field=models.BooleanField(default=False, help_text="This node has sent it a message."),
         ),
         migrations.AlterField(
-            model_name='attempt',
-            name='packet',
-            field=models.BinaryField(help_text='Kept until the payment has ended.'),
+            model_name="attempt",
+            name="packet",
+            field=models.BinaryField(help_text="Kept until the payment has ended."),
         ),
         migrations.AlterField(
-            model_name='message',
-            name='attempt',
-            field=models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='%(class)ss', to='messaging.attempt'),
+            model_name="message",
+            name="attempt",
+            field=models.ForeignKey(
+                null=True,
+                on_delete=django.db.models.deletion.PROTECT,
+                related_name="%(class)ss",
+                to="messaging.attempt",
+            ),
         ),
         migrations.CreateModel(
-            name='Assembly',
+            name="Assembly",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('pubkey', models.CharField(max_length=66, verbose_name='sender')),
-                ('message_id', models.UUIDField()),
-                ('service', models.CharField(max_length=32)),
-                ('reply_to', models.UUIDField(null=True)),
-                ('compression', models.PositiveSmallIntegerField()),
-                ('count', models.BigIntegerField(help_text='Parts in all.')),
-                ('size', models.BigIntegerField(help_text='Bytes of the whole, as its sender declares.')),
-                ('sha256', models.BinaryField(max_length=32)),
-                ('known', models.BooleanField(help_text='From a peer that this node has written to, or that was marked.')),
-                ('received_parts', models.BigIntegerField(default=0)),
-                ('received_bytes', models.BigIntegerField(default=0)),
-                ('amount_msat', models.BigIntegerField(default=0)),
-                ('created_at', models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("pubkey", models.CharField(max_length=66, verbose_name="sender")),
+                ("message_id", models.UUIDField()),
+                ("service", models.CharField(max_length=32)),
+                ("reply_to", models.UUIDField(null=True)),
+                ("compression", models.PositiveSmallIntegerField()),
+                ("count", models.BigIntegerField(help_text="Parts in all.")),
+                ("size", models.BigIntegerField(help_text="Bytes of the whole, as its sender declares.")),
+                ("sha256", models.BinaryField(max_length=32)),
+                (
+                    "known",
+                    models.BooleanField(
+                        help_text="From a peer that this node has written to, or that was marked."
+                    ),
+                ),
+                ("received_parts", models.BigIntegerField(default=0)),
+                ("received_bytes", models.BigIntegerField(default=0)),
+                ("amount_msat", models.BigIntegerField(default=0)),
+                ("created_at", models.DateTimeField(db_index=True, default=django.utils.timezone.now)),
             ],
             options={
-                'verbose_name': 'incomplete message',
-                'constraints': [models.UniqueConstraint(fields=('pubkey', 'message_id'), name='assembly_once')],
+                "verbose_name": "incomplete message",
+                "constraints": [
+                    models.UniqueConstraint(fields=("pubkey", "message_id"), name="assembly_once")
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Part',
+            name="Part",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('state', models.CharField(choices=[('queued', 'Queued'), ('in_flight', 'In Flight'), ('retrying', 'Retrying'), ('settled', 'Settled'), ('failed', 'Failed'), ('received', 'Received')], max_length=16)),
-                ('attempts', models.PositiveIntegerField(default=0)),
-                ('amount_msat', models.BigIntegerField()),
-                ('fee_msat', models.BigIntegerField(default=0)),
-                ('error', models.CharField(blank=True, max_length=500, verbose_name='cause')),
-                ('next_try_at', models.DateTimeField(null=True)),
-                ('index', models.PositiveIntegerField()),
-                ('attempt', models.ForeignKey(null=True, on_delete=django.db.models.deletion.PROTECT, related_name='%(class)ss', to='messaging.attempt')),
-                ('message', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to='messaging.message')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("queued", "Queued"),
+                            ("in_flight", "In Flight"),
+                            ("retrying", "Retrying"),
+                            ("settled", "Settled"),
+                            ("failed", "Failed"),
+                            ("received", "Received"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("attempts", models.PositiveIntegerField(default=0)),
+                ("amount_msat", models.BigIntegerField()),
+                ("fee_msat", models.BigIntegerField(default=0)),
+                ("error", models.CharField(blank=True, max_length=500, verbose_name="cause")),
+                ("next_try_at", models.DateTimeField(null=True)),
+                ("index", models.PositiveIntegerField()),
+                (
+                    "attempt",
+                    models.ForeignKey(
+                        null=True,
+                        on_delete=django.db.models.deletion.PROTECT,
+                        related_name="%(class)ss",
+                        to="messaging.attempt",
+                    ),
+                ),
+                (
+                    "message",
+                    models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, to="messaging.message"),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('message', 'index'), name='part_once')],
+                "constraints": [models.UniqueConstraint(fields=("message", "index"), name="part_once")],
             },
         ),
         migrations.CreateModel(
-            name='ReceivedPart',
+            name="ReceivedPart",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('index', models.BigIntegerField()),
-                ('body', models.BinaryField()),
-                ('assembly', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='received', to='messaging.assembly')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("index", models.BigIntegerField()),
+                ("body", models.BinaryField()),
+                (
+                    "assembly",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE,
+                        related_name="received",
+                        to="messaging.assembly",
+                    ),
+                ),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('assembly', 'index'), name='received_part_once')],
+                "constraints": [
+                    models.UniqueConstraint(fields=("assembly", "index"), name="received_part_once")
+                ],
             },
         ),
         migrations.RunPython(note_who_was_written_to, migrations.RunPython.noop),

@@ -4,15 +4,14 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('messaging', '0002_long_messages'),
+        ("messaging", "0002_long_messages"),
     ]
 
     operations = [
         migrations.AddField(
-            model_name='idempotencykey',
-            name='further_ids',
-            field=models.JSONField(default=list, help_text='Where one request made several messages.'),
+            model_name="idempotencykey",
+            name="further_ids",
+            field=models.JSONField(default=list, help_text="Where one request made several messages."),
         ),
     ]

@@ -4,14 +4,13 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('messaging', '0003_several_ids_a_request'),
+        ("messaging", "0003_several_ids_a_request"),
     ]
 
     operations = [
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('state', 'failed')), fields=['id'], name='message_failed'),
+            model_name="message",
+            index=models.Index(condition=models.Q(("state", "failed")), fields=["id"], name="message_failed"),
         ),
     ]

@@ -5,67 +5,157 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('messaging', '0004_failed_messages'),
+        ("messaging", "0004_failed_messages"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='InboundPolicy',
+            name="InboundPolicy",
             fields=[
-                ('service', models.CharField(max_length=32, primary_key=True, serialize=False)),
-                ('min_amount_sat', models.PositiveBigIntegerField(blank=True, help_text='A message that pays less is refused. Empty: as in the configuration. 0: no limit.', null=True, verbose_name='at least (sat)')),
-                ('only_known', models.BooleanField(blank=True, help_text='Known are those that this node has written to, and those that you marked.', null=True, verbose_name='only known peers')),
-                ('peer_messages_per_hour', models.PositiveBigIntegerField(blank=True, help_text='Empty: as in the configuration. 0: no limit.', null=True, verbose_name='messages an hour of one peer')),
-                ('peer_bytes_per_hour', models.PositiveBigIntegerField(blank=True, help_text='Empty: as in the configuration. 0: no limit.', null=True, verbose_name='bytes an hour of one peer')),
-                ('all_messages_per_hour', models.PositiveBigIntegerField(blank=True, help_text='Empty: as in the configuration. 0: no limit.', null=True, verbose_name='messages an hour in all')),
-                ('all_bytes_per_hour', models.PositiveBigIntegerField(blank=True, help_text='Empty: as in the configuration. 0: no limit.', null=True, verbose_name='bytes an hour in all')),
-                ('configured', models.JSONField(default=dict, editable=False)),
+                ("service", models.CharField(max_length=32, primary_key=True, serialize=False)),
+                (
+                    "min_amount_sat",
+                    models.PositiveBigIntegerField(
+                        blank=True,
+                        help_text="A message that pays less is refused. Empty: as in the configuration. 0: no limit.",
+                        null=True,
+                        verbose_name="at least (sat)",
+                    ),
+                ),
+                (
+                    "only_known",
+                    models.BooleanField(
+                        blank=True,
+                        help_text="Known are those that this node has written to, and those that you marked.",
+                        null=True,
+                        verbose_name="only known peers",
+                    ),
+                ),
+                (
+                    "peer_messages_per_hour",
+                    models.PositiveBigIntegerField(
+                        blank=True,
+                        help_text="Empty: as in the configuration. 0: no limit.",
+                        null=True,
+                        verbose_name="messages an hour of one peer",
+                    ),
+                ),
+                (
+                    "peer_bytes_per_hour",
+                    models.PositiveBigIntegerField(
+                        blank=True,
+                        help_text="Empty: as in the configuration. 0: no limit.",
+                        null=True,
+                        verbose_name="bytes an hour of one peer",
+                    ),
+                ),
+                (
+                    "all_messages_per_hour",
+                    models.PositiveBigIntegerField(
+                        blank=True,
+                        help_text="Empty: as in the configuration. 0: no limit.",
+                        null=True,
+                        verbose_name="messages an hour in all",
+                    ),
+                ),
+                (
+                    "all_bytes_per_hour",
+                    models.PositiveBigIntegerField(
+                        blank=True,
+                        help_text="Empty: as in the configuration. 0: no limit.",
+                        null=True,
+                        verbose_name="bytes an hour in all",
+                    ),
+                ),
+                ("configured", models.JSONField(default=dict, editable=False)),
             ],
             options={
-                'verbose_name': 'inbound policy',
-                'verbose_name_plural': 'inbound policies',
+                "verbose_name": "inbound policy",
+                "verbose_name_plural": "inbound policies",
             },
         ),
         migrations.AddField(
-            model_name='peer',
-            name='blocked',
-            field=models.BooleanField(default=False, help_text='Nothing that it sends is taken, of whatever service.'),
+            model_name="peer",
+            name="blocked",
+            field=models.BooleanField(
+                default=False, help_text="Nothing that it sends is taken, of whatever service."
+            ),
         ),
         migrations.AddField(
-            model_name='peer',
-            name='refused',
-            field=models.PositiveBigIntegerField(default=0, help_text='Messages, and parts of long ones, that the inbound policy refused.'),
+            model_name="peer",
+            name="refused",
+            field=models.PositiveBigIntegerField(
+                default=0, help_text="Messages, and parts of long ones, that the inbound policy refused."
+            ),
         ),
         migrations.CreateModel(
-            name='InboundUse',
+            name="InboundUse",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('service', models.CharField(max_length=32)),
-                ('of', models.CharField(max_length=80)),
-                ('steps', models.JSONField(help_text='[number of a step of time, messages, bytes] for each in which something came.')),
-                ('last_step', models.BigIntegerField(db_index=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("service", models.CharField(max_length=32)),
+                ("of", models.CharField(max_length=80)),
+                (
+                    "steps",
+                    models.JSONField(
+                        help_text="[number of a step of time, messages, bytes] for each in which something came."
+                    ),
+                ),
+                ("last_step", models.BigIntegerField(db_index=True)),
             ],
             options={
-                'constraints': [models.UniqueConstraint(fields=('service', 'of'), name='inbound_use_once')],
+                "constraints": [models.UniqueConstraint(fields=("service", "of"), name="inbound_use_once")],
             },
         ),
         migrations.CreateModel(
-            name='Refused',
+            name="Refused",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('service', models.CharField(max_length=32)),
-                ('cause', models.CharField(choices=[('blocked', 'from a blocked peer'), ('not_known', 'from a peer that is not known'), ('amount', 'paid too little'), ('peer_messages', 'too many messages of one peer'), ('peer_bytes', 'too many bytes of one peer'), ('all_messages', 'too many messages in all'), ('all_bytes', 'too many bytes in all')], max_length=16)),
-                ('count', models.PositiveBigIntegerField(default=0, help_text='Messages, and parts of long ones.', verbose_name='refused')),
-                ('amount_msat', models.BigIntegerField(default=0, help_text='What was paid with them, which lnd has taken before.')),
-                ('first_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('last_at', models.DateTimeField(default=django.utils.timezone.now)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("service", models.CharField(max_length=32)),
+                (
+                    "cause",
+                    models.CharField(
+                        choices=[
+                            ("blocked", "from a blocked peer"),
+                            ("not_known", "from a peer that is not known"),
+                            ("amount", "paid too little"),
+                            ("peer_messages", "too many messages of one peer"),
+                            ("peer_bytes", "too many bytes of one peer"),
+                            ("all_messages", "too many messages in all"),
+                            ("all_bytes", "too many bytes in all"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                (
+                    "count",
+                    models.PositiveBigIntegerField(
+                        default=0, help_text="Messages, and parts of long ones.", verbose_name="refused"
+                    ),
+                ),
+                (
+                    "amount_msat",
+                    models.BigIntegerField(
+                        default=0, help_text="What was paid with them, which lnd has taken before."
+                    ),
+                ),
+                ("first_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("last_at", models.DateTimeField(default=django.utils.timezone.now)),
             ],
             options={
-                'verbose_name': 'refused by policy',
-                'verbose_name_plural': 'refused by policy',
-                'constraints': [models.UniqueConstraint(fields=('service', 'cause'), name='refused_once')],
+                "verbose_name": "refused by policy",
+                "verbose_name_plural": "refused by policy",
+                "constraints": [models.UniqueConstraint(fields=("service", "cause"), name="refused_once")],
             },
         ),
     ]

@@ -4,22 +4,25 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('messaging', '0005_inbound_policy'),
+        ("messaging", "0005_inbound_policy"),
     ]
 
     operations = [
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(fields=['direction', 'id'], name='message_by_direction'),
+            model_name="message",
+            index=models.Index(fields=["direction", "id"], name="message_by_direction"),
         ),
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(fields=['service', 'direction', 'id'], name='message_by_service'),
+            model_name="message",
+            index=models.Index(fields=["service", "direction", "id"], name="message_by_service"),
         ),
         migrations.AddIndex(
-            model_name='message',
-            index=models.Index(condition=models.Q(('cost_msat__gt', 0)), fields=['created_at', 'cost_msat'], name='message_cost'),
+            model_name="message",
+            index=models.Index(
+                condition=models.Q(("cost_msat__gt", 0)),
+                fields=["created_at", "cost_msat"],
+                name="message_cost",
+            ),
         ),
     ]

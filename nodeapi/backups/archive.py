@@ -98,7 +98,9 @@ def _read_manifest(archive: tarfile.TarFile) -> Manifest:
     try:
         fields = json.loads(content)
         if fields["format"] != FORMAT:
-            raise BackupError(f"{archive.name} has the format {fields['format']}; this version reads {FORMAT}")
+            raise BackupError(
+                f"{archive.name} has the format {fields['format']}; this version reads {FORMAT}"
+            )
         manifest = Manifest(**fields)
     except (ValueError, TypeError, KeyError):
         raise problem from None

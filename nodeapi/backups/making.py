@@ -17,7 +17,9 @@ MIGRATIONS = "SELECT app, name FROM django_migrations ORDER BY app, name"
 LAST_SEQ = "SELECT COALESCE(MAX(seq), 0) FROM messaging_event"
 
 
-def make_backup(config, target: Path, *, version: str, force: bool = False, with_vpn_key: bool = True) -> Manifest:
+def make_backup(
+    config, target: Path, *, version: str, force: bool = False, with_vpn_key: bool = True
+) -> Manifest:
     """Writes the archive; with `force` over an older one. BackupError, and nothing is left of it then."""
     target = target.absolute()
     if target.exists() and not force:

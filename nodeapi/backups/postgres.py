@@ -30,7 +30,15 @@ def dump(parameters: Mapping[str, str], target: Path, *, snapshot: str = "") -> 
     """As pg_dump's custom format. `snapshot`: of a transaction that is still open."""
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     options = [f"--snapshot={snapshot}"] if snapshot else []
-    _run(parameters, "pg_dump", "--format=custom", "--no-owner", "--no-privileges", f"--file={target}", *options)
+    _run(
+        parameters,
+        "pg_dump",
+        "--format=custom",
+        "--no-owner",
+        "--no-privileges",
+        f"--file={target}",
+        *options,
+    )
 
 
 def script_of(dumped: Path, target: Path) -> None:
@@ -48,9 +56,16 @@ def replace(parameters: Mapping[str, str], *scripts: Path) -> None:
     """All or nothing: drops what is there and runs these, in one transaction."""
     files = [f"--file={path}" for path in scripts]
     _run(
-        parameters, "psql", "--no-psqlrc", "--quiet", "--single-transaction", "--set=ON_ERROR_STOP=1",
-        "--output=/dev/null", f"--command={DROP_ALL}", *files,
-    )  # fmt: skip
+        parameters,
+        "psql",
+        "--no-psqlrc",
+        "--quiet",
+        "--single-transaction",
+        "--set=ON_ERROR_STOP=1",
+        "--output=/dev/null",
+        f"--command={DROP_ALL}",
+        *files,
+    )
 
 
 def _run(parameters: Mapping[str, str], program: str, *arguments: str) -> None:
@@ -63,9 +78,14 @@ def _run(parameters: Mapping[str, str], program: str, *arguments: str) -> None:
             environ["PGPASSWORD"] = parameters["password"]
     try:
         done = subprocess.run(
-            [program, *arguments], env=environ, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE, text=True, errors="replace",
-        )  # fmt: skip
+            [program, *arguments],
+            env=environ,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+        )
     except FileNotFoundError:
         advice = "apt install postgresql-client (of the server's version)"
         raise BackupError(f"{program} is not installed: {advice}") from None

@@ -43,7 +43,9 @@ class Restored:
     keys: list[str] | None
 
 
-def restore_backup(config, source: Path, *, force: bool, known_migrations: Collection[tuple[str, str]]) -> Restored:
+def restore_backup(
+    config, source: Path, *, force: bool, known_migrations: Collection[tuple[str, str]]
+) -> Restored:
     """BackupError, or StartError while a node runs, and nothing is changed then. With `force` over a database that is
     there, which is kept under another name."""
     with lock_of(config.database):
@@ -60,7 +62,9 @@ def restore_backup(config, source: Path, *, force: bool, known_migrations: Colle
 def _restore(config, source: Path, force: bool, known_migrations: Collection[tuple[str, str]]) -> Restored:
     target = Postgres(config) if config.database.postgres else Sqlite(config)
     if not force and not target.is_empty():
-        raise BackupError(f"{target.name} holds a node's data; put the backup in its place: --force (it is kept)")
+        raise BackupError(
+            f"{target.name} holds a node's data; put the backup in its place: --force (it is kept)"
+        )
     _clear_away(config, target.home)
     workshop = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=target.home))
     try:
@@ -98,7 +102,9 @@ def _clear_away(config, home: Path) -> None:
             other_name.unlink()
 
 
-def _check(manifest: Manifest, target: "Sqlite | Postgres", known_migrations: Collection[tuple[str, str]]) -> None:
+def _check(
+    manifest: Manifest, target: "Sqlite | Postgres", known_migrations: Collection[tuple[str, str]]
+) -> None:
     if manifest.database != target.kind:
         raise BackupError(
             f"the backup is of a node on {manifest.database}, and database.url names {target.kind}: "

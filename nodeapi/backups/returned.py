@@ -47,7 +47,10 @@ class Mark:
         return [
             (f"DROP TABLE IF EXISTS {TABLE}", ()),
             (f"CREATE TABLE {TABLE} (made_at text, stamp text, seq bigint, files text)", ()),
-            (f"INSERT INTO {TABLE} VALUES ({columns})", (self.made_at, self.stamp, self.seq, json.dumps(self.files))),
+            (
+                f"INSERT INTO {TABLE} VALUES ({columns})",
+                (self.made_at, self.stamp, self.seq, json.dumps(self.files)),
+            ),
         ]
 
     def script(self) -> str:
@@ -92,10 +95,14 @@ def finish(config) -> None:
         settings.SECRET_KEY = config.database.secret_key_path.read_text()
     with transaction.atomic():
         _go_on(mark)
-        operators.note("restore", operators.Actor(name="at the command line"), detail=_GONE.format(mark.made_at))
+        operators.note(
+            "restore", operators.Actor(name="at the command line"), detail=_GONE.format(mark.made_at)
+        )
         with connection.cursor() as cursor:
             cursor.execute(f"DROP TABLE {TABLE}")
-    logger.warning("the database was restored from a backup", extra={"made_at": mark.made_at, "seq": mark.seq})
+    logger.warning(
+        "the database was restored from a backup", extra={"made_at": mark.made_at, "seq": mark.seq}
+    )
 
 
 def _read() -> Mark | None:

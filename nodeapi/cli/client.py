@@ -44,8 +44,19 @@ _OPTIONS = (
     ("grpc.keepalive_timeout_ms", 20_000),
 )
 # What gRPC itself says when nobody, or somebody else, is at the other end.
-_AWAY = ("failed to connect", "socket closed", "connection reset", "goaway", "recvmsg", "broken pipe", "keepalive",
-         "endpoint closing", "end of tcp stream", "transport closed", "connection refused")  # fmt: skip
+_AWAY = (
+    "failed to connect",
+    "socket closed",
+    "connection reset",
+    "goaway",
+    "recvmsg",
+    "broken pipe",
+    "keepalive",
+    "endpoint closing",
+    "end of tcp stream",
+    "transport closed",
+    "connection refused",
+)
 
 
 class NodeError(Exception):
@@ -115,7 +126,9 @@ def find_key(config, *, scopes: frozenset[str], key_file: str | None) -> ApiKey 
     if not keys:
         return None
     if not fitting:
-        raise NodeError(f"no key in server.api_keys has the scopes {', '.join(sorted(scopes))}: name one by --key-file")
+        raise NodeError(
+            f"no key in server.api_keys has the scopes {', '.join(sorted(scopes))}: name one by --key-file"
+        )
     return ApiKey(fitting[0].key.get_secret_value(), f"{fitting[0].name} in server.api_keys")
 
 
@@ -162,7 +175,9 @@ class NodeClient:
         found: list[messaging_pb2.Message] = []
         while len(found) < MAX_PAGE:
             before = found[-1].id if found else ""
-            request = messaging_pb2.ListMessagesRequest(state=state, limit=MAX_PAGE - len(found), before=before)
+            request = messaging_pb2.ListMessagesRequest(
+                state=state, limit=MAX_PAGE - len(found), before=before
+            )
             page = self._call(self._messaging.ListMessages, request).messages
             if not page:
                 break
@@ -239,7 +254,11 @@ class NodeClient:
     def _explain(self, error: grpc.RpcError) -> NodeError:
         code, details = error.code(), error.details() or ""
         lowered, address, key = details.lower(), self.address, self._door.key
-        if "certificate_verify_failed" in lowered or "handshake failed" in lowered or "wrong_version_number" in lowered:
+        if (
+            "certificate_verify_failed" in lowered
+            or "handshake failed" in lowered
+            or "wrong_version_number" in lowered
+        ):
             text = f"what answers at {address} does not show the certificate in server.tls_cert"
             if self._door.tls_cert and "wrong_version_number" in lowered:
                 text = f"what answers at {address} speaks no TLS, though server.tls_cert is set: start the node again"
@@ -250,17 +269,28 @@ class NodeClient:
         if code is grpc.StatusCode.UNAVAILABLE and any(words in lowered for words in _AWAY):
             return NodeError(why_away(self._door), away=True, code=code)
         if code is grpc.StatusCode.UNAUTHENTICATED:
-            said = "the node does not know the API key" if "not known" in details else " ".join(details.split())
-            text = f"{said} (from {key.origin})" if key else (
-                f"the node asks for an API key: name a file that holds one by --key-file, or set {KEY_VARIABLE}")
+            said = (
+                "the node does not know the API key" if "not known" in details else " ".join(details.split())
+            )
+            text = (
+                f"{said} (from {key.origin})"
+                if key
+                else (
+                    f"the node asks for an API key: name a file that holds one by --key-file, or set {KEY_VARIABLE}"
+                )
+            )
             return NodeError(text, code=code)
         if code is grpc.StatusCode.DEADLINE_EXCEEDED:
             text = f"the node at {address} did not answer within {self._call_seconds:.0f} s"
             return NodeError(text, away=True, code=code)
         if code is grpc.StatusCode.UNIMPLEMENTED:
-            text = f"the node at {address} does not know this call: it is of another version, or another program"
+            text = (
+                f"the node at {address} does not know this call: it is of another version, or another program"
+            )
             return NodeError(text, code=code)
-        return NodeError(" ".join(details.split()) or code.name, away=code is grpc.StatusCode.UNAVAILABLE, code=code)
+        return NodeError(
+            " ".join(details.split()) or code.name, away=code is grpc.StatusCode.UNAVAILABLE, code=code
+        )
 
 
 def _channel(door: Door) -> grpc.Channel:
@@ -270,7 +300,9 @@ def _channel(door: Door) -> grpc.Channel:
     # A wildcard stands for one label.
     names = [name.replace("*", "node") for name in names_of(x509.load_pem_x509_certificate(door.tls_cert))]
     options = (*_OPTIONS, *(("grpc.ssl_target_name_override", name) for name in names[:1]))
-    return grpc.secure_channel(door.grpc_address, grpc.ssl_channel_credentials(door.tls_cert), options=options)
+    return grpc.secure_channel(
+        door.grpc_address, grpc.ssl_channel_credentials(door.tls_cert), options=options
+    )
 
 
 def why_away(door: Door) -> str:

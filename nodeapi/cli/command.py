@@ -19,8 +19,10 @@ class NodeCommand(BaseCommand):
     def add_arguments(self, parser):
         parser.add_argument("--json", action="store_true", dest="as_json", help="print JSON, for programs")
         parser.add_argument(
-            "--key-file", metavar="FILE",
-            help="holds the API key; default: IMPD_API_KEY, IMPD_API_KEY_FILE, or a key of the configuration")  # fmt: skip
+            "--key-file",
+            metavar="FILE",
+            help="holds the API key; default: IMPD_API_KEY, IMPD_API_KEY_FILE, or a key of the configuration",
+        )
 
     def handle(self, *args, **options):
         # The node's own log lines would stand between the command's.
@@ -39,7 +41,9 @@ class NodeCommand(BaseCommand):
 
     def client(self, key_file: str | None, scopes: frozenset[str] | None = None) -> NodeClient:
         config = configuration()
-        return NodeClient(Door.of(config, find_key(config, scopes=scopes or self.requires_scopes, key_file=key_file)))
+        return NodeClient(
+            Door.of(config, find_key(config, scopes=scopes or self.requires_scopes, key_file=key_file))
+        )
 
 
 def configuration():

@@ -68,9 +68,13 @@ def _head(event: Event, out: Console) -> list[Text]:
         return [Text.assemble((f"#{event.seq}", "dim"), " ", ("log", "warn"))]
     sender = terminal.key(terminal.safe(event.from_pubkey), out) or "unknown"
     head = Text.assemble(
-        (f"#{event.seq}", "dim"), " ", (terminal.safe(event.service_type), "head"), " from ", (sender, "id"),
+        (f"#{event.seq}", "dim"),
+        " ",
+        (terminal.safe(event.service_type), "head"),
+        " from ",
+        (sender, "id"),
         f"  {terminal.sat(event.amount)}",
-    )  # fmt: skip
+    )
     answers = [Text(f"in reply to {event.reply_to_id}", "dim")] if event.reply_to_id else []
     return [head, Text(f"id {event.id}", "dim"), *answers]
 
@@ -91,10 +95,15 @@ def _delivery_head(event: Event, told: dict[str, Any], out: Console) -> list[Tex
         return terminal.safe(str(told.get(name, "")))
 
     head = Text.assemble(
-        (f"#{event.seq}", "dim"), " ", ("delivery", "head"), " ",
-        (said("state"), _DELIVERY_STYLES.get(said("state"), "")), " to ", (terminal.key(said("pubkey"), out), "id"),
+        (f"#{event.seq}", "dim"),
+        " ",
+        ("delivery", "head"),
+        " ",
+        (said("state"), _DELIVERY_STYLES.get(said("state"), "")),
+        " to ",
+        (terminal.key(said("pubkey"), out), "id"),
         f"  {said('amount')} sat",
-    )  # fmt: skip
+    )
     why = [Text(said("error"), "warn")] if told.get("error") else []
     return [head, Text(f"id {event.id}", "dim"), *why]
 

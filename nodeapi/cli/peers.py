@@ -28,4 +28,6 @@ def _known(peer: messaging_pb2.Peer) -> Text:
     """Why the node keeps room for long messages of this one, or that it refuses them all."""
     if peer.blocked:
         return Text("blocked", "bad")
-    return Text(", ".join(word for word, holds in (("marked", peer.marked), ("written to", peer.written_to)) if holds))
+    return Text(
+        ", ".join(word for word, holds in (("marked", peer.marked), ("written to", peer.written_to)) if holds)
+    )

@@ -91,7 +91,9 @@ class Status:
         services = terminal.table("SERVICE", "STATE", "RECORD", right=("RECORD",))
         for service in self.info.services:
             style = _STATE_STYLES.get(service.state, "")
-            services.add_row(service.service_type, Text(service.state, style), str(service.custom_record_number))
+            services.add_row(
+                service.service_type, Text(service.state, style), str(service.custom_record_number)
+            )
         return services
 
 

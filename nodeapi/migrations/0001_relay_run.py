@@ -5,35 +5,45 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='RelayRun',
+            name="RelayRun",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('running', models.BooleanField(default=True)),
-                ('port1', models.PositiveIntegerField()),
-                ('port2', models.PositiveIntegerField()),
-                ('peer1', models.JSONField(null=True, verbose_name='address that spoke on port 1')),
-                ('peer2', models.JSONField(null=True, verbose_name='address that spoke on port 2')),
-                ('datagrams1', models.BigIntegerField(default=0, verbose_name='datagrams 1 → 2')),
-                ('datagrams2', models.BigIntegerField(default=0, verbose_name='datagrams 2 → 1')),
-                ('bytes1', models.BigIntegerField(default=0, verbose_name='bytes 1 → 2')),
-                ('bytes2', models.BigIntegerField(default=0, verbose_name='bytes 2 → 1')),
-                ('dropped', models.BigIntegerField(default=0, verbose_name='datagrams not passed on')),
-                ('started_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('end_cause', models.CharField(blank=True, max_length=100)),
-                ('sampled_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='counted until')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("running", models.BooleanField(default=True)),
+                ("port1", models.PositiveIntegerField()),
+                ("port2", models.PositiveIntegerField()),
+                ("peer1", models.JSONField(null=True, verbose_name="address that spoke on port 1")),
+                ("peer2", models.JSONField(null=True, verbose_name="address that spoke on port 2")),
+                ("datagrams1", models.BigIntegerField(default=0, verbose_name="datagrams 1 → 2")),
+                ("datagrams2", models.BigIntegerField(default=0, verbose_name="datagrams 2 → 1")),
+                ("bytes1", models.BigIntegerField(default=0, verbose_name="bytes 1 → 2")),
+                ("bytes2", models.BigIntegerField(default=0, verbose_name="bytes 2 → 1")),
+                ("dropped", models.BigIntegerField(default=0, verbose_name="datagrams not passed on")),
+                ("started_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("ended_at", models.DateTimeField(null=True)),
+                ("end_cause", models.CharField(blank=True, max_length=100)),
+                (
+                    "sampled_at",
+                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="counted until"),
+                ),
             ],
             options={
-                'verbose_name': 'relay',
-                'constraints': [models.UniqueConstraint(condition=models.Q(('running', True)), fields=('running',), name='one_relay_running')],
+                "verbose_name": "relay",
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("running", True)), fields=("running",), name="one_relay_running"
+                    )
+                ],
             },
         ),
     ]

@@ -5,49 +5,96 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('nodeapi', '0001_relay_run'),
+        ("nodeapi", "0001_relay_run"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='ApiKey',
+            name="ApiKey",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('name', models.CharField(help_text='Whose key it is: 1 to 64 printable characters.', max_length=64)),
-                ('hash', models.BinaryField(max_length=32, unique=True)),
-                ('scopes', models.JSONField(default=list)),
-                ('budget_sat', models.BigIntegerField(blank=True, help_text='The most that all calls with this key may cost in any 24 hours, fees included; empty: no limit.', null=True, verbose_name='budget (sat per 24 h)')),
-                ('calls_per_minute', models.PositiveIntegerField(blank=True, help_text='Empty: no limit.', null=True)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='made')),
-                ('expires_at', models.DateTimeField(blank=True, help_text='Empty: never.', null=True, verbose_name='expires (UTC)')),
-                ('revoked_at', models.DateTimeField(null=True, verbose_name='revoked')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "name",
+                    models.CharField(
+                        help_text="Whose key it is: 1 to 64 printable characters.", max_length=64
+                    ),
+                ),
+                ("hash", models.BinaryField(max_length=32, unique=True)),
+                ("scopes", models.JSONField(default=list)),
+                (
+                    "budget_sat",
+                    models.BigIntegerField(
+                        blank=True,
+                        help_text="The most that all calls with this key may cost in any 24 hours, fees included; empty: no limit.",
+                        null=True,
+                        verbose_name="budget (sat per 24 h)",
+                    ),
+                ),
+                (
+                    "calls_per_minute",
+                    models.PositiveIntegerField(blank=True, help_text="Empty: no limit.", null=True),
+                ),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now, verbose_name="made")),
+                (
+                    "expires_at",
+                    models.DateTimeField(
+                        blank=True, help_text="Empty: never.", null=True, verbose_name="expires (UTC)"
+                    ),
+                ),
+                ("revoked_at", models.DateTimeField(null=True, verbose_name="revoked")),
             ],
             options={
-                'verbose_name': 'API key',
-                'constraints': [models.UniqueConstraint(condition=models.Q(('revoked_at__isnull', True)), fields=('name',), name='api_key_name_once')],
+                "verbose_name": "API key",
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("revoked_at__isnull", True)),
+                        fields=("name",),
+                        name="api_key_name_once",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='AuditEntry',
+            name="AuditEntry",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('caller', models.CharField(blank=True, help_text='Empty where no key was needed.', max_length=100, verbose_name='key')),
-                ('operation', models.CharField(max_length=100)),
-                ('peer', models.CharField(blank=True, max_length=66)),
-                ('amount_msat', models.BigIntegerField(null=True)),
-                ('outcome', models.CharField(max_length=32)),
-                ('detail', models.CharField(blank=True, max_length=300)),
-                ('address', models.CharField(blank=True, max_length=64, verbose_name='client')),
-                ('message_id', models.UUIDField(null=True, verbose_name='message or payment')),
-                ('spends', models.BooleanField(default=False)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                (
+                    "caller",
+                    models.CharField(
+                        blank=True,
+                        help_text="Empty where no key was needed.",
+                        max_length=100,
+                        verbose_name="key",
+                    ),
+                ),
+                ("operation", models.CharField(max_length=100)),
+                ("peer", models.CharField(blank=True, max_length=66)),
+                ("amount_msat", models.BigIntegerField(null=True)),
+                ("outcome", models.CharField(max_length=32)),
+                ("detail", models.CharField(blank=True, max_length=300)),
+                ("address", models.CharField(blank=True, max_length=64, verbose_name="client")),
+                ("message_id", models.UUIDField(null=True, verbose_name="message or payment")),
+                ("spends", models.BooleanField(default=False)),
             ],
             options={
-                'verbose_name': 'audit entry',
-                'verbose_name_plural': 'audit log',
-                'indexes': [models.Index(fields=['caller', 'created_at'], name='audit_by_caller'), models.Index(fields=['message_id'], name='audit_by_message')],
+                "verbose_name": "audit entry",
+                "verbose_name_plural": "audit log",
+                "indexes": [
+                    models.Index(fields=["caller", "created_at"], name="audit_by_caller"),
+                    models.Index(fields=["message_id"], name="audit_by_message"),
+                ],
             },
         ),
     ]

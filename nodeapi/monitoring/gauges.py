@@ -90,7 +90,10 @@ class Scrape:
     def _of_process(self, report: Report) -> Iterator[Metric]:
         process = "runimpd" if self._engine else "daphne"
         yield _gauges(
-            "impervious_build_info", "This process; the value is 1.", ("version", "process"), {(self._version, process): 1}
+            "impervious_build_info",
+            "This process; the value is 1.",
+            ("version", "process"),
+            {(self._version, process): 1},
         )
         yield _gauge("impervious_ready", "Whether /health/ready says so.", report.ready)
         faulty = {fault.part: 0 if not fault.degrades_only else 0.5 for fault in reversed(report.faults)}
@@ -104,7 +107,9 @@ class Scrape:
             lag = max(lag, subscription.lag)
             behind += subscription.is_behind
         yield _gauges("impervious_stream_clients", "Clients of the stream.", ("door",), clients)
-        yield _gauge("impervious_stream_lag_events", "Events that the slowest client has not been sent yet.", lag)
+        yield _gauge(
+            "impervious_stream_lag_events", "Events that the slowest client has not been sent yet.", lag
+        )
         text = "Clients that are fed from the event log, because they came with a cursor or fell behind."
         yield _gauge("impervious_stream_clients_behind", text, behind)
 
@@ -132,14 +137,18 @@ def _of_engine(engine: Engine, numbers: Numbers | None) -> Iterator[Metric]:
     yield from _of_lnd(engine)
     depth = engine.outbox.depth
     waiting = {("queued",): depth.queued, ("retrying",): depth.retrying}
-    yield _gauges("impervious_outbox_waiting", "What waits for its first try, or for another one.", ("state",), waiting)
+    yield _gauges(
+        "impervious_outbox_waiting", "What waits for its first try, or for another one.", ("state",), waiting
+    )
     yield _gauge("impervious_outbox_in_flight", "Payments with messages under way.", depth.in_flight)
     yield from _of_budget(engine)
     yield from _of_relay(engine)
     yield _counters(
-        "impervious_records_dropped", "Received records that were dropped, by service and reason.", ("service", "reason"),
+        "impervious_records_dropped",
+        "Received records that were dropped, by service and reason.",
+        ("service", "reason"),
         {tuple(name.split("/", 1)): count for name, count in engine.inbox.dropped.items()},
-    )  # fmt: skip
+    )
 
 
 def _of_lnd(engine: Engine) -> Iterator[Metric]:
@@ -157,7 +166,9 @@ def _of_budget(engine: Engine) -> Iterator[Metric]:
     budget = engine.budgets.node
     if budget.limit_sat is None:
         return
-    yield _gauge("impervious_budget_limit_msat", "lightning.daily_budget_sat, in msat.", budget.limit_sat * 1000)
+    yield _gauge(
+        "impervious_budget_limit_msat", "lightning.daily_budget_sat, in msat.", budget.limit_sat * 1000
+    )
     if budget.known_msat is not None:
         text = "Spent in 24 hours or reserved, as the budget knows it: never too little."
         yield _gauge("impervious_budget_used_msat", text, budget.known_msat)
@@ -172,7 +183,9 @@ def _of_relay(engine: Engine) -> Iterator[Metric]:
     text = "that came from a side of the relay and were passed on, since StartSocket."
     yield _counters("impervious_relay_datagrams", f"Datagrams {text}", ("side",), datagrams)
     yield _counters("impervious_relay_bytes", f"Bytes {text}", ("side",), passed)
-    yield _counters("impervious_relay_dropped", "Datagrams that were not passed on.", (), {(): counters.dropped})
+    yield _counters(
+        "impervious_relay_dropped", "Datagrams that were not passed on.", (), {(): counters.dropped}
+    )
 
 
 def _gauge(name: str, text: str, value: float) -> Metric:
@@ -183,7 +196,9 @@ def _gauges(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple
     return _filled(GaugeMetricFamily(name, text, labels=labels), values)
 
 
-def _counters(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Metric:
+def _counters(
+    name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]
+) -> Metric:
     return _filled(CounterMetricFamily(name, text, labels=labels), values)
 
 

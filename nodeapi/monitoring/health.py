@@ -117,7 +117,9 @@ class Health:
         """`file` is that of an SQLite database, whose disk is looked at too."""
         self._probe(lambda: ask_database(database), Fault("database", "away"), KEEP_SECONDS)
         if file:
-            self._probe(lambda: asyncio.to_thread(ask_disk, file.parent), Fault("disk", "full"), DISK_KEEP_SECONDS)
+            self._probe(
+                lambda: asyncio.to_thread(ask_disk, file.parent), Fault("disk", "full"), DISK_KEEP_SECONDS
+            )
 
     def watch_lnd(self, lnd: LndStatus) -> None:
         self._lnd = lnd
@@ -128,7 +130,9 @@ class Health:
     def watch_runimpd(self, ask: Callable[[], Awaitable[list[Fault]]]) -> None:
         self._probe(ask, Fault("runimpd", "away"), KEEP_SECONDS)
 
-    def _probe(self, ask: Callable[[], Awaitable[list[Fault]]], unanswered: Fault, keep_seconds: float) -> None:
+    def _probe(
+        self, ask: Callable[[], Awaitable[list[Fault]]], unanswered: Fault, keep_seconds: float
+    ) -> None:
         self._probes.append((Asked(ask, keep_seconds=keep_seconds), unanswered))
         self._looked_at = 0.0
 

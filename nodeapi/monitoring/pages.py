@@ -54,7 +54,9 @@ async def metrics_page(scope, send, doors: Doors, scrape: Scrape) -> None:
     await _answer(scope, send, 200, body, [(b"content-type", content_type.encode())])
 
 
-async def _answer(scope, send, status: int, body: bytes, named: list[tuple[bytes, bytes]] = JSON_HEADERS) -> None:
+async def _answer(
+    scope, send, status: int, body: bytes, named: list[tuple[bytes, bytes]] = JSON_HEADERS
+) -> None:
     if scope["method"] not in ("GET", "HEAD"):
         status, body, named = 501, codec.dump(NOT_ALLOWED), JSON_HEADERS
     await respond(send, status, b"" if scope["method"] == "HEAD" else body, NO_STORE, named)

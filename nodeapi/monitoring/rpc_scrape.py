@@ -27,7 +27,9 @@ def handler_for(scrape: Scrape, admit: Callable[[grpc.aio.ServicerContext], None
         content_type, body = await scrape.page(request.decode("latin-1"))
         return content_type.encode() + b"\n" + body
 
-    return grpc.method_handlers_generic_handler(SERVICE, {METHOD: grpc.unary_unary_rpc_method_handler(answer)})
+    return grpc.method_handlers_generic_handler(
+        SERVICE, {METHOD: grpc.unary_unary_rpc_method_handler(answer)}
+    )
 
 
 async def ask(forwarder: Forwarder, visit: Visit) -> tuple[str, bytes]:

@@ -57,7 +57,7 @@ def _unfinished() -> dict[tuple[str, str], tuple[int, int]]:
 
 def _leases() -> dict[tuple[str, str], int]:
     holding = Lease.objects.filter(RawSQL('"vpn_lease"."holds_key"', (), output_field=BooleanField()))
-    not_ended = RawSQL("NOT (\"vpn_purchasedlease\".\"state\" = 'ended')", (), output_field=BooleanField())
+    not_ended = RawSQL('NOT ("vpn_purchasedlease"."state" = \'ended\')', (), output_field=BooleanField())
     found = {}
     for direction, rows in (("sold", holding), ("bought", PurchasedLease.objects.filter(not_ended))):
         for state, count in rows.values_list("state").annotate(Count("pk")).order_by():

@@ -39,7 +39,9 @@ async def send_socket(doors, *, pubkey: str, claim: Claim | None) -> dict[str, A
         return answer
     offer = await engine.relay.running()
     if offer is None:
-        raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, "no relay is running on this node; StartSocket starts it")
+        raise ApiError(
+            grpc.StatusCode.FAILED_PRECONDITION, "no relay is running on this node; StartSocket starts it"
+        )
     return await services.message_send(
         outbox=engine.outbox,
         service=SERVICE,

@@ -13,7 +13,9 @@ class NoPorts(Exception):
     """Two ports could not be had; `str()` says why and what to do."""
 
 
-def bind_pair(server_ip: str, *, port_range: tuple[int, int] | None, wanted: tuple[int, int] | None = None) -> Pair:
+def bind_pair(
+    server_ip: str, *, port_range: tuple[int, int] | None, wanted: tuple[int, int] | None = None
+) -> Pair:
     """Two bound sockets: on the `wanted` ports, else on the first two of `port_range` that are free, else on any. They
     are reachable from everywhere, or, where `server_ip` is a loopback address, on that alone. Raises NoPorts."""
     candidates = wanted or (range(port_range[0], port_range[1] + 1) if port_range else (0, 0))
@@ -31,7 +33,9 @@ def bind_pair(server_ip: str, *, port_range: tuple[int, int] | None, wanted: tup
     raise NoPorts(_explain(port_range, wanted, cause))
 
 
-def _explain(port_range: tuple[int, int] | None, wanted: tuple[int, int] | None, cause: OSError | None) -> str:
+def _explain(
+    port_range: tuple[int, int] | None, wanted: tuple[int, int] | None, cause: OSError | None
+) -> str:
     reason = cause.strerror if cause else "too few"
     if wanted:
         return f"the UDP ports {wanted[0]} and {wanted[1]} cannot be had ({reason})"

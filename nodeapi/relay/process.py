@@ -32,7 +32,9 @@ class PumpProcess:
     """Owns the sockets. `state` is what the pump told last, `on_told` is called when it tells. Once `ended_idle`, it
     passes nothing more."""
 
-    def __init__(self, sockets: Pair, *, settings: dict[str, Any], state: PumpState, on_told: Callable[[], None]):
+    def __init__(
+        self, sockets: Pair, *, settings: dict[str, Any], state: PumpState, on_told: Callable[[], None]
+    ):
         self._sockets = sockets
         self._settings = settings
         self._on_told = on_told
@@ -68,13 +70,16 @@ class PumpProcess:
     async def _spawn(self) -> None:
         descriptors = [one.fileno() for one in self._sockets]
         self._process = await asyncio.create_subprocess_exec(
-            sys.executable, "-I", "-S", str(PROGRAM),
+            sys.executable,
+            "-I",
+            "-S",
+            str(PROGRAM),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             pass_fds=descriptors,
             # Ctrl-C is for the node, which then ends its pump.
             start_new_session=True,
-        )  # fmt: skip
+        )
         settings = {"descriptors": descriptors, **self._settings, **asdict(self.state)}
         self._process.stdin.write(json.dumps(settings).encode() + b"\n")
         if self._ending:

@@ -56,7 +56,9 @@ class RelayOptions:
 class Relay:
     """One relay at most. Calls are answered after what they changed is committed; they raise django.db.Error."""
 
-    def __init__(self, *, database: Database, options: RelayOptions, active: bool, published: events.Published):
+    def __init__(
+        self, *, database: Database, options: RelayOptions, active: bool, published: events.Published
+    ):
         self._database = database
         self._options = options
         self._active = active
@@ -175,7 +177,9 @@ class Relay:
 
     async def _end(self, cause: str) -> None:
         told = [self._event({"state": "ended", "cause": cause})] if cause == "idle" else []
-        await self._database.write(partial(_finish, self._run_id, self._pump.state, cause, told, self._published))
+        await self._database.write(
+            partial(_finish, self._run_id, self._pump.state, cause, told, self._published)
+        )
         pump, run_id, self._pump = self._pump, self._run_id, None
         await pump.end()
         logger.info("the relay has ended: %s", cause)
@@ -208,13 +212,17 @@ class Relay:
         if not self._active:
             cause = "the service is off"
             await self._database.write(partial(_finish, run.pk, state_of(run), cause, [], self._published))
-            logger.warning("the relay of the run before is not started: the service socket is off on this node")
+            logger.warning(
+                "the relay of the run before is not started: the service socket is off on this node"
+            )
             return
         state = state_of(run)
         sockets = await self._bind_again(run)
         if sockets is None:
             # Addresses have spoken on the ports of before, not on these.
-            state = PumpState(datagrams=state.datagrams, passed_bytes=state.passed_bytes, dropped=state.dropped)
+            state = PumpState(
+                datagrams=state.datagrams, passed_bytes=state.passed_bytes, dropped=state.dropped
+            )
             sockets = await self._move(run, state)
         if sockets:
             self._pass_on(sockets, run.pk, state)
@@ -294,7 +302,11 @@ def _insert(port1: int, port2: int) -> int:
 
 
 def _keep(run_id: int, state: PumpState) -> None:
-    (peer1, peer2), (datagrams1, datagrams2), (bytes1, bytes2) = state.peers, state.datagrams, state.passed_bytes
+    (peer1, peer2), (datagrams1, datagrams2), (bytes1, bytes2) = (
+        state.peers,
+        state.datagrams,
+        state.passed_bytes,
+    )
     RelayRun.objects.filter(pk=run_id).update(
         peer1=peer1,
         peer2=peer2,
@@ -312,7 +324,9 @@ def _change_ports(run_id: int, offer: SocketOffer, told: list[Event], published:
     _tell(told, published)
 
 
-def _finish(run_id: int, state: PumpState, cause: str, told: list[Event], published: events.Published) -> None:
+def _finish(
+    run_id: int, state: PumpState, cause: str, told: list[Event], published: events.Published
+) -> None:
     _keep(run_id, state)
     RelayRun.objects.filter(pk=run_id).update(running=False, ended_at=timezone.now(), end_cause=cause[:100])
     _tell(told, published)

@@ -55,9 +55,16 @@ def test_what_was_published_is_unchanged(name, tmp_path):
 
 
 def test_python_stubs(alice, bob, tmp_path):
-    protoc(f"--python_out={tmp_path}", f"--grpc_python_out={tmp_path}", *(f"{name}.proto" for name in NAMES), cwd=PROTOS)
+    protoc(
+        f"--python_out={tmp_path}",
+        f"--grpc_python_out={tmp_path}",
+        *(f"{name}.proto" for name in NAMES),
+        cwd=PROTOS,
+    )
     shutil.copy(HERE / "python_client.py", tmp_path)
-    told = json.loads(run([sys.executable, "python_client.py", alice.grpc, bob.grpc, bob.pubkey], cwd=tmp_path))
+    told = json.loads(
+        run([sys.executable, "python_client.py", alice.grpc, bob.grpc, bob.pubkey], cwd=tmp_path)
+    )
     assert told == {
         "id": told["id"],
         "event": [told["id"], alice.pubkey, "from Python", 3],
@@ -72,12 +79,21 @@ def test_python_stubs(alice, bob, tmp_path):
     reason="JavaScript: no node, or no packages (npm ci in tests/clients/javascript); not run",
 )
 def test_javascript(alice, bob):
-    told = json.loads(run(["node", "client.js", PROTOS, alice.grpc, bob.grpc, bob.http, bob.pubkey], cwd=JAVASCRIPT))
+    told = json.loads(
+        run(["node", "client.js", PROTOS, alice.grpc, bob.grpc, bob.http, bob.pubkey], cwd=JAVASCRIPT)
+    )
     event, frame = told["event"], told["frame"]
     assert (event["id"], event["from_pubkey"], event["data"], event["amount"]) == (
-        told["id"], alice.pubkey, "from JavaScript", "3",
-    )  # fmt: skip
-    assert (frame["id"], frame["fromPubkey"], frame["data"]) == (told["id"], alice.pubkey, b64(b"from JavaScript"))
+        told["id"],
+        alice.pubkey,
+        "from JavaScript",
+        "3",
+    )
+    assert (frame["id"], frame["fromPubkey"], frame["data"]) == (
+        told["id"],
+        alice.pubkey,
+        b64(b"from JavaScript"),
+    )
     assert (told["result"], told["preimage"], told["paid"]) == (True, 64, True)
 
 
@@ -92,11 +108,16 @@ def test_curl_lines_with_a_form_type(alice, bob):
         sent = curl(alice, "/v1/message/send", "-d", body)
         assert sent.keys() == {"id"} and data_of(stream.of(sent["id"])) == b"hello"
     signature = curl(alice, "/v1/sign", "-d", '{"msg":"hello"}')["signature"]
-    assert curl(alice, "/v1/verify", "-d", json.dumps({"msg": "hello", "signature": signature}))["result"] is True
+    assert (
+        curl(alice, "/v1/verify", "-d", json.dumps({"msg": "hello", "signature": signature}))["result"]
+        is True
+    )
     invoice = curl(bob, "/v1/lightning/generateinvoice", "-d", '{"amount":"10","memo":"by curl"}')["invoice"]
     assert curl(bob, "/v1/lightning/checkinvoice", "-d", json.dumps({"invoice": invoice}))["paid"] is False
     # A client of then sends a field that is none.
-    paid = curl(alice, "/v1/lightning/payinvoice", "-d", json.dumps({"pubkey": bob.pubkey, "invoice": invoice}))
+    paid = curl(
+        alice, "/v1/lightning/payinvoice", "-d", json.dumps({"pubkey": bob.pubkey, "invoice": invoice})
+    )
     assert len(paid["preimage"]) == 64
     assert curl(bob, "/v1/lightning/checkinvoice", "-d", json.dumps({"invoice": invoice}))["paid"] is True
     assert curl(alice, "/v1/lightning/payinvoice", "-d", '{"invoice":"none"}')["code"] == 3
@@ -105,7 +126,12 @@ def test_curl_lines_with_a_form_type(alice, bob):
 def test_websocket_client_that_greets(alice, bob):
     with WebsocketStream(bob) as stream:
         stream.connection.send("something")
-        sent = curl(alice, "/v1/message/send", "-d", json.dumps({"msg": b64(b"hi"), "pubkey": bob.pubkey, "amount": 2}))
+        sent = curl(
+            alice,
+            "/v1/message/send",
+            "-d",
+            json.dumps({"msg": b64(b"hi"), "pubkey": bob.pubkey, "amount": 2}),
+        )
         event = stream.of(sent["id"])
         stream.connection.send(b"\x00 something else")
         again = curl(alice, "/v1/message/send", "-d", json.dumps({"msg": b64(b"ho"), "pubkey": bob.pubkey}))

@@ -28,7 +28,10 @@ def test_client_generated_from_the_protos(alice, bob, tmp_path):
     (tmp_path / "client.py").write_text(CLIENT)
     with WebsocketStream(bob) as stream:
         run = subprocess.run(
-            [sys.executable, "client.py", alice.grpc, bob.pubkey], cwd=tmp_path, capture_output=True, text=True
+            [sys.executable, "client.py", alice.grpc, bob.pubkey],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
         )
         assert run.returncode == 0, run.stderr
         event = stream.of(run.stdout.split()[0])

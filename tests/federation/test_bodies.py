@@ -114,6 +114,11 @@ def test_unknown_keys_are_passed_over():
 
 def test_the_longest_body_is_within_the_bounds():
     wide = Body(
-        type="refuse", imp_id="\U0001f600" * 128, ttl=2**53, expires_at=2**53, round=2**53, reason="\U0001f600" * 200
+        type="refuse",
+        imp_id="\U0001f600" * 128,
+        ttl=2**53,
+        expires_at=2**53,
+        round=2**53,
+        reason="\U0001f600" * 200,
     )
     assert len(bodies.encode(wide)) <= bodies.MAX_BODY_BYTES and bodies.decode(bodies.encode(wide)) == wide

@@ -75,13 +75,21 @@ class World:
 
     def deliver(self, place: int) -> None:
         sender, message = self.under_way.pop(place)
-        self.receive(sender, B if sender == A else A, message.message_id, message.reply_to, bytes(message.body))
+        self.receive(
+            sender, B if sender == A else A, message.message_id, message.reply_to, bytes(message.body)
+        )
 
     def receive(self, sender: str, receiver: str, message_id, reply_to, body: bytes) -> None:
         received = Message(
-            message_id=message_id, direction=Direction.IN, pubkey=sender, service=SERVICE, reply_to=reply_to, body=body,
-            amount_msat=1000, state="received",
-        )  # fmt: skip
+            message_id=message_id,
+            direction=Direction.IN,
+            pubkey=sender,
+            service=SERVICE,
+            reply_to=reply_to,
+            body=body,
+            amount_msat=1000,
+            state="received",
+        )
         reaction = handlers.handle(received, settings=self.settings[receiver])
         self._tell(receiver, reaction.events)
         self._send(receiver, reaction.answers)
@@ -107,12 +115,16 @@ def world():
         yield made
 
 
-ACTIONS = st.tuples(st.sampled_from(["ask", "leave", "ttl", "deliver"]), st.sampled_from([A, B]), st.integers(0, 99))
+ACTIONS = st.tuples(
+    st.sampled_from(["ask", "leave", "ttl", "deliver"]), st.sampled_from([A, B]), st.integers(0, 99)
+)
 
 
 # What is suppressed here takes the place of what the profile suppresses.
 @settings(
-    max_examples=300, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=300,
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(st.lists(ACTIONS, max_size=25))
 def test_both_hold_the_same_or_nothing(script):
@@ -146,15 +158,19 @@ def test_steps_are_kept(world):
     world.deliver_all()
     history = list(Step.objects.filter(pubkey=B).order_by("pk").values_list("state", "cause"))
     assert history == [
-        ("requested", "asked by this node"), ("member", "accepted by the other node"), ("left", "left by the other node"),
-    ]  # fmt: skip
+        ("requested", "asked by this node"),
+        ("member", "accepted by the other node"),
+        ("left", "left by the other node"),
+    ]
 
 
 @pytest.mark.parametrize("type", ["accept", "leave", "refuse"])
 def test_what_nobody_asked_for_changes_nothing(world, type):
     world.act(A, "ask")
     asked = world.under_way.pop()[1].message_id
-    body = json.dumps({"type": type, "imp_id": "?", "ttl": 60, "expires_at": int(world.time.timestamp()) + 60}).encode()
+    body = json.dumps(
+        {"type": type, "imp_id": "?", "ttl": 60, "expires_at": int(world.time.timestamp()) + 60}
+    ).encode()
     before = list(Federation.objects.values())
     world.receive(STRANGER, A, uuid4(), asked, body)
     world.receive(B, A, uuid4(), uuid4(), body)
@@ -195,7 +211,9 @@ def test_bodies_without_rounds(world):
     world.under_way.clear()
     world.act(A, "ask")
     asked = world.under_way.pop()[1].message_id
-    world.receive(B, A, uuid4(), asked, json.dumps({"type": "accept", "ttl": 500, "expires_at": expires_at}).encode())
+    world.receive(
+        B, A, uuid4(), asked, json.dumps({"type": "accept", "ttl": 500, "expires_at": expires_at}).encode()
+    )
     assert int(world.held(A).timestamp()) == expires_at
 
 
@@ -223,7 +241,10 @@ def test_a_request_that_waits_is_taken_back_by_its_own_leave_only():
         assert world.row(B).state == "received" and leave.reply_to == first.message_id
         world.act(A, "leave")
         world.deliver(2)
-        assert (world.row(B).state, world.row(B).cause) == ("left", "the request was taken back by the other node")
+        assert (world.row(B).state, world.row(B).cause) == (
+            "left",
+            "the request was taken back by the other node",
+        )
         assert world.events[B][-1]["type"] == "leave"
 
 

@@ -14,7 +14,9 @@ from messaging.models import Direction, Message, Peer, State
 from messaging.outgoing import new_message
 
 PUBKEY = "02" + "ab" * 32
-SETTINGS = FederationSettings(own_pubkey="03" + "cd" * 32, imp_id="us", ttl_seconds=3_600, accept="auto", max_members=100)
+SETTINGS = FederationSettings(
+    own_pubkey="03" + "cd" * 32, imp_id="us", ttl_seconds=3_600, accept="auto", max_members=100
+)
 
 
 @pytest.fixture(autouse=True)
@@ -29,9 +31,14 @@ def migrated():
 def ask(pubkey: str, settings: FederationSettings):
     body = bodies.encode(bodies.Body(type=bodies.REQUEST, imp_id="x", ttl=60))
     message = Message(
-        message_id=uuid4(), direction=Direction.IN, pubkey=pubkey, service="federate", body=body, amount_msat=1_000,
+        message_id=uuid4(),
+        direction=Direction.IN,
+        pubkey=pubkey,
+        service="federate",
+        body=body,
+        amount_msat=1_000,
         state=State.RECEIVED,
-    )  # fmt: skip
+    )
     return handlers.handle(message, settings=settings)
 
 
@@ -60,5 +67,7 @@ def test_whom_we_have_asked_is_answered_so_often_too():
 def test_strangers_do_not_keep_us_from_answering_whom_we_have_asked():
     for number in range(320):
         ask(f"02{number:064x}", SETTINGS)
-    steps.request(new_message(service="federate", pubkey=PUBKEY, body=b""), replace(SETTINGS, max_members=1_000))
+    steps.request(
+        new_message(service="federate", pubkey=PUBKEY, body=b""), replace(SETTINGS, max_members=1_000)
+    )
     assert ask(PUBKEY, replace(SETTINGS, max_members=1_000)).answers

@@ -13,7 +13,10 @@ from tests.support.commands import run
 from tests.support.nodes import ROOT
 
 COMMANDS = sorted(
-    path.stem for app in APPS for path in (ROOT / app).glob("management/commands/*.py") if path.stem != "__init__"
+    path.stem
+    for app in APPS
+    for path in (ROOT / app).glob("management/commands/*.py")
+    if path.stem != "__init__"
 )
 ALL_HELPS = """
 import json, sys
@@ -30,7 +33,9 @@ print(json.dumps({name: parser.format_help() for name, parser in made.items()}))
 def helps() -> dict[str, str]:
     environ = os.environ | {"DJANGO_SETTINGS_MODULE": "impervious_site.settings"}
     return json.loads(
-        subprocess.check_output([sys.executable, "-c", ALL_HELPS, *COMMANDS], cwd=ROOT, env=environ, text=True)
+        subprocess.check_output(
+            [sys.executable, "-c", ALL_HELPS, *COMMANDS], cwd=ROOT, env=environ, text=True
+        )
     )
 
 
@@ -50,5 +55,7 @@ def test_a_command_that_is_not_there(tmp_path):
 
 
 def test_help_is_found_under_the_names_that_it_has_elsewhere():
-    (shown,) = {subprocess.check_output([ROOT / "impervious", name], text=True) for name in ("help", "--help", "-h")}
+    (shown,) = {
+        subprocess.check_output([ROOT / "impervious", name], text=True) for name in ("help", "--help", "-h")
+    }
     assert "doctor" in shown and "help runimpd" in shown

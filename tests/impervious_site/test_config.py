@@ -15,7 +15,15 @@ from cryptography.x509.oid import NameOID
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from impervious_site.config import PLACES, Address, Config, ConfigError, find_config, load_config, simulated_config
+from impervious_site.config import (
+    PLACES,
+    Address,
+    Config,
+    ConfigError,
+    find_config,
+    load_config,
+    simulated_config,
+)
 from impervious_site.databases import postgres_settings
 from impervious_site.logs import logging_settings
 from tests.support.certificates import Authority, key_pem, new_key, new_rsa_key, self_signed
@@ -87,8 +95,16 @@ def certificate() -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lnd")])
     start = datetime.datetime(2024, 1, 1)
-    built = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key()).serial_number(1)
-    signed = built.not_valid_before(start).not_valid_after(start.replace(year=2044)).sign(key, hashes.SHA256())
+    built = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(1)
+    )
+    signed = (
+        built.not_valid_before(start).not_valid_after(start.replace(year=2044)).sign(key, hashes.SHA256())
+    )
     return signed.public_bytes(serialization.Encoding.PEM)
 
 
@@ -105,7 +121,12 @@ class NodeFiles:
         self.path = directory / "node.yml"
         (directory / "tls.cert").write_bytes(certificate)
         (directory / "admin.macaroon").write_bytes(MACAROON)
-        self.lnd = {"ip": "127.0.0.1", "port": 10001, "tls_cert": "tls.cert", "admin_macaroon": "admin.macaroon"}
+        self.lnd = {
+            "ip": "127.0.0.1",
+            "port": 10001,
+            "tls_cert": "tls.cert",
+            "admin_macaroon": "admin.macaroon",
+        }
 
     def write(self, name: str, text: str) -> Path:
         path = self.directory / name
@@ -148,22 +169,42 @@ def test_file_of_2021_loads_with_its_placeholders_replaced(node):
 
     assert not config.simulated and config.path == node.path
     assert config.server.enabled and config.server.api_keys == ()
-    assert config.server.grpc_addr == Address("127.0.0.1", 8881) and str(config.server.http_addr) == "127.0.0.1:8882"
-    assert config.admin.username == "admin" and config.admin.password.get_secret_value() == "supersecretpassword"
+    assert (
+        config.server.grpc_addr == Address("127.0.0.1", 8881)
+        and str(config.server.http_addr) == "127.0.0.1:8882"
+    )
+    assert (
+        config.admin.username == "admin" and config.admin.password.get_secret_value() == "supersecretpassword"
+    )
     assert [(service.service_type, service.custom_record_number) for service in config.services] == [
-        ("federate", 100_000), ("vpn", 200_000), ("websocket", 300_000), ("message", 400_000), ("socket", 500_000),
+        ("federate", 100_000),
+        ("vpn", 200_000),
+        ("websocket", 300_000),
+        ("message", 400_000),
+        ("socket", 500_000),
         ("sign", 800_000),
-    ]  # fmt: skip
+    ]
     assert all(service.active and service.additional_service_data == {} for service in config.services)
     assert (config.lnd.host, config.lnd.port, config.lnd.pub_key) == ("127.0.0.1", 10001, PUB_KEY)
     assert config.lnd.macaroon_hex.get_secret_value() == MACAROON.hex()
     assert config.lnd.tls_cert.startswith(b"-----BEGIN CERTIFICATE-----")
     assert (config.federate.ttl, config.federate.imp_id) == (31_560_000, "YOUR_IMP_ID")
-    assert (config.vpn.price, config.vpn.server_port, config.vpn.subnet) == (100, 51820, networks("10.0.0.0/24"))
-    assert config.vpn.server_pub_key == "" and config.vpn.binary_path == "/usr/bin/wg" and config.vpn.dns == "8.8.8.8"
+    assert (config.vpn.price, config.vpn.server_port, config.vpn.subnet) == (
+        100,
+        51820,
+        networks("10.0.0.0/24"),
+    )
+    assert (
+        config.vpn.server_pub_key == ""
+        and config.vpn.binary_path == "/usr/bin/wg"
+        and config.vpn.dns == "8.8.8.8"
+    )
     assert [str(network) for network in config.vpn.allowed_ips] == ["0.0.0.0/0"]
     assert config.socket.server_ip == "1.1.1.1"
-    assert [warning.split(":")[0] for warning in config.warnings] == ["sqlite3.password", "vpn.server_pub_key"]
+    assert [warning.split(":")[0] for warning in config.warnings] == [
+        "sqlite3.password",
+        "vpn.server_pub_key",
+    ]
 
 
 def test_file_of_2021_as_it_stands_names_each_placeholder(node):
@@ -178,10 +219,21 @@ def test_defaults(node):
     config = node.load()
     assert (config.lightning.max_fee_sat, config.lightning.max_fee_percent) == (10, 5)
     assert config.message.model_dump() == {
-        "max_bytes": 1_048_576, "in_flight": 256, "in_flight_per_peer": 64, "expires_seconds": 86_400,
-        "incomplete_per_peer": 64, "incomplete": 1_024, "incomplete_bytes": 67_108_864, "incomplete_seconds": 90_000,
-    }  # fmt: skip
-    assert config.events.keep_days == 30 and config.messages.keep_days is None and config.redis_url is None and config.services == ()
+        "max_bytes": 1_048_576,
+        "in_flight": 256,
+        "in_flight_per_peer": 64,
+        "expires_seconds": 86_400,
+        "incomplete_per_peer": 64,
+        "incomplete": 1_024,
+        "incomplete_bytes": 67_108_864,
+        "incomplete_seconds": 90_000,
+    }
+    assert (
+        config.events.keep_days == 30
+        and config.messages.keep_days is None
+        and config.redis_url is None
+        and config.services == ()
+    )
     assert config.database.sqlite_path == node.directory / "impervious.sqlite3"
     assert config.admin.username is None and config.admin.password is None and config.lnd.pub_key == ""
     assert config.warnings == ()
@@ -191,8 +243,17 @@ def test_example_documents_every_key_in_force_and_loads(node):
     config = node.load_text(filled_in(EXAMPLE.read_text(), node.directory))
     assert config.warnings == () and len(config.services) == 6
     uncommented = EXAMPLE.read_text().replace("# ", "  ")
-    for key in ("api_keys:", "tls_cert_hex:", "admin_macaroon_hex:", "url:", "keep_days:", "allowed_origins:", 
-                "port_range:", "max_bytes_per_second:", "idle_seconds:"):
+    for key in (
+        "api_keys:",
+        "tls_cert_hex:",
+        "admin_macaroon_hex:",
+        "url:",
+        "keep_days:",
+        "allowed_origins:",
+        "port_range:",
+        "max_bytes_per_second:",
+        "idle_seconds:",
+    ):
         assert key in uncommented
 
 
@@ -205,11 +266,21 @@ def test_all_problems_are_told_at_once(node):
         redis={"url": "http://h"},
     )
     assert {problem.split(": ")[0] for problem in problems} == {
-        "server.grpc_addr", "server.http_addr", "server.enabled", "lightning.max_fee_sat", "lightning.lnd_node.ip",
-        "lightning.lnd_node.port", "lightning.lnd_node.tls_cert", "lightning.lnd_node.admin_macaroon",
-        "service_list[0].service_type", "service_list[0].custom_record_number", "vpn.price", "vpn.subnet", "vpn.dns",
+        "server.grpc_addr",
+        "server.http_addr",
+        "server.enabled",
+        "lightning.max_fee_sat",
+        "lightning.lnd_node.ip",
+        "lightning.lnd_node.port",
+        "lightning.lnd_node.tls_cert",
+        "lightning.lnd_node.admin_macaroon",
+        "service_list[0].service_type",
+        "service_list[0].custom_record_number",
+        "vpn.price",
+        "vpn.subnet",
+        "vpn.dns",
         "redis.url",
-    }  # fmt: skip
+    }
     assert all("; " in problem for problem in problems)
 
 
@@ -231,7 +302,11 @@ def test_loopback_addresses(node, text, address):
     "text", ["127.0.0.1", ":8881", "::1:8881", "[127.0.0.1]:1", "1.2.3:1", "127.0.0.1:-1", "[]:1", 8881]
 )
 def test_addresses_that_are_none(node, text):
-    only(node.problems(server={"grpc_addr": text}), "server.grpc_addr", "must be IP:port such as 127.0.0.1:8881")
+    only(
+        node.problems(server={"grpc_addr": text}),
+        "server.grpc_addr",
+        "must be IP:port such as 127.0.0.1:8881",
+    )
 
 
 @pytest.mark.parametrize("http", ["127.0.0.1:8881", "[::]:8881"])
@@ -251,12 +326,18 @@ def test_beyond_loopback_only_with_a_key(node, name, address):
     exposed = node.load(server=server).server.exposed
     assert exposed.keys() == {name} and all(way in exposed[name] for way in ways)
     (key,) = node.load({"IMPD_SERVER__API_KEY": KEY}, server=server).server.api_keys
-    assert (key.name, key.key.get_secret_value(), key.scopes) == ("default", KEY, {"read", "send", "pay", "admin"})
+    assert (key.name, key.key.get_secret_value(), key.scopes) == (
+        "default",
+        KEY,
+        {"read", "send", "pay", "admin"},
+    )
 
 
 def test_template_password_beyond_loopback(node):
     sqlite3 = {"username": "admin", "password": "supersecretpassword"}
-    problems = node.problems({"IMPD_SERVER__API_KEY": KEY}, sqlite3=sqlite3, server={"http_addr": "0.0.0.0:80"})
+    problems = node.problems(
+        {"IMPD_SERVER__API_KEY": KEY}, sqlite3=sqlite3, server={"http_addr": "0.0.0.0:80"}
+    )
     only(problems, "sqlite3.password", "everybody knows")
 
 
@@ -265,7 +346,13 @@ def test_api_keys_from_files(node):
     node.write("two.key", KEY[::-1])
     entries = [
         {"name": "one", "key_file": "one.key", "scopes": ["read", "send"]},
-        {"name": "two", "key_file": str(node.directory / "two.key"), "scopes": "read", "budget_sat": 0, "calls_per_minute": 6},
+        {
+            "name": "two",
+            "key_file": str(node.directory / "two.key"),
+            "scopes": "read",
+            "budget_sat": 0,
+            "calls_per_minute": 6,
+        },
     ]
     environ = {"IMPD_SERVER__API_KEY_FILE": str(node.write("three.key", "x" * 20))}
     keys = node.load(environ, server={"api_keys": entries}).server.api_keys
@@ -289,7 +376,7 @@ def test_api_keys_from_files(node):
         ({"scopes": None}, "server.api_keys[1].scopes", "is missing"),
         ({"name": "default"}, "server.api_keys", "default"),
         ({"name": "n" * 65}, "server.api_keys[1].name", "1 to 64"),
-        ({"name": "two\n"  "lines"}, "server.api_keys[1].name", "printable"),
+        ({"name": "two\nlines"}, "server.api_keys[1].name", "printable"),
         ({"budget_sat": -1}, "server.api_keys[1].budget_sat", "from 0"),
         ({"budget_sat": "much"}, "server.api_keys[1].budget_sat", "whole number"),
         ({"calls_per_minute": 0}, "server.api_keys[1].calls_per_minute", "from 1"),
@@ -308,7 +395,11 @@ def test_api_keys_that_are_wrong(node, change, key, word):
 
 def test_an_empty_api_key_is_not_no_api_key(node):
     only(node.problems({"IMPD_SERVER__API_KEY": ""}), "server.api_key", "20 or more")
-    only(node.problems({"IMPD_SERVER__API_KEY_FILE": str(node.write("empty", ""))}), "server.api_key", "20 or more")
+    only(
+        node.problems({"IMPD_SERVER__API_KEY_FILE": str(node.write("empty", ""))}),
+        "server.api_key",
+        "20 or more",
+    )
     only(node.problems(server={"api_key": KEY}), "server.api_key", "IMPD_SERVER__API_KEY")
 
 
@@ -321,35 +412,54 @@ def test_message_encoding(node):
 def test_hosts_and_origins(node):
     server = {
         "allowed_hosts": ["Node.Example.com", "10.0.0.7"],
-        "allowed_origins": ["HTTPS://App.Example.com:443/", "http://10.0.0.7:3000", "http://[2001:db8::1]:80"],
+        "allowed_origins": [
+            "HTTPS://App.Example.com:443/",
+            "http://10.0.0.7:3000",
+            "http://[2001:db8::1]:80",
+        ],
     }
     loaded = node.load(server=server).server
     assert loaded.allowed_hosts == ("node.example.com", "10.0.0.7")
-    assert loaded.allowed_origins == ("https://app.example.com", "http://10.0.0.7:3000", "http://[2001:db8::1]")
+    assert loaded.allowed_origins == (
+        "https://app.example.com",
+        "http://10.0.0.7:3000",
+        "http://[2001:db8::1]",
+    )
     environ = {
         "IMPD_SERVER__ALLOWED_HOSTS": "a.example, b.example",
         "IMPD_SERVER__ALLOWED_ORIGINS": '["https://c.example"]',
     }
     loaded = node.load(environ, server=server).server
-    assert loaded.allowed_hosts == ("a.example", "b.example") and loaded.allowed_origins == ("https://c.example",)
+    assert loaded.allowed_hosts == ("a.example", "b.example") and loaded.allowed_origins == (
+        "https://c.example",
+    )
 
 
 @pytest.mark.parametrize(
-    "origin", ["*", "null", "app.example.com", "https://a/b", "https://u@a", "ws://a", "https://a:x", "https://a?"]
+    "origin",
+    ["*", "null", "app.example.com", "https://a/b", "https://u@a", "ws://a", "https://a:x", "https://a?"],
 )
 def test_origins_that_are_none(node, origin):
-    only(node.problems(server={"allowed_origins": [origin]}), "server.allowed_origins", "must be scheme://host")
+    only(
+        node.problems(server={"allowed_origins": [origin]}), "server.allowed_origins", "must be scheme://host"
+    )
 
 
 @pytest.mark.parametrize("host", ["*", "https://a", "a/b", "a:80"])
 def test_hosts_that_are_none(node, host):
-    only(node.problems(server={"allowed_hosts": [host]}), "server.allowed_hosts", "without scheme, port and path")
+    only(
+        node.problems(server={"allowed_hosts": [host]}),
+        "server.allowed_hosts",
+        "without scheme, port and path",
+    )
 
 
 def test_federate(node):
     loaded = node.load().federate
     assert (loaded.accept, loaded.max_members) == ("auto", 100)
-    loaded = node.load({"IMPD_FEDERATE__MAX_MEMBERS": "7"}, federate={"accept": "known", "imp_id": "Bär", "ttl": 60}).federate
+    loaded = node.load(
+        {"IMPD_FEDERATE__MAX_MEMBERS": "7"}, federate={"accept": "known", "imp_id": "Bär", "ttl": 60}
+    ).federate
     assert (loaded.accept, loaded.max_members, loaded.imp_id, loaded.ttl) == ("known", 7, "Bär", 60)
 
 
@@ -361,13 +471,20 @@ def test_services(node):
     loaded = node.load(service_list=[service("sign", "800000", additional_service_data=data)]).services
     assert loaded[0].custom_record_number == 800_000 and loaded[0].additional_service_data == data
     wrong = [
-        service("sign", 800_000), service("vpn", 800_000), service("sign", 70_000), service("message", 5_482_373_484),
-        service("socket", 2**64), "federate",
-    ]  # fmt: skip
+        service("sign", 800_000),
+        service("vpn", 800_000),
+        service("sign", 70_000),
+        service("message", 5_482_373_484),
+        service("socket", 2**64),
+        "federate",
+    ]
     assert {problem.split(": ")[0] for problem in node.problems(service_list=wrong)} == {
-        "service_list[1].custom_record_number", "service_list[2].service_type", "service_list[3].custom_record_number",
-        "service_list[4].custom_record_number", "service_list[5]",
-    }  # fmt: skip
+        "service_list[1].custom_record_number",
+        "service_list[2].service_type",
+        "service_list[3].custom_record_number",
+        "service_list[4].custom_record_number",
+        "service_list[5]",
+    }
     environ = {"IMPD_SERVICE_LIST": json.dumps([service("vpn", 2**64 - 1)])}
     assert node.load(environ, service_list=wrong).services[0].custom_record_number == 2**64 - 1
     only(node.problems({"IMPD_SERVICE_LIST": "vpn"}), "service_list", "JSON")
@@ -424,11 +541,26 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
     "section, values, key, words",
     [
         ("server", {"message_encoding": "utf-8"}, "server.message_encoding", ("must be base64 or text",)),
-        ("database", {"url": "postgresql://u:hunter2@h"}, "database.url", ("is no address of a PostgreSQL database",)),
+        (
+            "database",
+            {"url": "postgresql://u:hunter2@h"},
+            "database.url",
+            ("is no address of a PostgreSQL database",),
+        ),
         ("database", {"url": "postgresql://u:@hunter2@h/d"}, "database.url", ("percent codes", "%40")),
         ("database", {"url": "postgresql://u:hunter2/x@h/d"}, "database.url", ("percent codes",)),
-        ("database", {"url": "postgresql://u:hunter2@h/d?ssl=1"}, "database.url", ("postgresql://user:password@",)),
-        ("database", {"url": "postgresql+psycopg://u:hunter2@h/d"}, "database.url", ("postgresql://user:password@",)),
+        (
+            "database",
+            {"url": "postgresql://u:hunter2@h/d?ssl=1"},
+            "database.url",
+            ("postgresql://user:password@",),
+        ),
+        (
+            "database",
+            {"url": "postgresql+psycopg://u:hunter2@h/d"},
+            "database.url",
+            ("postgresql://user:password@",),
+        ),
         ("database", {"url": "sqlite:///:memory:"}, "database.url", ("sqlite:///",)),
         ("database", {"url": "sqlite:///none/x.db"}, "database.url", ("there is no directory",)),
         ("database", {"url": "sqlite:///~nobody-here/x"}, "database.url", ("no usable file name",)),
@@ -451,9 +583,19 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
         ("vpn", {"binary_path": "/path/to/wg"}, "vpn.binary_path", ("still the placeholder",)),
         ("sqlite3", {"username": "a b"}, "sqlite3.username", ("letters",)),
         ("server", {"max_connections": 0}, "server.max_connections", ("of at least 10",)),
-        ("server", {"trusted_proxies": ["10.0.0.1", "proxy"]}, "server.trusted_proxies", ("item 1", "neither")),
+        (
+            "server",
+            {"trusted_proxies": ["10.0.0.1", "proxy"]},
+            "server.trusted_proxies",
+            ("item 1", "neither"),
+        ),
         ("server", {"trusted_proxies": ["0.0.0.0/0"]}, "server.trusted_proxies", ("every address",)),
-        ("server", {"tls_cert": "/path/to/cert", "tls_key": "k"}, "server.tls_cert", ("still the placeholder",)),
+        (
+            "server",
+            {"tls_cert": "/path/to/cert", "tls_key": "k"},
+            "server.tls_cert",
+            ("still the placeholder",),
+        ),
         ("lightning", {"daily_budget_sat": -1}, "lightning.daily_budget_sat", ("0",)),
         ("lightning", {"max_amount_sat": "much"}, "lightning.max_amount_sat", ("number",)),
         ("message", {"expires_seconds": 86_401}, "message.expires_seconds", ("86400",)),
@@ -480,7 +622,12 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
         ("socket", {"idle_seconds": "soon"}, "socket.idle_seconds", ("whole number",)),
         ("socket", [1], "socket", ("is a list", "must be a mapping", "line")),
         ("logging", {"level": "loud"}, "logging.level", ("loud", "debug, info, warning, error")),
-        ("logging", {"parts": {"messaging.outbux": "debug"}}, "logging.parts", ("messaging.outbux", "no part")),
+        (
+            "logging",
+            {"parts": {"messaging.outbux": "debug"}},
+            "logging.parts",
+            ("messaging.outbux", "no part"),
+        ),
         ("logging", {"parts": {"messaging.outbox": "loud"}}, "logging.parts", ("messaging.outbox", "loud")),
         ("logging", {"parts": {"grpc": "debug"}}, "logging.parts", ("grpc", "no part")),
         ("logging", {"parts": {"../etc": "debug"}}, "logging.parts", ("no part",)),
@@ -495,7 +642,10 @@ def test_values_that_are_wrong(node, section, values, key, words):
 
 
 def test_keys_of_later_versions_may_stand_there_empty(node):
-    assert node.load(server={"tls_cert": "", "tls_key": None}, vpn={"auto_renew": {"budget_sat": None}}).warnings == ()
+    assert (
+        node.load(server={"tls_cert": "", "tls_key": None}, vpn={"auto_renew": {"budget_sat": None}}).warnings
+        == ()
+    )
 
 
 def networks(*texts: str) -> tuple:
@@ -504,7 +654,13 @@ def networks(*texts: str) -> tuple:
 
 def test_vpn_defaults_and_values(node):
     vpn = node.load().vpn
-    times = (vpn.min_seconds, vpn.max_seconds, vpn.quote_seconds, vpn.quotes_per_minute, vpn.quarantine_seconds)
+    times = (
+        vpn.min_seconds,
+        vpn.max_seconds,
+        vpn.quote_seconds,
+        vpn.quotes_per_minute,
+        vpn.quarantine_seconds,
+    )
     assert times == (3_600, 2_592_000, 300, 30, 180)
     assert vpn.subnet == networks("10.0.0.0/24") and vpn.dns is None and vpn.exit_rules is False
     assert vpn.auto_renew.model_dump() == {"enabled": False, "budget_sat": None, "lead_seconds": 600}
@@ -521,7 +677,11 @@ def test_unknown_keys_are_warned_of_with_the_nearest(node):
     environ = {"IMPD_SERVER__ALOWED_HOSTS": "x", "IMPD_CONFIG": "x", "IMPD_LAUNCHED": "1", "PATH": "/bin"}
     config = node.load(environ, server={"alowed_hosts": ["secretive"]}, zzz={"a": 1})
     assert len(config.warnings) == 3
-    for word in ("did you mean server.allowed_hosts?", "did you mean IMPD_SERVER__ALLOWED_HOSTS?", "zzz: is not known"):
+    for word in (
+        "did you mean server.allowed_hosts?",
+        "did you mean IMPD_SERVER__ALLOWED_HOSTS?",
+        "zzz: is not known",
+    ):
         assert any(word in warning for warning in config.warnings), config.warnings
     assert "secretive" not in str(config.warnings)
 
@@ -568,8 +728,13 @@ def test_postgresql_addresses(node, url, named):
 
 
 def test_parameters_of_the_address_win_over_the_defaults(node):
-    given = node.load(database={"url": "postgresql://h/d?sslmode=verify-full&connect_timeout=3"}).database.postgres
-    assert given.get_secret_value()["sslmode"] == "verify-full" and given.get_secret_value()["connect_timeout"] == "3"
+    given = node.load(
+        database={"url": "postgresql://h/d?sslmode=verify-full&connect_timeout=3"}
+    ).database.postgres
+    assert (
+        given.get_secret_value()["sslmode"] == "verify-full"
+        and given.get_secret_value()["connect_timeout"] == "3"
+    )
     settings = postgres_settings(given.get_secret_value())
     assert (settings["NAME"], settings["HOST"], settings["OPTIONS"]["sslmode"]) == ("d", "h", "verify-full")
 
@@ -584,7 +749,9 @@ def test_secrets_are_in_no_text(node):
     for secret in (KEY, "hunter2", "hunter3", "hunter4", MACAROON.hex()):
         assert secret not in repr(config) and secret not in str(config)
     with pytest.raises(ConfigError) as raised:
-        node.load({"IMPD_SERVER__API_KEY": KEY + "!"}, sqlite3={"password": ["hunter2"]}, redis={"url": "hunter3"})
+        node.load(
+            {"IMPD_SERVER__API_KEY": KEY + "!"}, sqlite3={"password": ["hunter2"]}, redis={"url": "hunter3"}
+        )
     assert len(raised.value.problems) == 3 and raised.value.__cause__ is raised.value.__context__ is None
     text = str(raised.value) + repr(raised.value)
     assert not any(secret in text for secret in (KEY, "hunter2", "hunter3", MACAROON.hex()))
@@ -638,11 +805,16 @@ _SECTIONS = {
 _SERVICE_KEYS = ["service_type", "active", "custom_record_number"]
 _SHAPED_JUNK = st.fixed_dictionaries(
     {},
-    optional={section: st.dictionaries(st.sampled_from(names), _JUNK) | _JUNK for section, names in _SECTIONS.items()}
+    optional={
+        section: st.dictionaries(st.sampled_from(names), _JUNK) | _JUNK
+        for section, names in _SECTIONS.items()
+    }
     | {"service_list": st.lists(st.dictionaries(st.sampled_from(_SERVICE_KEYS), _JUNK))},
 )
 _FEW = settings(
-    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture]
+    max_examples=60,
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )
 
 
@@ -676,7 +848,13 @@ def test_junk_in_the_shape_of_a_configuration(node, tree):
 @given(
     st.dictionaries(
         st.sampled_from(
-            ["SERVICE_LIST", "SERVER__API_KEYS", "SERVER__GRPC_ADDR", "VPN__ALLOWED_IPS", "DATABASE__URL_FILE"]
+            [
+                "SERVICE_LIST",
+                "SERVER__API_KEYS",
+                "SERVER__GRPC_ADDR",
+                "VPN__ALLOWED_IPS",
+                "DATABASE__URL_FILE",
+            ]
         ),
         st.text(max_size=20) | _JUNK.map(lambda junk: json.dumps(junk, default=str)),
     )
@@ -719,25 +897,38 @@ def test_names_that_are_refused(tmp_path, name, words):
 
 def simulated(node: NodeFiles, environ: dict[str, str]) -> Config:
     return simulated_config(
-        node.directory, host="127.0.0.1", port=10001, tls_cert=node.directory / "tls.cert",
-        admin_macaroon=node.directory / "admin.macaroon", pub_key=PUB_KEY, environ=environ,
-    )  # fmt: skip
+        node.directory,
+        host="127.0.0.1",
+        port=10001,
+        tls_cert=node.directory / "tls.cert",
+        admin_macaroon=node.directory / "admin.macaroon",
+        pub_key=PUB_KEY,
+        environ=environ,
+    )
 
 
-@pytest.mark.parametrize("written", ["6000-6100", " 6000 - 6100 ", "6000,6100", [6000, 6100], ["6000", "6100"]])
+@pytest.mark.parametrize(
+    "written", ["6000-6100", " 6000 - 6100 ", "6000,6100", [6000, 6100], ["6000", "6100"]]
+)
 def test_port_range_of_the_relay(node, written):
     assert node.load(socket={"port_range": written}).socket.port_range == (6000, 6100)
 
 
 def test_relay(node):
     assert node.load().socket.model_dump() == {
-        "server_ip": "127.0.0.1", "port_range": None, "pin": True, "max_bytes_per_second": None, "idle_seconds": None,
-    }  # fmt: skip
+        "server_ip": "127.0.0.1",
+        "port_range": None,
+        "pin": True,
+        "max_bytes_per_second": None,
+        "idle_seconds": None,
+    }
     environ = {"IMPD_SOCKET__PORT_RANGE": "6000-6001", "IMPD_SOCKET__IDLE_SECONDS": "60"}
     for address in ("0.0.0.0", "::", "224.0.0.1"):
         (warning,) = node.load(socket={"server_ip": address}).warnings
         assert warning.startswith(f"socket.server_ip: is {address}, which nobody can reach")
-    loaded = node.load(environ, socket={"server_ip": "2001:db8::1", "pin": False, "max_bytes_per_second": 1_000}).socket
+    loaded = node.load(
+        environ, socket={"server_ip": "2001:db8::1", "pin": False, "max_bytes_per_second": 1_000}
+    ).socket
     assert (loaded.server_ip, loaded.port_range, loaded.pin) == ("2001:db8::1", (6000, 6001), False)
     assert (loaded.max_bytes_per_second, loaded.idle_seconds) == (1_000, 60)
 
@@ -761,9 +952,14 @@ def test_inbound_policies(node):
     assert {name: keys.model_dump(exclude_none=True) for name, keys in config.inbound.items()} == {
         name: {} for name in ("default", "federate", "vpn", "websocket", "message", "socket", "sign")
     }
-    sections = {"inbound": {"default": {"min_amount_sat": 5, "only_known": "yes"}, "vpn": {"only_known": False}}}
+    sections = {
+        "inbound": {"default": {"min_amount_sat": 5, "only_known": "yes"}, "vpn": {"only_known": False}}
+    }
     config = node.load({"IMPD_INBOUND__MESSAGE__PEER_BYTES_PER_HOUR": "1000"}, **sections)
-    assert config.inbound["default"].model_dump(exclude_none=True) == {"min_amount_sat": 5, "only_known": True}
+    assert config.inbound["default"].model_dump(exclude_none=True) == {
+        "min_amount_sat": 5,
+        "only_known": True,
+    }
     assert config.inbound["vpn"].model_dump(exclude_none=True) == {"only_known": False}
     assert config.inbound["message"].model_dump(exclude_none=True) == {"peer_bytes_per_hour": 1_000}
 
@@ -776,7 +972,11 @@ def test_inbound_policies(node):
         ({"vpn": {"only_known": "perhaps"}}, "inbound.vpn.only_known", "true or false"),
         ({"socket": {"all_bytes_per_hour": 2**63}}, "inbound.socket.all_bytes_per_hour", "whole number"),
         ({"mesage": {"only_known": True}}, "inbound.mesage", "did you mean inbound.message?"),
-        ({"message": {"only_know": True}}, "inbound.message.only_know", "did you mean inbound.message.only_known?"),
+        (
+            {"message": {"only_know": True}},
+            "inbound.message.only_know",
+            "did you mean inbound.message.only_known?",
+        ),
         ({"min_amount_sat": 5}, "inbound.min_amount_sat", "not known"),
         ({"message": 5}, "inbound.message", "must be a mapping"),
     ],
@@ -787,7 +987,11 @@ def test_inbound_policies_that_are_wrong(node, sections, key, word):
 
 
 def test_inbound_policy_mistyped_in_the_environment(node):
-    only(node.problems({"IMPD_INBOUND__MESAGE__ONLY_KNOWN": "true"}), "IMPD_INBOUND__MESAGE__ONLY_KNOWN", "did you mean")
+    only(
+        node.problems({"IMPD_INBOUND__MESAGE__ONLY_KNOWN": "true"}),
+        "IMPD_INBOUND__MESAGE__ONLY_KNOWN",
+        "did you mean",
+    )
 
 
 def test_levels_of_the_log(node):
@@ -796,7 +1000,9 @@ def test_levels_of_the_log(node):
     parts = {"messaging.outbox": "debug", "nodeapi.relay": "error"}
     written = node.load(logging={"level": "WARNING", "parts": parts}).logging
     assert (written.level, dict(written.parts)) == ("warning", parts)
-    given = node.load({"IMPD_LOGGING__LEVEL": "debug", "IMPD_LOGGING__PARTS": "vpn=error, lightning.client=debug"}).logging
+    given = node.load(
+        {"IMPD_LOGGING__LEVEL": "debug", "IMPD_LOGGING__PARTS": "vpn=error, lightning.client=debug"}
+    ).logging
     assert (given.level, dict(given.parts)) == ("debug", {"vpn": "error", "lightning.client": "debug"})
 
 
@@ -828,7 +1034,12 @@ class TestTls:
 
     @pytest.mark.parametrize("given, missing", [("tls_cert", "tls_key"), ("tls_key", "tls_cert")])
     def test_both_or_neither(self, node, pair, given, missing):
-        only(node.problems(server={given: pair[given]}), f"server.{missing}", "is missing", f"server.{given} is set")
+        only(
+            node.problems(server={given: pair[given]}),
+            f"server.{missing}",
+            "is missing",
+            f"server.{given} is set",
+        )
 
     @pytest.mark.parametrize(
         "name, content, words",
@@ -837,12 +1048,16 @@ class TestTls:
             ("tls_key", None, ("server.key", "No such file", "readable file")),
             ("tls_cert", b"", ("holds no certificate", "PEM")),
             ("tls_cert", b"\x30\x82DER", ("holds no certificate", "PEM")),
-            ("tls_key", b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n", ("holds no private key", "PEM")),
+            (
+                "tls_key",
+                b"-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+                ("holds no private key", "PEM"),
+            ),
             ("tls_key", key_pem(new_key()), ("is not the key of the certificate", "server.cert")),
             ("tls_key", key_pem(new_key(), b"secret"), ("protected by a password",)),
             ("tls_cert", b"x" * 1_000_001, ("larger than",)),
         ],
-    )  # fmt: skip
+    )
     def test_unusable_file(self, node, pair, name, content, words):
         path = node.directory / pair[name]
         path.unlink()
@@ -896,6 +1111,10 @@ def test_trusted_proxies_are_addresses_and_networks(node):
 
 def test_connection_limits(node):
     server = node.load().server
-    assert (server.max_connections, server.max_connections_per_address, server.max_grpc_connections) == (10_000, None, 1_000)
+    assert (server.max_connections, server.max_connections_per_address, server.max_grpc_connections) == (
+        10_000,
+        None,
+        1_000,
+    )
     server = node.load(server={"max_connections": "20000", "max_connections_per_address": 5}).server
     assert (server.max_connections, server.max_connections_per_address) == (20_000, 5)

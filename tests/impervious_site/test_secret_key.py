@@ -14,7 +14,8 @@ from tests.support.nodes import ROOT
 READ = "import sys; from pathlib import Path; from impervious_site.secret_key import read_or_make; "
 # The process dies at the first byte that is written.
 DIE_WRITING = (
-    READ + "import os, signal; os.fdopen = lambda *_: os.kill(os.getpid(), signal.SIGKILL); read_or_make(Path(sys.argv[1]))"
+    READ
+    + "import os, signal; os.fdopen = lambda *_: os.kill(os.getpid(), signal.SIGKILL); read_or_make(Path(sys.argv[1]))"
 )
 
 
@@ -28,9 +29,15 @@ def test_is_made_once_for_its_owner_alone(tmp_path):
 def test_processes_that_begin_together_have_the_same(tmp_path):
     """None of them takes another's file before the key is in it."""
     path = tmp_path / "impervious.secret_key"
-    command = [sys.executable, "-c", READ + "sys.stdin.read(); print(read_or_make(Path(sys.argv[1])))", str(path)]
+    command = [
+        sys.executable,
+        "-c",
+        READ + "sys.stdin.read(); print(read_or_make(Path(sys.argv[1])))",
+        str(path),
+    ]
     beginning = [
-        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(6)
+        subprocess.Popen(command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        for _ in range(6)
     ]
     for process in beginning:
         process.stdin.close()

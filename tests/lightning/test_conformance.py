@@ -85,7 +85,9 @@ def net(request, tmp_path_factory):
         stack = AsyncExitStack()
 
         async def start() -> Net:
-            nodes = await stack.enter_async_context(NETWORKS[request.param](tmp_path_factory.mktemp(request.param)))
+            nodes = await stack.enter_async_context(
+                NETWORKS[request.param](tmp_path_factory.mktemp(request.param))
+            )
             clients = Net(nodes)
             stack.push_async_callback(clients.close)
             return clients
@@ -189,7 +191,9 @@ async def channels_of(client: BareClient, peer_hex: str = "") -> list[lightning_
     return list((await client.lightning.ListChannels(request)).channels)
 
 
-async def query_routes(client: BareClient, pubkey: str, records: dict[int, bytes], *, amount_sat=1, fee_limit_sat=10):
+async def query_routes(
+    client: BareClient, pubkey: str, records: dict[int, bytes], *, amount_sat=1, fee_limit_sat=10
+):
     request = lightning_pb2.QueryRoutesRequest(
         pub_key=pubkey,
         amt=amount_sat,
@@ -230,11 +234,15 @@ def spoil_last_byte(macaroon_hex: str) -> str:
     ("spoil", "text"),
     [
         pytest.param(
-            spoil_last_byte, "verification failed: signature mismatch after caveat verification", id="wrong signature"
+            spoil_last_byte,
+            "verification failed: signature mismatch after caveat verification",
+            id="wrong signature",
         ),
         pytest.param(lambda right: "", "expected 1 macaroon, got 0", id="none"),
         pytest.param(lambda right: "no hex", "encoding/hex: invalid byte: U+006E 'n'", id="no hex"),
-        pytest.param(lambda right: "00ff", "cannot determine data format of binary-encoded macaroon", id="no macaroon"),
+        pytest.param(
+            lambda right: "00ff", "cannot determine data format of binary-encoded macaroon", id="no macaroon"
+        ),
     ],
 )
 @case
@@ -247,8 +255,12 @@ async def test_wrong_macaroon(net, spoil, text):
 
 async def bake(client: BareClient, *permissions: tuple[str, str]) -> str:
     """In hexadecimal digits."""
-    wanted = [lightning_pb2.MacaroonPermission(entity=entity, action=action) for entity, action in permissions]
-    return (await client.lightning.BakeMacaroon(lightning_pb2.BakeMacaroonRequest(permissions=wanted))).macaroon
+    wanted = [
+        lightning_pb2.MacaroonPermission(entity=entity, action=action) for entity, action in permissions
+    ]
+    return (
+        await client.lightning.BakeMacaroon(lightning_pb2.BakeMacaroonRequest(permissions=wanted))
+    ).macaroon
 
 
 def check_request(macaroon_hex: str, rpc: Rpc) -> lightning_pb2.CheckMacPermRequest:
@@ -262,7 +274,9 @@ def check_request(macaroon_hex: str, rpc: Rpc) -> lightning_pb2.CheckMacPermRequ
 
 @case
 async def test_permissions_of_the_calls_that_the_node_makes(net):
-    told = (await net.alice.lightning.ListPermissions(lightning_pb2.ListPermissionsRequest())).method_permissions
+    told = (
+        await net.alice.lightning.ListPermissions(lightning_pb2.ListPermissionsRequest())
+    ).method_permissions
     for rpc in Rpc:
         assert [(one.entity, one.action) for one in told[rpc.path].permissions] == [rpc.permission], rpc
 
@@ -274,7 +288,9 @@ async def test_permissions_of_the_calls_that_the_node_makes(net):
 async def test_macaroon_that_permits_less(net, permission):
     baked = await bake(net.alice, permission)
     assert macaroon.decode(bytes.fromhex(baked)).permissions == {permission}
-    assert macaroon.not_permitted(bytes.fromhex(baked), [Rpc.GET_INFO, Rpc.LIST_CHANNELS]) == [Rpc.LIST_CHANNELS]
+    assert macaroon.not_permitted(bytes.fromhex(baked), [Rpc.GET_INFO, Rpc.LIST_CHANNELS]) == [
+        Rpc.LIST_CHANNELS
+    ]
     async with BareClient(net.nodes["alice"], macaroon_hex=baked) as client:
         await client.lightning.GetInfo(lightning_pb2.GetInfoRequest())
         denied = (UNKNOWN, "permission denied")
@@ -432,9 +448,15 @@ async def test_indices_count_up_by_one(net):
 @case
 async def test_keysend_over_two_hops_costs_a_fee(net, amount_sat, fee_msat):
     preimage, payment_hash = preimage_and_hash()
-    payment = await net.alice.keysend(net.pubkey["carol"], {RECORD: b"far"}, amount_sat=amount_sat, preimage=preimage)
+    payment = await net.alice.keysend(
+        net.pubkey["carol"], {RECORD: b"far"}, amount_sat=amount_sat, preimage=preimage
+    )
     assert outcome(payment) == ("SUCCEEDED", "NONE")
-    assert (payment.value_msat, payment.fee_msat, payment.fee_sat) == (amount_sat * 1000, fee_msat, fee_msat // 1000)
+    assert (payment.value_msat, payment.fee_msat, payment.fee_sat) == (
+        amount_sat * 1000,
+        fee_msat,
+        fee_msat // 1000,
+    )
     invoice = await lookup(net.carol, payment_hash)
     assert invoice.amt_paid_msat == invoice.htlcs[0].amt_msat == amount_sat * 1000
 
@@ -460,7 +482,9 @@ async def test_fee_limit_of_nothing_is_no_route(net):
     [
         pytest.param("bob", RECORD, 0, "amount must be specified", id="amount 0"),
         pytest.param("alice", RECORD, 1, "self-payments not allowed", id="to itself"),
-        pytest.param("bob", 65535, 1, "no custom records with types below 65536 allowed", id="record below 65536"),
+        pytest.param(
+            "bob", 65535, 1, "no custom records with types below 65536 allowed", id="record below 65536"
+        ),
     ],
 )
 @case
@@ -574,7 +598,9 @@ async def test_track_an_unknown_hash(net):
 @case
 async def test_payment_goes_on_without_its_client(net):
     preimage, payment_hash = preimage_and_hash()
-    request = keysend_request(net.pubkey["carol"], {RECORD: b"x"}, preimage=preimage, no_inflight_updates=False)
+    request = keysend_request(
+        net.pubkey["carol"], {RECORD: b"x"}, preimage=preimage, no_inflight_updates=False
+    )
     async with watching(net.carol) as events:
         call = net.alice.router.SendPaymentV2(request)
         assert (await call.read()).status == Payment.IN_FLIGHT
@@ -607,7 +633,9 @@ async def test_subscription_resumes_after_settle_index(net):
     invoices = [await settled_keysend(net.alice, net, "bob") for _ in range(4)]
     told = await backlog(net.bob, invoices[0].settle_index, 3)
     assert [invoice.r_hash for invoice in told] == [invoice.r_hash for invoice in invoices[1:]]
-    assert all(invoice.state == Invoice.SETTLED and RECORD in invoice.htlcs[0].custom_records for invoice in told)
+    assert all(
+        invoice.state == Invoice.SETTLED and RECORD in invoice.htlcs[0].custom_records for invoice in told
+    )
 
 
 @case
@@ -647,7 +675,9 @@ async def test_preimage_is_paid_again_by_another_node(net):
         await net.alice.keysend(net.pubkey["bob"], {RECORD: b"first"}, preimage=preimage)
         assert (await events.next_of(payment_hash)).state == Invoice.OPEN
         once = await events.next_of(payment_hash)
-        again = await net.carol.keysend(net.pubkey["bob"], {RECORD: b"again"}, amount_sat=2, preimage=preimage)
+        again = await net.carol.keysend(
+            net.pubkey["bob"], {RECORD: b"again"}, amount_sat=2, preimage=preimage
+        )
         assert outcome(again) == ("SUCCEEDED", "NONE")
         twice = await lookup(net.bob, payment_hash)
         later = await settled_keysend(net.alice, net, "bob")
@@ -674,7 +704,11 @@ async def test_preimage_is_paid_again_by_another_node(net):
 
 async def list_invoices(client: BareClient, **arguments) -> tuple[list[int], int, int]:
     answer = await client.lightning.ListInvoices(lightning_pb2.ListInvoiceRequest(**arguments))
-    return [invoice.add_index for invoice in answer.invoices], answer.first_index_offset, answer.last_index_offset
+    return (
+        [invoice.add_index for invoice in answer.invoices],
+        answer.first_index_offset,
+        answer.last_index_offset,
+    )
 
 
 @case
@@ -718,14 +752,21 @@ async def test_invoice_is_made_decoded_paid_and_looked_up(net):
     assert len(added.r_hash) == len(added.payment_addr) == 32
     assert added.payment_request.startswith("lnsb")
 
-    request = await net.alice.lightning.DecodePayReq(lightning_pb2.PayReqString(pay_req=added.payment_request))
+    request = await net.alice.lightning.DecodePayReq(
+        lightning_pb2.PayReqString(pay_req=added.payment_request)
+    )
     assert (request.destination, request.payment_hash) == (net.pubkey["carol"], added.r_hash.hex())
     assert (request.num_satoshis, request.num_msat, request.description) == (21, 21_000, "a café")
     assert (request.expiry, request.payment_addr) == (600, added.payment_addr)
     assert request.timestamp > 0 and request.cltv_expiry > 0
 
     waiting = await lookup(net.carol, added.r_hash)
-    assert (waiting.state, waiting.memo, waiting.value, waiting.is_keysend) == (Invoice.OPEN, "a café", 21, False)
+    assert (waiting.state, waiting.memo, waiting.value, waiting.is_keysend) == (
+        Invoice.OPEN,
+        "a café",
+        21,
+        False,
+    )
     assert (waiting.payment_request, waiting.add_index) == (added.payment_request, added.add_index)
     assert (waiting.expiry, waiting.creation_date, waiting.settle_index) == (600, request.timestamp, 0)
 
@@ -747,7 +788,9 @@ async def test_invoice_is_made_decoded_paid_and_looked_up(net):
 @case
 async def test_invoice_without_amount(net):
     added = await net.bob.lightning.AddInvoice(Invoice())
-    request = await net.alice.lightning.DecodePayReq(lightning_pb2.PayReqString(pay_req=added.payment_request))
+    request = await net.alice.lightning.DecodePayReq(
+        lightning_pb2.PayReqString(pay_req=added.payment_request)
+    )
     assert (request.num_satoshis, request.num_msat) == (0, 0)
     refusal = await refused(net.alice.pay(pay_request(added.payment_request)))
     assert refusal == (UNKNOWN, "amount must be specified when paying a zero amount invoice")
@@ -766,7 +809,9 @@ async def test_look_up_an_unknown_invoice(net):
 
 @case
 async def test_decode_what_is_no_invoice(net):
-    code, details = await refused(net.alice.lightning.DecodePayReq(lightning_pb2.PayReqString(pay_req="lnsb1nothing")))
+    code, details = await refused(
+        net.alice.lightning.DecodePayReq(lightning_pb2.PayReqString(pay_req="lnsb1nothing"))
+    )
     assert code is UNKNOWN
 
 
@@ -792,7 +837,9 @@ async def watched_hold(client: BareClient, *, value: int = 100, expiry: int = 36
     preimage, payment_hash = preimage_and_hash()
     request = invoices_pb2.AddHoldInvoiceRequest(memo="held", hash=payment_hash, value=value, expiry=expiry)
     added = await client.invoices.AddHoldInvoice(request)
-    call = client.invoices.SubscribeSingleInvoice(invoices_pb2.SubscribeSingleInvoiceRequest(r_hash=payment_hash))
+    call = client.invoices.SubscribeSingleInvoice(
+        invoices_pb2.SubscribeSingleInvoiceRequest(r_hash=payment_hash)
+    )
     try:
         yield preimage, payment_hash, added, call
     finally:
@@ -819,7 +866,9 @@ async def cancel(client: BareClient, payment_hash: bytes):
 @case
 async def test_hold_invoice_is_accepted_then_settled(net):
     async with watching(net.carol) as events, held(net.carol) as (preimage, payment_hash, added, single):
-        assert added.payment_request.startswith("lnsb") and added.add_index > 0 and len(added.payment_addr) == 32
+        assert (
+            added.payment_request.startswith("lnsb") and added.add_index > 0 and len(added.payment_addr) == 32
+        )
         paying = asyncio.ensure_future(net.alice.pay(pay_request(added.payment_request, {RECORD: b"order"})))
         accepted = await single.read()
         assert accepted.state == Invoice.ACCEPTED
@@ -839,7 +888,11 @@ async def test_hold_invoice_is_accepted_then_settled(net):
         await settle(net.carol, preimage)
         await settle(net.carol, preimage)
         settled = await single.read()
-        assert (settled.state, settled.amt_paid_msat, settled.r_preimage) == (Invoice.SETTLED, 100_000, preimage)
+        assert (settled.state, settled.amt_paid_msat, settled.r_preimage) == (
+            Invoice.SETTLED,
+            100_000,
+            preimage,
+        )
         assert settled.settle_index > 0
         payment = await paying
         assert outcome(payment) == ("SUCCEEDED", "NONE")
@@ -885,7 +938,9 @@ async def test_hold_invoice_that_nobody_paid_is_not_settled(net):
 @case
 async def test_hold_invoice_with_a_known_hash(net):
     async with held(net.carol) as (_, payment_hash, _, _):
-        again = net.carol.invoices.AddHoldInvoice(invoices_pb2.AddHoldInvoiceRequest(hash=payment_hash, value=1))
+        again = net.carol.invoices.AddHoldInvoice(
+            invoices_pb2.AddHoldInvoiceRequest(hash=payment_hash, value=1)
+        )
         assert await refused(again) == (UNKNOWN, "invoice with payment hash already exists")
 
 
@@ -927,7 +982,9 @@ async def verify(client: BareClient, message: bytes, signature: str) -> lightnin
     return await client.lightning.VerifyMessage(request)
 
 
-@pytest.mark.parametrize("message", [b"x", b"\x00\xff" * 3000, "schöne Grüße".encode()], ids=["short", "long", "text"])
+@pytest.mark.parametrize(
+    "message", [b"x", b"\x00\xff" * 3000, "schöne Grüße".encode()], ids=["short", "long", "text"]
+)
 @case
 async def test_signature_is_deterministic_and_verifies_without_lnd(net, message):
     signature = await sign(net.alice, message)
@@ -959,7 +1016,9 @@ async def test_verify_message(net):
     assert len(answer.pubkey) == 66 and answer.pubkey != net.pubkey["alice"]
 
 
-@pytest.mark.parametrize("garbage", ["", "y" * 104, "y" * 103, "nosignature"], ids=["empty", "zeros", "short", "text"])
+@pytest.mark.parametrize(
+    "garbage", ["", "y" * 104, "y" * 103, "nosignature"], ids=["empty", "zeros", "short", "text"]
+)
 @case
 async def test_verify_what_is_no_signature(net, garbage):
     answer = await verify(net.carol, b"message", garbage)

@@ -17,7 +17,10 @@ from tests.support.nodes import ROOT
 ROOMS = ("lightning", "messaging", "federation", "invoices", "vpn", "nodeapi", "impervious_site")
 CLIENT = ROOT / "lightning" / "client.py"
 FILES = [
-    path for room in ROOMS for path in (ROOT / room).rglob("*.py") if "simulator" not in path.parts and path != CLIENT
+    path
+    for room in ROOMS
+    for path in (ROOT / room).rglob("*.py")
+    if "simulator" not in path.parts and path != CLIENT
 ]
 STUBS = ("LightningStub", "RouterStub", "InvoicesStub")
 
@@ -45,7 +48,11 @@ def test_only_the_client_has_stubs_of_lnd_and_it_takes_them_by_the_table():
             if isinstance(node, ast.ImportFrom) and node.module in lnd_modules:
                 assert not [alias.name for alias in node.names if alias.name.endswith("_grpc")], path
     tree = ast.parse(CLIENT.read_text())
-    uses = [node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute) and node.attr in (*STUBS, "_stubs")]
+    uses = [
+        node.attr
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and node.attr in (*STUBS, "_stubs")
+    ]
     # Made once, set once, and read in one place.
     assert sorted(uses) == sorted([*STUBS, "_stubs", "_stubs"])
 
@@ -53,15 +60,17 @@ def test_only_the_client_has_stubs_of_lnd_and_it_takes_them_by_the_table():
 def test_every_call_of_the_table_is_made():
     tree = ast.parse(CLIENT.read_text())
     used = [
-        node.attr for node in ast.walk(tree)
+        node.attr
+        for node in ast.walk(tree)
         if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id == "Rpc"
-    ]  # fmt: skip
+    ]
     assert set(used) == {rpc.name for rpc in Rpc}
     (client,) = (node for node in tree.body if isinstance(node, ast.ClassDef) and node.name == "LndClient")
     methods = {
-        node.name for node in client.body
+        node.name
+        for node in client.body
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not node.name.startswith("_")
-    }  # fmt: skip
+    }
     assert methods <= {name for path in FILES for name in names(path)}
 
 

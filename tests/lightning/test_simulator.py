@@ -67,7 +67,9 @@ def test_a_larger_amount_takes_a_byte_a_hop():
     assert onion.record_room(3, records, 65_535) - onion.record_room(3, records, 65_536) == 3
 
 
-@pytest.mark.parametrize(("value", "size"), [(0, 1), (0xFC, 1), (0xFD, 3), (0xFFFF, 3), (0x10000, 5), (2**32, 9)])
+@pytest.mark.parametrize(
+    ("value", "size"), [(0, 1), (0xFC, 1), (0xFD, 3), (0xFFFF, 3), (0x10000, 5), (2**32, 9)]
+)
 def test_varint_size(value, size):
     assert onion.varint_size(value) == size
 
@@ -269,7 +271,10 @@ def test_why_a_payment_fails():
         wrong = keysend(bob)
         wrong.dest_custom_records[KEYSEND] = b"\x09" * 32
         assert await reason(wrong) == INCORRECT_DETAILS
-        assert sum(services.network.graph.channels[c].balances[0] for c in services.network.graph.channels) == 10**10
+        assert (
+            sum(services.network.graph.channels[c].balances[0] for c in services.network.graph.channels)
+            == 10**10
+        )
 
     asyncio.run(scene())
 
@@ -344,7 +349,9 @@ def test_a_failed_transaction_tells_nobody():
 
 def test_config_is_kept_as_edited_until_the_pubkey_differs(tmp_path):
     def write(pubkey, lnd_port):
-        return write_config(tmp_path, name="a", pubkey=pubkey, lnd_port=lnd_port, grpc_port=8881, http_port=8882)
+        return write_config(
+            tmp_path, name="a", pubkey=pubkey, lnd_port=lnd_port, grpc_port=8881, http_port=8882
+        )
 
     path = write("02aa", 10001)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -384,4 +391,6 @@ async def _take(stream, count):
 
 
 def _hold_order(payment_hash):
-    return Order(payment_hash=payment_hash, preimage=b"", amount=5000, memo="", expiry=0, cltv_expiry=0, private=False)
+    return Order(
+        payment_hash=payment_hash, preimage=b"", amount=5000, memo="", expiry=0, cltv_expiry=0, private=False
+    )

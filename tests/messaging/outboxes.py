@@ -59,11 +59,17 @@ class Courier:
 
 def make_outbox(database: Database, carrier, *, in_flight: int = 8, budget: Budget | None = None) -> Outbox:
     return Outbox(
-        database=database, carrier=carrier, own_pubkey=OWN_PUBKEY, record_numbers={"message": 400_000},
-        limits=Limits(in_flight=in_flight, in_flight_per_peer=4), expires_seconds=86_400, published=lambda events: None,
-        hints=HintBook(database), own_hints=lambda: (),
+        database=database,
+        carrier=carrier,
+        own_pubkey=OWN_PUBKEY,
+        record_numbers={"message": 400_000},
+        limits=Limits(in_flight=in_flight, in_flight_per_peer=4),
+        expires_seconds=86_400,
+        published=lambda events: None,
+        hints=HintBook(database),
+        own_hints=lambda: (),
         budget=budget or Budget(database=database, limit_sat=None, sources=[]),
-    )  # fmt: skip
+    )
 
 
 @asynccontextmanager

@@ -28,7 +28,9 @@ outgoing_items = st.builds(
 )
 
 
-def opened(record: bytes, *, recipient=BOB_KEY, record_number=RECORD_NUMBER, paid_msat=10**6, max_bytes=MAX_BYTES):
+def opened(
+    record: bytes, *, recipient=BOB_KEY, record_number=RECORD_NUMBER, paid_msat=10**6, max_bytes=MAX_BYTES
+):
     return envelope.decode_record(
         record, recipient=recipient, record_number=record_number, paid_msat=paid_msat, max_bytes=max_bytes
     )
@@ -149,7 +151,10 @@ def test_without_items():
 def test_as_many_items_as_are_allowed():
     items = [item(b"x", amount_msat=0) for _ in range(envelope.MAX_ITEMS)]
     assert len(opened_items(*items).items) == envelope.MAX_ITEMS
-    assert reason(sealed(ALICE, packet(*items, item(b"x", amount_msat=0)), recipient=BOB_KEY)) == "too_many_items"
+    assert (
+        reason(sealed(ALICE, packet(*items, item(b"x", amount_msat=0)), recipient=BOB_KEY))
+        == "too_many_items"
+    )
 
 
 def test_a_million_items():
@@ -258,7 +263,10 @@ def hints_of(*hints: envelope_pb2.HopHint):
 
 
 def test_two_hints_and_no_more():
-    given = [envelope_pb2.HopHint(node_id=CAROL_KEY, chan_id=n, fee_base_msat=1, cltv_delta=80) for n in range(1, 6)]
+    given = [
+        envelope_pb2.HopHint(node_id=CAROL_KEY, chan_id=n, fee_base_msat=1, cltv_delta=80)
+        for n in range(1, 6)
+    ]
     assert [(hint.node_id, hint.chan_id) for hint in hints_of(*given)] == [(CAROL_KEY, 1), (CAROL_KEY, 2)]
 
 
@@ -314,7 +322,9 @@ def test_random_records_raise_nothing_else(record):
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.binary(max_size=200) | st.lists(st.binary(max_size=40)).map(lambda raws: packet(*map(_lenient, raws))))
+@given(
+    st.binary(max_size=200) | st.lists(st.binary(max_size=40)).map(lambda raws: packet(*map(_lenient, raws)))
+)
 def test_random_packets_that_are_signed_raise_nothing_else(raw):
     try:
         received = opened(sealed(ALICE, raw, recipient=BOB_KEY))

@@ -27,7 +27,13 @@ migrated = pytest.fixture(autouse=True)(empty_database)
 
 
 def message(**fields) -> Message:
-    values = {"message_id": uuid4(), "pubkey": PUBKEY, "service": "message", "body": b"hello", "amount_msat": 1_000}
+    values = {
+        "message_id": uuid4(),
+        "pubkey": PUBKEY,
+        "service": "message",
+        "body": b"hello",
+        "amount_msat": 1_000,
+    }
     return Message(**values | fields)
 
 
@@ -111,6 +117,8 @@ def test_pages_follow_each_other():
         first = ids(message_list(**asked, limit=4))
         assert first == newest[:4]
         assert ids(message_list(**asked, before=first[-1])) == newest[4:]
-    assert ids(message_list(direction="in")) == [one.message_id for one in reversed(sent) if one.direction == Direction.IN]
+    assert ids(message_list(direction="in")) == [
+        one.message_id for one in reversed(sent) if one.direction == Direction.IN
+    ]
     assert message_list(state="received", direction="out") == []
     assert message_list(before=uuid4()) is None

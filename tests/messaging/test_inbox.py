@@ -37,7 +37,11 @@ class Answering(Registry):
 def settled_keysend() -> lightning_pb2.Invoice:
     record = sealed(PrivateKey(), packet(item()), recipient=OWN_PUBKEY)
     htlc = lightning_pb2.InvoiceHTLC(
-        chan_id=1, htlc_index=1, amt_msat=1_000, state=lightning_pb2.SETTLED, custom_records={RECORD_NUMBER: record}
+        chan_id=1,
+        htlc_index=1,
+        amt_msat=1_000,
+        state=lightning_pb2.SETTLED,
+        custom_records={RECORD_NUMBER: record},
     )
     return lightning_pb2.Invoice(
         is_keysend=True, state=lightning_pb2.Invoice.SETTLED, r_hash=uuid4().bytes * 2, htlcs=[htlc]
@@ -48,10 +52,17 @@ def test_answers_are_sent_though_the_walk_that_stored_them_has_ended():
     async def test() -> None:
         database, sent = Database(), []
         inbox = Inbox(
-            database=database, registry=Answering([]), own_pubkey=OWN_PUBKEY, bounds=BOUNDS, published=lambda events: None,
-            hints=HintBook(database), send_stored=sent.extend, cost_msat=lambda size_bytes, amount_msat: amount_msat,
-            policies={}, now_seconds=lambda: 0.0,
-        )  # fmt: skip
+            database=database,
+            registry=Answering([]),
+            own_pubkey=OWN_PUBKEY,
+            bounds=BOUNDS,
+            published=lambda events: None,
+            hints=HintBook(database),
+            send_stored=sent.extend,
+            cost_msat=lambda size_bytes, amount_msat: amount_msat,
+            policies={},
+            now_seconds=lambda: 0.0,
+        )
         walk = asyncio.create_task(inbox.store_now([settled_keysend()]))
         while not database._jobs.qsize() and not walk.done():
             await asyncio.sleep(0)

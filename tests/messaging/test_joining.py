@@ -38,7 +38,9 @@ def clear() -> None:
 
 def parts_of(sender: str, body: bytes, room_bytes: int) -> list[Arrived]:
     """A message as the other end divides it, and as its parts come here."""
-    message = Message(message_id=uuid4(), pubkey="02" + "aa" * 32, service="message", body=body, amount_msat=1_000)
+    message = Message(
+        message_id=uuid4(), pubkey="02" + "aa" * 32, service="message", body=body, amount_msat=1_000
+    )
     division, parts = divide(message, room_bytes=room_bytes)
     message.parts, message.division = len(parts), division
     items = [item for load in pack(parts, safe_room_bytes=0) for item in load.items]
@@ -72,11 +74,16 @@ def test_every_message_comes_out_once_whatever_the_order(sent, room_bytes, dice)
             # As the inbox does, in the same transaction.
             Message.objects.bulk_create(
                 Message(
-                    message_id=one.id, direction=Direction.IN, pubkey=one.sender, service=one.service, body=one.body,
-                    amount_msat=one.amount_msat, state=State.RECEIVED,
+                    message_id=one.id,
+                    direction=Direction.IN,
+                    pubkey=one.sender,
+                    service=one.service,
+                    body=one.body,
+                    amount_msat=one.amount_msat,
+                    state=State.RECEIVED,
                 )
                 for one in whole
-            )  # fmt: skip
+            )
     expected = sorted((parts[0].sender, parts[0].part.id, body) for parts, (_, body) in zip(messages, sent))
     assert sorted((one.sender, one.id, one.body) for one in out) == expected
     assert {one.id: one.amount_msat for one in out} == {
@@ -87,17 +94,29 @@ def test_every_message_comes_out_once_whatever_the_order(sent, room_bytes, dice)
 
 def hostile_part(sender: str, name: int, index: int, count: int, size: int, length: int) -> Arrived:
     part = ItemPart(
-        id=UUID(int=name), reply_to=None, body=os.urandom(min(length, size)), amount_msat=0, sent_at_ms=0,
-        compression=0, index=min(index, count - 1), count=min(count, size), size=size,
+        id=UUID(int=name),
+        reply_to=None,
+        body=os.urandom(min(length, size)),
+        amount_msat=0,
+        sent_at_ms=0,
+        compression=0,
+        index=min(index, count - 1),
+        count=min(count, size),
+        size=size,
         sha256=hashlib.sha256(b"never").digest(),
-    )  # fmt: skip
+    )
     return Arrived(sender, "message", part)
 
 
 hostile = st.builds(
-    hostile_part, st.sampled_from(SENDERS), st.integers(0, 9), st.integers(0, 3), st.integers(1, 4), st.integers(4, 500),
+    hostile_part,
+    st.sampled_from(SENDERS),
+    st.integers(0, 9),
+    st.integers(0, 3),
+    st.integers(1, 4),
+    st.integers(4, 500),
     st.integers(1, 400),
-)  # fmt: skip
+)
 
 
 @settings(max_examples=100, deadline=None)
@@ -109,7 +128,9 @@ def test_bounds_hold_whatever_comes(arrived):
         assert join([one], NARROW).whole == []
         counts = Assembly.objects.aggregate(n=Count("pk"), b=Sum("received_bytes", default=0))
         assert counts["n"] <= NARROW.in_all and counts["b"] <= NARROW.received_bytes
-        strangers = Assembly.objects.filter(known=False).aggregate(n=Count("pk"), b=Sum("received_bytes", default=0))
+        strangers = Assembly.objects.filter(known=False).aggregate(
+            n=Count("pk"), b=Sum("received_bytes", default=0)
+        )
         assert strangers["n"] <= NARROW.in_all // 2 and strangers["b"] <= NARROW.received_bytes // 2
         for sender in SENDERS:
             assert Assembly.objects.filter(pubkey=sender).count() <= NARROW.per_peer

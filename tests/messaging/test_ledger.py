@@ -65,9 +65,16 @@ class Lives(RuleBasedStateMachine):
 
     # steps
 
-    @rule(count=st.integers(1, 4), pubkey=st.sampled_from(PUBKEYS), size=st.sampled_from([10, 120, 900, 1_500]), late=st.booleans())
+    @rule(
+        count=st.integers(1, 4),
+        pubkey=st.sampled_from(PUBKEYS),
+        size=st.sampled_from([10, 120, 900, 1_500]),
+        late=st.booleans(),
+    )
     def accept(self, count, pubkey, size, late):
-        messages = [new_message(service="message", pubkey=pubkey, body=os.urandom(size)) for _ in range(count)]
+        messages = [
+            new_message(service="message", pubkey=pubkey, body=os.urandom(size)) for _ in range(count)
+        ]
         for message in messages:
             if late:
                 message.expires_at = timezone.now() - timedelta(seconds=1)
@@ -94,13 +101,19 @@ class Lives(RuleBasedStateMachine):
         ]
         assert sorted(gone + started.left) == sorted(keys)
 
-    @rule(name=consumes(attempts), how=st.sampled_from(["settle", "settle", "fail", "retry", "retry alone"]), times=st.integers(1, 2))
+    @rule(
+        name=consumes(attempts),
+        how=st.sampled_from(["settle", "settle", "fail", "retry", "retry alone"]),
+        times=st.integers(1, 2),
+    )
     def end(self, name, how, times):
         """An attempt ends; a process that was killed before it knew that this was stored does it again."""
         attempt = Attempt.objects.get(pk=name)
         # One whose end is stored: nothing of this may change anything.
         if how == "settle" and attempt.state == Attempt.State.IN_FLIGHT:
-            self.paid.update((item.id, item.part.index) for item in envelope_pb2.Packet.FromString(attempt.packet).items)
+            self.paid.update(
+                (item.id, item.part.index) for item in envelope_pb2.Packet.FromString(attempt.packet).items
+            )
         for _ in range(times):
             carried = ledger._carried_by(attempt)
             if how == "settle":
@@ -109,7 +122,12 @@ class Lives(RuleBasedStateMachine):
                 ledger.fail(attempt, carried, cause="no", published=_nobody)
             else:
                 ledger.retry(
-                    attempt, carried, cause="later", delay_seconds=0, alone=how == "retry alone", published=_nobody
+                    attempt,
+                    carried,
+                    cause="later",
+                    delay_seconds=0,
+                    alone=how == "retry alone",
+                    published=_nobody,
                 )
 
     @rule(target=attempts)
@@ -125,7 +143,9 @@ class Lives(RuleBasedStateMachine):
 
     @rule(pubkey=st.sampled_from(PUBKEYS))
     def no_way_now(self, pubkey):
-        message = Message.objects.filter(pubkey=pubkey, parts=1, state__in=(State.QUEUED, State.RETRYING)).first()
+        message = Message.objects.filter(
+            pubkey=pubkey, parts=1, state__in=(State.QUEUED, State.RETRYING)
+        ).first()
         if message:
             ledger.put_off(message, cause="no route", delay_seconds=0, published=_nobody)
 
@@ -134,7 +154,9 @@ class Lives(RuleBasedStateMachine):
     @invariant()
     def each_end_is_told_once(self):
         told = Counter(
-            event.message_id for event in Event.objects.all() if json.loads(bytes(event.data))["state"] in ENDS
+            event.message_id
+            for event in Event.objects.all()
+            if json.loads(bytes(event.data))["state"] in ENDS
         )
         ended = set(Message.objects.filter(state__in=ENDS).values_list("message_id", flat=True))
         assert set(told) == ended and set(told.values()) <= {1}
@@ -162,7 +184,10 @@ class Lives(RuleBasedStateMachine):
             for _, carried in ledger.unfinished_attempts()
             for one in carried
         }
-        assert set(Message.objects.filter(state__in=UNFINISHED).values_list("pk", flat=True)) == waiting | under_way
+        assert (
+            set(Message.objects.filter(state__in=UNFINISHED).values_list("pk", flat=True))
+            == waiting | under_way
+        )
         assert not Division.objects.exclude(message__state__in=UNFINISHED).exists()
 
     @invariant()

@@ -92,12 +92,19 @@ def sealed_bytes(load, hints=()) -> int:
 
 def hint(chan_id: int = 2**63) -> HopHint:
     key = PrivateKey(b"\x07" * 32).public_key.format()
-    return HopHint(node_id=key, chan_id=chan_id, fee_base_msat=2**32 - 1, fee_ppm=2**32 - 1, cltv_delta=2**16 - 1)
+    return HopHint(
+        node_id=key, chan_id=chan_id, fee_base_msat=2**32 - 1, fee_ppm=2**32 - 1, cltv_delta=2**16 - 1
+    )
 
 
 @settings(deadline=None)
 @given(
-    st.integers(1, 6_000), st.booleans(), st.integers(300, 1206), st.integers(0, 2), st.integers(1, 10**9), st.booleans()
+    st.integers(1, 6_000),
+    st.booleans(),
+    st.integers(300, 1206),
+    st.integers(0, 2),
+    st.integers(1, 10**9),
+    st.booleans(),
 )
 def test_parts_fit_and_join_to_what_was_divided(size, text, room_bytes, hint_count, amount_msat, is_reply):
     hints = (hint(),) * hint_count
@@ -157,5 +164,10 @@ def test_rules(waiting):
     for pubkey in (BOB, CAROL):
         for service in ("message", "websocket"):
             in_company = [m for m in waiting if (m.pubkey, m.service, m.alone) == (pubkey, service, False)]
-            in_loads = [m for load in loads for m in load.carried if (m.pubkey, m.service, m.alone) == (pubkey, service, False)]
+            in_loads = [
+                m
+                for load in loads
+                for m in load.carried
+                if (m.pubkey, m.service, m.alone) == (pubkey, service, False)
+            ]
             assert in_loads == in_company

@@ -70,36 +70,65 @@ def known_ones() -> None:
     Peer.objects.create(pubkey=FOE, marked=True, blocked=True)
 
 
-def arrival(sender: str = STRANGER, *, sat: int = 1, body: bytes = b"hello", service="message", **fields) -> Arrival:
+def arrival(
+    sender: str = STRANGER, *, sat: int = 1, body: bytes = b"hello", service="message", **fields
+) -> Arrival:
     message = Message(
-        **{"message_id": uuid4(), "direction": Direction.IN, "pubkey": sender, "service": service, "body": body,
-           "amount_msat": sat * 1000, "state": State.RECEIVED} | fields
-    )  # fmt: skip
+        **{
+            "message_id": uuid4(),
+            "direction": Direction.IN,
+            "pubkey": sender,
+            "service": service,
+            "body": body,
+            "amount_msat": sat * 1000,
+            "state": State.RECEIVED,
+        }
+        | fields
+    )
     return Arrival(key=os.urandom(32), messages=((REGISTRY.by_type(service), message),))
 
 
-def parts(sender: str = STRANGER, *, count: int = 3, sat: int = 1, body: bytes = b"", **fields) -> list[Arrival]:
+def parts(
+    sender: str = STRANGER, *, count: int = 3, sat: int = 1, body: bytes = b"", **fields
+) -> list[Arrival]:
     """A long message, a part in each; every part pays so much."""
     identity, body = uuid4(), body or os.urandom(30 * count)
     each = len(body) // count
     made = [
         ItemPart(
-            **{"id": identity, "reply_to": None, "body": body[index * each : (index + 1) * each],
-               "amount_msat": sat * 1000, "sent_at_ms": 0, "compression": 0, "index": index, "count": count,
-               "size": len(body), "sha256": hashlib.sha256(body).digest()} | fields
+            **{
+                "id": identity,
+                "reply_to": None,
+                "body": body[index * each : (index + 1) * each],
+                "amount_msat": sat * 1000,
+                "sent_at_ms": 0,
+                "compression": 0,
+                "index": index,
+                "count": count,
+                "size": len(body),
+                "sha256": hashlib.sha256(body).digest(),
+            }
+            | fields
         )
         for index in range(count)
-    ]  # fmt: skip
-    return [Arrival(key=os.urandom(32), messages=(), parts=(Arrived(sender, "message", part),)) for part in made]
+    ]
+    return [
+        Arrival(key=os.urandom(32), messages=(), parts=(Arrived(sender, "message", part),)) for part in made
+    ]
 
 
 def take(*arrivals: Arrival, rules: Rules = Rules(), now: float = NOON) -> Counter:
     """Stores these as one batch; what was refused of it, by service and cause."""
     with transaction.atomic():
         stored = store_arrivals(
-            list(arrivals), registry=REGISTRY, bounds=BOUNDS, published=lambda events: None,
-            cost_msat=lambda size, amount: 0, policies={"message": rules, "websocket": Rules()}, now_seconds=now,
-        )  # fmt: skip
+            list(arrivals),
+            registry=REGISTRY,
+            bounds=BOUNDS,
+            published=lambda events: None,
+            cost_msat=lambda size, amount: 0,
+            policies={"message": rules, "websocket": Rules()},
+            now_seconds=now,
+        )
     return stored.refused
 
 
@@ -114,9 +143,14 @@ def told() -> list[bytes]:
 def ask(pubkey: str, service: str = "message") -> UUID:
     """A message of ours."""
     message = Message.objects.create(
-        message_id=uuid4(), direction=Direction.OUT, pubkey=pubkey, service=service, body=b"?", amount_msat=1_000,
+        message_id=uuid4(),
+        direction=Direction.OUT,
+        pubkey=pubkey,
+        service=service,
+        body=b"?",
+        amount_msat=1_000,
         state=State.SETTLED,
-    )  # fmt: skip
+    )
     return message.message_id
 
 
@@ -189,7 +223,12 @@ def test_answers_to_our_messages_pass_but_not_of_blocked_peers():
     ours, to_another, of_another_service = ask(STRANGER), ask(OTHER), ask(STRANGER, "websocket")
     take(arrival(reply_to=ours), arrival(reply_to=ours), rules=closed)
     assert (len(told()), refused_totals()) == (2, {})
-    take(arrival(reply_to=to_another), arrival(reply_to=of_another_service), arrival(reply_to=uuid4()), rules=closed)
+    take(
+        arrival(reply_to=to_another),
+        arrival(reply_to=of_another_service),
+        arrival(reply_to=uuid4()),
+        rules=closed,
+    )
     assert (len(told()), refused_totals()) == (2, {("message", "not_known"): 3})
     take(arrival(FOE, reply_to=ask(FOE)), rules=closed)
     assert refused_totals()["message", "blocked"] == 1
@@ -296,23 +335,33 @@ def test_uses_that_are_over_are_forgotten():
 
 
 rules_drawn = st.builds(
-    Rules, min_amount_sat=st.integers(0, 3), only_known=st.booleans(), peer_messages_per_hour=st.integers(0, 4),
-    peer_bytes_per_hour=st.integers(0, 40), all_messages_per_hour=st.integers(0, 8),
+    Rules,
+    min_amount_sat=st.integers(0, 3),
+    only_known=st.booleans(),
+    peer_messages_per_hour=st.integers(0, 4),
+    peer_bytes_per_hour=st.integers(0, 40),
+    all_messages_per_hour=st.integers(0, 8),
     all_bytes_per_hour=st.integers(0, 80),
-)  # fmt: skip
+)
 senders_drawn = st.sampled_from(["", STRANGER, OTHER, FRIEND, FOE])
 singles = st.builds(
     lambda sender, sat, size: [arrival(sender, sat=sat, body=b"x" * size)],
-    senders_drawn, st.integers(0, 4), st.integers(1, 20),
-)  # fmt: skip
+    senders_drawn,
+    st.integers(0, 4),
+    st.integers(1, 20),
+)
 longs = st.builds(
     lambda sender, sat, size: parts(sender, count=2, sat=sat, body=os.urandom(2 * size)),
-    senders_drawn.filter(bool), st.integers(0, 2), st.integers(1, 10),
-)  # fmt: skip
+    senders_drawn.filter(bool),
+    st.integers(0, 2),
+    st.integers(1, 10),
+)
 
 
 @settings(max_examples=40, deadline=None)
-@given(rules_drawn, st.lists(st.one_of(singles, singles, longs), max_size=12), st.randoms(use_true_random=False))
+@given(
+    rules_drawn, st.lists(st.one_of(singles, singles, longs), max_size=12), st.randoms(use_true_random=False)
+)
 def test_the_same_whatever_the_batches_and_however_often_told(rules, drawn, dice):
     """One payment at a time, or in batches of which some were told before, as a stream and a walk do."""
     arrivals = [one for group in drawn for one in group]

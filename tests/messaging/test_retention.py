@@ -32,7 +32,13 @@ def tables():
 
 
 def message(state: State, at=OLD, **fields) -> Message:
-    values = {"direction": Direction.OUT, "pubkey": "02" * 33, "service": "message", "body": b"x", "amount_msat": 1000}
+    values = {
+        "direction": Direction.OUT,
+        "pubkey": "02" * 33,
+        "service": "message",
+        "body": b"x",
+        "amount_msat": 1000,
+    }
     return Message.objects.create(
         message_id=uuid4(), state=state, created_at=at, updated_at=at, **{**values, **fields}
     )
@@ -42,9 +48,16 @@ def attempt(state=Attempt.State.SETTLED, at=OLD) -> Attempt:
     name = uuid4().bytes * 2
     ended_at = None if state == Attempt.State.IN_FLIGHT else at
     return Attempt.objects.create(
-        secret=name, name=name, destination="02" * 33, service="message", packet=b"", amount_msat=1000, state=state,
-        created_at=at, ended_at=ended_at,
-    )  # fmt: skip
+        secret=name,
+        name=name,
+        destination="02" * 33,
+        service="message",
+        packet=b"",
+        amount_msat=1000,
+        state=state,
+        created_at=at,
+        ended_at=ended_at,
+    )
 
 
 def prune(keep=KEEP, *, dry=False) -> dict[str, int]:
@@ -54,7 +67,11 @@ def prune(keep=KEEP, *, dry=False) -> dict[str, int]:
 def test_what_has_ended_and_is_old_goes(monkeypatch):
     monkeypatch.setattr(retention, "PAGE", 2)
     carried, failed_before = attempt(), attempt(Attempt.State.FAILED)
-    going = [message(State.SETTLED, attempt=carried), message(State.FAILED), *(message(State.RECEIVED) for _ in range(5))]
+    going = [
+        message(State.SETTLED, attempt=carried),
+        message(State.FAILED),
+        *(message(State.RECEIVED) for _ in range(5)),
+    ]
     Part.objects.create(message=going[1], index=0, state=State.SETTLED, amount_msat=1, attempt=failed_before)
     in_flight, named = attempt(Attempt.State.IN_FLIGHT), attempt()
     staying = [
@@ -87,7 +104,9 @@ def test_messages_are_kept_for_ever_unless_told_otherwise():
 def test_old_events_go_and_the_newest_stays(monkeypatch):
     monkeypatch.setattr(retention, "PAGE", 2)
     for created_at in (OLD, OLD, OLD, OLD, YOUNG, OLD):
-        Event.objects.create(message_id=uuid4(), data=b"", service_type="message", amount_sat=1, created_at=created_at)
+        Event.objects.create(
+            message_id=uuid4(), data=b"", service_type="message", amount_sat=1, created_at=created_at
+        )
     seqs = list(Event.objects.order_by("seq").values_list("seq", flat=True))
     assert prune()["events"] == 4
     assert list(Event.objects.order_by("seq").values_list("seq", flat=True)) == seqs[4:]

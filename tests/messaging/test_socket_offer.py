@@ -36,11 +36,19 @@ def test_a_field_that_is_wrong(name, value):
 @pytest.mark.parametrize(
     "change",
     [
-        {"port1": "6000"}, {"port1": ":0"}, {"port1": ":65536"}, {"port2": ":06000"}, {"port2": ":６000"},
-        {"port2": ":1\n"}, {"ip": "localhost"}, {"ip": "1.2.3"}, {"ip": "fe80::1%eth0"}, {"protocol": "u" * 17},
+        {"port1": "6000"},
+        {"port1": ":0"},
+        {"port1": ":65536"},
+        {"port2": ":06000"},
+        {"port2": ":６000"},
+        {"port2": ":1\n"},
+        {"ip": "localhost"},
+        {"ip": "1.2.3"},
+        {"ip": "fe80::1%eth0"},
+        {"protocol": "u" * 17},
         {"recordId": "socket"},
     ],
-)  # fmt: skip
+)
 def test_values_that_are_nearly_right(change):
     with pytest.raises(NoOffer):
         decode(json.dumps(GOOD | change).encode())

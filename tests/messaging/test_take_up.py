@@ -41,11 +41,19 @@ class LateReader(Database):
         return await super().read(job)
 
 
-def new_message(*, pubkey: str = PUBKEY, expires: timedelta = timedelta(days=1), service: str = "message") -> Message:
+def new_message(
+    *, pubkey: str = PUBKEY, expires: timedelta = timedelta(days=1), service: str = "message"
+) -> Message:
     return Message(
-        message_id=uuid4(), direction=Direction.OUT, pubkey=pubkey, service=service, body=b"hello",
-        amount_msat=1_000, state=State.QUEUED, expires_at=timezone.now() + expires,
-    )  # fmt: skip
+        message_id=uuid4(),
+        direction=Direction.OUT,
+        pubkey=pubkey,
+        service=service,
+        body=b"hello",
+        amount_msat=1_000,
+        state=State.QUEUED,
+        expires_at=timezone.now() + expires,
+    )
 
 
 def store_under_way(carrier: Courier, messages: list[Message], payer: str = OWN_PUBKEY.hex()) -> None:
@@ -123,7 +131,9 @@ def store_half_paid(carrier: Courier, payer: str) -> None:
     ledger.settle([(attempt, [first], 0)], published=lambda events: None)
 
 
-@pytest.mark.parametrize("payer, shipped, state", [(OTHER_PAYER, 0, State.FAILED), (OWN_PUBKEY.hex(), 2, State.SETTLED)])
+@pytest.mark.parametrize(
+    "payer, shipped, state", [(OTHER_PAYER, 0, State.FAILED), (OWN_PUBKEY.hex(), 2, State.SETTLED)]
+)
 def test_parts_of_a_message_come_from_one_node(payer, shipped, state):
     """Of a message that another lnd has paid for in part nothing more is sent: its recipient could not join it."""
 
@@ -157,7 +167,9 @@ def test_payments_that_were_held_before_a_restart_stop_no_other_node(monkeypatch
         await database.write(partial(store_under_way, carrier, [new_message()]))
         outbox_ = make_outbox(database, carrier, in_flight=1)
         async with running(outbox_):
-            await outbox_.accept(service="message", pubkey=OTHER_PUBKEY, body=b"hello", amount_sat=1, reply_to=None)
+            await outbox_.accept(
+                service="message", pubkey=OTHER_PUBKEY, body=b"hello", amount_sat=1, reply_to=None
+            )
             await until(database, lambda: Message.objects.get(pubkey=OTHER_PUBKEY).state == State.SETTLED)
         await database.close()
 
@@ -176,7 +188,11 @@ def test_message_of_a_service_that_was_taken_out_of_the_configuration_fails(unde
     async def test() -> None:
         database, carrier = Database(), Stranger()
         messages = [new_message(service="gone") for _ in range(2)]
-        step = partial(store_under_way, carrier, messages) if under_way else partial(ledger.store_queued, messages, None, None)
+        step = (
+            partial(store_under_way, carrier, messages)
+            if under_way
+            else partial(ledger.store_queued, messages, None, None)
+        )
         await database.write(step)
         async with running(make_outbox(database, carrier)):
             await until(database, partial(all_are, State.FAILED))

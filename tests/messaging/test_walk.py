@@ -47,7 +47,9 @@ async def list_invoices(request: lightning_pb2.ListInvoiceRequest) -> lightning_
     if TOO_LARGE in indices:
         raise LndError(Trouble.REFUSED, "too large", code=grpc.StatusCode.RESOURCE_EXHAUSTED)
     invoices = [lightning_pb2.Invoice(add_index=index, creation_date=int(time.time())) for index in indices]
-    return lightning_pb2.ListInvoiceResponse(invoices=invoices, last_index_offset=indices[-1] if invoices else 0)
+    return lightning_pb2.ListInvoiceResponse(
+        invoices=invoices, last_index_offset=indices[-1] if invoices else 0
+    )
 
 
 async def walk(shelf: Shelf) -> None:

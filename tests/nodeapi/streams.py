@@ -167,7 +167,10 @@ def nothing_told(sender: Node, recipient: Node) -> Iterator[None]:
     tests have left to be told is told before: all that was sent, up to a message each way."""
     settle_down(sender, recipient)
     with WebsocketStream(sender) as outgoing, WebsocketStream(recipient) as incoming:
-        for one, other, own, far in ((sender, recipient, outgoing, incoming), (recipient, sender, incoming, outgoing)):
+        for one, other, own, far in (
+            (sender, recipient, outgoing, incoming),
+            (recipient, sender, incoming, outgoing),
+        ):
             last = send(one, other)
             own.until(is_end(last))
             far.of(last)

@@ -12,7 +12,9 @@ KEY = "a-key-with-more-than-20-characters"
 READER = "reader-key-with-enough-characters"
 
 
-@pytest.mark.parametrize("origin", ["http://evil.example", "null", "http://localhost.evil.example", "file://"])
+@pytest.mark.parametrize(
+    "origin", ["http://evil.example", "null", "http://localhost.evil.example", "file://"]
+)
 def test_foreign_origin_is_refused(alice, bob, origin):
     body = {"msg": "aGVsbG8=", "pubkey": bob.pubkey}
     reply = alice.post("/v1/message/send", body, {"Origin": origin})

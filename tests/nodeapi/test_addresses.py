@@ -105,7 +105,11 @@ def test_applications_behind_see_the_client():
     async def call(*arguments):
         await ClientsOfProxies(application)(scope(*arguments), None, None)
 
-    told = (("x-forwarded-for", f"198.51.100.1, {CLIENT}"), ("x-forwarded-proto", "https"), ("host", "node.example"))
+    told = (
+        ("x-forwarded-for", f"198.51.100.1, {CLIENT}"),
+        ("x-forwarded-proto", "https"),
+        ("host", "node.example"),
+    )
     asyncio.run(call(PROXY, *told))
     asyncio.run(call(CLIENT, *told))
     behind, direct = seen

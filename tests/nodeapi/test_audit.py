@@ -22,7 +22,10 @@ REFUSALS_A_MINUTE = 60
 def carol(network, tmp_path_factory):
     directory = tmp_path_factory.mktemp("audited")
     with Node(
-        network.nodes["carol"], directory, extra={"sqlite3": ACCOUNT}, environ={"IMPD_SERVER__API_KEY": CONFIGURED}
+        network.nodes["carol"],
+        directory,
+        extra={"sqlite3": ACCOUNT},
+        environ={"IMPD_SERVER__API_KEY": CONFIGURED},
     ) as node:
         yield node
 
@@ -44,10 +47,14 @@ def test_a_message_and_its_repetition(carol, bob):
     headers = BEARER | {"Idempotency-Key": "a secret of its own"}
     message_id = carol.post("/v1/message/send", body, headers).json["id"]
     assert carol.post("/v1/message/send", body, headers).json["id"] == message_id
-    identity = f"message_id = '{message_id if 'postgres' in carol.database_url else message_id.replace('-', '')}'"
+    identity = (
+        f"message_id = '{message_id if 'postgres' in carol.database_url else message_id.replace('-', '')}'"
+    )
     assert outcomes(carol, identity, 2) == ["accepted", "repeated"]
     row = audit_rows(carol, identity)[0]
-    assert row[:4] == ("messaging.Messaging/SendMessage", "default", bob.pubkey, 3000) and row[5] == "127.0.0.1"
+    assert (
+        row[:4] == ("messaging.Messaging/SendMessage", "default", bob.pubkey, 3000) and row[5] == "127.0.0.1"
+    )
     (line, _) = lines(carol, message_id=message_id)
     assert line["key"] == "default" and line["peer"] == bob.pubkey and line["amount_msat"] == 3000
     assert (line["outcome"], line["client"]) == ("accepted", "127.0.0.1")
@@ -69,7 +76,10 @@ def test_other_calls_are_there_and_reading_is_not(carol):
         assert carol.post(path, {}, BEARER).status == 200
     carol.post("/v1/sign", {"msg": BODY}, BEARER)
     carol.get("/v1/node", BEARER)
-    assert outcomes(carol, "operation IN ('socket.Socket/StartSocket', 'signing.Signing/SignMessage')", 2) == ["done"] * 2
+    assert (
+        outcomes(carol, "operation IN ('socket.Socket/StartSocket', 'signing.Signing/SignMessage')", 2)
+        == ["done"] * 2
+    )
     assert not audit_rows(carol, "operation = 'node.Node/GetInfo'")
 
 
@@ -81,7 +91,9 @@ def test_a_broadcast_has_a_row_for_each_member(carol, bob):
     carol.wait_until(lambda: carol.get("/v1/federate", BEARER).json["federations"])
     sent = carol.post("/v1/message/broadcast", {"msg": "aGVsbG8=", "amount": 2}, BEARER).json["messages"]
     assert carol.post("/v1/federate/leave", {"pubkey": bob.pubkey}, BEARER).status == 200
-    assert [row[2:5] for row in audit_rows(carol, broadcasts)[1:]] == [(bob.pubkey, 2000, "accepted")] * len(sent)
+    assert [row[2:5] for row in audit_rows(carol, broadcasts)[1:]] == [(bob.pubkey, 2000, "accepted")] * len(
+        sent
+    )
     assert outcomes(carol, "operation LIKE 'federate.Federate/%'", 2) == ["accepted"] * 2
 
 
@@ -109,10 +121,20 @@ def most_refusals(started: float) -> int:
 def test_keys_are_made_and_revoked_in_the_admin(carol):
     pages = AdminPages(carol)
     token = pages.token("nodeapi/apikey/add/")
-    form = {"name": "by hand", "scopes": "read", "expires_at_0": "", "expires_at_1": "", "budget_sat": "5",
-            "calls_per_minute": "", "csrfmiddlewaretoken": token, "_save": "Save"}  # fmt: skip
+    form = {
+        "name": "by hand",
+        "scopes": "read",
+        "expires_at_0": "",
+        "expires_at_1": "",
+        "budget_sat": "5",
+        "calls_per_minute": "",
+        "csrfmiddlewaretoken": token,
+        "_save": "Save",
+    }
     assert "This field is required" in pages.page("nodeapi/apikey/add/", **(form | {"name": ""}))
-    assert "is the name of a key in server.api_keys" in pages.page("nodeapi/apikey/add/", **(form | {"name": "default"}))
+    assert "is the name of a key in server.api_keys" in pages.page(
+        "nodeapi/apikey/add/", **(form | {"name": "default"})
+    )
     made = pages.page("nodeapi/apikey/add/", **form)
     key = made.partition('id="key" value="')[2].partition('"')[0]
     carol.wait_until(lambda: carol.get("/v1/node", bearer(key)).status == 200)
@@ -136,7 +158,8 @@ def by_hand(node: Node, operation: str) -> list[tuple]:
     """(peer, outcome, address, detail) of what the operator did in the admin."""
     where = f"caller = 'operator in the admin' AND operation = '{operation}'"
     return execute(
-        node.database_url, f"SELECT peer, outcome, address, detail FROM nodeapi_auditentry WHERE {where} ORDER BY id"
+        node.database_url,
+        f"SELECT peer, outcome, address, detail FROM nodeapi_auditentry WHERE {where} ORDER BY id",
     )
 
 
@@ -149,7 +172,9 @@ def test_whom_the_operator_lets_write(carol):
     for action in ("block", "unblock"):
         pages.page("messaging/peer/", csrfmiddlewaretoken=token, action=action, _selected_action=pubkey)
     pages.page(f"messaging/peer/{pubkey}/change/", **form, label=BODY, blocked="on")
-    assert by_hand(carol, "peers make") == [(pubkey, "done", "127.0.0.1", "pubkey, label, marked: True, blocked: False")]
+    assert by_hand(carol, "peers make") == [
+        (pubkey, "done", "127.0.0.1", "pubkey, label, marked: True, blocked: False")
+    ]
     assert [by_hand(carol, f"peers {what}")[0][:2] for what in ("block", "unblock")] == [(pubkey, "done")] * 2
     assert by_hand(carol, "peers change")[0][::3] == (pubkey, "marked: False, blocked: True")
     pages.page("messaging/inboundpolicy/sign/change/", **form, min_amount_sat="5", only_known="unknown")
@@ -162,21 +187,37 @@ def test_what_the_operator_asks_the_node_to_do(carol, bob):
     known = f"SELECT 1 FROM federation_federation WHERE pubkey = '{bob.pubkey}'"
     carol.wait_until(lambda: execute(carol.database_url, known))
     pages = AdminPages(carol)
-    chosen = {"csrfmiddlewaretoken": pages.token("federation/federation/?state=all"), "_selected_action": bob.pubkey}
+    chosen = {
+        "csrfmiddlewaretoken": pages.token("federation/federation/?state=all"),
+        "_selected_action": bob.pubkey,
+    }
     pages.page("federation/federation/?state=all", action="leave", **chosen)
     assert by_hand(carol, "federation leave")[-1][:3] == (bob.pubkey, "accepted", "127.0.0.1")
 
 
 LEASE = {
-    "contract_id": "'5fedffdcc8834aaf95bc358d7a79b7db'", "buyer": "'02" + "18" * 32 + "'", "nonce": "'n'", "wg_key": "''",
-    "addresses": "''", "price_sat": "1", "state": "'freed'", "cause": "''", "holds_key": "false",
-    "created_at": "'2026-01-01 00:00:00'", "changed_at": "'2026-01-01 00:00:00'", "received_bytes": "0", "sent_bytes": "0",
-    "seen_received_bytes": "0", "seen_sent_bytes": "0",
-}  # fmt: skip
+    "contract_id": "'5fedffdcc8834aaf95bc358d7a79b7db'",
+    "buyer": "'02" + "18" * 32 + "'",
+    "nonce": "'n'",
+    "wg_key": "''",
+    "addresses": "''",
+    "price_sat": "1",
+    "state": "'freed'",
+    "cause": "''",
+    "holds_key": "false",
+    "created_at": "'2026-01-01 00:00:00'",
+    "changed_at": "'2026-01-01 00:00:00'",
+    "received_bytes": "0",
+    "sent_bytes": "0",
+    "seen_received_bytes": "0",
+    "seen_sent_bytes": "0",
+}
 
 
 def test_what_the_operator_does_with_leases(carol):
-    execute(carol.database_url, f"INSERT INTO vpn_lease ({', '.join(LEASE)}) VALUES ({', '.join(LEASE.values())})")
+    execute(
+        carol.database_url, f"INSERT INTO vpn_lease ({', '.join(LEASE)}) VALUES ({', '.join(LEASE.values())})"
+    )
     ((number,),) = execute(carol.database_url, "SELECT id FROM vpn_lease WHERE nonce = 'n'")
     pages = AdminPages(carol)
     chosen = {"csrfmiddlewaretoken": pages.token("vpn/lease/?state=all"), "_selected_action": str(number)}
@@ -192,7 +233,9 @@ def test_accounts_of_the_admin(carol):
     pages.page("auth/user/add/", **form, username="helper", **passwords)
     ((number,),) = execute(carol.database_url, "SELECT id FROM auth_user WHERE username = 'helper'")
     joined = {"date_joined_0": "2026-01-01", "date_joined_1": "00:00:00"}
-    pages.page(f"auth/user/{number}/change/", **form, username="helper", is_active="on", is_staff="on", **joined)
+    pages.page(
+        f"auth/user/{number}/change/", **form, username="helper", is_active="on", is_staff="on", **joined
+    )
     pages.page(f"auth/user/{number}/password/", **form, **passwords)
     pages.page(f"auth/user/{number}/delete/", csrfmiddlewaretoken=form["csrfmiddlewaretoken"], post="yes")
     assert by_hand(carol, "accounts make")[0][3].startswith("'helper': username")
@@ -202,7 +245,9 @@ def test_accounts_of_the_admin(carol):
 
 
 def test_the_page_is_searchable_and_cannot_be_edited(carol, bob):
-    message_id = carol.post("/v1/message/send", {"msg": b64(BODY.encode()), "pubkey": bob.pubkey}, BEARER).json["id"]
+    message_id = carol.post(
+        "/v1/message/send", {"msg": b64(BODY.encode()), "pubkey": bob.pubkey}, BEARER
+    ).json["id"]
     carol.post("/v1/message/send", {"msg": "aGVsbG8=", "pubkey": "none"}, BEARER)
     outcomes(carol, "outcome = 'InvalidArgument'", 1)
     pages = AdminPages(carol)

@@ -93,7 +93,10 @@ def story(tmp_path_factory):
             network.command("down", node="carol")
             waiting = send(bob, carol, b"waits")
             bob.wait_until(
-                lambda: [messages(bob, "out")[one]["state"] for one in (held, waiting)] == ["in_flight", "retrying"]
+                lambda: (
+                    [messages(bob, "out")[one]["state"] for one in (held, waiting)]
+                    == ["in_flight", "retrying"]
+                )
             )
             backup = backup_between_tries(bob, waiting)
             network.command("release", node="alice")
@@ -157,7 +160,10 @@ def test_nothing_is_paid_twice(story):
     known = messages(story.bob, "out")
     assert known.keys() == {story.held, story.waiting}
     story.bob.wait_until(lambda: settled(story.bob, story.held))
-    assert known[story.waiting]["state"] == "failed" and "restored from a backup" in known[story.waiting]["error"]
+    assert (
+        known[story.waiting]["state"] == "failed"
+        and "restored from a backup" in known[story.waiting]["error"]
+    )
 
     def settled_invoices(info: list[dict]) -> list[int]:
         return [node["settled"] for node in info if node["name"] != "bob"]
@@ -170,7 +176,9 @@ def test_what_was_there_before_is_kept(story):
     kept = sorted(path for path in story.bob.directory.iterdir() if path.name.endswith(".before-restore"))
     assert len(kept) == 2 and all(str(path) in story.restored for path in kept)
     assert any(path.read_bytes() == b"another machine's" for path in kept)
-    assert not list(story.bob.directory.glob("*.restoring")) and not list(story.bob.directory.glob(".restore-*"))
+    assert not list(story.bob.directory.glob("*.restoring")) and not list(
+        story.bob.directory.glob(".restore-*")
+    )
 
 
 @pytest.fixture
@@ -198,7 +206,9 @@ def test_that_no_key_is_valid_is_told(story):
 
 
 def test_the_audit_log_tells_where_it_has_a_gap(story):
-    rows = execute(story.bob.database_url, "SELECT detail FROM nodeapi_auditentry WHERE operation = 'restore'")
+    rows = execute(
+        story.bob.database_url, "SELECT detail FROM nodeapi_auditentry WHERE operation = 'restore'"
+    )
     assert len(rows) == 1 and rows[0][0].startswith("a backup of ")
 
 
@@ -211,7 +221,9 @@ def damaged(source: Path, target: Path, *, where: str) -> Path:
     return target
 
 
-@pytest.mark.parametrize("where", ["manifest.json", "manifest.sha256", "database", "secret_key", "config.yml"])
+@pytest.mark.parametrize(
+    "where", ["manifest.json", "manifest.sha256", "database", "secret_key", "config.yml"]
+)
 def test_a_damaged_backup_is_noticed(story, tmp_path, where):
     with pytest.raises(archive.BackupError, match="damaged"):
         archive.extract(damaged(story.backup, tmp_path / "damaged.tar", where=where), tmp_path)
@@ -312,8 +324,12 @@ def test_a_kill_leaves_the_old_or_the_new(story, tmp_path):
     environ = {"DJANGO_SETTINGS_MODULE": "impervious_site.settings", "IMPD_CONFIG": str(configs[0])}
     told = subprocess.run(
         [sys.executable, "-c", KILLS, str(story.backup), *map(str, configs)],
-        cwd=ROOT, env=environ, check=True, capture_output=True, text=True,
-    ).stdout.split()  # fmt: skip
+        cwd=ROOT,
+        env=environ,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
     assert "0" in told and told[0] == "-9" and set(told) == {"0", "-9"}
     outcomes = [state_after_kill(config.parent, story) for config in configs]
     assert "old" in outcomes and "new" in outcomes
@@ -321,7 +337,10 @@ def test_a_kill_leaves_the_old_or_the_new(story, tmp_path):
     first_new = configs[outcomes.index("new")]
     assert (first_new.parent / "impervious.secret_key").read_text() == "old"
     subprocess.run(
-        [sys.executable, "-c", START, str(first_new)], cwd=ROOT, env=environ | {"IMPD_CONFIG": str(first_new)}, check=True
+        [sys.executable, "-c", START, str(first_new)],
+        cwd=ROOT,
+        env=environ | {"IMPD_CONFIG": str(first_new)},
+        check=True,
     )
     assert (first_new.parent / "impervious.secret_key").read_bytes() == story.key
 

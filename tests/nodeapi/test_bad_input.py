@@ -13,7 +13,15 @@ from coincurve import PrivateKey
 from websockets.exceptions import ConnectionClosed
 
 from tests.messaging.records import deflated, item, packet, sealed
-from tests.nodeapi.streams import GUARD_SECONDS, SEND, WebsocketStream, b64, data_of, grpc_stream, nothing_told
+from tests.nodeapi.streams import (
+    GUARD_SECONDS,
+    SEND,
+    WebsocketStream,
+    b64,
+    data_of,
+    grpc_stream,
+    nothing_told,
+)
 
 HUNDRED_MB = 100 * 2**20
 GROWTH_KB = 64 * 1024
@@ -86,7 +94,10 @@ def test_wrong_types_are_told_in_no_language_of_ours(alice, bob, field, value, m
 
 def test_wrong_types_in_a_query(alice):
     assert alice.get("/v1/messages?limit=x").json["message"] == "limit: must be a whole number of 64 bits"
-    assert alice.get("/v1/subscribe?after=x").json["message"] == "after: must be a whole number of 64 bits, 0 or more"
+    assert (
+        alice.get("/v1/subscribe?after=x").json["message"]
+        == "after: must be a whole number of 64 bits, 0 or more"
+    )
 
 
 def test_ones_own_pubkey(alice, bob):
@@ -102,10 +113,22 @@ def test_msg_too_long_says_how_long_it_may_be(alice, bob):
 
 @pytest.mark.parametrize(
     "body",
-    [b"{", b"nothing", b"[]", b'"text"', b"5", b"null", b"{'msg': 1}", b'{"msg": "h\xe9llo"}', b"\x00", b"\xff\xfe{\x00}\x00",
-     b"[" * 10_000 + b"]" * 10_000, b'{"a":' * 10_000 + b"1" + b"}" * 10_000],
+    [
+        b"{",
+        b"nothing",
+        b"[]",
+        b'"text"',
+        b"5",
+        b"null",
+        b"{'msg': 1}",
+        b'{"msg": "h\xe9llo"}',
+        b"\x00",
+        b"\xff\xfe{\x00}\x00",
+        b"[" * 10_000 + b"]" * 10_000,
+        b'{"a":' * 10_000 + b"1" + b"}" * 10_000,
+    ],
     ids=lambda body: repr(body[:12]),
-)  # fmt: skip
+)
 def test_bodies(alice, bob, body):
     with nothing_told(alice, bob):
         reply = alice.post(SEND, body)
@@ -157,7 +180,9 @@ def test_grpc_fields_of_the_wrong_wire_type(alice, bob):
     """msg as a number, pubkey as a number, amount as text: the fields are not there then."""
     with nothing_told(alice, bob), grpc.insecure_channel(alice.grpc) as channel:
         with pytest.raises(grpc.RpcError) as caught:
-            channel.unary_unary("/messaging.Messaging/SendMessage")(b"\x08\x05\x10\x05\x1a\x01a", timeout=GUARD_SECONDS)
+            channel.unary_unary("/messaging.Messaging/SendMessage")(
+                b"\x08\x05\x10\x05\x1a\x01a", timeout=GUARD_SECONDS
+            )
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
         assert caught.value.details().startswith("msg:")
 
@@ -203,7 +228,9 @@ def test_a_value_of_the_wrong_type_is_not_repeated(alice, field, value, must):
     assert (reply.status, reply.json["message"]) == (400, f"{field}: must be {must}")
 
 
-@pytest.mark.parametrize("query", ["limit=0x", "limit=-1", "limit=1001", "before=x", "direction=up", "state=gone", "pubkey=02"])
+@pytest.mark.parametrize(
+    "query", ["limit=0x", "limit=-1", "limit=1001", "before=x", "direction=up", "state=gone", "pubkey=02"]
+)
 def test_bad_filters(alice, query):
     reply = alice.get(f"/v1/messages?{query}")
     assert (reply.status, reply.json["code"]) == (400, 3)

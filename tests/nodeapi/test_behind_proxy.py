@@ -14,14 +14,18 @@ TOLD = {"X-Forwarded-For": "203.0.113.5", "X-Forwarded-Proto": "https"}
 def node(network, tmp_path_factory):
     server = {"trusted_proxies": ["127.0.0.1"], "allowed_hosts": ["node.example"]}
     with Node(
-        network.nodes["carol"], tmp_path_factory.mktemp("proxied"), extra={"server": server, "sqlite3": ACCOUNT}
+        network.nodes["carol"],
+        tmp_path_factory.mktemp("proxied"),
+        extra={"server": server, "sqlite3": ACCOUNT},
     ) as running:
         yield running
 
 
 def cookie(node: Node, source: str, headers: dict[str, str]) -> str:
     """What the admin's login page sets."""
-    connection = HTTPConnection("127.0.0.1", node.http_port, timeout=GUARD_SECONDS, source_address=(source, 0))
+    connection = HTTPConnection(
+        "127.0.0.1", node.http_port, timeout=GUARD_SECONDS, source_address=(source, 0)
+    )
     try:
         connection.request("GET", "/admin/login/", headers=headers | {"Host": "node.example"})
         response = connection.getresponse()

@@ -23,11 +23,28 @@ def cert(directory: Path, *arguments: str) -> subprocess.CompletedProcess:
 
 
 def test_makes_a_pair_and_prints_the_lines_for_the_configuration(tmp_path):
-    made = cert(tmp_path, "--host", "Node.Example.com", "--host", "203.0.113.5", "--host", "[2001:db8::1]", "--days", "10")
+    made = cert(
+        tmp_path,
+        "--host",
+        "Node.Example.com",
+        "--host",
+        "203.0.113.5",
+        "--host",
+        "[2001:db8::1]",
+        "--days",
+        "10",
+    )
     assert made.returncode == 0, made.stderr
     server = yaml.safe_load(re.search(r"  tls_cert: .*\n  tls_key: .*\n", made.stdout)[0])
     pair = read_pair(Path(server["tls_cert"]), Path(server["tls_key"]))
-    assert set(pair.names()) == {"localhost", "127.0.0.1", "::1", "node.example.com", "203.0.113.5", "2001:db8::1"}
+    assert set(pair.names()) == {
+        "localhost",
+        "127.0.0.1",
+        "::1",
+        "node.example.com",
+        "203.0.113.5",
+        "2001:db8::1",
+    }
     lifetime = pair.ends - pair.certificate.not_valid_before_utc
     assert timedelta(days=10) <= lifetime <= timedelta(days=10, hours=1)
     assert pair.certificate.public_key().curve.name == "secp256r1"

@@ -80,7 +80,9 @@ def test_what_the_node_refuses_is_one_line(alice):
     ended = command(alice, "send", "02aa", "x")
     assert (ended.code, ended.out, ended.err) == (1, "", "Error: pubkey: must be 66 hexadecimal digits\n")
     unsendable = command(alice, "send", NOBODY, "x", "--idempotency-key", "tab\there")
-    assert unsendable.code == 1 and unsendable.err.startswith("Error: --idempotency-key: must be of printable ASCII")
+    assert unsendable.code == 1 and unsendable.err.startswith(
+        "Error: --idempotency-key: must be of printable ASCII"
+    )
     empty = command(alice, "send", NOBODY, "x", "--idempotency-key", "")
     assert empty.code == 1 and empty.err.startswith("Error: Idempotency-Key: must have 1 to")
     with pytest.raises(NodeError, match="nothing to send"):
@@ -97,7 +99,17 @@ def test_what_a_hostile_node_sends_does_nothing_to_a_terminal(alice, bob):
     # Others may write to bob too.
     with WebsocketStream(bob, f"?after={cursor}") as stream:
         seq = int(stream.until(lambda event: event["id"] == message_id)[-1]["seq"])
-    arguments = ["listen", "--config", str(bob.config_path), "--after", str(seq - 1), "--service", "message", "--count", "1"]
+    arguments = [
+        "listen",
+        "--config",
+        str(bob.config_path),
+        "--after",
+        str(seq - 1),
+        "--service",
+        "message",
+        "--count",
+        "1",
+    ]
     shown = on_a_terminal(arguments, columns=80)
     for forbidden in ("\x1b]0", "\x07", "\x1b[31m", "\u202e", "\x9b"):
         assert forbidden not in shown
@@ -112,10 +124,16 @@ def test_what_a_hostile_node_sends_does_nothing_to_a_terminal(alice, bob):
 def on_a_terminal(arguments: list[str], *, columns: int) -> str:
     """All that the command wrote to a terminal."""
     master, slave = pty.openpty()
-    environ = {name: value for name, value in os.environ.items() if not name.startswith(("IMPD_", "NO_COLOR"))}
+    environ = {
+        name: value for name, value in os.environ.items() if not name.startswith(("IMPD_", "NO_COLOR"))
+    }
     environ |= {"TERM": "xterm-256color", "COLUMNS": str(columns), "PYTHONIOENCODING": "utf-8"}
     process = subprocess.Popen(
-        [sys.executable, str(ROOT / "manage.py"), *arguments], stdin=slave, stdout=slave, stderr=slave, env=environ
+        [sys.executable, str(ROOT / "manage.py"), *arguments],
+        stdin=slave,
+        stdout=slave,
+        stderr=slave,
+        env=environ,
     )
     os.close(slave)
     written = b""
@@ -193,7 +211,9 @@ def test_keys(guarded, bob):
 def asking(node: Node, **options) -> NodeClient:
     """What the commands ask with, in this process."""
     config = load_config(node.config_path, {})
-    return NodeClient(Door.of(config, find_key(config, scopes=frozenset({"read"}), **{"key_file": None} | options)))
+    return NodeClient(
+        Door.of(config, find_key(config, scopes=frozenset({"read"}), **{"key_file": None} | options))
+    )
 
 
 def test_keys_that_are_of_no_use(guarded, tmp_path):
@@ -212,7 +232,10 @@ def test_keys_that_are_of_no_use(guarded, tmp_path):
             client.info()
         assert content_of_file is None or content_of_file not in str(refused.value)
     config = load_config(guarded.config_path, {})
-    with pytest.raises(NodeError, match="the node asks for an API key"), NodeClient(Door.of(config)) as client:
+    with (
+        pytest.raises(NodeError, match="the node asks for an API key"),
+        NodeClient(Door.of(config)) as client,
+    ):
         client.info()
     with pytest.raises(NodeError, match="no key in server.api_keys has the scopes admin"):
         find_key(config, scopes=frozenset({"admin"}), key_file=None)

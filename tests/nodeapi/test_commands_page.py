@@ -47,7 +47,11 @@ def example(name: str) -> tuple[str, list[str]]:
 def printed(command: str, directory: Path, **environ: str) -> list[str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("IMPD_")}
     done = subprocess.run(
-        ["sh", "-euc", command], cwd=directory, env=kept | environ, capture_output=True, text=True,
+        ["sh", "-euc", command],
+        cwd=directory,
+        env=kept | environ,
+        capture_output=True,
+        text=True,
         timeout=GUARD_SECONDS,
     )
     assert done.returncode == 0, done.stdout + done.stderr

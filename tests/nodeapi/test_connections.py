@@ -41,7 +41,11 @@ def flooded(request, network, tmp_path_factory):
 def idle_clients(node: Node, **question):
     """A process with as many connections to the node; ask(…) speaks to it."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "bench.idle_clients"], cwd=ROOT, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        [sys.executable, "-m", "bench.idle_clients"],
+        cwd=ROOT,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
     )
 
     def ask(**words) -> dict:
@@ -93,7 +97,9 @@ def test_many_grpc_connections(flooded):
 
 
 def get_info(channel: grpc.Channel) -> None:
-    node_pb2_grpc.NodeStub(channel).GetInfo(node_pb2.GetInfoRequest(), wait_for_ready=True, timeout=GUARD_SECONDS)
+    node_pb2_grpc.NodeStub(channel).GetInfo(
+        node_pb2.GetInfoRequest(), wait_for_ready=True, timeout=GUARD_SECONDS
+    )
 
 
 def test_the_limit_of_open_files_is_raised_to_what_is_allowed(flooded):

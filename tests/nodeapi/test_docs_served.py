@@ -52,11 +52,21 @@ def test_content_types(node, name, content_type):
 @pytest.mark.parametrize(
     "path",
     [
-        "nothing.html", "_static", "_static/", "messages.html/", "../docs_site.py", "%2e%2e/docs_site.py",
-        "..%2fdocs_site.py", "_static/../../docs_site.py", "//etc/passwd", "%2fetc%2fpasswd", "..%5cdocs_site.py",
-        "index.html%00", "index.html%00.css",
+        "nothing.html",
+        "_static",
+        "_static/",
+        "messages.html/",
+        "../docs_site.py",
+        "%2e%2e/docs_site.py",
+        "..%2fdocs_site.py",
+        "_static/../../docs_site.py",
+        "//etc/passwd",
+        "%2fetc%2fpasswd",
+        "..%5cdocs_site.py",
+        "index.html%00",
+        "index.html%00.css",
     ],
-)  # fmt: skip
+)
 def test_nothing_else_is_served(node, path):
     reply = node.get(f"/docs/{path}")
     assert reply.status == 404
@@ -65,7 +75,9 @@ def test_nothing_else_is_served(node, path):
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8882", "localhost.evil.example"])
 def test_host_is_checked_as_in_the_admin(node, host):
-    assert {node.get(path, {"Host": host}).status for path in ("/docs", "/docs/", "/docs/vpn.html", "/admin/")} == {400}
+    assert {
+        node.get(path, {"Host": host}).status for path in ("/docs", "/docs/", "/docs/vpn.html", "/admin/")
+    } == {400}
 
 
 def test_a_browser_asks_whether_a_page_is_still_the_same(node):

@@ -71,7 +71,11 @@ def wrongs(node: Node, **options) -> dict[str, list[str]]:
         if finding["state"] == "wrong":
             assert finding["advice"], finding
             found.setdefault(finding["check"], []).append(f"{finding['words']} → {finding['advice']}")
-    assert (told["ok"], ended.code, told["wrong"]) == (not found, 1 if found else 0, sum(map(len, found.values())))
+    assert (told["ok"], ended.code, told["wrong"]) == (
+        not found,
+        1 if found else 0,
+        sum(map(len, found.values())),
+    )
     return found
 
 
@@ -88,8 +92,15 @@ def test_a_node_that_is_well(running):
     text = ended.out
     assert ended.code == 0, text
     assert "Nothing is wrong." in text and "WRONG" not in text
-    for words in ("the macaroon permits all calls", "keysend is on", "1 of 1 channels active", "with all migrations",
-                  "the node runs", "HTTP is answered", "the clock says"):
+    for words in (
+        "the macaroon permits all calls",
+        "keysend is on",
+        "1 of 1 channels active",
+        "with all migrations",
+        "the node runs",
+        "HTTP is answered",
+        "the clock says",
+    ):
         assert words in text, words
 
 
@@ -104,8 +115,16 @@ def test_everything_at_once(world, tmp_path):
     open_directory = Path(tempfile.mkdtemp(prefix="impervious-doctor-", dir="/tmp"))
     open_directory.chmod(0o755)
     try:
-        extra = {"redis": {"url": "redis://:password-of-redis@127.0.0.1:1/0"}, "vpn": {"server_pub_key": "YOUR_KEY"}}
-        node = Node(world.nodes["rich"], open_directory, extra=extra, database_url=f"sqlite:///{tmp_path}/none.sqlite3")
+        extra = {
+            "redis": {"url": "redis://:password-of-redis@127.0.0.1:1/0"},
+            "vpn": {"server_pub_key": "YOUR_KEY"},
+        }
+        node = Node(
+            world.nodes["rich"],
+            open_directory,
+            extra=extra,
+            database_url=f"sqlite:///{tmp_path}/none.sqlite3",
+        )
         node.config_path.chmod(0o644)
         with socket.create_server(("127.0.0.1", node.grpc_port)):
             world.command("down", node="rich")
@@ -156,8 +175,16 @@ def test_credentials_of_another_lnd(world, node):
         (rich.macaroon_path, poor.macaroon_path, "the macaroon: it was made by another lnd"),
         (rich.macaroon_path, poor.tls_cert_path, "lnd refuses the macaroon: cannot determine data format"),
         (rich.tls_cert_path, poor.tls_cert_path, "lnd shows another certificate than the one in"),
-        (rich.pubkey, poor.pubkey, f"this lnd is {rich.pubkey}, but lightning.lnd_node.pub_key is {poor.pubkey}"),
-        (f"port: {rich.port}", f"port: {world_control_port(world)}", "speaks no TLS, so it is not lnd's gRPC port"),
+        (
+            rich.pubkey,
+            poor.pubkey,
+            f"this lnd is {rich.pubkey}, but lightning.lnd_node.pub_key is {poor.pubkey}",
+        ),
+        (
+            f"port: {rich.port}",
+            f"port: {world_control_port(world)}",
+            "speaks no TLS, so it is not lnd's gRPC port",
+        ),
         ("ip: 127.0.0.1", "ip: nowhere.invalid", "has no address"),
     ):
         node.config_path.write_text(whole.replace(str(mine), str(others)))
@@ -169,7 +196,10 @@ def test_a_macaroon_that_is_too_weak(world, tmp_path):
     calls = all_but(Rpc.SEND_PAYMENT, Rpc.SETTLE_INVOICE)
     node = Node(baked(world.nodes["rich"], tmp_path, calls), tmp_path / "weak")
     (found,) = about_lnd(node)
-    assert "the macaroon does not permit SendPaymentV2, SettleInvoice" in found and "./impervious macaroon" in found
+    assert (
+        "the macaroon does not permit SendPaymentV2, SettleInvoice" in found
+        and "./impervious macaroon" in found
+    )
     node = Node(baked(world.nodes["rich"], tmp_path, all_but(Rpc.GET_INFO)), tmp_path / "weaker")
     (found,) = about_lnd(node)
     assert "does not permit even GetInfo" in found
@@ -249,8 +279,12 @@ def test_a_database_that_is_not_of_this_version(running):
         assert "made by a newer version" in found and "messaging.9999_future" in found
     finally:
         execute(running.database_url, "DELETE FROM django_migrations WHERE name = '9999_future'")
-    ((newest,),) = execute(running.database_url, "SELECT max(name) FROM django_migrations WHERE app = 'messaging'")
-    execute(running.database_url, f"DELETE FROM django_migrations WHERE app = 'messaging' AND name = '{newest}'")
+    ((newest,),) = execute(
+        running.database_url, "SELECT max(name) FROM django_migrations WHERE app = 'messaging'"
+    )
+    execute(
+        running.database_url, f"DELETE FROM django_migrations WHERE app = 'messaging' AND name = '{newest}'"
+    )
     try:
         (found,) = wrongs(running)["database"]
         assert f"is not migrated: messaging.{newest} is missing" in found and "start the node again" in found

@@ -15,7 +15,13 @@ from tests.support.nodes import Node
 
 SCOPES = ("read", "send", "pay", "admin")
 UNKNOWN = "never-made-by-this-node-0123456789"
-REFUSED = {"none": (401, 16), "wrong": (401, 16), "expired": (401, 16), "revoked": (401, 16), "weak": (403, 7)}
+REFUSED = {
+    "none": (401, 16),
+    "wrong": (401, 16),
+    "expired": (401, 16),
+    "revoked": (401, 16),
+    "weak": (403, 7),
+}
 OPEN = ("/health/live", "/health/ready", "/docs/", "/docs/api", "/v1/openapi.json")
 STREAM = "/v1/subscribe"
 
@@ -34,7 +40,9 @@ def keys(node) -> dict[str, str]:
     keys = {name: store_key(node, name, list(SCOPES)) for name in ("expired", "revoked")}
     for scope in SCOPES:
         keys[scope] = store_key(node, scope, [scope])
-        keys[f"weak {scope}"] = store_key(node, f"weak {scope}", [other for other in SCOPES if other != scope])
+        keys[f"weak {scope}"] = store_key(
+            node, f"weak {scope}", [other for other in SCOPES if other != scope]
+        )
     end_key(node, "expired", "expires_at")
     end_key(node, "revoked", "revoked_at")
     for name in ("expired", "revoked"):
@@ -48,7 +56,9 @@ def operations(node) -> list[tuple[str, str, str, str]]:
     found = []
     for path, methods in node.get("/v1/openapi.json").json["paths"].items():
         for method, told in methods.items():
-            rpc, scope = re.search(r"gRPC: `([^`]+)`.*?[Ss]cope of the key: `(\w+)`", told["description"], re.S).groups()
+            rpc, scope = re.search(
+                r"gRPC: `([^`]+)`.*?[Ss]cope of the key: `(\w+)`", told["description"], re.S
+            ).groups()
             found.append((method.upper(), path, rpc, scope))
     assert len(found) > 20
     return found
@@ -56,7 +66,13 @@ def operations(node) -> list[tuple[str, str, str, str]]:
 
 def credentials(keys: dict[str, str], scope: str) -> dict[str, str | None]:
     weak = keys[f"weak {scope}"]
-    return {"none": None, "wrong": UNKNOWN, "expired": keys["expired"], "revoked": keys["revoked"], "weak": weak}
+    return {
+        "none": None,
+        "wrong": UNKNOWN,
+        "expired": keys["expired"],
+        "revoked": keys["revoked"],
+        "weak": weak,
+    }
 
 
 def test_rest(node, keys, operations):
@@ -95,9 +111,11 @@ def code_of(channel: grpc.Channel, rpc: str, key: str | None) -> grpc.StatusCode
 def test_streams(node, keys, operations):
     scope = next(scope for _, path, _, scope in operations if path == STREAM)
     upgrade = {
-        "Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": "dGhlIHNhbXBsZSBub25jZQ==",
-    }  # fmt: skip
+    }
     for name, key in credentials(keys, scope).items():
         headers = bearer(key) if key else {}
         assert node.get(STREAM, headers).status == REFUSED[name][0], name
@@ -111,7 +129,9 @@ def subscribe_code(node: Node, key: str | None) -> grpc.StatusCode:
     with grpc.insecure_channel(node.grpc) as channel:
         stub = websocket_pb2_grpc.WebsocketStub(channel)
         call = stub.Subscribe(
-            websocket_pb2.SubscribeRequest(), metadata=(("x-api-key", key),) if key else (), timeout=GUARD_SECONDS
+            websocket_pb2.SubscribeRequest(),
+            metadata=(("x-api-key", key),) if key else (),
+            timeout=GUARD_SECONDS,
         )
         try:
             next(iter(call))

@@ -99,7 +99,10 @@ def test_subscription_answers_before_the_first_event(alice):
 def test_replay_goes_over_into_live_without_gap_or_repetition(alice, bob):
     first = [send(alice, bob) for _ in range(5)]
     bob.wait_until(lambda: set(first) <= set(received_ids(bob)))
-    with WebsocketStream(bob, "?after=0&service=message") as stream, WebsocketStream(bob, "?after=0") as whole:
+    with (
+        WebsocketStream(bob, "?after=0&service=message") as stream,
+        WebsocketStream(bob, "?after=0") as whole,
+    ):
         last = send(alice, bob)
         events = stream.until(lambda event: event["id"] == last)
         everything = whole.until(lambda event: event["id"] == last)
@@ -107,7 +110,9 @@ def test_replay_goes_over_into_live_without_gap_or_repetition(alice, bob):
     assert seqs == sorted(set(seqs))
     assert {event["serviceType"] for event in events} == {"message"}
     assert [event["id"] for event in events if event["id"] in first] != []
-    stored = execute(bob.database_url, f"SELECT seq FROM messaging_event WHERE seq <= {seqs[-1]} ORDER BY seq")
+    stored = execute(
+        bob.database_url, f"SELECT seq FROM messaging_event WHERE seq <= {seqs[-1]} ORDER BY seq"
+    )
     assert [int(event["seq"]) for event in everything] == [seq for (seq,) in stored]
 
 
@@ -157,7 +162,12 @@ def test_history(alice, bob):
 def test_node_info(alice, network):
     info = alice.get("/v1/node").json
     assert info["pubkey"] == network.nodes["alice"].pubkey
-    assert (info["network"], info["lndReachable"], info["synced"], info["keysend"]) == ("simulated", True, True, True)
+    assert (info["network"], info["lndReachable"], info["synced"], info["keysend"]) == (
+        "simulated",
+        True,
+        True,
+        True,
+    )
     assert int(info["spendableSat"]) > 0 and int(info["receivableSat"]) > 0
     services = {service["serviceType"]: service for service in info["services"]}
     assert services["message"]["state"] == "running" and services["message"]["customRecordNumber"] == "400000"

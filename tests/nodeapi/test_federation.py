@@ -20,7 +20,12 @@ from tests.nodeapi.test_end_to_end import STRANGER
 from tests.support.databases import execute
 from tests.support.nodes import Node
 
-REQUEST, LEAVE, LIST, BROADCAST = "/v1/federate/request", "/v1/federate/leave", "/v1/federate", "/v1/message/broadcast"
+REQUEST, LEAVE, LIST, BROADCAST = (
+    "/v1/federate/request",
+    "/v1/federate/leave",
+    "/v1/federate",
+    "/v1/message/broadcast",
+)
 TTL_SECONDS = 3600
 
 
@@ -232,7 +237,10 @@ def test_idempotency_key(pair):
 
 
 def test_known_and_refused(network, tmp_path):
-    with running(network, tmp_path, bob=federate("Bob"), carol=federate("Carol", accept="known")) as (bob, carol):
+    with running(network, tmp_path, bob=federate("Bob"), carol=federate("Carol", accept="known")) as (
+        bob,
+        carol,
+    ):
         with WebsocketStream(bob) as at_bob:
             request_id = ask(bob, carol)
             refused = at_bob.until(of_type("refuse"))[-1]
@@ -243,12 +251,18 @@ def test_known_and_refused(network, tmp_path):
 
 
 def test_whom_we_ask_need_not_be_known(network, tmp_path):
-    with running(network, tmp_path, bob=federate("Bob"), carol=federate("Carol", accept="known")) as (bob, carol):
+    with running(network, tmp_path, bob=federate("Bob"), carol=federate("Carol", accept="known")) as (
+        bob,
+        carol,
+    ):
         join(carol, bob)
 
 
 def test_manual_waits_for_the_admin(network, tmp_path):
-    with running(network, tmp_path, bob=federate("Bob"), carol=federate("Carol", accept="manual")) as (bob, carol):
+    with running(network, tmp_path, bob=federate("Bob"), carol=federate("Carol", accept="manual")) as (
+        bob,
+        carol,
+    ):
         ask(bob, carol)
         carol.wait_until(lambda: state(carol, bob) == "received")
         assert state(bob, carol) == "requested"
@@ -272,11 +286,16 @@ def wish(node: Node, other: Node, action: str) -> None:
     """What the admin's actions do, and the wait until the node has seen to it."""
     values = f"pubkey='{other.pubkey}', action='{action}', asked_by='me'"
     shell(node, f"from federation.models import Wish; Wish.objects.create({values})")
-    node.wait_until(lambda: not execute(node.database_url, "SELECT id FROM federation_wish WHERE done_at IS NULL"))
+    node.wait_until(
+        lambda: not execute(node.database_url, "SELECT id FROM federation_wish WHERE done_at IS NULL")
+    )
 
 
 def test_full(network, alice, tmp_path):
-    with running(network, tmp_path, carol=federate("Carol", max_members=1), bob=federate("Bob")) as (carol, bob):
+    with running(network, tmp_path, carol=federate("Carol", max_members=1), bob=federate("Bob")) as (
+        carol,
+        bob,
+    ):
         join(carol, bob)
         with WebsocketStream(alice) as at_alice:
             request_id = ask(alice, carol)
@@ -292,7 +311,10 @@ def end_in(seconds: int, *nodes: Node) -> int:
     so much."""
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
     for node in nodes:
-        execute(node.database_url, f"UPDATE federation_federation SET expires_at = '{end:%Y-%m-%d %H:%M:%S+00:00}'")
+        execute(
+            node.database_url,
+            f"UPDATE federation_federation SET expires_at = '{end:%Y-%m-%d %H:%M:%S+00:00}'",
+        )
     return int(end.timestamp())
 
 
@@ -305,7 +327,12 @@ def test_ends_by_time(pair):
     assert time.time() >= end
     assert [event["id"] for event in expired] == [request_id] * 2
     assert told(expired[0])["expires_at"] == told(expired[1])["expires_at"] == end
-    assert (state(bob, carol), state(carol, bob), listed(bob), listed(carol)) == ("expired", "expired", [], [])
+    assert (state(bob, carol), state(carol, bob), listed(bob), listed(carol)) == (
+        "expired",
+        "expired",
+        [],
+        [],
+    )
 
 
 def test_ends_by_time_while_it_is_off(pair):
@@ -325,7 +352,10 @@ def test_request_that_is_not_delivered_ends_with_the_cause(pair):
     request_id = bob.post(REQUEST, {"pubkey": STRANGER}).json["id"]
     assert bob.ended(request_id)["state"] == "failed"
     found = listed(bob, f"?state=expired&pubkey={STRANGER}")[0]
-    assert found["cause"].startswith("the request was not delivered: ") and "does not know this node" in found["cause"]
+    assert (
+        found["cause"].startswith("the request was not delivered: ")
+        and "does not know this node" in found["cause"]
+    )
 
 
 def test_kill_9_of_either_side(network, pair):
@@ -354,7 +384,10 @@ def waiting(node: Node) -> list[dict]:
 
 
 def test_broadcast_reaches_every_member_once(network, alice, tmp_path):
-    with running(network, tmp_path, bob=federate("Bob"), carol=federate("Carol")) as (bob, carol), ExitStack() as left:
+    with (
+        running(network, tmp_path, bob=federate("Bob"), carol=federate("Carol")) as (bob, carol),
+        ExitStack() as left,
+    ):
         join(bob, carol)
         join(bob, alice)
         left.callback(lambda: bob.post(LEAVE, {"pubkey": alice.pubkey}))
@@ -366,7 +399,11 @@ def test_broadcast_reaches_every_member_once(network, alice, tmp_path):
             assert set(ids) == {carol.pubkey, alice.pubkey} and len(set(ids.values())) == 2
             for stream, pubkey in ((at_carol, carol.pubkey), (at_alice, alice.pubkey)):
                 event = stream.until(lambda event: event["id"] == ids[pubkey])[-1]
-                assert (event["serviceType"], data_of(event), event["amount"]) == ("message", b"to all of you", "2")
+                assert (event["serviceType"], data_of(event), event["amount"]) == (
+                    "message",
+                    b"to all of you",
+                    "2",
+                )
         bob.kill()
         bob.start()
         assert bob.post(BROADCAST, body, key).json["messages"] == sent
@@ -393,7 +430,10 @@ def test_service_that_is_off(network, tmp_path):
     with running(network, tmp_path, bob=federate("Bob", max_members=1), carol=off) as (bob, carol):
         for path in (REQUEST, LEAVE, BROADCAST):
             reply = carol.post(path, {"pubkey": bob.pubkey, "msg": "aGk="})
-            assert (reply.json["code"], reply.json["message"]) == (9, "the service federate is off on this node")
+            assert (reply.json["code"], reply.json["message"]) == (
+                9,
+                "the service federate is off on this node",
+            )
         assert bob.ended(ask(bob, carol))["state"] == "settled"
         assert state(bob, carol) == "requested" and listed(carol, "?state=all") == []
         # Its request holds a place, until it is taken back.
@@ -401,5 +441,8 @@ def test_service_that_is_off(network, tmp_path):
         with WebsocketStream(bob) as at_bob:
             leave_id = bob.post(LEAVE, {"pubkey": carol.pubkey}).json["id"]
             assert at_bob.until(of_type("leave"))[-1]["id"] == leave_id
-        assert (state(bob, carol), row(bob, carol)["cause"]) == ("left", "the request was taken back by this node")
+        assert (state(bob, carol), row(bob, carol)["cause"]) == (
+            "left",
+            "the request was taken back by this node",
+        )
         assert ask(bob, carol)

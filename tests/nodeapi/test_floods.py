@@ -129,9 +129,13 @@ def test_connections_that_ask_for_nothing_are_closed_and_streams_are_not():
 
 @pytest.mark.parametrize(
     "flood",
-    [b"".join(b"X-%d: 1\r\n" % number for number in range(200)), b"X: " + b"x" * 20_000 + b"\r\n", b"X: " + b"x" * 50 * MEGABYTE],
+    [
+        b"".join(b"X-%d: 1\r\n" % number for number in range(200)),
+        b"X: " + b"x" * 20_000 + b"\r\n",
+        b"X: " + b"x" * 50 * MEGABYTE,
+    ],
     ids=["many", "large", "endless"],
-)  # fmt: skip
+)
 def test_header_flood_ends_the_connection(server, flood):
     before_kb = server.resident_kb()
     for _ in range(3):
@@ -228,7 +232,9 @@ def websocket_of(server: Bounded) -> ClientConnection:
 
 
 def test_one_address_has_its_share_and_a_proxy_more():
-    with Bounded(connections=200, per_address=30, trusted=("127.0.0.9",), idle_seconds=EVER_SECONDS) as server:
+    with Bounded(
+        connections=200, per_address=30, trusted=("127.0.0.9",), idle_seconds=EVER_SECONDS
+    ) as server:
         assert server.post(b"") == (200, b"0")
         until(lambda: server.post(b"", "127.0.0.3")[0] == 200)
         greedy = [dial(server, "127.0.0.2") for _ in range(60)]

@@ -11,7 +11,12 @@ from tests.nodeapi.grpc_methods import METHODS
 from tests.nodeapi.streams import GUARD_SECONDS
 
 # The node's own faults; Unavailable would be lnd's, which is there.
-OURS = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS, grpc.StatusCode.DEADLINE_EXCEEDED}
+OURS = {
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+    grpc.StatusCode.DATA_LOSS,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+}
 _TEXT = st.text(max_size=70) | st.from_regex(r"[0-9a-f]{66}", fullmatch=True) | st.uuids().map(str)
 _SCALARS = {
     FieldDescriptor.CPPTYPE_INT32: st.integers(-(2**31), 2**31 - 1),
@@ -42,7 +47,9 @@ def test_no_request_is_the_nodes_fault(alice, method):
     reply_class = message_factory.GetMessageClass(method.output_type)
     with grpc.insecure_channel(alice.grpc) as channel:
         path = f"/{method.containing_service.full_name}/{method.name}"
-        call = channel.unary_unary(path, request_serializer=bytes, response_deserializer=reply_class.FromString)
+        call = channel.unary_unary(
+            path, request_serializer=bytes, response_deserializer=reply_class.FromString
+        )
 
         @given(requests(method.input_type))
         @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))

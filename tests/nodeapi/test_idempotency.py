@@ -53,7 +53,9 @@ def test_key_is_shared_by_rest_and_grpc_and_survives_kill(alice, bob):
 
 
 def test_key_that_is_none(alice, bob):
-    reply = alice.post("/v1/message/send", {"msg": "b25jZQ==", "pubkey": bob.pubkey}, {"Idempotency-Key": "x" * 256})
+    reply = alice.post(
+        "/v1/message/send", {"msg": "b25jZQ==", "pubkey": bob.pubkey}, {"Idempotency-Key": "x" * 256}
+    )
     assert reply.status == 400 and "Idempotency-Key" in reply.json["message"]
 
 

@@ -23,9 +23,13 @@ from tests.support.databases import execute
 from tests.support.nodes import Node
 
 RULES = (
-    "min_amount_sat", "only_known", "peer_messages_per_hour", "peer_bytes_per_hour", "all_messages_per_hour",
+    "min_amount_sat",
+    "only_known",
+    "peer_messages_per_hour",
+    "peer_bytes_per_hour",
+    "all_messages_per_hour",
     "all_bytes_per_hour",
-)  # fmt: skip
+)
 CONFIGURED = {"inbound": {"websocket": {"min_amount_sat": 3}, "federate": {"min_amount_sat": 1_000}}}
 
 
@@ -58,7 +62,10 @@ def elsewhere(alice) -> Iterator[AdminPages]:
 @pytest.fixture(autouse=True)
 def cleared(alice):
     yield
-    execute(alice.database_url, "UPDATE messaging_inboundpolicy SET " + ", ".join(f"{rule} = NULL" for rule in RULES))
+    execute(
+        alice.database_url,
+        "UPDATE messaging_inboundpolicy SET " + ", ".join(f"{rule} = NULL" for rule in RULES),
+    )
     for table in ("refused", "inbounduse"):
         execute(alice.database_url, f"DELETE FROM messaging_{table}")
     execute(alice.database_url, "UPDATE messaging_peer SET blocked = FALSE")
@@ -116,7 +123,9 @@ def test_what_the_admin_says_in_another_process_holds_at_once(alice, elsewhere, 
     change(elsewhere, path, min_amount_sat="0", only_known="true")
     pay(whole(alice))
     pay(b"unsigned, from an lncli somewhere")
-    alice.wait_until(lambda: refused(alice) == {("message", "amount"): (1, 4), ("message", "not_known"): (2, 2)})
+    alice.wait_until(
+        lambda: refused(alice) == {("message", "amount"): (1, 4), ("message", "not_known"): (2, 2)}
+    )
     assert seen(alice) == tuple(number + 1 for number in before)
     shown = elsewhere.page("messaging/refused/")
     assert "paid too little" in shown and "from a peer that is not known" in shown
@@ -128,7 +137,9 @@ def test_what_the_admin_says_in_another_process_holds_at_once(alice, elsewhere, 
 def test_peer_that_is_blocked_before_it_was_heard_of(alice, elsewhere, pay):
     key, stranger = PrivateKey(), PrivateKey()
     pubkey = key.public_key.format().hex()
-    assert "must be 66 hexadecimal digits" in change(elsewhere, "messaging/peer/add/", pubkey="02ab", blocked="on")
+    assert "must be 66 hexadecimal digits" in change(
+        elsewhere, "messaging/peer/add/", pubkey="02ab", blocked="on"
+    )
     change(elsewhere, "messaging/peer/add/", pubkey=pubkey.upper(), label="spammer", blocked="on")
     before = seen(alice)
     pay(whole(alice, key))
@@ -152,7 +163,9 @@ def test_peer_that_is_blocked_before_it_was_heard_of(alice, elsewhere, pay):
 def test_price_of_the_configuration_and_of_a_service_of_its_own(alice, bob):
     with WebsocketStream(alice, "?service=websocket") as stream:
         for amount in (2, 3):
-            reply = bob.post("/v1/websocket/send", {"data": b64(b"raw"), "pubkey": alice.pubkey, "amount": amount})
+            reply = bob.post(
+                "/v1/websocket/send", {"data": b64(b"raw"), "pubkey": alice.pubkey, "amount": amount}
+            )
             assert reply.status == 200, reply.body
         assert stream.event()["amount"] == "3"
     alice.wait_until(lambda: refused(alice) == {("websocket", "amount"): (1, 2)})

@@ -91,14 +91,23 @@ def test_paid_invoice_is_told_once_and_its_preimage_is_right(alice, bob):
     made = generate(bob, 21, memo="zwei Kaffee ☕")
     assert made["invoice"].startswith("lnsb210n1")
     before = check(bob, made["invoice"])
-    assert (before["paid"], before["state"], before["amount"], before["settledAt"]) == (False, "open", "21", "")
+    assert (before["paid"], before["state"], before["amount"], before["settledAt"]) == (
+        False,
+        "open",
+        "21",
+        "",
+    )
     # The node and lnd look at the clock one after the other.
     for expires_at in (made["expiresAt"], before["expiresAt"]):
         assert began <= datetime.fromisoformat(expires_at).timestamp() - DAY_SECONDS <= time.time()
     with WebsocketStream(bob) as stream:
         result = paid(alice, made["invoice"], pubkey=bob.pubkey)
         event = stream.of(made["id"])
-    assert hashlib.sha256(bytes.fromhex(result["preimage"])).hexdigest() == made["paymentHash"] == result["paymentHash"]
+    assert (
+        hashlib.sha256(bytes.fromhex(result["preimage"])).hexdigest()
+        == made["paymentHash"]
+        == result["paymentHash"]
+    )
     assert (result["amountMsat"], result["feeMsat"], result["payee"]) == ("21000", "0", bob.pubkey)
     assert (event["serviceType"], event["amount"], event["fromPubkey"]) == ("lightning", "21", "")
     assert json.loads(data_of(event)) == {
@@ -183,13 +192,23 @@ def test_invoices_that_are_not_paid(alice, bob, network):
     refused(pay(alice, lnsb(timestamp=int(time.time()) - 10, expiry=5)), 3, "invoice: expired at 20")
     refused(pay(alice, lnsb(amount=20_000_000_000)), 9, "invoice: 20000000 sat", "this node can spend")
     refused(pay(alice, lnsb()), 14, "invoice: not paid: no route now")
-    refused(pay(alice, generate(bob)["invoice"], amount=20), 3, "amount: is 20 sat, but the invoice asks for 21 sat")
+    refused(
+        pay(alice, generate(bob)["invoice"], amount=20),
+        3,
+        "amount: is 20 sat, but the invoice asks for 21 sat",
+    )
     refused(pay(alice, generate(bob)["invoice"], timeout=61), 3, "timeout: must be 1 to 60")
 
 
 @pytest.mark.parametrize(
     "reason, code",
-    [("TIMEOUT", 4), ("NO_ROUTE", 14), ("ERROR", 14), ("INCORRECT_PAYMENT_DETAILS", 9), ("INSUFFICIENT_BALANCE", 9)],
+    [
+        ("TIMEOUT", 4),
+        ("NO_ROUTE", 14),
+        ("ERROR", 14),
+        ("INCORRECT_PAYMENT_DETAILS", 9),
+        ("INSUFFICIENT_BALANCE", 9),
+    ],
 )
 def test_failure_is_told_by_its_cause_and_may_be_tried_again(alice, bob, network, reason, code):
     made = generate(bob)
@@ -232,7 +251,9 @@ def test_payment_that_takes_longer_than_the_caller_waits(alice, bob, network):
     made = generate(bob)
     network.command("hold", node="bob")
     try:
-        refused(pay(alice, made["invoice"], timeout=1), 4, "invoice: the payment is still under way after 1 s")
+        refused(
+            pay(alice, made["invoice"], timeout=1), 4, "invoice: the payment is still under way after 1 s"
+        )
         later = ThreadPoolExecutor(1).submit(pay, alice, made["invoice"])
     finally:
         network.command("release", node="bob")
@@ -290,7 +311,12 @@ def test_killed_before_lnd_heard_of_the_payment(carol, bob, minutes, end):
     """What kill -9 leaves between the commit and the call to lnd. What nobody waits for any more is not paid by itself."""
     made = generate(bob, 21)
     carol.kill()
-    names = {"payer": carol.pubkey, "payee": bob.pubkey, "hash": made["paymentHash"], "invoice": made["invoice"]}
+    names = {
+        "payer": carol.pubkey,
+        "payee": bob.pubkey,
+        "hash": made["paymentHash"],
+        "invoice": made["invoice"],
+    }
     shell(carol, STORE.format(**names, minutes=minutes))
     carol.start()
     stored = "SELECT state, cost_msat FROM invoices_invoicepayment"
@@ -378,16 +404,22 @@ def test_lnd_went_away_after_the_payment_was_accepted(carol, bob, network):
 
 
 def test_limits_of_the_operator(network, alice, bob, tmp_path):
-    limits = {"lightning": {"daily_budget_sat": 60, "max_amount_sat": 40, "max_fee_sat": 2, "max_fee_percent": 0}}
+    limits = {
+        "lightning": {"daily_budget_sat": 60, "max_amount_sat": 40, "max_fee_sat": 2, "max_fee_percent": 0}
+    }
     with Node(network.nodes["carol"], tmp_path / "carol", extra=limits) as carol:
-        refused(pay(carol, generate(bob, 41)["invoice"]), 3, "invoice: 41 sat", "lightning.max_amount_sat (40)")
+        refused(
+            pay(carol, generate(bob, 41)["invoice"]), 3, "invoice: 41 sat", "lightning.max_amount_sat (40)"
+        )
         refused(pay(carol, generate(bob, 0)["invoice"], amount=41), 3, "amount: 41 sat")
         settle_down(alice, bob)
         network.command("fail", count=1, reason="INCORRECT_PAYMENT_DETAILS", node="bob")
         refused(pay(carol, generate(bob, 40)["invoice"]), 9, "not paid")
         first = generate(bob, 40)["invoice"]
         paid(carol, first)
-        refused(pay(carol, generate(bob, 19)["invoice"]), 8, "lightning.daily_budget_sat", "20 of 60 sat are left")
+        refused(
+            pay(carol, generate(bob, 19)["invoice"]), 8, "lightning.daily_budget_sat", "20 of 60 sat are left"
+        )
         # Messages and invoices share the budget.
         send(carol, bob, amount=10)
         refused(pay(carol, generate(bob, 9)["invoice"]), 8, "lightning.daily_budget_sat")
@@ -408,9 +440,13 @@ def test_grpc(alice, bob):
         payer, payee = lightning_pb2_grpc.LightningStub(own), lightning_pb2_grpc.LightningStub(far)
         request = lightning_pb2.GenerateInvoiceRequest(amount=3, memo="by gRPC")
         made = payee.GenerateInvoice(request, timeout=GUARD_SECONDS)
-        result = payer.PayInvoice(lightning_pb2.PayInvoiceRequest(invoice=made.invoice), timeout=GUARD_SECONDS)
+        result = payer.PayInvoice(
+            lightning_pb2.PayInvoiceRequest(invoice=made.invoice), timeout=GUARD_SECONDS
+        )
         assert hashlib.sha256(bytes.fromhex(result.preimage)).hexdigest() == made.payment_hash
-        checked = payee.CheckInvoice(lightning_pb2.CheckInvoiceRequest(invoice=made.invoice), timeout=GUARD_SECONDS)
+        checked = payee.CheckInvoice(
+            lightning_pb2.CheckInvoiceRequest(invoice=made.invoice), timeout=GUARD_SECONDS
+        )
         assert checked.paid
         with pytest.raises(grpc.RpcError) as none:
             payer.PayInvoice(lightning_pb2.PayInvoiceRequest(invoice="lnsb1"), timeout=GUARD_SECONDS)
@@ -426,5 +462,7 @@ def test_scopes(network, bob, tmp_path):
     with Node(network.nodes["carol"], tmp_path / "carol", extra={"server": {"api_keys": keys}}) as carol:
         for path, needed in allowed.items():
             for scope in ("read", "send", "pay"):
-                status = carol.post(path, {"invoice": "none"}, {"Authorization": "Bearer " + scope * 8}).status
+                status = carol.post(
+                    path, {"invoice": "none"}, {"Authorization": "Bearer " + scope * 8}
+                ).status
                 assert (status == 403) == (scope != needed)

@@ -37,7 +37,9 @@ def record_sizes(lnd) -> list[int]:
             request = lightning_pb2.ListInvoiceRequest(num_max_invoices=10_000)
             return (await client.lightning.ListInvoices(request)).invoices
 
-    return [len(htlc.custom_records[MESSAGE_RECORD]) for invoice in asyncio.run(read()) for htlc in invoice.htlcs]
+    return [
+        len(htlc.custom_records[MESSAGE_RECORD]) for invoice in asyncio.run(read()) for htlc in invoice.htlcs
+    ]
 
 
 def all_messages(node: Node) -> list[dict]:
@@ -48,7 +50,14 @@ def test_a_way_that_becomes_longer_while_messages_wait(tmp_path):
     simulated = SimulatedNetwork(tmp_path / "network", NAMES)
     asyncio.run(start_simulated(simulated))
     try:
-        command(simulated, "open_channel", a="alice", b="frank", capacity_sat=20_000, remote_sat=20_000 - DIRECT_SAT)
+        command(
+            simulated,
+            "open_channel",
+            a="alice",
+            b="frank",
+            capacity_sat=20_000,
+            remote_sat=20_000 - DIRECT_SAT,
+        )
         alice, frank = (Node(simulated.nodes[name], tmp_path / name) for name in ("alice", "frank"))
         with alice, frank:
             command(simulated, "hold", node="frank")

@@ -132,10 +132,15 @@ def test_a_key_is_nowhere_but_with_who_has_it(guarded):
 def test_streams_end_with_their_key(guarded, column, word):
     name = f"ends by {column}"
     key, other = store_key(guarded, name, ["read"]), store_key(guarded, f"not {column}", ["read"])
-    with three_streams(guarded, key) as streams, WebsocketStream(guarded, additional_headers=bearer(other)) as kept:
+    with (
+        three_streams(guarded, key) as streams,
+        WebsocketStream(guarded, additional_headers=bearer(other)) as kept,
+    ):
         end_key(guarded, name, column)
         all_ended(*streams, word)
-        message_id = guarded.post("/v1/message/send", HELLO | {"pubkey": "02" * 33}, bearer(CONFIGURED)).json["id"]
+        message_id = guarded.post("/v1/message/send", HELLO | {"pubkey": "02" * 33}, bearer(CONFIGURED)).json[
+            "id"
+        ]
         kept.until(lambda event: event["id"] == message_id)
     assert guarded.get("/v1/node", bearer(key)).status == websocket_status(guarded, key) == 401
     assert grpc_code(guarded, key).code() is grpc.StatusCode.UNAUTHENTICATED
@@ -150,7 +155,9 @@ def test_a_scope_that_was_taken_away_ends_streams(guarded):
 
 
 def execute_scopes(node: Node, name: str, scopes: list[str]) -> None:
-    execute(node.database_url, f"UPDATE nodeapi_apikey SET scopes = '{json.dumps(scopes)}' WHERE name = '{name}'")
+    execute(
+        node.database_url, f"UPDATE nodeapi_apikey SET scopes = '{json.dumps(scopes)}' WHERE name = '{name}'"
+    )
 
 
 def test_scopes_at_all_doors(guarded, bob):
@@ -173,7 +180,9 @@ def test_a_rate_is_the_same_at_all_doors(guarded):
         assert [guarded.get("/v1/node", bearer(key)).status for _ in range(3)] == [200] * 3
         refused = guarded.get("/v1/node", bearer(key))
         assert (refused.status, refused.json["code"]) == (429, 8)
-        assert "3 calls a minute" in refused.json["message"] and 1 <= int(refused.headers["retry-after"]) <= 60
+        assert (
+            "3 calls a minute" in refused.json["message"] and 1 <= int(refused.headers["retry-after"]) <= 60
+        )
         over_grpc = grpc_code(guarded, key)
         assert over_grpc.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert 1 <= int(dict(over_grpc.trailing_metadata())["retry-after"]) <= 60
@@ -184,7 +193,10 @@ def test_a_rate_is_the_same_at_all_doors(guarded):
 
 def test_a_budget_is_exact(guarded, bob):
     """To bob, who is a channel peer, nothing is paid for the way; 4 sat are reserved for it."""
-    key, other = store_key(guarded, "spender", ["send", "read"], budget_sat=61), store_key(guarded, "other", ["send"])
+    key, other = (
+        store_key(guarded, "spender", ["send", "read"], budget_sat=61),
+        store_key(guarded, "other", ["send"]),
+    )
     once = {"Idempotency-Key": "of the spender"} | bearer(key)
 
     def ask(amount: int, headers: dict):
@@ -223,7 +235,9 @@ def wait_for_ends(node: Node, name: str) -> None:
     def all_settled() -> bool:
         ids = {row[6] for row in audit_rows(node, f"caller = '{name}' AND spends")}
         found = node.get("/v1/messages?direction=out&limit=1000", bearer(CONFIGURED)).json["messages"]
-        states = [message["state"] for message in found if message["id"] in {dashed(identity) for identity in ids}]
+        states = [
+            message["state"] for message in found if message["id"] in {dashed(identity) for identity in ids}
+        ]
         return len(states) == len(ids) and set(states) == {"settled"}
 
     node.wait_until(all_settled)

@@ -26,7 +26,9 @@ TYPED = "a password in the wrong field"
 def carol(network, tmp_path_factory):
     server = {"trusted_proxies": ["127.0.0.1"]}
     with Node(
-        network.nodes["carol"], tmp_path_factory.mktemp("logins"), extra={"sqlite3": ACCOUNT, "server": server}
+        network.nodes["carol"],
+        tmp_path_factory.mktemp("logins"),
+        extra={"sqlite3": ACCOUNT, "server": server},
     ) as node:
         yield node
 
@@ -48,13 +50,18 @@ def log_in(node: Node, address: str, **given: str) -> tuple[int, str]:
 
 
 def tries(node: Node, address: str) -> list[tuple[str, str]]:
-    return [(row[1], row[4]) for row in audit_rows(node, f"operation = 'admin login' AND address = '{address}'")]
+    return [
+        (row[1], row[4]) for row in audit_rows(node, f"operation = 'admin login' AND address = '{address}'")
+    ]
 
 
 def test_a_login_is_in_the_audit_log(carol):
     assert log_in(carol, "203.0.113.1", password="wrong")[0] == 200
     assert log_in(carol, "203.0.113.1")[0] == 302
-    assert tries(carol, "203.0.113.1") == [("", "Unauthenticated"), (f"{ACCOUNT['username']} in the admin", "done")]
+    assert tries(carol, "203.0.113.1") == [
+        ("", "Unauthenticated"),
+        (f"{ACCOUNT['username']} in the admin", "done"),
+    ]
     carol.wait_until(lambda: '"operation": "admin login"' in carol.log)
 
 
@@ -62,7 +69,9 @@ def test_who_fails_too_often_waits(carol):
     """Tries at the same time too; and from the same /64, which is one client's."""
     pages, began = [], time.monotonic()
     wrong = [
-        threading.Thread(target=lambda: pages.append(log_in(carol, "2001:db8::1", username=TYPED, password="wrong")[1]))
+        threading.Thread(
+            target=lambda: pages.append(log_in(carol, "2001:db8::1", username=TYPED, password="wrong")[1])
+        )
         for _ in range(MOST_FAILURES + 5)
     ]
     for thread in wrong:
@@ -74,9 +83,13 @@ def test_who_fails_too_often_waits(carol):
     assert status == 200 and TOO_MANY in page
     least = math.ceil((WINDOW_SECONDS - (time.monotonic() - began)) / 60)
     assert least <= int(re.search(r"Try again in (\d+) min", page)[1]) <= 15
-    assert tries(carol, "2001:db8::1") == [("", "Unauthenticated")] * MOST_FAILURES and not tries(carol, "2001:db8::ffff")
+    assert tries(carol, "2001:db8::1") == [("", "Unauthenticated")] * MOST_FAILURES and not tries(
+        carol, "2001:db8::ffff"
+    )
     assert log_in(carol, "2001:db8:0:1::1")[0] == 302
-    assert TYPED not in carol.log and TYPED not in str(execute(carol.database_url, "SELECT * FROM nodeapi_auditentry"))
+    assert TYPED not in carol.log and TYPED not in str(
+        execute(carol.database_url, "SELECT * FROM nodeapi_auditentry")
+    )
 
 
 def test_after_a_while_the_next_is_let_in(carol):
@@ -101,4 +114,6 @@ def test_many_strangers_do_not_try_more_and_do_not_lock_the_operator_out(carol):
 def put_failures(node: Node, address: str, count: int) -> None:
     row = f"('{datetime.now(UTC)}', '', 'admin login', '', 'Unauthenticated', '', '{address}', false)"
     columns = "created_at, caller, operation, peer, outcome, detail, address, spends"
-    execute(node.database_url, f"INSERT INTO nodeapi_auditentry ({columns}) VALUES {', '.join([row] * count)}")
+    execute(
+        node.database_url, f"INSERT INTO nodeapi_auditentry ({columns}) VALUES {', '.join([row] * count)}"
+    )

@@ -75,8 +75,10 @@ def test_estimate_says_what_it_takes(alice, bob, size):
     assert (estimate["reachable"], estimate["problem"], estimate["keysend"]) == (True, "", True)
     sent = alice.ended(send(alice, bob, os.urandom(size), amount=3))
     assert (sent["parts"], sent["amount"], sent["feeMsat"]) == (
-        estimate["parts"], estimate["amount"], estimate["feeMsat"],
-    )  # fmt: skip
+        estimate["parts"],
+        estimate["amount"],
+        estimate["feeMsat"],
+    )
     assert int(estimate["costMsat"]) == int(sent["amount"]) * 1000 + int(sent["feeMsat"])
 
 
@@ -99,7 +101,10 @@ def pair(tmp_path):
     simulated = SimulatedNetwork(tmp_path / "network", ["alice", "bob"])
     asyncio.run(start_simulated(simulated))
     try:
-        with Node(simulated.nodes["alice"], tmp_path / "alice") as alice, Node(simulated.nodes["bob"], tmp_path / "bob") as bob:
+        with (
+            Node(simulated.nodes["alice"], tmp_path / "alice") as alice,
+            Node(simulated.nodes["bob"], tmp_path / "bob") as bob,
+        ):
             yield simulated, alice, bob
     finally:
         asyncio.run(simulated.stop())
@@ -122,8 +127,10 @@ def test_parts_survive_both_nodes_being_killed(pair):
     for node in (alice, bob, alice, bob):
         before = sum(int(alice.message(message_id)["attempts"]) for message_id in bodies)
         alice.wait_until(
-            lambda: sum(int(alice.message(message_id)["attempts"]) for message_id in bodies) != before
-            or all(alice.message(message_id)["state"] == "settled" for message_id in bodies)
+            lambda: (
+                sum(int(alice.message(message_id)["attempts"]) for message_id in bodies) != before
+                or all(alice.message(message_id)["state"] == "settled" for message_id in bodies)
+            )
         )
         node.kill()
         node.start()
@@ -163,5 +170,7 @@ def test_message_expires_when_its_recipient_stays_away(pair):
 
 def test_time_that_is_none_is_refused(alice, bob):
     for seconds in (-1, 86_401):
-        reply = alice.post("/v1/message/send", {"msg": "aGVsbG8=", "pubkey": bob.pubkey, "expiresIn": seconds})
+        reply = alice.post(
+            "/v1/message/send", {"msg": "aGVsbG8=", "pubkey": bob.pubkey, "expiresIn": seconds}
+        )
         assert reply.status == 400 and "expires" in reply.json["message"]

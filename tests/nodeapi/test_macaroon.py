@@ -39,7 +39,10 @@ def test_line_is_for_the_services_that_are_active(tmp_path):
     # The macaroon's file is named already, here and there, and not there yet.
     write_config(tmp_path / "node.yml", services(vpn=False, message=True))
     environ = {"IMPD_LIGHTNING__LND_NODE__ADMIN_MACAROON": "nowhere"}
-    assert printed("--config", "node.yml", cwd=tmp_path, environ=environ) == bake_line(calls_for({"message"})) + "\n"
+    assert (
+        printed("--config", "node.yml", cwd=tmp_path, environ=environ)
+        == bake_line(calls_for({"message"})) + "\n"
+    )
     assert printed("--config", "node.yml", "--all", cwd=tmp_path) == bake_line(Rpc) + "\n"
 
 
@@ -55,7 +58,9 @@ def test_node_works_with_the_macaroon_of_the_line(own_network, tmp_path):
             stream.until(lambda event: event["id"] == answer)
         assert alice.get(f"/v1/message/estimate?pubkey={bob.pubkey}&size=20000").json["reachable"]
         signature = alice.post("/v1/sign", {"msg": "hello"}).json["signature"]
-        assert alice.post("/v1/verify", {"msg": "hello", "signature": signature}).json["pubkey"] == alice.pubkey
+        assert (
+            alice.post("/v1/verify", {"msg": "hello", "signature": signature}).json["pubkey"] == alice.pubkey
+        )
         for payer, payee in ((alice, bob), (bob, alice)):
             invoice = payee.post("/v1/lightning/generateinvoice", {"amount": 21}).json["invoice"]
             paid = payer.post("/v1/lightning/payinvoice", {"invoice": invoice})
@@ -86,7 +91,9 @@ async def connect(lnd, calls: list[Rpc]) -> None:
 
 
 @pytest.mark.parametrize("may_ask", [True, False], ids=["asking lnd", "reading it"])
-@pytest.mark.parametrize("missing", [rpc for rpc in Rpc if rpc is not Rpc.CHECK_MACAROON], ids=lambda rpc: rpc.method)
+@pytest.mark.parametrize(
+    "missing", [rpc for rpc in Rpc if rpc is not Rpc.CHECK_MACAROON], ids=lambda rpc: rpc.method
+)
 def test_each_call_is_missed_by_name(own_network, tmp_path, missing, may_ask):
     lacking = [missing] if may_ask else [missing, Rpc.CHECK_MACAROON]
     lnd = baked(own_network.nodes["carol"], tmp_path, all_but(*lacking))

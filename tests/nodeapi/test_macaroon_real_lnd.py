@@ -32,7 +32,15 @@ def bake(lnd, directory, line: str):
         "LNCLI_MACAROONPATH": str(lnd.macaroon_path),
         "HOME": str(directory),
     }
-    subprocess.run(line, shell=True, check=True, cwd=directory, env=environ, stdout=subprocess.DEVNULL, timeout=GUARD_SECONDS)
+    subprocess.run(
+        line,
+        shell=True,
+        check=True,
+        cwd=directory,
+        env=environ,
+        stdout=subprocess.DEVNULL,
+        timeout=GUARD_SECONDS,
+    )
     return dataclasses.replace(lnd, macaroon_path=directory / "impervious.macaroon")
 
 
@@ -99,11 +107,15 @@ def test_a_lease_is_bought_by_a_hold_invoice_and_refreshed(market):
 
 def test_node_with_a_private_channel_only_is_answered(network, market, tmp_path):
     seller, buyer = market
-    without_vpn = {"service_list": [{"service_type": "message", "active": True, "custom_record_number": 400000}]}
+    without_vpn = {
+        "service_list": [{"service_type": "message", "active": True, "custom_record_number": 400000}]
+    }
     hidden = Node(network.nodes["hidden"], tmp_path / "hidden", extra=without_vpn)
     line = printed("--config", str(hidden.config_path), cwd=tmp_path)
     assert not [rpc for rpc in ONLY_FOR if rpc.path in line]
-    hidden = Node(bake(network.nodes["hidden"], tmp_path / "baked", line), tmp_path / "hidden", extra=without_vpn)
+    hidden = Node(
+        bake(network.nodes["hidden"], tmp_path / "baked", line), tmp_path / "hidden", extra=without_vpn
+    )
     with hidden, WebsocketStream(buyer) as stream, WebsocketStream(hidden) as answers:
         question = send(hidden, buyer)
         stream.until(lambda event: event["id"] == question)
@@ -113,10 +125,14 @@ def test_node_with_a_private_channel_only_is_answered(network, market, tmp_path)
 
 
 @pytest.mark.parametrize(
-    "missing", [(Rpc.TRACK_PAYMENT,), (Rpc.TRACK_PAYMENT, Rpc.CHECK_MACAROON)], ids=["asking lnd", "reading it"]
+    "missing",
+    [(Rpc.TRACK_PAYMENT,), (Rpc.TRACK_PAYMENT, Rpc.CHECK_MACAROON)],
+    ids=["asking lnd", "reading it"],
 )
 def test_too_weak_a_macaroon_is_told_at_start(network, tmp_path, missing):
-    line = "lncli bakemacaroon --save_to impervious.macaroon " + " ".join(f"uri:{path}" for path in all_but(*missing))
+    line = "lncli bakemacaroon --save_to impervious.macaroon " + " ".join(
+        f"uri:{path}" for path in all_but(*missing)
+    )
     log = Node(bake(network.nodes["hidden"], tmp_path / "baked", line), tmp_path / "node").refused_start()
     assert "does not permit TrackPaymentV2 (lnd at" in log
     assert "`./impervious macaroon` prints the line" in log

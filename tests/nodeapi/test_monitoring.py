@@ -10,7 +10,16 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.nodeapi.scrapes import families, value
-from tests.nodeapi.streams import GUARD_SECONDS, SEND, LineStream, WebsocketStream, b64, grpc_stream, is_end, send
+from tests.nodeapi.streams import (
+    GUARD_SECONDS,
+    SEND,
+    LineStream,
+    WebsocketStream,
+    b64,
+    grpc_stream,
+    is_end,
+    send,
+)
 from tests.nodeapi.test_beside_daphne import Daphne
 from tests.nodeapi.test_full_disk import full_disk
 from tests.support.databases import control_server, only_on_postgres, only_on_sqlite
@@ -29,7 +38,15 @@ class Redis:
 
     def __init__(self, directory):
         self.port = free_port()
-        self._command = ["redis-server", "--bind", "127.0.0.1", "--port", str(self.port), "--dir", str(directory)]
+        self._command = [
+            "redis-server",
+            "--bind",
+            "127.0.0.1",
+            "--port",
+            str(self.port),
+            "--dir",
+            str(directory),
+        ]
         self.process: subprocess.Popen | None = None
 
     def start(self) -> None:
@@ -57,7 +74,9 @@ def watched(network, redis, tmp_path_factory) -> Iterator[Node]:
     for name, (secret, _) in scopes.items():
         (directory / f"{name}.key").write_text(secret)
     extra = {
-        "server": {"api_keys": [{"name": n, "key_file": f"{n}.key", "scopes": s} for n, (_, s) in scopes.items()]},
+        "server": {
+            "api_keys": [{"name": n, "key_file": f"{n}.key", "scopes": s} for n, (_, s) in scopes.items()]
+        },
         "service_list": [
             {"service_type": name, "active": name != "sign", "custom_record_number": number}
             for name, number in SERVICES.items()
@@ -139,7 +158,9 @@ def test_lnd_that_goes_away_is_told_at_every_door(network, watched, daphne):
     watched.wait_until(lambda: is_ready(watched) and is_ready(daphne))
     names = ("", "messaging.Messaging", "lightning.Lightning", "node.Node", "websocket.Websocket")
     # A service that is off serves nothing, however well the node is.
-    watched.wait_until(lambda: statuses(watched, *names, "signing.Signing") == [*[SERVING] * len(names), NOT_SERVING])
+    watched.wait_until(
+        lambda: statuses(watched, *names, "signing.Signing") == [*[SERVING] * len(names), NOT_SERVING]
+    )
     with grpc.insecure_channel(watched.grpc) as channel:
         request = health_pb2.HealthCheckRequest(service="messaging.Messaging")
         watching = health_pb2_grpc.HealthStub(channel).Watch(request, timeout=GUARD_SECONDS * 3)
@@ -184,7 +205,9 @@ def test_lnd_behind_the_chain(network, watched):
 def test_full_disk_is_told(watched):
     with full_disk(watched):
         watched.wait_until(lambda: told_unready(watched, "disk", "full"))
-        watched.wait_until(lambda: statuses(watched, "messaging.Messaging", "node.Node") == [NOT_SERVING, SERVING])
+        watched.wait_until(
+            lambda: statuses(watched, "messaging.Messaging", "node.Node") == [NOT_SERVING, SERVING]
+        )
     watched.wait_until(lambda: is_ready(watched))
 
 
@@ -226,7 +249,9 @@ def test_node_that_waits_for_lnd_lives_and_is_not_ready(network, watched, daphne
     network.command("lock", node="carol")
     try:
         watched.launch()
-        watched.wait_until(lambda: _answers(watched) and reasons(watched) == {("node", "starting"), ("lnd", "locked")})
+        watched.wait_until(
+            lambda: _answers(watched) and reasons(watched) == {("node", "starting"), ("lnd", "locked")}
+        )
         assert watched.get("/health/live").status == 200
         assert watched.get("/metrics", AUTHORIZED).status == 503
     finally:
@@ -242,14 +267,15 @@ def _answers(node: Node) -> bool:
         return False
 
 
-
 # metrics
 
 
 def sent_and_received(node: Node) -> tuple[float, float, float]:
     """Messages that this node has accepted, that were settled, that it has received."""
     labels = ({"state": "queued"}, {"state": "settled"}, {"state": "received"})
-    return tuple(value(node, "impervious_messages_total", AUTHORIZED, service="message", **one) for one in labels)
+    return tuple(
+        value(node, "impervious_messages_total", AUTHORIZED, service="message", **one) for one in labels
+    )
 
 
 def test_messages_are_counted(watched, bob):
@@ -268,7 +294,9 @@ def test_messages_are_counted(watched, bob):
     assert value(watched, "impervious_payments_total", AUTHORIZED, service="message", verdict="settled") >= 1
     # Counted one after the other, in another thread than that which answers.
     of_messages = {"headers": AUTHORIZED, "service": "message"}
-    watched.wait_until(lambda: value(watched, "impervious_delivery_seconds_count", **of_messages) == wanted[1])
+    watched.wait_until(
+        lambda: value(watched, "impervious_delivery_seconds_count", **of_messages) == wanted[1]
+    )
     watched.wait_until(lambda: value(watched, "impervious_paid_msat_total", **of_messages) >= 3_000)
     watched.wait_until(lambda: value(watched, "impervious_received_msat_total", **of_messages) >= 2_000)
     assert value(watched, "impervious_budget_limit_msat", AUTHORIZED) == 1_000_000_000
@@ -290,7 +318,9 @@ def test_what_waits_and_what_was_dropped(network, watched, bob):
         message_id = watched.post(SEND, {"msg": "aGk=", "pubkey": bob.pubkey}, FULL).json["id"]
         watched.wait_until(lambda: value(watched, "impervious_outbox_in_flight", AUTHORIZED) == 1)
         labels = {"service": "message", "state": "in_flight"}
-        watched.wait_until(lambda: value(watched, "impervious_messages_unfinished", AUTHORIZED, **labels) == 1)
+        watched.wait_until(
+            lambda: value(watched, "impervious_messages_unfinished", AUTHORIZED, **labels) == 1
+        )
         watched.wait_until(lambda: value(watched, "impervious_reserved_msat", AUTHORIZED) >= 1_000)
     finally:
         network.command("release", node="bob")
@@ -299,7 +329,9 @@ def test_what_waits_and_what_was_dropped(network, watched, bob):
     dropped = {"service": "federate", "reason": "foreign"}
     before = value(watched, "impervious_records_dropped_total", AUTHORIZED, **dropped)
     network.pay("bob", "carol", {SERVICES["federate"]: b"not of ours"})
-    watched.wait_until(lambda: value(watched, "impervious_records_dropped_total", AUTHORIZED, **dropped) == before + 1)
+    watched.wait_until(
+        lambda: value(watched, "impervious_records_dropped_total", AUTHORIZED, **dropped) == before + 1
+    )
 
 
 def test_clients_of_the_stream_are_counted(watched):
@@ -347,7 +379,10 @@ def test_daphne_tells_of_itself_and_of_the_database(watched, daphne):
     for name in ("impervious_messages_unfinished", "impervious_vpn_leases", "impervious_database_bytes"):
         assert beside[name].samples
     # What only the engine can know.
-    assert not {"impervious_lnd_reachable", "impervious_messages_total", "impervious_outbox_waiting"} & beside.keys()
+    assert (
+        not {"impervious_lnd_reachable", "impervious_messages_total", "impervious_outbox_waiting"}
+        & beside.keys()
+    )
     assert beside["process_resident_memory_bytes"].samples[0].value > 0
 
 
@@ -386,7 +421,12 @@ def test_one_id_leads_through_the_log_of_both_nodes(watched, bob):
     watched.wait_until(lambda: any(line["message"] == "delivery" for line in lines_with(watched, message_id)))
     # The audit log's line comes when the call is answered, before or after the payment's.
     lines = [line for line in lines_with(watched, message_id) if line["part"] != "audit"]
-    assert [line["message"] for line in lines] == ["accepted", "attempts started", "attempt ended", "delivery"]
+    assert [line["message"] for line in lines] == [
+        "accepted",
+        "attempts started",
+        "attempt ended",
+        "delivery",
+    ]
     first, _, ended, last = lines
     assert first["operation"] == "messaging.Messaging/SendMessage"
     assert (ended["verdict"], last["state"]) == ("settled", "settled")
@@ -398,7 +438,9 @@ def test_one_id_leads_through_the_log_of_both_nodes(watched, bob):
 
 def test_parts_of_the_log_have_levels_of_their_own(watched, bob, network):
     message_id = send(bob, watched, os.urandom(3_000))
-    watched.wait_until(lambda: any(one["message"] == "received and handled" for one in lines_with(watched, message_id)))
+    watched.wait_until(
+        lambda: any(one["message"] == "received and handled" for one in lines_with(watched, message_id))
+    )
     parts = [line for line in lines_with(watched, message_id) if line["message"] == "parts received"]
     assert {(line["part"], line["level"]) for line in parts} == {("messaging.inbox", "DEBUG")}
     # lnd went away above, and this part tells errors only.

@@ -24,7 +24,9 @@ IDENTIFIER = re.compile(r"\b((?:impervious|process|python)_[a-z_]+)\b(\{[^}]*\})
 def both(network, bob, tmp_path_factory):
     """Of carol's node, after a message of its own and one that it dropped, and of a daphne beside it."""
     node = Node(
-        network.nodes["carol"], tmp_path_factory.mktemp("told"), extra={"lightning": {"daily_budget_sat": 1_000_000}}
+        network.nodes["carol"],
+        tmp_path_factory.mktemp("told"),
+        extra={"lightning": {"daily_budget_sat": 1_000_000}},
     )
     with node:
         with WebsocketStream(node) as stream:
@@ -47,12 +49,18 @@ def labels_of(family) -> set[str]:
 def queries() -> list[str]:
     board = json.loads(DASHBOARD.read_text())
     found = [target["expr"] for panel in board["panels"] for target in panel.get("targets", ())]
-    found += [rule["expr"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]]
+    found += [
+        rule["expr"] for group in yaml.safe_load(ALERTS.read_text())["groups"] for rule in group["rules"]
+    ]
     return found
 
 
 def test_dashboard_and_alerts_ask_for_what_is_there(scrapes):
-    asked = [(expression, name, selector) for expression in queries() for name, selector in IDENTIFIER.findall(expression)]
+    asked = [
+        (expression, name, selector)
+        for expression in queries()
+        for name, selector in IDENTIFIER.findall(expression)
+    ]
     assert len(asked) > 60
     for expression, name, selector in asked:
         base = next((name.removesuffix(suffix) for suffix in SUFFIXES if name.endswith(suffix)), name)

@@ -43,14 +43,18 @@ def test_it_is_valid_openapi(description):
 
 def test_every_grpc_method_is_described(description):
     described = {operation["operationId"] for _, _, operation in operations(description)}
-    with_summary = {operation["operationId"] for _, _, operation in operations(description) if operation["summary"]}
+    with_summary = {
+        operation["operationId"] for _, _, operation in operations(description) if operation["summary"]
+    }
     assert described == with_summary
     assert {"messaging_Messaging_SendMessage", "node_Node_GetInfo"} <= described
 
 
 def test_every_operation_has_an_example(description):
     for method, path, operation in operations(description):
-        assert any("example" in content for content in operation["responses"]["200"]["content"].values()), path
+        assert any("example" in content for content in operation["responses"]["200"]["content"].values()), (
+            path
+        )
         if method == "POST":
             assert "example" in operation["requestBody"]["content"]["application/json"], path
 
@@ -73,7 +77,9 @@ def as_sent(operation: dict, path: str, values: dict[str, str]) -> tuple[str, di
         elif parameter["in"] == "query":
             query.append(f"{parameter['name']}={value}")
     body = operation.get("requestBody", {}).get("content", {}).get("application/json", {}).get("example")
-    return path + ("?" + "&".join(query) if query else ""), None if body is None else json.loads(real(json.dumps(body, ensure_ascii=False)))
+    return path + ("?" + "&".join(query) if query else ""), None if body is None else json.loads(
+        real(json.dumps(body, ensure_ascii=False))
+    )
 
 
 def shape(value, schema: dict, description: dict) -> None:
@@ -92,7 +98,9 @@ def shape(value, schema: dict, description: dict) -> None:
 
 
 def in_order(description: dict) -> list[tuple[str, str, dict]]:
-    return sorted(operations(description), key=lambda entry: (entry[1] in LAST, entry[1] not in FIRST, entry[1]))
+    return sorted(
+        operations(description), key=lambda entry: (entry[1] in LAST, entry[1] not in FIRST, entry[1])
+    )
 
 
 BOUGHT = """
@@ -131,7 +139,12 @@ def test_every_example_is_true(description, alice, bob, lease):
     def is_member() -> bool:
         return bool(alice.get(f"/v1/federate?pubkey={bob.pubkey}").json["federations"])
 
-    values = {PUBKEY: bob.pubkey, MESSAGE_ID: send(alice, bob), INVOICE: invoice(bob), OWN_INVOICE: invoice(alice)}
+    values = {
+        PUBKEY: bob.pubkey,
+        MESSAGE_ID: send(alice, bob),
+        INVOICE: invoice(bob),
+        OWN_INVOICE: invoice(alice),
+    }
     for method, path, operation in in_order(description):
         if path not in FIRST + LAST:
             alice.wait_until(is_member)
@@ -140,7 +153,9 @@ def test_every_example_is_true(description, alice, bob, lease):
         assert reply.status == 200, (address, body, reply.body)
         contents = operation["responses"]["200"]["content"]
         if "application/json" not in contents:
-            assert reply.headers["content-type"].split(";")[0] in contents and reply.body.startswith(b"[Interface]")
+            assert reply.headers["content-type"].split(";")[0] in contents and reply.body.startswith(
+                b"[Interface]"
+            )
             continue
         content = contents["application/json"]
         shape(reply.json, content["schema"], description)

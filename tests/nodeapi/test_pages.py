@@ -52,9 +52,13 @@ def named(network, tmp_path_factory):
         yield running
 
 
-@pytest.mark.parametrize("host", ["[2001:db8::7]", "[2001:db8::7]:8882", "node.example", "localhost", "[::1]:8882"])
+@pytest.mark.parametrize(
+    "host", ["[2001:db8::7]", "[2001:db8::7]:8882", "node.example", "localhost", "[::1]:8882"]
+)
 def test_the_pages_know_the_node_by_all_its_names_as_the_api_does(named, host):
-    assert [named.get(path, {"Host": host}).status for path in ("/v1/node", "/admin/login/", "/docs/")] == [200] * 3
+    assert [named.get(path, {"Host": host}).status for path in ("/v1/node", "/admin/login/", "/docs/")] == [
+        200
+    ] * 3
 
 
 def refusal(status: int = 404, text: str = "Not Found: /x") -> logging.LogRecord:

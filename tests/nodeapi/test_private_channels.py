@@ -18,7 +18,10 @@ def pair(tmp_path):
     asyncio.run(start_simulated(simulated))
     try:
         nodes = simulated.nodes
-        with Node(nodes["alice"], tmp_path / "alice") as alice, Node(nodes["carol"], tmp_path / "carol") as carol:
+        with (
+            Node(nodes["alice"], tmp_path / "alice") as alice,
+            Node(nodes["carol"], tmp_path / "carol") as carol,
+        ):
             yield alice, carol
     finally:
         asyncio.run(simulated.stop())

@@ -116,9 +116,7 @@ def test_node_with_a_private_channel_only_is_answered(alice, network, tmp_path, 
 def test_what_came_while_the_node_was_down(alice, bob):
     bob.kill()
     ids = {send(alice, bob.pubkey) for _ in range(10)}
-    alice.wait_until(
-        lambda: {alice.message(one)["state"] for one in ids} == {"settled"}
-    )
+    alice.wait_until(lambda: {alice.message(one)["state"] for one in ids} == {"settled"})
     bob.start()
     bob.wait_until(lambda: all(bob.get(f"/v1/message/{one}").status == 200 for one in ids))
 
@@ -146,7 +144,8 @@ def test_start_that_cannot_be(change, told, network, tmp_path):
     other = network.nodes["bob"]
     values = {"bad.macaroon": tmp_path / "bad.macaroon"}
     change = {
-        name: values.get(value, getattr(other, name) if value == "other" else value) for name, value in change.items()
+        name: values.get(value, getattr(other, name) if value == "other" else value)
+        for name, value in change.items()
     }
     node = Node(dataclasses.replace(network.nodes["alice"], **change), tmp_path / "node")
     assert told in node.refused_start()
@@ -201,9 +200,12 @@ def test_what_lnd_does_not_take_for_a_signature_is_refused(alice, loop):
         table = str.maketrans("ABCDEFGHIJKLMNOPQRSTUVWXYZ234567", "ybndrfg8ejkmcpqxot1uwisza345h769")
         return base64.b32encode(raw).decode().translate(table)
 
-    candidates = [bytes([header]) + r + s for header in (0, 26, 27, 30, 31, 34, 35, 255)
-                  for r in (bytes(32), b"\xff" * 32, b"\x07" * 32, bytes(31) + b"\x05")
-                  for s in (bytes(32), b"\xff" * 32, b"\x07" * 32)]  # fmt: skip
+    candidates = [
+        bytes([header]) + r + s
+        for header in (0, 26, 27, 30, 31, 34, 35, 255)
+        for r in (bytes(32), b"\xff" * 32, b"\x07" * 32, bytes(31) + b"\x05")
+        for s in (bytes(32), b"\xff" * 32, b"\x07" * 32)
+    ]
     for raw in candidates:
         _, pubkey = verified_by_lnd(loop, alice, b"hello", zbase32(raw))
         reply = alice.post("/v1/verify", {"msg": "hello", "signature": zbase32(raw)})
@@ -341,7 +343,10 @@ def test_federation_broadcast_and_relay(alice, bob):
         assert until(far, sent["id"], "message")["data"] == "aGVsbG8="
         relay = alice.post("/v1/socket/start").json
         offer = alice.post("/v1/socket/sendRequest", {"pubkey": bob.pubkey}).json["id"]
-        assert json.loads(base64.b64decode(until(far, offer, "socket")["data"])) == {"recordId": "SOCKET", **relay}
+        assert json.loads(base64.b64decode(until(far, offer, "socket")["data"])) == {
+            "recordId": "SOCKET",
+            **relay,
+        }
         assert alice.post("/v1/socket/stop").json == {}
         left = bob.post("/v1/federate/leave", {"pubkey": alice.pubkey}).json["id"]
         until(own, left, "federate")

@@ -18,7 +18,14 @@ from tests.support.nodes import Node
 class LongMessage:
     """A message of one sender, cut into parts."""
 
-    def __init__(self, *, count: int = 3, body: bytes | None = None, key: PrivateKey | None = None, compression: int = 0):
+    def __init__(
+        self,
+        *,
+        count: int = 3,
+        body: bytes | None = None,
+        key: PrivateKey | None = None,
+        compression: int = 0,
+    ):
         self.key = key or PrivateKey()
         self.id = uuid4()
         self.body = body or os.urandom(50 * count)
@@ -28,18 +35,28 @@ class LongMessage:
     def record(self, recipient: str, index: int, **wrong) -> bytes:
         each = -(-len(self.body) // self.count)
         part = {
-            "index": index, "count": self.count, "size": len(self.body), "sha256": hashlib.sha256(self.body).digest(),
-        }  # fmt: skip
+            "index": index,
+            "count": self.count,
+            "size": len(self.body),
+            "sha256": hashlib.sha256(self.body).digest(),
+        }
         body = wrong.pop("body", self.body[index * each : (index + 1) * each])
-        made = item(body, id=self.id.bytes, part=envelope_pb2.Part(**part | wrong), compression=self.compression)
+        made = item(
+            body, id=self.id.bytes, part=envelope_pb2.Part(**part | wrong), compression=self.compression
+        )
         return sealed(self.key, packet(made), recipient=bytes.fromhex(recipient))
 
 
 @pytest.fixture
 def carol(network, tmp_path):
     bounds = {
-        "message": {"incomplete_per_peer": 3, "incomplete": 8, "incomplete_bytes": 20_000, "max_bytes": 12_000}
-    }  # fmt: skip
+        "message": {
+            "incomplete_per_peer": 3,
+            "incomplete": 8,
+            "incomplete_bytes": 20_000,
+            "max_bytes": 12_000,
+        }
+    }
     with Node(network.nodes["carol"], tmp_path / "carol", extra=bounds) as node:
         yield node
 
@@ -69,7 +86,9 @@ def payments(node: Node) -> int:
 def received(node: Node, alice: Node, *expected: LongMessage) -> dict[str, bytes]:
     """All messages of strangers that the node's stream told, once each. Waits for those that are expected: what comes
     while the node starts is found a little later than what comes live."""
-    node.wait_until(lambda: {str(message.id) for message in expected} <= {found["id"] for found in stored(node)})
+    node.wait_until(
+        lambda: {str(message.id) for message in expected} <= {found["id"] for found in stored(node)}
+    )
     last = send(alice, node)
     with WebsocketStream(node, "?after=0&service=message") as stream:
         events = stream.until(lambda event: event["id"] == last)[:-1]
@@ -114,7 +133,9 @@ def test_same_id_from_another_sender_is_another_message(carol, alice, pay):
     assert len({message["pubkey"] for message in found}) == 2
 
 
-@pytest.mark.parametrize("wrong", [{"count": 3}, {"size": 101}, {"sha256": bytes(32)}, {"body": os.urandom(99)}])
+@pytest.mark.parametrize(
+    "wrong", [{"count": 3}, {"size": 101}, {"sha256": bytes(32)}, {"body": os.urandom(99)}]
+)
 def test_part_that_disagrees_is_dropped(carol, alice, pay, wrong):
     message = LongMessage(count=2)
     pay(message, 0)

@@ -137,18 +137,29 @@ def test_pubkeys_that_are_none(alice, relay, body):
 
 
 def test_the_node_tells_the_service(alice):
-    services = {service["serviceType"]: service["state"] for service in alice.get("/v1/node").json["services"]}
+    services = {
+        service["serviceType"]: service["state"] for service in alice.get("/v1/node").json["services"]
+    }
     assert services["socket"] == "running"
 
 
 @pytest.mark.parametrize(
-    "body", [b"hello", b"[]", b'{"recordId":"SOCKET"}', b'{"recordId":"SOCKET","protocol":"udp","ip":"x"}', b"{" * 900]
+    "body",
+    [
+        b"hello",
+        b"[]",
+        b'{"recordId":"SOCKET"}',
+        b'{"recordId":"SOCKET","protocol":"udp","ip":"x"}',
+        b"{" * 900,
+    ],
 )
 def test_a_message_that_is_none_is_dropped_counted_and_logged(alice, bob, network, body):
     number = SERVICES["socket"]
     recipient = bytes.fromhex(bob.pubkey)
     record = sealed(PrivateKey(), packet(item(body)), recipient=recipient, record_number=number)
-    dropped = lambda: value(bob, "impervious_records_dropped_total", service="socket", reason="no_socket_offer")  # noqa: E731
+    dropped = lambda: value(
+        bob, "impervious_records_dropped_total", service="socket", reason="no_socket_offer"
+    )  # noqa: E731
     before = dropped()
     with nothing_told(alice, bob):
         assert network.pay("alice", bob.pubkey, {number: record})["status"] == "SUCCEEDED"
@@ -223,7 +234,9 @@ def test_the_admin_shows_it(own_node):
     told = start(node)
     shown = last_run(node)
     assert shown["UDP ports"] == f"{told['port1']} and {told['port2']}"
-    assert shown["Spoke on port 1"] == shown["Spoke on port 2"] == "nobody yet" and shown["Ended (UTC)"] == "–"
+    assert (
+        shown["Spoke on port 1"] == shown["Spoke on port 2"] == "nobody yet" and shown["Ended (UTC)"] == "–"
+    )
     first, second = clients(told)
     with first, second:
         introduce(first, second)
@@ -235,8 +248,9 @@ def test_the_admin_shows_it(own_node):
         node.post(STOP)
         shown = last_run(node)
         assert (shown["Spoke on port 1"], shown["Spoke on port 2"]) == (
-            f"127.0.0.1:{first.port}", f"127.0.0.1:{second.port}",
-        )  # fmt: skip
+            f"127.0.0.1:{first.port}",
+            f"127.0.0.1:{second.port}",
+        )
     assert int(shown["Datagrams 1 → 2"]) > 10 and int(shown["Bytes 1 → 2"]) > 50
     assert shown["End cause"] == "stopped" and shown["Ended (UTC)"] != "–"
 

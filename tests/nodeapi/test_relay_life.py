@@ -13,7 +13,7 @@ from nodeapi.relay.service import Relay, RelayOptions
 
 OPTIONS = RelayOptions(
     server_ip="127.0.0.1", port_range=None, pin=True, max_bytes_per_second=None, idle_seconds=None
-)  # fmt: skip
+)
 
 
 @pytest.fixture(autouse=True)

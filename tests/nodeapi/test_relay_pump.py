@@ -25,7 +25,10 @@ class Pump:
         self.ports = [one.getsockname()[1] for one in self.sockets]
         descriptors = [one.fileno() for one in self.sockets]
         self.process = subprocess.Popen(
-            [sys.executable, "-I", "-S", PROGRAM], stdin=subprocess.PIPE, stdout=subprocess.PIPE, pass_fds=descriptors
+            [sys.executable, "-I", "-S", PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            pass_fds=descriptors,
         )
         self._write({"descriptors": descriptors, "pin": True} | settings)
 

@@ -21,7 +21,14 @@ def received(alice, bob, body, headers=None) -> dict:
 
 @pytest.mark.parametrize(
     "content_type",
-    [None, "", "application/json", "application/x-www-form-urlencoded", "multipart/form-data; boundary=x", "text/plain"],
+    [
+        None,
+        "",
+        "application/json",
+        "application/x-www-form-urlencoded",
+        "multipart/form-data; boundary=x",
+        "text/plain",
+    ],
 )
 def test_any_content_type_or_none(alice, bob, content_type):
     headers = {} if content_type is None else {"Content-Type": content_type}
@@ -92,9 +99,16 @@ def test_unknown_paths(alice, path):
 
 @pytest.mark.parametrize(
     "method, path",
-    [("GET", SEND.replace("send", "")), ("PUT", SEND), ("DELETE", SEND), ("PATCH", "/v1/node"), ("POST", "/v1/messages"),
-     ("POST", "/v1/subscribe"), ("BREW", "/v1/node")],
-)  # fmt: skip
+    [
+        ("GET", SEND.replace("send", "")),
+        ("PUT", SEND),
+        ("DELETE", SEND),
+        ("PATCH", "/v1/node"),
+        ("POST", "/v1/messages"),
+        ("POST", "/v1/subscribe"),
+        ("BREW", "/v1/node"),
+    ],
+)
 def test_wrong_methods(alice, method, path):
     reply = alice.request(method, path)
     if path.endswith("/"):

@@ -10,7 +10,14 @@ from tests.support.nodes import ROOT, Node
 
 
 def prune(node: Node, *arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "manage.py"), "prune", *arguments, "--config", str(node.config_path)]
+    command = [
+        sys.executable,
+        str(ROOT / "manage.py"),
+        "prune",
+        *arguments,
+        "--config",
+        str(node.config_path),
+    ]
     return subprocess.run(command, capture_output=True, check=True, text=True).stdout
 
 
@@ -21,7 +28,9 @@ def messages(node: Node) -> list[dict]:
 def make_old(node: Node) -> None:
     """All messages, their attempts and events."""
     for table, fields in (
-        ("message", ("created_at", "updated_at")), ("attempt", ("created_at", "ended_at")), ("event", ("created_at",))
+        ("message", ("created_at", "updated_at")),
+        ("attempt", ("created_at", "ended_at")),
+        ("event", ("created_at",)),
     ):
         moments = ", ".join(f"{field} = '2020-01-01 00:00:00'" for field in fields)
         execute(node.database_url, f"UPDATE messaging_{table} SET {moments}")
@@ -43,7 +52,9 @@ def test_what_is_pruned_does_not_come_again(network, alice, bob, tmp_path):
         begun = mark(node)
         ids = {send(bob, node), send(node, bob)}
         node.wait_until(lambda: {message["id"] for message in messages(node)} == ids)
-        node.wait_until(lambda: all(message["state"] in ("received", "settled") for message in messages(node)))
+        node.wait_until(
+            lambda: all(message["state"] in ("received", "settled") for message in messages(node))
+        )
         make_old(node)
         settled = network.command("info")
         assert "messages: 2 would be deleted" in prune(node, "--dry-run") and len(messages(node)) == 2

@@ -59,6 +59,8 @@ def test_messages(alice, bob, environ):
     assert first == second
     estimated = json.loads(page.run("/v1/message/estimate"))
     assert estimated.keys() == json.loads(page.output("/v1/message/estimate")).keys()
-    alice.wait_until(lambda: alice.get(f"/v1/message/{json.loads(first)['id']}").json["message"]["state"] == "settled")
+    alice.wait_until(
+        lambda: alice.get(f"/v1/message/{json.loads(first)['id']}").json["message"]["state"] == "settled"
+    )
     assert {row["state"] for row in json.loads(page.run("state=settled"))["messages"]} == {"settled"}
     assert not page.left

@@ -39,7 +39,9 @@ def verify(node: Node, msg: str, signature: str, **fields) -> tuple[bool, str]:
     return reply.json["result"], reply.json["pubkey"]
 
 
-@pytest.mark.parametrize("msg", ["hello", " spaces stay ", "line\nand \0 NUL", "grüße 😀", "x" * 100_000], ids=repr)
+@pytest.mark.parametrize(
+    "msg", ["hello", " spaces stay ", "line\nand \0 NUL", "grüße 😀", "x" * 100_000], ids=repr
+)
 def test_what_is_signed_is_verified_here_and_elsewhere(alice, bob, msg):
     signature = sign(alice, msg)
     assert len(signature) == 104

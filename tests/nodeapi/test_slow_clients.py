@@ -29,7 +29,9 @@ def receiver(request, bob, network, tmp_path):
         yield bob
         return
     server = self_signed(tmp_path)
-    with Node(network.nodes["carol"], tmp_path, extra={"server": server}, tls_cert=tmp_path / "server.cert") as node:
+    with Node(
+        network.nodes["carol"], tmp_path, extra={"server": server}, tls_cert=tmp_path / "server.cert"
+    ) as node:
         yield node
 
 

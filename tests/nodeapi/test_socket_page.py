@@ -14,7 +14,7 @@ def test_the_page_from_top_to_bottom(alice, bob):
     try:
         told = json.loads(page.run("/v1/socket/start\n"))
         assert list(told) == list(json.loads(page.output("/v1/socket/start\n")))
-        assert page.run("b\"hello\"") == "hello\n"
+        assert page.run('b"hello"') == "hello\n"
 
         listening = page.start("service=socket")
         assert listening.stdout.readline() == "listening\n"

@@ -56,23 +56,43 @@ def note(item_id, caller: str = "app", *, hours_ago: float = 0, spends: bool = T
 
 def message(cost_msat: int, direction=Direction.OUT, item_id=None):
     return Message.objects.create(
-        message_id=item_id or uuid4(), direction=direction, pubkey=PUBKEY, service="message", body=b"", amount_msat=1000,
-        cost_msat=cost_msat, state=State.SETTLED,
-    ).message_id  # fmt: skip
+        message_id=item_id or uuid4(),
+        direction=direction,
+        pubkey=PUBKEY,
+        service="message",
+        body=b"",
+        amount_msat=1000,
+        cost_msat=cost_msat,
+        state=State.SETTLED,
+    ).message_id
 
 
 def payment(cost_msat: int, payment_hash: bytes = b"\1" * 32):
     return InvoicePayment.objects.create(
-        payer=PUBKEY, payee=PUBKEY, payment_hash=payment_hash, payment_request="x", amount_msat=cost_msat,
-        fee_limit_msat=0, cost_msat=cost_msat,
-    ).pk  # fmt: skip
+        payer=PUBKEY,
+        payee=PUBKEY,
+        payment_hash=payment_hash,
+        payment_request="x",
+        amount_msat=cost_msat,
+        fee_limit_msat=0,
+        cost_msat=cost_msat,
+    ).pk
 
 
 def purchase(price_sat: int, state: PurchaseState, payment_hash: bytes | None = None):
     return Purchase.objects.create(
-        id=uuid4(), kind="contract", seller=PUBKEY, lease_id=uuid4(), nonce=uuid4().hex, price_sat=price_sat,
-        hourly_price_sat=1, seconds=1, public_key="x", state=state, payment_hash=payment_hash,
-    ).pk  # fmt: skip
+        id=uuid4(),
+        kind="contract",
+        seller=PUBKEY,
+        lease_id=uuid4(),
+        nonce=uuid4().hex,
+        price_sat=price_sat,
+        hourly_price_sat=1,
+        seconds=1,
+        public_key="x",
+        state=state,
+        payment_hash=payment_hash,
+    ).pk
 
 
 def test_messages_of_this_key_in_the_last_day():

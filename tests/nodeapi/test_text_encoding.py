@@ -25,7 +25,9 @@ def carol(network, tmp_path_factory):
         yield node
 
 
-@pytest.mark.parametrize("text", ["hello", "aGVsbG8=", "grüße 😀 \"quoted\"\n", "NUL \0 too", "x" * 5_000], ids=len)
+@pytest.mark.parametrize(
+    "text", ["hello", "aGVsbG8=", 'grüße 😀 "quoted"\n', "NUL \0 too", "x" * 5_000], ids=len
+)
 def test_text_goes_out(carol, bob, text):
     with WebsocketStream(bob) as far:
         reply = carol.post(SEND, {"msg": text, "pubkey": bob.pubkey})
@@ -38,7 +40,12 @@ def test_text_goes_out(carol, bob, text):
 
 @pytest.mark.parametrize(
     "body, text",
-    [(b"hello", "hello"), ("grüße 😀".encode(), "grüße 😀"), (b"a\xffb\xe2\x82c", "a\ufffdb\ufffdc"), (b"\0", "\0")],
+    [
+        (b"hello", "hello"),
+        ("grüße 😀".encode(), "grüße 😀"),
+        (b"a\xffb\xe2\x82c", "a\ufffdb\ufffdc"),
+        (b"\0", "\0"),
+    ],
 )
 def test_bytes_come_in_as_text_over_websocket_and_http_and_as_they_are_over_grpc(carol, bob, body, text):
     with WebsocketStream(carol) as websocket, LineStream(carol) as lines, grpc_stream(carol) as call:

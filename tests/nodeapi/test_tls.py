@@ -130,7 +130,10 @@ def test_what_the_node_prints_is_of_https(node):
 def test_a_new_pair_is_taken_up_and_streams_go_on(node, bob, files):
     before = shown(node)
     assert set(before) == {(files / "server.cert").read_text().strip()}
-    with WebsocketStream(node, additional_headers=AUTHORIZED) as websocket, grpc_stream(node, METADATA) as call:
+    with (
+        WebsocketStream(node, additional_headers=AUTHORIZED) as websocket,
+        grpc_stream(node, METADATA) as call,
+    ):
         self_signed(files)
         after = (files / "server.cert").read_text().strip()
         assert shown(node) == (after, after) != before
@@ -173,7 +176,10 @@ class TlsDaphne(Daphne):
 
     def endpoint(self) -> list[str]:
         server = self.extra["server"]
-        return ["-e", f"ssl:{self.http_port}:privateKey={server['tls_key']}:certKey={server['tls_cert']}:interface=127.0.0.1"]
+        return [
+            "-e",
+            f"ssl:{self.http_port}:privateKey={server['tls_key']}:certKey={server['tls_cert']}:interface=127.0.0.1",
+        ]
 
 
 def test_daphnes_beside_find_the_engine_whatever_its_certificate_names(network, bob, tmp_path):

@@ -118,7 +118,9 @@ def test_from_quote_to_a_tunnel_that_passes_packets(market, shop, tmp_path):
     reply = file_of(buyer, contract_id)
     assert reply.status == 200 and reply.headers["content-type"].startswith("text/plain")
     assert lease["path"].endswith(f"/v1/vpn/leases/{contract_id}/config")
-    private = next(line.split(" = ")[1] for line in reply.body.decode().splitlines() if line.startswith("PrivateKey"))
+    private = next(
+        line.split(" = ")[1] for line in reply.body.decode().splitlines() if line.startswith("PrivateKey")
+    )
     picture = file_of(buyer, contract_id, "?format=qr")
     assert picture.headers["content-type"] == "image/svg+xml" and b"<svg" in picture.body
     with Client(tmp_path) as client:
@@ -152,10 +154,14 @@ def test_by_grpc(market):
         lease_id = stub.AcceptContract(asked, metadata=once).id
         assert stub.AcceptContract(asked, metadata=once).id == lease_id
         assert told(answer(stream, lease_id))["type"] == "lease"
-        assert stub.RefreshContract(vpn_pb2.RefreshContractRequest(pubkey=seller.pubkey, nonce=nonce, price="10")).id
+        assert stub.RefreshContract(
+            vpn_pb2.RefreshContractRequest(pubkey=seller.pubkey, nonce=nonce, price="10")
+        ).id
         assert lease_id in [lease.id for lease in stub.ListLeases(vpn_pb2.ListLeasesRequest()).leases]
         config = stub.GetLeaseConfig(vpn_pb2.GetLeaseConfigRequest(id=lease_id))
-        assert config.config == file_of(buyer, lease_id).body.decode() and config.content_type.startswith("text/plain")
+        assert config.config == file_of(buyer, lease_id).body.decode() and config.content_type.startswith(
+            "text/plain"
+        )
         picture = stub.GetLeaseConfig(vpn_pb2.GetLeaseConfigRequest(id=lease_id, format="qr"))
         assert picture.content_type == "image/svg+xml" and "<svg" in picture.config
 
@@ -167,10 +173,19 @@ def test_leases_that_were_sold_are_listed(market):
     sold = leases(seller, f"?role=sold&pubkey={buyer.pubkey}")[0]
     assert 0 < int(sold.pop("secondsLeft")) <= 3_000
     assert sold == {
-        "role": "sold", "id": lease["id"], "pubkey": buyer.pubkey, "price": str(PRICE_SAT), "state": "active",
-        "address": lease["address"], "publicKey": key, "expiresAt": lease["expires_at"],
-        "nonce": "", "endpoint": "", "serverPubKey": "", "path": "",
-    }  # fmt: skip
+        "role": "sold",
+        "id": lease["id"],
+        "pubkey": buyer.pubkey,
+        "price": str(PRICE_SAT),
+        "state": "active",
+        "address": lease["address"],
+        "publicKey": key,
+        "expiresAt": lease["expires_at"],
+        "nonce": "",
+        "endpoint": "",
+        "serverPubKey": "",
+        "path": "",
+    }
     # A node is asked for what it bought, unless for something else.
     assert leases(seller) == [] == leases(buyer, "?role=sold&state=all")
     assert leases(buyer)[0]["role"] == leases(buyer, "?role=all")[0]["role"] == "bought"
@@ -179,7 +194,9 @@ def test_leases_that_were_sold_are_listed(market):
         assert vpn_pb2_grpc.VPNStub(channel).ListLeases(asked).leases[0].public_key == key
     shown = command(seller, "leases")
     assert shown.code == 0 and lease["id"][:8] in shown.out and "sold" in shown.out
-    assert lease["id"] not in [row["id"] for row in command(seller, "leases", "--role", "bought", "--json").json]
+    assert lease["id"] not in [
+        row["id"] for row in command(seller, "leases", "--role", "bought", "--json").json
+    ]
     assert command(seller, "leases", "--json").json[0]["id"] == lease["id"]
     assert " sold" in command(seller, "status").out
     make_due(seller, lease["id"], "warns_at", "expires_at")
@@ -228,7 +245,9 @@ def test_a_quote_to_another_buyer_one_that_is_used_and_one_that_has_expired(mark
     assert contract_of(mallory, seller, nonce=used)["type"] == "invoice"
     assert contract_of(mallory, seller, nonce=used)["reason"] == "used"
     old = quote_for(mallory, seller)["nonce"]
-    execute(seller.database_url, f"UPDATE vpn_quote SET expires_at = '{moment(seller, -1)}' WHERE nonce = '{old}'")
+    execute(
+        seller.database_url, f"UPDATE vpn_quote SET expires_at = '{moment(seller, -1)}' WHERE nonce = '{old}'"
+    )
     assert contract_of(mallory, seller, nonce=old)["reason"] == "expired"
 
 
@@ -246,9 +265,14 @@ def test_a_flood_gets_as_many_quotes_as_a_minute_has_and_not_many_answers_more(m
                 record_number=RECORD_NUMBER,
             )
             assert Network(lnds).pay("mallory", seller.pubkey, {RECORD_NUMBER: record}, amount_msat=8_000)
-        answered = f"FROM messaging_message WHERE direction = 'out' AND pubkey = '{key.public_key.format().hex()}'"
+        answered = (
+            f"FROM messaging_message WHERE direction = 'out' AND pubkey = '{key.public_key.format().hex()}'"
+        )
         seller.wait_until(lambda: one(seller, f"SELECT COUNT(*) {answered.replace('out', 'in')}") == 80)
-        assert one(seller, f"SELECT COUNT(*) FROM vpn_quote WHERE buyer = '{key.public_key.format().hex()}'") == 30
+        assert (
+            one(seller, f"SELECT COUNT(*) FROM vpn_quote WHERE buyer = '{key.public_key.format().hex()}'")
+            == 30
+        )
         assert one(seller, f"SELECT COUNT(*) {answered}") == 60
 
     within_a_minute(attempt)
@@ -268,7 +292,11 @@ def test_quotes_from_when_the_clock_was_ahead_keep_nobody_out(market, mallory):
 
 def test_bodies_that_cannot_be_read_are_dropped(market, mallory):
     seller, _ = market
-    for body in ({"type": "no such type"}, {"type": "contract", "nonce": 1, "price": "60", "pubkey": ""}, {"type": []}):
+    for body in (
+        {"type": "no such type"},
+        {"type": "contract", "nonce": 1, "price": "60", "pubkey": ""},
+        {"type": []},
+    ):
         mallory.say(seller, **body)
     assert quote_for(mallory, seller)["type"] == "quote"
     seller.wait_until(
@@ -289,7 +317,9 @@ def test_a_node_without_an_interface_sells_nothing(market, lnds):
 
 def spent_msat(buyer: Node) -> int:
     # What is under way may cost less in the end.
-    buyer.wait_until(lambda: one(buyer, "SELECT COUNT(*) FROM invoices_invoicepayment WHERE state = 'in_flight'") == 0)
+    buyer.wait_until(
+        lambda: one(buyer, "SELECT COUNT(*) FROM invoices_invoicepayment WHERE state = 'in_flight'") == 0
+    )
     return one(buyer, "SELECT COALESCE(SUM(cost_msat), 0) FROM invoices_invoicepayment")
 
 
@@ -340,7 +370,9 @@ def test_a_lease_that_does_not_come_is_asked_for_and_less_time_than_paid_is_told
     payment_hash = bytes(one(buyer, f"SELECT payment_hash FROM vpn_purchase {mine}")).hex()
     key = new_key_pair().public
     with WebsocketStream(buyer) as stream:
-        mallory.say(buyer, asked_id, **lease_body(contract_id, payment_hash, 30, key) | {"endpoint": "x\nPostUp = rm"})
+        mallory.say(
+            buyer, asked_id, **lease_body(contract_id, payment_hash, 30, key) | {"endpoint": "x\nPostUp = rm"}
+        )
         mallory.say(buyer, asked_id, **lease_body(contract_id, payment_hash, 30, key))
         assert told(answer(stream, contract_id))["type"] == "lease"
         assert told(answer(stream, contract_id, "refusal"))["reason"] == "less_time"
@@ -380,8 +412,15 @@ def test_a_lease_of_a_few_seconds_ends_by_itself(market, small):
         f"WHERE l.contract_id = '{as_stored(small, lease['id'])}' ORDER BY s.id",
     )
     assert [row[0] for row in steps] == [
-        "contracted", "held", "provisioning", "active", "expiring", "expired", "quarantined", "freed",
-    ]  # fmt: skip
+        "contracted",
+        "held",
+        "provisioning",
+        "active",
+        "expiring",
+        "expired",
+        "quarantined",
+        "freed",
+    ]
 
 
 def test_a_full_pool_refuses_contracts_and_gives_a_payment_back(market, small, mallory):

@@ -110,11 +110,12 @@ def test_the_interface_gets_what_the_database_says_and_keeps_what_is_the_operato
     # The operator's peer is nobody's lease.
     quote = ask_quote(buyer, seller)
     refused = Stranger(buyer.lnd).say(seller, type="contract", nonce=quote["nonce"], price="60", pubkey=mine)
-    answer = (
-        f"SELECT COUNT(*) FROM messaging_message WHERE direction = 'out' AND reply_to = '{as_stored(seller, refused)}'"
-    )
+    answer = f"SELECT COUNT(*) FROM messaging_message WHERE direction = 'out' AND reply_to = '{as_stored(seller, refused)}'"
     seller.wait_until(lambda: one(seller, answer) == 1)
-    assert one(seller, f"SELECT COUNT(*) FROM vpn_quote WHERE nonce = '{quote['nonce']}' AND used_at IS NULL") == 1
+    assert (
+        one(seller, f"SELECT COUNT(*) FROM vpn_quote WHERE nonce = '{quote['nonce']}' AND used_at IS NULL")
+        == 1
+    )
     shop.server.run("wg", "set", shop.server.interface, "peer", mine, "remove")
 
 
@@ -138,7 +139,9 @@ def test_bytes_and_handshakes_are_kept_over_a_restart_and_shown(market, shop, tm
     assert lease["address"] in pages["lease/"][1] and "Extend the chosen leases" in pages["lease/"][1]
     assert "1 day" not in pages["lease/"][1] and "minutes" in pages["lease/"][1]
     assert "addresses taken" in pages["address/"][1] and 'class="active"' in pages["address/"][1]
-    bought = json.loads(shell(buyer, PAGES % ["purchasedlease/", f"purchasedlease/{lease['id']}/change/", "purchase/"]))
+    bought = json.loads(
+        shell(buyer, PAGES % ["purchasedlease/", f"purchasedlease/{lease['id']}/change/", "purchase/"])
+    )
     assert {status for status, _ in bought.values()} == {200}
     private = file_of(buyer, lease["id"]).body.decode().split("PrivateKey = ")[1].split("\n")[0]
     assert not [path for path, (_, page) in (pages | bought).items() if private in page]
@@ -149,13 +152,16 @@ def test_an_interface_that_is_made_anew_goes_on_with_the_leases_and_their_bytes(
     buyer = market[1]
     nft = tmp_path / "bin" / "nft"
     nft.parent.mkdir()
-    nft.write_text(f'#!/bin/sh\nexec ip netns exec {shop.server.name} {shutil.which("nft", path=PATH)} "$@"\n')
+    nft.write_text(
+        f'#!/bin/sh\nexec ip netns exec {shop.server.name} {shutil.which("nft", path=PATH)} "$@"\n'
+    )
     nft.chmod(0o755)
     config = shop.config(subnet="10.77.1.0/24", allowed_ips="10.77.0.0/16", exit_rules=True)
     environ = {"PATH": f"{nft.parent}:{PATH}"}
-    with Client(tmp_path) as client, Node(
-        lnds.nodes["slow"], tmp_path / "renewed", extra=config, environ=environ
-    ) as seller:
+    with (
+        Client(tmp_path) as client,
+        Node(lnds.nodes["slow"], tmp_path / "renewed", extra=config, environ=environ) as seller,
+    ):
         wait_for_shop(seller)
         lease = buy(buyer, seller, 3_000)
         counters = f"SELECT received_bytes, seen_received_bytes FROM vpn_lease {by_contract(seller, lease)}"
@@ -223,7 +229,9 @@ def test_a_price_of_nothing_sells_nothing(market, shop):
     # What is sold stays, and is prolonged at its own price.
     assert shop.peers()[key_of(buyer, lease)] == lease["address"]
     with WebsocketStream(buyer) as stream:
-        refresh_id = post(buyer, REFRESH, pubkey=seller.pubkey, nonce=bought(buyer, lease["id"])["nonce"], price="100")
+        refresh_id = post(
+            buyer, REFRESH, pubkey=seller.pubkey, nonce=bought(buyer, lease["id"])["nonce"], price="100"
+        )
         assert told(answer(stream, refresh_id))["type"] == "lease"
     seller.stop()
     seller.configure(shop.config())
@@ -304,7 +312,10 @@ def test_who_does_not_pay_keeps_nobody_from_buying(lnds, shop, market, tmp_path)
 def say_as(key: PrivateKey, lnds: SimulatedNetwork, to: Node, body: dict) -> None:
     """A vpn message of a node that has this key and no lnd of its own."""
     record = sealed(
-        key, packet(item(json.dumps(body).encode())), recipient=bytes.fromhex(to.pubkey), record_number=RECORD_NUMBER
+        key,
+        packet(item(json.dumps(body).encode())),
+        recipient=bytes.fromhex(to.pubkey),
+        record_number=RECORD_NUMBER,
     )
     assert Network(lnds).pay("buyer", to.pubkey, {RECORD_NUMBER: record}, amount_msat=1_000)
 
@@ -331,7 +342,9 @@ def test_a_tunnel_that_does_not_come_to_be_gives_the_money_back(lnds, shop, mark
         )
         buyer.wait_until(lambda: execute(buyer.database_url, payment) == [("failed", 0)])
         assert lease_state(seller, contract_id) == "canceled"
-        seller.wait_until(lambda: one(seller, "SELECT COUNT(*) FROM vpn_address WHERE lease_id IS NOT NULL") == 0)
+        seller.wait_until(
+            lambda: one(seller, "SELECT COUNT(*) FROM vpn_address WHERE lease_id IS NOT NULL") == 0
+        )
         assert Stranger(lnds.nodes["slow"]).paid_sat() == paid_sat
 
 
@@ -341,7 +354,10 @@ def test_a_lease_in_use_is_renewed_within_its_budget_and_another_is_not(market, 
         renew = {"enabled": True, "budget_sat": 2_000, "lead_seconds": 600}
         config = {"vpn": {"binary_path": str(client.wg), "auto_renew": renew}}
         shop.server.cable(client, "192.0.2.1/30", "192.0.2.2/30")
-        with Node(lnds.nodes["slow"], tmp_path / "renewing", extra=config) as buyer, WebsocketStream(buyer) as stream:
+        with (
+            Node(lnds.nodes["slow"], tmp_path / "renewing", extra=config) as buyer,
+            WebsocketStream(buyer) as stream,
+        ):
             used, unused = buy(buyer, seller, 1_500), buy(buyer, seller, 1_500)
             shop.server.serve("10.77.0.1", 8)
             client.bring_up(file_of(buyer, used["id"]).body.decode())

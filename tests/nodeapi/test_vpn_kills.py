@@ -37,7 +37,12 @@ PURCHASE = "SELECT state FROM vpn_purchase ORDER BY created_at DESC LIMIT 1"
 # Each step: at which node the killing waits for which row to come to one of these states or beyond, and whether the gate
 # before `wg` is shut until then.
 STEPS = {
-    "contract stored by the buyer": (BOUGHT, PURCHASE, ("asked", "invoiced", "paying", "paid", "done"), False),
+    "contract stored by the buyer": (
+        BOUGHT,
+        PURCHASE,
+        ("asked", "invoiced", "paying", "paid", "done"),
+        False,
+    ),
     "contract received": (SOLD, TERM, ("wanted", "offered", "held", "settling", "settled"), False),
     "invoice made": (SOLD, TERM, ("offered", "held", "settling", "settled"), False),
     "invoice received": (BOUGHT, PURCHASE, ("invoiced", "paying", "paid", "done"), False),
@@ -90,7 +95,9 @@ def ended(market: Market, contract_id: str) -> str:
 
     def outcome() -> str:
         term = one(market.seller, f"SELECT state FROM vpn_term {_by_id(market.seller, contract_id)}")
-        purchase = one(market.buyer, f"SELECT state FROM vpn_purchase {_by_id(market.buyer, contract_id, 'id')}")
+        purchase = one(
+            market.buyer, f"SELECT state FROM vpn_purchase {_by_id(market.buyer, contract_id, 'id')}"
+        )
         payment = one(
             market.buyer,
             f"SELECT p.state FROM invoices_invoicepayment p JOIN vpn_purchase v ON v.payment_hash = p.payment_hash "
@@ -124,7 +131,9 @@ def test_a_purchase_that_is_killed(market: Market, step: str, victim: str, recor
     with ExitStack() as stack:
         if STEPS[step][3]:
             stack.enter_context(market.shop.shut())
-        contract_id = post(market.buyer, CONTRACT, pubkey=market.seller.pubkey, nonce=quote["nonce"], price="3000")
+        contract_id = post(
+            market.buyer, CONTRACT, pubkey=market.seller.pubkey, nonce=quote["nonce"], price="3000"
+        )
         market.wait_for(step)
         market.kill(victim)
     outcome = ended(market, contract_id)
@@ -137,7 +146,9 @@ def test_a_purchase_that_is_killed(market: Market, step: str, victim: str, recor
     else:
         keys = {
             row[0]
-            for row in execute(market.seller.database_url, "SELECT wg_key FROM vpn_lease WHERE state = 'canceled'")
+            for row in execute(
+                market.seller.database_url, "SELECT wg_key FROM vpn_lease WHERE state = 'canceled'"
+            )
         }
         market.seller.wait_until(lambda: not keys & set(market.shop.peers()))
 

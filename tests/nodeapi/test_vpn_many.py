@@ -35,7 +35,9 @@ def market(tmp_path_factory) -> Iterator[tuple[Shop, Node, list[Node]]]:
         lnds = stack.enter_context(running_network(directory / "network", ["first", "seller", "second"]))
         config = shop.config(quotes_per_minute=1_000)
         seller = stack.enter_context(Node(lnds.nodes["seller"], directory / "seller", extra=config))
-        buyers = [stack.enter_context(Node(lnds.nodes[name], directory / name)) for name in ("first", "second")]
+        buyers = [
+            stack.enter_context(Node(lnds.nodes[name], directory / name)) for name in ("first", "second")
+        ]
         wait_for_shop(seller)
         yield shop, seller, buyers
 

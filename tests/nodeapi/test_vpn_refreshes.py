@@ -73,7 +73,9 @@ class Sold:
     def ask(self) -> str:
         """A refresh by an hour; its id, once mallory has it."""
         nonce = bought(self.buyer, self.id)["nonce"]
-        refresh_id = post(self.buyer, REFRESH, pubkey=self.mallory.pubkey, nonce=nonce, price=str(HOUR_SECONDS))
+        refresh_id = post(
+            self.buyer, REFRESH, pubkey=self.mallory.pubkey, nonce=nonce, price=str(HOUR_SECONDS)
+        )
         self.mallory.heard(lambda body: body["type"] == "refresh" and body["nonce"] == nonce)
         return refresh_id
 
@@ -108,7 +110,9 @@ def wait_for(buyer: Node, call_id: str, state: str) -> None:
 
 
 def payment_hash(buyer: Node, call_id: str) -> str:
-    return bytes(one(buyer, f"SELECT payment_hash FROM vpn_purchase WHERE id = '{as_stored(buyer, call_id)}'")).hex()
+    return bytes(
+        one(buyer, f"SELECT payment_hash FROM vpn_purchase WHERE id = '{as_stored(buyer, call_id)}'")
+    ).hex()
 
 
 def sell(mallory: Stranger, buyer: Node, **fields) -> Sold:

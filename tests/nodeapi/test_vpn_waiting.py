@@ -103,7 +103,10 @@ def test_a_contract_whose_invoice_lnd_refuses_is_canceled(market: Market):
     seller = market.seller
     assert contract_of(market.mallory, seller)["type"] == "invoice"
     newest = one(seller, "SELECT max(id) FROM vpn_term WHERE state = 'offered'")
-    execute(seller.database_url, f"UPDATE vpn_term SET state = 'wanted', price_sat = {TOO_MUCH_SAT} WHERE id = {newest}")
+    execute(
+        seller.database_url,
+        f"UPDATE vpn_term SET state = 'wanted', price_sat = {TOO_MUCH_SAT} WHERE id = {newest}",
+    )
     seller.wait_until(lambda: one(seller, f"SELECT state FROM vpn_term WHERE id = {newest}") == "canceled")
     lease = one(seller, f"SELECT lease_id FROM vpn_term WHERE id = {newest}")
     assert one(seller, f"SELECT state FROM vpn_lease WHERE id = {lease}") == "canceled"
@@ -172,6 +175,8 @@ def test_a_payment_that_lnd_took_and_that_buys_nothing_is_noted(market: Market):
     make_due(seller, lease["id"], "warns_at", "expires_at")
     wait_until_freed(seller, lease["id"])
     term = f"WHERE contract_id = '{as_stored(seller, refresh_id)}'"
-    execute(seller.database_url, f"UPDATE vpn_term SET state = 'offered', held_at = NULL, ended_at = NULL {term}")
+    execute(
+        seller.database_url, f"UPDATE vpn_term SET state = 'offered', held_at = NULL, ended_at = NULL {term}"
+    )
     seller.wait_until(lambda: one(seller, f"SELECT state FROM vpn_term {term}") == "canceled")
     assert "lnd had taken the payment before" in one(seller, f"SELECT cause FROM vpn_term {term}")

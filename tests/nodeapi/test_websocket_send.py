@@ -10,7 +10,9 @@ from tests.support.nodes import SERVICES, Node
 SEND = "/v1/websocket/send"
 
 
-@pytest.mark.parametrize("data", [b"\x00\xff raw", b"IMP\x01 looks like ours", bytes(range(256)) * 20], ids=len)
+@pytest.mark.parametrize(
+    "data", [b"\x00\xff raw", b"IMP\x01 looks like ours", bytes(range(256)) * 20], ids=len
+)
 def test_bytes_are_told_by_the_far_stream(alice, bob, data):
     with WebsocketStream(alice) as own, WebsocketStream(bob) as far:
         reply = alice.post(SEND, {"pubkey": bob.pubkey, "data": b64(data), "amount": "25"})

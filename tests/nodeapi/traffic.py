@@ -66,6 +66,8 @@ def assert_all_arrive_once(sender: Node, recipient: Node, ids: list[str]) -> Non
     wanted = set(ids)
     assert len(wanted) == len(ids)
     recipient.wait_until(lambda: wanted <= {message["id"] for message in messages(recipient, "direction=in")})
-    sender.wait_until(lambda: wanted <= {message["id"] for message in messages(sender, "direction=out&state=settled")})
+    sender.wait_until(
+        lambda: wanted <= {message["id"] for message in messages(sender, "direction=out&state=settled")}
+    )
     received = [message["id"] for message in messages(recipient, "direction=in")]
     assert len(received) == len(set(received))

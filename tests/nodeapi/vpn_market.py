@@ -43,7 +43,9 @@ class Shop:
         self.server = server
         self.gate = directory / "gate"
         self.wg = directory / "wg"
-        self.wg.write_text(f'#!/bin/sh\nwhile [ -e {self.gate} ]; do sleep 0.02; done\nexec {server.wg} "$@"\n')
+        self.wg.write_text(
+            f'#!/bin/sh\nwhile [ -e {self.gate} ]; do sleep 0.02; done\nexec {server.wg} "$@"\n'
+        )
         self.wg.chmod(0o755)
 
     def config(self, **values) -> dict:
@@ -163,14 +165,17 @@ def moment(node: Node, seconds_from_now: float) -> str:
 
 
 def lease_state(seller: Node, lease_id: str) -> str:
-    return one(seller, f"SELECT state FROM vpn_lease WHERE contract_id = '{as_stored(seller, lease_id)}'") or ""
+    return (
+        one(seller, f"SELECT state FROM vpn_lease WHERE contract_id = '{as_stored(seller, lease_id)}'") or ""
+    )
 
 
 def make_due(seller: Node, lease_id: str, *columns: str) -> None:
     """The time of its warning (`warns_at`) or end (`expires_at`) has come. So no test has to hurry before it does."""
     past = ", ".join(f"{column} = '{moment(seller, -1)}'" for column in columns)
     execute(
-        seller.database_url, f"UPDATE vpn_lease SET {past} WHERE contract_id = '{as_stored(seller, lease_id)}'"
+        seller.database_url,
+        f"UPDATE vpn_lease SET {past} WHERE contract_id = '{as_stored(seller, lease_id)}'",
     )
 
 
@@ -214,7 +219,12 @@ class Stranger:
         signed = b"impervious packet 1" + bytes.fromhex(to) + RECORD_NUMBER.to_bytes(8, "big") + content
         async with BareClient(self.lnd) as client:
             reply = await client.lightning.SignMessage(lightning_pb2.SignMessageRequest(msg=signed))
-            record = b"IMP\x01" + bytes.fromhex(self.pubkey) + signature.compact_from_zbase32(reply.signature) + content
+            record = (
+                b"IMP\x01"
+                + bytes.fromhex(self.pubkey)
+                + signature.compact_from_zbase32(reply.signature)
+                + content
+            )
             payment = await client.keysend(to, {RECORD_NUMBER: record})
             assert payment.status == lightning_pb2.Payment.SUCCEEDED
 
@@ -240,13 +250,18 @@ class Stranger:
         async with BareClient(self.lnd) as client:
             return await client.pay(
                 router_pb2.SendPaymentRequest(
-                    payment_request=payment_request, timeout_seconds=60, fee_limit_sat=10, no_inflight_updates=True
+                    payment_request=payment_request,
+                    timeout_seconds=60,
+                    fee_limit_sat=10,
+                    no_inflight_updates=True,
                 )
             )
 
     def paid_sat(self) -> int:
         """By invoices that are no keysends."""
-        return sum(invoice.amt_paid_sat for invoice in asyncio.run(self._invoices()) if not invoice.is_keysend)
+        return sum(
+            invoice.amt_paid_sat for invoice in asyncio.run(self._invoices()) if not invoice.is_keysend
+        )
 
     def heard(self, wanted: Callable[[dict], bool]) -> tuple[str, dict]:
         """The first vpn message that is wanted, with its id; waits for it."""
@@ -294,9 +309,15 @@ def contract_with(mallory: Stranger, buyer: Node, price_sat: int = 60) -> tuple[
         request_id = post(buyer, QUOTE, pubkey=mallory.pubkey)
         nonce, until = PrivateKey().to_hex()[:32], datetime.now(UTC) + timedelta(minutes=5)
         mallory.say(
-            buyer, request_id, type="quote", nonce=nonce, price="3600", min_price="1", max_price="9999",
+            buyer,
+            request_id,
+            type="quote",
+            nonce=nonce,
+            price="3600",
+            min_price="1",
+            max_price="9999",
             expires_at=until.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        )  # fmt: skip
+        )
         answer(stream, request_id)
     contract_id = post(buyer, CONTRACT, pubkey=mallory.pubkey, nonce=nonce, price=str(price_sat))
     _, body = mallory.heard(lambda body: body["type"] == "contract" and body["nonce"] == nonce)
@@ -306,7 +327,15 @@ def contract_with(mallory: Stranger, buyer: Node, price_sat: int = 60) -> tuple[
 def lease_body(contract_id: str, payment_hash: str, seconds: int, key: str) -> dict:
     until = datetime.now(UTC) + timedelta(seconds=seconds)
     return {
-        "type": "lease", "id": contract_id, "address": "10.9.0.2/32", "endpoint": f"{SERVER_IP}:51820", "server_pub_key": key,
-        "dns": "", "allowed_ips": "10.9.0.0/24", "keepalive": 25, "expires_at": until.strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "seconds": seconds, "payment_hash": payment_hash,
-    }  # fmt: skip
+        "type": "lease",
+        "id": contract_id,
+        "address": "10.9.0.2/32",
+        "endpoint": f"{SERVER_IP}:51820",
+        "server_pub_key": key,
+        "dns": "",
+        "allowed_ips": "10.9.0.0/24",
+        "keepalive": 25,
+        "expires_at": until.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "seconds": seconds,
+        "payment_hash": payment_hash,
+    }

@@ -74,7 +74,16 @@ def serve_web(shop: Shop, directory: Path) -> None:
     directory.mkdir()
     (directory / "index.html").write_text(CONTENT)
     shop.server.start(
-        *(sys.executable, "-m", "http.server", str(WEB_PORT), "--bind", "10.77.0.1", "--directory", directory),
+        *(
+            sys.executable,
+            "-m",
+            "http.server",
+            str(WEB_PORT),
+            "--bind",
+            "10.77.0.1",
+            "--directory",
+            directory,
+        ),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )

@@ -28,8 +28,9 @@ class Bounded:
         arguments = json.dumps({"open_files": open_files, "trusted": trusted, "limits": defaults | limits})
         self.process = subprocess.Popen(
             [sys.executable, "-m", "tests.support.bounded_daphne", str(self.port), arguments],
-            cwd=ROOT, stdin=subprocess.PIPE,
-        )  # fmt: skip
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+        )
 
     def __enter__(self) -> "Bounded":
         self.post(b"")
@@ -43,7 +44,9 @@ class Bounded:
         """The answer to a new connection of an honest client, who tries again where it was not served."""
         for _ in range(GUARD_SECONDS * 10):
             assert self.process.poll() is None
-            connection = HTTPConnection("127.0.0.1", self.port, timeout=GUARD_SECONDS, source_address=(source, 0))
+            connection = HTTPConnection(
+                "127.0.0.1", self.port, timeout=GUARD_SECONDS, source_address=(source, 0)
+            )
             try:
                 connection.request("POST", "/", body)
                 response = connection.getresponse()

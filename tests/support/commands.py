@@ -39,9 +39,14 @@ def run(
 ) -> Ended:
     """`options` are of subprocess.run. A traceback is never right."""
     ended = subprocess.run(
-        _command(name, arguments, config), cwd=cwd, env=_environ(environ), input=stdin, capture_output=True,
-        timeout=GUARD_SECONDS, **options,
-    )  # fmt: skip
+        _command(name, arguments, config),
+        cwd=cwd,
+        env=_environ(environ),
+        input=stdin,
+        capture_output=True,
+        timeout=GUARD_SECONDS,
+        **options,
+    )
     found = Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
     assert "Traceback" not in found.out + found.err, found.err
     return found
@@ -54,9 +59,13 @@ class Running:
         self._paths = cwd / f"{name}-{time.time_ns()}.out", cwd / f"{name}-{time.time_ns()}.err"
         with open(self._paths[0], "wb") as out, open(self._paths[1], "wb") as err:
             self.process = subprocess.Popen(
-                _command(name, arguments, config), cwd=cwd, env=_environ(environ), stdin=subprocess.DEVNULL, stdout=out,
+                _command(name, arguments, config),
+                cwd=cwd,
+                env=_environ(environ),
+                stdin=subprocess.DEVNULL,
+                stdout=out,
                 stderr=err,
-            )  # fmt: skip
+            )
 
     @property
     def out(self) -> str:

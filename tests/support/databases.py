@@ -48,7 +48,9 @@ def end_sessions(database_url: str) -> None:
 
 def control_server(*arguments: str) -> None:
     """pg_ctl for the whole server."""
-    subprocess.run([*shlex.split(os.environ["TEST_POSTGRES_CTL"]), *arguments], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [*shlex.split(os.environ["TEST_POSTGRES_CTL"]), *arguments], check=True, stdout=subprocess.DEVNULL
+    )
 
 
 def lock_holders(database_url: str) -> set[tuple]:
@@ -84,7 +86,10 @@ def _on_server(statement: sql.Composable) -> None:
 def execute(database_url: str, statement: str) -> list[tuple]:
     """Runs one statement beside a node, and commits it; its rows, if it has any."""
     if database_url.startswith("sqlite:///"):
-        with closing(sqlite3.connect(database_url.removeprefix("sqlite:///"), timeout=240)) as connection, connection:
+        with (
+            closing(sqlite3.connect(database_url.removeprefix("sqlite:///"), timeout=240)) as connection,
+            connection,
+        ):
             return connection.execute(statement).fetchall()
     with psycopg.connect(database_url) as connection:
         cursor = connection.execute(statement)

@@ -54,7 +54,9 @@ class Page:
         return self.start_block(self.block(words))
 
     def start_block(self, block: Block) -> subprocess.Popen:
-        return self._popen(block.language, block.text, [block], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        return self._popen(
+            block.language, block.text, [block], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
 
     @contextmanager
     def running(self, *words: str, output: Path) -> Iterator[subprocess.Popen]:

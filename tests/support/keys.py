@@ -15,8 +15,10 @@ def keys_command(node: Node, *arguments: str) -> subprocess.CompletedProcess:
     """./impervious keys … on the node's configuration."""
     return subprocess.run(
         [sys.executable, str(node.root / "manage.py"), "keys", *arguments, "--config", str(node.config_path)],
-        cwd=node.directory, capture_output=True, text=True,
-    )  # fmt: skip
+        cwd=node.directory,
+        capture_output=True,
+        text=True,
+    )
 
 
 def make_key(node: Node, name: str, *options: str) -> str:
@@ -31,7 +33,9 @@ def store_key(node: Node, name: str, scopes: list[str], *, budget_sat="NULL", ca
     hashed = hashlib.sha256(key.encode()).hexdigest()
     blob = f"X'{hashed}'" if node.database_url.startswith("sqlite") else f"'\\x{hashed}'"
     columns = "name, hash, scopes, budget_sat, calls_per_minute, created_at"
-    values = f"'{name}', {blob}, '{json.dumps(scopes)}', {budget_sat}, {calls_per_minute}, '{datetime.now(UTC)}'"
+    values = (
+        f"'{name}', {blob}, '{json.dumps(scopes)}', {budget_sat}, {calls_per_minute}, '{datetime.now(UTC)}'"
+    )
     execute(node.database_url, f"INSERT INTO nodeapi_apikey ({columns}) VALUES ({values})")
     node.wait_until(lambda: f'"key": "{name}", "change": "made"' in node.log)
     return key
@@ -43,7 +47,9 @@ def bearer(key: str) -> dict[str, str]:
 
 def end_key(node: Node, name: str, column: str) -> None:
     """As if it was revoked, or had expired, by now: `column` is revoked_at or expires_at."""
-    execute(node.database_url, f"UPDATE nodeapi_apikey SET {column} = '{datetime.now(UTC)}' WHERE name = '{name}'")
+    execute(
+        node.database_url, f"UPDATE nodeapi_apikey SET {column} = '{datetime.now(UTC)}' WHERE name = '{name}'"
+    )
 
 
 def audit_rows(node: Node, where: str) -> list[tuple]:

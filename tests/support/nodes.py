@@ -118,7 +118,11 @@ class Node:
     @property
     def log_tail(self) -> str:
         """Its last lines, whatever stands in them."""
-        return self.log_path.read_bytes()[-TAIL_BYTES:].decode(errors="replace") if self.log_path.exists() else ""
+        return (
+            self.log_path.read_bytes()[-TAIL_BYTES:].decode(errors="replace")
+            if self.log_path.exists()
+            else ""
+        )
 
     @property
     def running(self) -> bool:
@@ -143,7 +147,9 @@ class Node:
             "database": {"url": self.database_url},
         }
         for section, values in self.extra.items():
-            config[section] = {**config[section], **values} if isinstance(values, dict) and section in config else values
+            config[section] = (
+                {**config[section], **values} if isinstance(values, dict) and section in config else values
+            )
         return config
 
     def launch(self) -> None:
@@ -153,7 +159,14 @@ class Node:
         environ = {name: value for name, value in os.environ.items() if not name.startswith("IMPD_")}
         with open(self.log_path, "a") as log:
             self.process = subprocess.Popen(
-                [sys.executable, str(self.root / "manage.py"), "runimpd", "--config", self.config_path, *self.arguments],
+                [
+                    sys.executable,
+                    str(self.root / "manage.py"),
+                    "runimpd",
+                    "--config",
+                    self.config_path,
+                    *self.arguments,
+                ],
                 cwd=self.directory,
                 env=environ | self.environ,
                 stdout=log,

@@ -217,8 +217,18 @@ class RealNetwork:
             *("lnd", f"--lnddir={home}", "--noseedbackup", f"--alias={name}", "--bitcoin.simnet"),
             *("--bitcoin.node=btcd", f"--btcd.rpchost={HOST}:{self._btcd_port}", "--btcd.rpcuser=simnet"),
             *(f"--btcd.rpcpass={self._password}", f"--btcd.rpccert={self.directory}/btcd/rpc.cert"),
-            *(f"--rpclisten={HOST}:{rpc_port}", f"--listen={HOST}:{peer_port}", f"--externalip={HOST}:{peer_port}"),
-            *("--norest", "--nobootstrap", "--tlsdisableautofill", "--debuglevel=warn", "--logging.file.disable"),
+            *(
+                f"--rpclisten={HOST}:{rpc_port}",
+                f"--listen={HOST}:{peer_port}",
+                f"--externalip={HOST}:{peer_port}",
+            ),
+            *(
+                "--norest",
+                "--nobootstrap",
+                "--tlsdisableautofill",
+                "--debuglevel=warn",
+                "--logging.file.disable",
+            ),
             # Nothing that a payment takes is changed here: only how soon channels, gossip and peers are there.
             *("--bitcoin.defaultchanconfs=1", "--trickledelay=50", "--gossip.sub-batch-delay=5ms"),
             *("--db.batch-commit-interval=10ms", "--minbackoff=200ms", "--maxbackoff=1s"),
@@ -263,7 +273,9 @@ class RealNetwork:
         block = await self._btcctl("getblock", await self._btcctl("getblockhash", "1", parse=False))
         coinbase = [{"txid": block["tx"][0], "vout": 0}]
         outputs = {address: share / 10**8 for address in addresses}
-        unsigned = await self._btcctl("createrawtransaction", json.dumps(coinbase), json.dumps(outputs), parse=False)
+        unsigned = await self._btcctl(
+            "createrawtransaction", json.dumps(coinbase), json.dumps(outputs), parse=False
+        )
         await self._btcctl("sendrawtransaction", _sign_single_input(unsigned, self._miner_key), parse=False)
         await self.mine(1)
 
@@ -319,10 +331,14 @@ class RealNetwork:
         for lnd in lnds:
             if not lnd.process.running:
                 continue
-            expected = {self.nodes[peer].pubkey for peer in lnd.channel_peers if self._lnds[peer].process.running}
+            expected = {
+                self.nodes[peer].pubkey for peer in lnd.channel_peers if self._lnds[peer].process.running
+            }
 
             async def active(lnd=lnd, expected=expected) -> bool:
-                answer = await lnd.client.lightning.ListChannels(lightning_pb2.ListChannelsRequest(active_only=True))
+                answer = await lnd.client.lightning.ListChannels(
+                    lightning_pb2.ListChannelsRequest(active_only=True)
+                )
                 return expected <= {channel.remote_pubkey for channel in answer.channels}
 
             await _until(f"{lnd.name}'s channels are active", active, [lnd.process])
@@ -344,7 +360,9 @@ class RealNetwork:
                         if not (await lnd.client.lightning.GetNodeInfo(request)).node.features:
                             return False
                     for chan_id in ids:
-                        edge = await lnd.client.lightning.GetChanInfo(lightning_pb2.ChanInfoRequest(chan_id=chan_id))
+                        edge = await lnd.client.lightning.GetChanInfo(
+                            lightning_pb2.ChanInfoRequest(chan_id=chan_id)
+                        )
                         if not (edge.HasField("node1_policy") and edge.HasField("node2_policy")):
                             return False
                 except grpc.aio.AioRpcError:

@@ -11,7 +11,7 @@ sleeping against the steady clock, and the clock of the system is everybody's.)
 import os
 from pathlib import Path
 
-SITE = '''
+SITE = """
 import datetime, sys, time
 from pathlib import Path
 
@@ -28,7 +28,7 @@ time.time = lambda: shifted_time() if sys._getframe(1).f_globals.get("__name__")
 from django.utils import timezone
 
 timezone.now = lambda: datetime.datetime.fromtimestamp(shifted_time(), datetime.UTC)
-'''
+"""
 
 
 class WrongClock:

@@ -30,15 +30,23 @@ def new_name() -> str:
 
 
 def command(*words: object, **more) -> str:
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True,
-                          env=os.environ | {"PATH": PATH}, timeout=GUARD_SECONDS, **more)  # fmt: skip
+    done = subprocess.run(
+        [str(word) for word in words],
+        capture_output=True,
+        text=True,
+        env=os.environ | {"PATH": PATH},
+        timeout=GUARD_SECONDS,
+        **more,
+    )
     assert done.returncode == 0, f"{words}: {done.stderr}{done.stdout}"
     return done.stdout
 
 
 def needs(*programs: str) -> pytest.MarkDecorator:
     missing = [name for name in programs if not shutil.which(name, path=PATH)]
-    return pytest.mark.skipif(bool(missing), reason=f"not run: {', '.join(missing)} missing; see tests/services.sh")
+    return pytest.mark.skipif(
+        bool(missing), reason=f"not run: {', '.join(missing)} missing; see tests/services.sh"
+    )
 
 
 @functools.cache
@@ -68,7 +76,9 @@ def why_no_machines() -> str:
 @functools.cache
 def kernel_has_wireguard() -> bool:
     name = new_name()
-    made = subprocess.run(["ip", "link", "add", name, "type", "wireguard"], capture_output=True, env={"PATH": PATH})
+    made = subprocess.run(
+        ["ip", "link", "add", name, "type", "wireguard"], capture_output=True, env={"PATH": PATH}
+    )
     if made.returncode == 0:
         command("ip", "link", "delete", name)
     return made.returncode == 0
@@ -105,9 +115,25 @@ class Machine:
     def cable(self, other: "Machine", own: str, others: str) -> None:
         """Joins two machines; both get their address, with prefix length."""
         one, two = new_name(), new_name()
-        command("ip", "link", "add", one, "netns", self.name, "type", "veth", "peer", "name", two, "netns", other.name)
+        command(
+            "ip",
+            "link",
+            "add",
+            one,
+            "netns",
+            self.name,
+            "type",
+            "veth",
+            "peer",
+            "name",
+            two,
+            "netns",
+            other.name,
+        )
         for machine, device, address in ((self, one, own), (other, two, others)):
-            machine.run("ip", "address", "add", address, "dev", device, *(["nodad"] if ":" in address else []))
+            machine.run(
+                "ip", "address", "add", address, "dev", device, *(["nodad"] if ":" in address else [])
+            )
             machine.run("ip", "link", "set", device, "up")
 
     def add_interface(self, name: str = "") -> str:
@@ -140,8 +166,21 @@ class Machine:
         server = self.start(sys.executable, PROBE, "serve", address, port, stdout=subprocess.PIPE)
         assert server.stdout.readline() == "ready\n"
 
-    def reaches(self, kind: str, address: str, port: int = PROBE_PORT, seconds: float = GUARD_SECONDS) -> bool:
-        words = ["ip", "netns", "exec", self.name, sys.executable, str(PROBE), kind, address, str(port), str(seconds)]
+    def reaches(
+        self, kind: str, address: str, port: int = PROBE_PORT, seconds: float = GUARD_SECONDS
+    ) -> bool:
+        words = [
+            "ip",
+            "netns",
+            "exec",
+            self.name,
+            sys.executable,
+            str(PROBE),
+            kind,
+            address,
+            str(port),
+            str(seconds),
+        ]
         return subprocess.run(words, env=os.environ | {"PATH": PATH}).returncode == 0
 
 
@@ -181,10 +220,19 @@ class WireGuardServer(Machine):
 
     def open_interface(self) -> None:
         self.interface = self.add_interface()
-        self.run("wg", "set", self.interface, "listen-port", LISTEN_PORT,
-                 "private-key", self.key_file(self.pair.private))  # fmt: skip
+        self.run(
+            "wg",
+            "set",
+            self.interface,
+            "listen-port",
+            LISTEN_PORT,
+            "private-key",
+            self.key_file(self.pair.private),
+        )
         for address in self.addresses:
-            self.run("ip", "address", "add", address, "dev", self.interface, *(["nodad"] if ":" in address else []))
+            self.run(
+                "ip", "address", "add", address, "dev", self.interface, *(["nodad"] if ":" in address else [])
+            )
         self.run("ip", "link", "set", self.interface, "up")
 
 

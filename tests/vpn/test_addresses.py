@@ -27,7 +27,12 @@ def migrated():
 
 
 def new_lease(**fields) -> Lease:
-    values = {"contract_id": uuid4(), "buyer": "02", "nonce": secrets.token_hex(16), "wg_key": secrets.token_hex(8)}
+    values = {
+        "contract_id": uuid4(),
+        "buyer": "02",
+        "nonce": secrets.token_hex(16),
+        "wg_key": secrets.token_hex(8),
+    }
     return Lease.objects.create(price_sat=1, state=LeaseState.HELD, **values | fields)
 
 

@@ -20,16 +20,28 @@ GOOD = {
     "refresh": {"nonce": "a" * 32, "price": "100", "pubkey": "k"},
     "invoice": {"payment_request": "lnbc1", "seconds": 3600},
     "lease": {
-        "id": ID, "address": "10.0.0.2/32", "endpoint": "192.0.2.1:51820", "server_pub_key": "k", "dns": "",
-        "allowed_ips": "0.0.0.0/0", "keepalive": 25, "expires_at": MOMENT, "seconds": 3600, "payment_hash": "ab" * 32,
+        "id": ID,
+        "address": "10.0.0.2/32",
+        "endpoint": "192.0.2.1:51820",
+        "server_pub_key": "k",
+        "dns": "",
+        "allowed_ips": "0.0.0.0/0",
+        "keepalive": 25,
+        "expires_at": MOMENT,
+        "seconds": 3600,
+        "payment_hash": "ab" * 32,
     },
     "lease_request": {"id": ID},
     "refusal": {"reason": "full", "text": "no address is free"},
     "expiring": {"id": ID, "expires_at": MOMENT},
     "ended": {"id": ID, "expires_at": MOMENT},
-}  # fmt: skip
+}
 ANYTHING = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**63), 2**63) | st.floats(allow_nan=False) | st.text(max_size=80),
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=80),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=8), inner, max_size=3),
     max_leaves=5,
 )
@@ -41,7 +53,10 @@ def test_what_is_written_is_read_back(type):
 
 
 def test_unknown_keys_are_passed_over():
-    assert bodies.decode(bodies.encode("lease_request", id=ID, surprise=[1])) == {"type": "lease_request", "id": ID}
+    assert bodies.decode(bodies.encode("lease_request", id=ID, surprise=[1])) == {
+        "type": "lease_request",
+        "id": ID,
+    }
 
 
 @pytest.mark.parametrize("type", GOOD)

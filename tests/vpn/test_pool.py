@@ -28,7 +28,10 @@ def test_a_24_has_253_clients():
 def test_both_kinds_of_addresses():
     both = pool("10.0.0.0/30", "fd00:1::/64")
     assert both.clients == range(2, 3)
-    assert both.peer_networks(2) == {ipaddress.ip_network("10.0.0.2/32"), ipaddress.ip_network("fd00:1::2/128")}
+    assert both.peer_networks(2) == {
+        ipaddress.ip_network("10.0.0.2/32"),
+        ipaddress.ip_network("fd00:1::2/128"),
+    }
     assert [str(interface) for interface in both.server] == ["10.0.0.1/30", "fd00:1::1/64"]
 
 
@@ -38,14 +41,21 @@ def test_large_networks_are_bounded():
     assert len(pool("fd00::/126").clients) == 2
 
 
-@given(st.integers(2, 30).map(lambda length: ipaddress.ip_network(f"10.0.0.0/{max(length, 8)}")),
-       st.integers(8, 126).map(lambda length: ipaddress.ip_network(f"fd00::/{length}")), st.data())
+@given(
+    st.integers(2, 30).map(lambda length: ipaddress.ip_network(f"10.0.0.0/{max(length, 8)}")),
+    st.integers(8, 126).map(lambda length: ipaddress.ip_network(f"fd00::/{length}")),
+    st.data(),
+)
 def test_a_client_is_found_by_each_address(four, six, data):
     both = Pool((four, six))
     client = data.draw(st.integers(both.clients[0], both.clients[-1]))
     addresses = both.addresses(client)
     assert [both.client_of(address) for address in addresses] == [client, client]
-    assert addresses[0] in set(four) - {four[0], four[1], four[-1]} if four.prefixlen > 24 else addresses[0] in four
+    assert (
+        addresses[0] in set(four) - {four[0], four[1], four[-1]}
+        if four.prefixlen > 24
+        else addresses[0] in four
+    )
     assert all(both.holds(network) for network in both.peer_networks(client))
     for nobody in (four[0], four[1], four[-1], six[0], six[1], ip("11.0.0.2"), ip("fc00::2")):
         assert both.client_of(nobody) is None

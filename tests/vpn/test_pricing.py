@@ -62,7 +62,24 @@ def test_prices_as_text(sat):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "-1", "+1", "1.0", "1e3", " 1", "1\n", "01", "1_0", "٣", "9" * 5000, str(MAX_SAT + 1), 5, None, b"1"],
+    [
+        "",
+        "0",
+        "-1",
+        "+1",
+        "1.0",
+        "1e3",
+        " 1",
+        "1\n",
+        "01",
+        "1_0",
+        "٣",
+        "9" * 5000,
+        str(MAX_SAT + 1),
+        5,
+        None,
+        b"1",
+    ],
 )
 def test_texts_that_are_no_price(text):
     with pytest.raises(ValueError, match="whole number of sat"):

@@ -78,16 +78,23 @@ def test_in_place():
 
 def test_peers_of_the_operator():
     present = {
-        "far": nets("192.168.7.0/24"), "all": nets("0.0.0.0/0"), "none": nets(), "in": nets("10.0.0.8/29"),
-        "both": nets("192.168.8.1/32", "10.0.0.1/32"), "old": nets(), "needed": nets("10.9.9.9/32"),
-    }  # fmt: skip
+        "far": nets("192.168.7.0/24"),
+        "all": nets("0.0.0.0/0"),
+        "none": nets(),
+        "in": nets("10.0.0.8/29"),
+        "both": nets("192.168.8.1/32", "10.0.0.1/32"),
+        "old": nets(),
+        "needed": nets("10.9.9.9/32"),
+    }
     changes = changed({"a": nets("10.9.9.9/32")}, present, once_ours={"old"})
     assert set(changes.remove) == {"in", "both", "old", "needed"}
     assert changes.foreign == {name: present[name] for name in ("far", "all", "none")}
 
 
 def test_what_cannot_be_set_is_refused():
-    changes = changed({"a": nets("10.0.0.2/32"), "b": nets("10.0.0.2/32", "10.0.0.3/32"), OWN: nets("10.0.0.4/32")}, {})
+    changes = changed(
+        {"a": nets("10.0.0.2/32"), "b": nets("10.0.0.2/32", "10.0.0.3/32"), OWN: nets("10.0.0.4/32")}, {}
+    )
     assert changes.add == {"a": nets("10.0.0.2/32")}
     assert changes.refused == {"b": "has an address of a", OWN: "is the server's own key"}
 

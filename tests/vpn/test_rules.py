@@ -29,10 +29,13 @@ def world(server, client, tmp_path):
         pair = keys.new_key_pair()
         server.run("wg", "set", server.interface, "peer", pair.public, "allowed-ips", "10.77.0.5/32")
         peering = wgquick.Peering(
-            addresses=(ipaddress.ip_address("10.77.0.5"),), endpoint_host=ipaddress.ip_address("192.0.2.1"),
-            endpoint_port=LISTEN_PORT, server_pub_key=server.pair.public, allowed_ips=nets("0.0.0.0/0"),
+            addresses=(ipaddress.ip_address("10.77.0.5"),),
+            endpoint_host=ipaddress.ip_address("192.0.2.1"),
+            endpoint_port=LISTEN_PORT,
+            server_pub_key=server.pair.public,
+            allowed_ips=nets("0.0.0.0/0"),
             keepalive_seconds=25,
-        )  # fmt: skip
+        )
         client.bring_up(wgquick.render(peering, pair.private))
         for address in (PUBLIC, PRIVATE):
             world.serve(address)
@@ -46,7 +49,9 @@ def reaches_only(client, *addresses: str) -> bool:
     """All of these, however long it takes, and none of the others, which a second tells."""
     assert all(client.reaches("udp", address) for address in addresses)
     others = {PUBLIC, PRIVATE, SERVER_PUBLIC, TUNNEL} - set(addresses)
-    return not any(client.reaches(kind, address, seconds=1.2) for address in others for kind in ("udp", "tcp"))
+    return not any(
+        client.reaches(kind, address, seconds=1.2) for address in others for kind in ("udp", "tcp")
+    )
 
 
 def applied(server, *allowed: str, dns: str = "8.8.8.8") -> None:
@@ -91,16 +96,21 @@ def test_the_tunnel_s_own_network_and_its_resolver(world, client, server):
 
 
 _NETWORKS = st.lists(
-    st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)).map(lambda pair: ipaddress.ip_network(pair, strict=False))
+    st.tuples(st.integers(0, 2**32 - 1), st.integers(0, 32)).map(
+        lambda pair: ipaddress.ip_network(pair, strict=False)
+    )
     | st.tuples(st.integers(2**100, 2**128 - 1), st.integers(0, 128)).map(
         lambda pair: ipaddress.ip_network(pair, strict=False)
     ),
-    min_size=1, max_size=6,
-)  # fmt: skip
+    min_size=1,
+    max_size=6,
+)
 
 
 def test_nft_takes_the_rules_of_any_networks(server):
-    @given(_NETWORKS, st.none() | st.ip_addresses(v=4) | st.ip_addresses(v=6).filter(lambda ip: not ip.scope_id))
+    @given(
+        _NETWORKS, st.none() | st.ip_addresses(v=4) | st.ip_addresses(v=6).filter(lambda ip: not ip.scope_id)
+    )
     def check(allowed, dns):
         server.run("nft", "--check", "-f", "-", input=rules.exit_rules(server.interface, allowed, dns))
 

@@ -34,13 +34,25 @@ class Operator(Machine):
 
     def configure(self, **vpn) -> None:
         lnd = {"ip": "127.0.0.1", "port": 10001, "admin_macaroon": "admin.macaroon"}
-        given = {"server_ip": "192.0.2.1", "server_port": LISTEN_PORT, "subnet": "10.78.0.0/24, fd00:78::/64", **vpn}
+        given = {
+            "server_ip": "192.0.2.1",
+            "server_port": LISTEN_PORT,
+            "subnet": "10.78.0.0/24, fd00:78::/64",
+            **vpn,
+        }
         self.config.write_text(yaml.safe_dump({"lightning": {"lnd_node": lnd}, "vpn": given}))
 
     def vpn(self, *words: str, answer: str = "", path: str = PATH) -> subprocess.CompletedProcess:
         inside = ["ip", "netns", "exec", self.name, sys.executable, ROOT / "manage.py", "vpn", *words]
-        return subprocess.run([*inside, "--config", self.config], input=answer, text=True, capture_output=True,
-                              env=os.environ | {"PATH": path}, cwd=self.directory, timeout=GUARD_SECONDS)  # fmt: skip
+        return subprocess.run(
+            [*inside, "--config", self.config],
+            input=answer,
+            text=True,
+            capture_output=True,
+            env=os.environ | {"PATH": path},
+            cwd=self.directory,
+            timeout=GUARD_SECONDS,
+        )
 
     def set_up(self, **vpn) -> str:
         """The server's public key, which then stands in the configuration."""
@@ -78,7 +90,10 @@ def test_setup_check_and_remove(operator, tmp_path):
     for words in (operator.interface, "10.78.0.1/24", "fd00:78::1/64"):
         assert words in operator.links
     key_file = tmp_path / "node.vpn.key"
-    assert key_file.stat().st_mode & 0o777 == 0o600 and (tmp_path / "node.vpn.json").stat().st_mode & 0o777 == 0o644
+    assert (
+        key_file.stat().st_mode & 0o777 == 0o600
+        and (tmp_path / "node.vpn.json").stat().st_mode & 0o777 == 0o644
+    )
     assert keys.public_of(key_file.read_text().strip()) == key
     with Client(tmp_path) as client:
         operator.cable(client, "192.0.2.1/30", "192.0.2.2/30")
@@ -97,7 +112,10 @@ def test_setup_check_and_remove(operator, tmp_path):
     # The cable goes with the client's namespace, which the system takes down in its own time.
     until(lambda: operator.links == before[0])
     assert operator.run("nft", "list", "ruleset") == before[1]
-    assert operator.run("cat", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding") == "0\n0\n"
+    assert (
+        operator.run("cat", "/proc/sys/net/ipv4/ip_forward", "/proc/sys/net/ipv6/conf/all/forwarding")
+        == "0\n0\n"
+    )
     assert "nothing was set up here" in operator.vpn("setup", "--remove", "--yes").stderr
 
 
@@ -109,10 +127,13 @@ def test_a_client_gets_out_and_no_further_than_it_may(operator, tmp_path):
         pair = keys.new_key_pair()
         operator.run("wg", "set", operator.interface, "peer", pair.public, "allowed-ips", "10.78.0.2/32")
         peering = wgquick.Peering(
-            addresses=(ipaddress.ip_address("10.78.0.2"),), endpoint_host=ipaddress.ip_address("192.0.2.1"),
-            endpoint_port=LISTEN_PORT, server_pub_key=key, allowed_ips=(ipaddress.ip_network("0.0.0.0/0"),),
+            addresses=(ipaddress.ip_address("10.78.0.2"),),
+            endpoint_host=ipaddress.ip_address("192.0.2.1"),
+            endpoint_port=LISTEN_PORT,
+            server_pub_key=key,
+            allowed_ips=(ipaddress.ip_network("0.0.0.0/0"),),
             keepalive_seconds=25,
-        )  # fmt: skip
+        )
         client.bring_up(wgquick.render(peering, pair.private))
         world.serve(PUBLIC)
         operator.serve("10.78.0.1")
@@ -131,8 +152,13 @@ def test_nothing_happens_without_a_yes(operator, answer):
     before = operator.links
     asked = operator.vpn("setup", "--interface", operator.interface, answer=answer)
     assert asked.returncode != 0 and "nothing was changed" in asked.stderr
-    for words in ("make the server's keys", f"the interface {operator.interface}", "10.78.0.1/24", "nft table",
-                  "/proc/sys/net/ipv4/ip_forward"):  # fmt: skip
+    for words in (
+        "make the server's keys",
+        f"the interface {operator.interface}",
+        "10.78.0.1/24",
+        "nft table",
+        "/proc/sys/net/ipv4/ip_forward",
+    ):
         assert words in asked.stdout
     assert operator.links == before and len(list(operator.directory.glob("node.vpn*"))) == 0
     assert operator.vpn("setup", "--interface", operator.interface, answer="yes\n").returncode == 0

@@ -48,12 +48,16 @@ def parsed(text: str) -> dict[str, dict[str, str]]:
 def test_the_file_has_all_that_a_tunnel_needs():
     sections = parsed(wgquick.render(PLAIN, CLIENT.private))
     assert sections["Interface"] == {
-        "PrivateKey": CLIENT.private, "Address": "10.0.0.7/32, fd00:1::7/128", "DNS": "8.8.8.8",
-    }  # fmt: skip
+        "PrivateKey": CLIENT.private,
+        "Address": "10.0.0.7/32, fd00:1::7/128",
+        "DNS": "8.8.8.8",
+    }
     assert sections["Peer"] == {
-        "PublicKey": SERVER.public, "AllowedIPs": "0.0.0.0/0, ::/0", "Endpoint": "203.0.113.5:51820",
+        "PublicKey": SERVER.public,
+        "AllowedIPs": "0.0.0.0/0, ::/0",
+        "Endpoint": "203.0.113.5:51820",
         "PersistentKeepalive": "25",
-    }  # fmt: skip
+    }
 
 
 def test_lines_are_left_out_where_there_is_nothing():
@@ -69,18 +73,38 @@ def test_an_endpoint_of_ipv6_has_brackets():
     assert wgquick.parse_peering(wgquick.peering_fields(peering)) == peering
 
 
-@pytest.mark.parametrize("peering", [PLAIN, dataclasses.replace(PLAIN, dns=None, addresses=PLAIN.addresses[:1])])
+@pytest.mark.parametrize(
+    "peering", [PLAIN, dataclasses.replace(PLAIN, dns=None, addresses=PLAIN.addresses[:1])]
+)
 def test_fields_of_a_lease_are_read_back(peering):
     assert wgquick.parse_peering(wgquick.peering_fields(peering)) == peering
 
 
 _NASTY = st.text("0123456789abcdef.:/%[], \n\r\t=#PostUp\x00\x85\u2028é", max_size=40)
-_INJECTIONS = st.sampled_from([
-    "10.0.0.7/32\nPostUp = id", "fe80::1%a\nPostUp = id", "fe80::1%a\nPostUp = id/128", "10.0.0.7\r\nPostUp=id",
-    "10.0.0.7/32 # x", "[fe80::1%a\nPostUp = id]:1", "0.0.0.0/0,\nPostDown = id", "8.8.8.8\n[Interface]", "::%\n/0",
-    SERVER.public + "\n", "１０.0.0.7/32", "1.2.3.4:٣",
-])  # fmt: skip
-_VALUES = _NASTY | _INJECTIONS | st.none() | st.integers() | st.lists(st.text(max_size=3), max_size=2) | st.booleans()
+_INJECTIONS = st.sampled_from(
+    [
+        "10.0.0.7/32\nPostUp = id",
+        "fe80::1%a\nPostUp = id",
+        "fe80::1%a\nPostUp = id/128",
+        "10.0.0.7\r\nPostUp=id",
+        "10.0.0.7/32 # x",
+        "[fe80::1%a\nPostUp = id]:1",
+        "0.0.0.0/0,\nPostDown = id",
+        "8.8.8.8\n[Interface]",
+        "::%\n/0",
+        SERVER.public + "\n",
+        "１０.0.0.7/32",
+        "1.2.3.4:٣",
+    ]
+)
+_VALUES = (
+    _NASTY
+    | _INJECTIONS
+    | st.none()
+    | st.integers()
+    | st.lists(st.text(max_size=3), max_size=2)
+    | st.booleans()
+)
 _FIELDS = sorted(wgquick.peering_fields(PLAIN))
 
 
@@ -98,7 +122,9 @@ def test_no_field_smuggles_a_line(hostile):
 
 
 @pytest.mark.parametrize("name", [name for name in _FIELDS if name != "keepalive"])
-@pytest.mark.parametrize("text", ["10.0.0.7/32\nPostUp = id", "fe80::1%a\nPostUp = id", "fe80::1%a\nPostUp = id/128"])
+@pytest.mark.parametrize(
+    "text", ["10.0.0.7/32\nPostUp = id", "fe80::1%a\nPostUp = id", "fe80::1%a\nPostUp = id/128"]
+)
 def test_injections_are_refused(name, text):
     with pytest.raises(ValueError):
         wgquick.parse_peering(wgquick.peering_fields(PLAIN) | {name: text})
@@ -106,7 +132,11 @@ def test_injections_are_refused(name, text):
 
 def test_a_zone_cannot_be_typed_either():
     zoned = ipaddress.ip_network("fe80::1%a\nPostUp = id/128")
-    for change in ({"dns": zoned.network_address}, {"allowed_ips": (zoned,)}, {"addresses": (zoned.network_address,)}):
+    for change in (
+        {"dns": zoned.network_address},
+        {"allowed_ips": (zoned,)},
+        {"addresses": (zoned.network_address,)},
+    ):
         with pytest.raises(ValueError, match="zone"):
             dataclasses.replace(PLAIN, **change)
 
@@ -136,9 +166,14 @@ def test_wg_quick_reads_it(tmp_path, dns):
     file = tmp_path / "impd-file.conf"
     file.touch(mode=0o600)
     file.write_text(wgquick.render(dataclasses.replace(PLAIN, dns=dns), CLIENT.private))
-    stripped = subprocess.run(["wg-quick", "strip", str(file)], capture_output=True, text=True, check=True).stdout
+    stripped = subprocess.run(
+        ["wg-quick", "strip", str(file)], capture_output=True, text=True, check=True
+    ).stdout
     lines = dict(line.split(" = ", 1) for line in stripped.splitlines() if " = " in line)
     assert lines == {
-        "PrivateKey": CLIENT.private, "PublicKey": SERVER.public, "AllowedIPs": "0.0.0.0/0, ::/0",
-        "Endpoint": "203.0.113.5:51820", "PersistentKeepalive": "25",
-    }  # fmt: skip
+        "PrivateKey": CLIENT.private,
+        "PublicKey": SERVER.public,
+        "AllowedIPs": "0.0.0.0/0, ::/0",
+        "Endpoint": "203.0.113.5:51820",
+        "PersistentKeepalive": "25",
+    }

@@ -81,7 +81,10 @@ def tunnel(server, client, interface):
 def test_interface_is_found_by_its_public_key(server):
     wireguard = patient(server.wg)
     assert asyncio.run(wireguard.interface_of(server.pair.public)) == server.interface
-    assert asyncio.run(wireguard.interface_of(new_key())) is None and asyncio.run(wireguard.interface_of("")) is None
+    assert (
+        asyncio.run(wireguard.interface_of(new_key())) is None
+        and asyncio.run(wireguard.interface_of("")) is None
+    )
     assert asyncio.run(wireguard.public_key(server.interface)) == server.pair.public
     assert asyncio.run(wireguard.listen_port(server.interface)) == LISTEN_PORT
     keyless = server.add_interface()
@@ -127,7 +130,9 @@ def test_an_address_that_was_taken_away_is_noticed_and_restored(interface):
     buyer, intruder = new_key(), new_key()
     desired = {buyer: nets("10.77.0.2/32")}
     interface.set(add=desired)
-    interface.server.run("wg", "set", interface.server.interface, "peer", intruder, "allowed-ips", "10.77.0.2/32")
+    interface.server.run(
+        "wg", "set", interface.server.interface, "peer", intruder, "allowed-ips", "10.77.0.2/32"
+    )
     assert interface.peers[buyer] == nets() and missing_after(desired, interface.peers) == [buyer]
     changes = interface.reconcile(desired)
     assert changes.remove == (intruder,) and interface.peers == desired
@@ -135,7 +140,9 @@ def test_an_address_that_was_taken_away_is_noticed_and_restored(interface):
 
 def test_peers_of_the_operator_stay(interface):
     operators = new_key()
-    interface.server.run("wg", "set", interface.server.interface, "peer", operators, "allowed-ips", "192.168.9.0/24")
+    interface.server.run(
+        "wg", "set", interface.server.interface, "peer", operators, "allowed-ips", "192.168.9.0/24"
+    )
     changes = interface.reconcile({new_key(): POOL.peer_networks(2)})
     assert changes.foreign == {operators: nets("192.168.9.0/24")} and operators in interface.peers
 
@@ -144,7 +151,11 @@ def test_the_finished_file_makes_a_tunnel(server, client, tunnel, interface):
     for address in ("10.77.0.1", "fd00:77::1"):
         assert client.reaches("udp", address) and client.reaches("tcp", address)
     seen = interface.statistics[tunnel.public]
-    assert datetime.now(UTC) - timedelta(minutes=5) < seen.latest_handshake <= datetime.now(UTC) + timedelta(seconds=5)
+    assert (
+        datetime.now(UTC) - timedelta(minutes=5)
+        < seen.latest_handshake
+        <= datetime.now(UTC) + timedelta(seconds=5)
+    )
     assert seen.received_bytes > 0 and seen.sent_bytes > 0
     interface.set(remove=[tunnel.public])
     assert not client.reaches("udp", "10.77.0.1", seconds=2)
@@ -180,9 +191,13 @@ def test_wg_quick_brings_the_file_up(server, client, interface, tmp_path):
     pair = keys.new_key_pair()
     interface.set(add={pair.public: POOL.peer_networks(8)})
     peering = wgquick.Peering(
-        addresses=POOL.addresses(8)[:1], endpoint_host=ipaddress.ip_address("192.0.2.1"), endpoint_port=LISTEN_PORT,
-        server_pub_key=server.pair.public, allowed_ips=(ipaddress.ip_network("10.77.0.0/24"),), keepalive_seconds=25,
-    )  # fmt: skip
+        addresses=POOL.addresses(8)[:1],
+        endpoint_host=ipaddress.ip_address("192.0.2.1"),
+        endpoint_port=LISTEN_PORT,
+        server_pub_key=server.pair.public,
+        allowed_ips=(ipaddress.ip_network("10.77.0.0/24"),),
+        keepalive_seconds=25,
+    )
     file = tmp_path / f"{client.name}.conf"
     file.touch(mode=0o600)
     file.write_text(wgquick.render(peering, pair.private))
@@ -205,11 +220,17 @@ def test_no_such_interface(server):
 
 def test_who_is_not_permitted_is_told_the_way(server, tmp_path):
     wrapper = tmp_path / "wg-as-nobody"
-    wrapper.write_text(f'#!/bin/sh\nexec ip netns exec {server.name} setpriv --reuid=65534 --clear-groups wg "$@"\n')
+    wrapper.write_text(
+        f'#!/bin/sh\nexec ip netns exec {server.name} setpriv --reuid=65534 --clear-groups wg "$@"\n'
+    )
     wrapper.chmod(0o755)
     wireguard = patient(wrapper)
     change = Changes(add={new_key(): POOL.peer_networks(2)})
-    for call in (wireguard.interfaces(), wireguard.peers(server.interface), wireguard.apply(server.interface, change)):
+    for call in (
+        wireguard.interfaces(),
+        wireguard.peers(server.interface),
+        wireguard.apply(server.interface, change),
+    ):
         with pytest.raises(NotPermitted, match="sudo -n wg"):
             asyncio.run(call)
 

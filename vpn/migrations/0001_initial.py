@@ -7,220 +7,432 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     initial = True
 
-    dependencies = [
-    ]
+    dependencies = []
 
     operations = [
         migrations.CreateModel(
-            name='ClientKey',
+            name="ClientKey",
             fields=[
-                ('contract_id', models.UUIDField(primary_key=True, serialize=False)),
-                ('sealed', models.TextField()),
+                ("contract_id", models.UUIDField(primary_key=True, serialize=False)),
+                ("sealed", models.TextField()),
             ],
         ),
         migrations.CreateModel(
-            name='Shop',
+            name="Shop",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('interface', models.CharField(blank=True, max_length=32)),
-                ('problem', models.CharField(blank=True, help_text='Why nothing can be sold.', max_length=500)),
-                ('foreign', models.JSONField(default=list, help_text='Public keys, left alone.', verbose_name='peers that are not ours')),
-                ('looked_at', models.DateTimeField(default=django.utils.timezone.now)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("interface", models.CharField(blank=True, max_length=32)),
+                (
+                    "problem",
+                    models.CharField(blank=True, help_text="Why nothing can be sold.", max_length=500),
+                ),
+                (
+                    "foreign",
+                    models.JSONField(
+                        default=list,
+                        help_text="Public keys, left alone.",
+                        verbose_name="peers that are not ours",
+                    ),
+                ),
+                ("looked_at", models.DateTimeField(default=django.utils.timezone.now)),
             ],
             options={
-                'verbose_name_plural': 'shop',
+                "verbose_name_plural": "shop",
             },
         ),
         migrations.CreateModel(
-            name='Answered',
+            name="Answered",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('buyer', models.CharField(max_length=66)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("buyer", models.CharField(max_length=66)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
             ],
             options={
-                'indexes': [models.Index(fields=['buyer', 'created_at'], name='vpn_answered_by_buyer')],
+                "indexes": [models.Index(fields=["buyer", "created_at"], name="vpn_answered_by_buyer")],
             },
         ),
         migrations.CreateModel(
-            name='Lease',
+            name="Lease",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('contract_id', models.UUIDField()),
-                ('buyer', models.CharField(max_length=66)),
-                ('nonce', models.CharField(max_length=32, unique=True)),
-                ('wg_key', models.CharField(max_length=44, verbose_name='its WireGuard key')),
-                ('addresses', models.CharField(blank=True, max_length=100)),
-                ('price_sat', models.BigIntegerField(verbose_name='sat per hour')),
-                ('state', models.CharField(choices=[('contracted', 'contracted, not paid'), ('held', 'the payment is held'), ('provisioning', 'the peer is being added'), ('active', 'active'), ('expiring', 'ends soon'), ('expired', 'over, the peer is being removed'), ('quarantined', 'over, the address rests'), ('freed', 'over'), ('canceled', 'canceled')], max_length=16)),
-                ('cause', models.CharField(blank=True, max_length=500)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('changed_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('starts_at', models.DateTimeField(null=True)),
-                ('warns_at', models.DateTimeField(null=True)),
-                ('expires_at', models.DateTimeField(null=True, verbose_name='ends')),
-                ('rests_until', models.DateTimeField(null=True)),
-                ('holds_key', models.BooleanField(default=False, help_text="Its key and address are nobody else's.")),
-                ('last_handshake_at', models.DateTimeField(null=True)),
-                ('received_bytes', models.BigIntegerField(default=0)),
-                ('sent_bytes', models.BigIntegerField(default=0)),
-                ('seen_received_bytes', models.BigIntegerField(default=0)),
-                ('seen_sent_bytes', models.BigIntegerField(default=0)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("contract_id", models.UUIDField()),
+                ("buyer", models.CharField(max_length=66)),
+                ("nonce", models.CharField(max_length=32, unique=True)),
+                ("wg_key", models.CharField(max_length=44, verbose_name="its WireGuard key")),
+                ("addresses", models.CharField(blank=True, max_length=100)),
+                ("price_sat", models.BigIntegerField(verbose_name="sat per hour")),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("contracted", "contracted, not paid"),
+                            ("held", "the payment is held"),
+                            ("provisioning", "the peer is being added"),
+                            ("active", "active"),
+                            ("expiring", "ends soon"),
+                            ("expired", "over, the peer is being removed"),
+                            ("quarantined", "over, the address rests"),
+                            ("freed", "over"),
+                            ("canceled", "canceled"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("cause", models.CharField(blank=True, max_length=500)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("changed_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("starts_at", models.DateTimeField(null=True)),
+                ("warns_at", models.DateTimeField(null=True)),
+                ("expires_at", models.DateTimeField(null=True, verbose_name="ends")),
+                ("rests_until", models.DateTimeField(null=True)),
+                (
+                    "holds_key",
+                    models.BooleanField(default=False, help_text="Its key and address are nobody else's."),
+                ),
+                ("last_handshake_at", models.DateTimeField(null=True)),
+                ("received_bytes", models.BigIntegerField(default=0)),
+                ("sent_bytes", models.BigIntegerField(default=0)),
+                ("seen_received_bytes", models.BigIntegerField(default=0)),
+                ("seen_sent_bytes", models.BigIntegerField(default=0)),
             ],
             options={
-                'verbose_name': 'lease sold',
-                'verbose_name_plural': 'leases sold',
-                'indexes': [models.Index(condition=models.Q(('state__in', ('provisioning', 'active', 'expiring'))), fields=['id'], name='vpn_lease_peered'), models.Index(condition=models.Q(('holds_key', True)), fields=['id'], name='vpn_lease_holding')],
-                'constraints': [models.UniqueConstraint(fields=('buyer', 'contract_id'), name='vpn_lease_once'), models.UniqueConstraint(condition=models.Q(('holds_key', True)), fields=('wg_key',), name='vpn_key_once')],
+                "verbose_name": "lease sold",
+                "verbose_name_plural": "leases sold",
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("state__in", ("provisioning", "active", "expiring"))),
+                        fields=["id"],
+                        name="vpn_lease_peered",
+                    ),
+                    models.Index(
+                        condition=models.Q(("holds_key", True)), fields=["id"], name="vpn_lease_holding"
+                    ),
+                ],
+                "constraints": [
+                    models.UniqueConstraint(fields=("buyer", "contract_id"), name="vpn_lease_once"),
+                    models.UniqueConstraint(
+                        condition=models.Q(("holds_key", True)), fields=("wg_key",), name="vpn_key_once"
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='LeaseStep',
+            name="LeaseStep",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('state', models.CharField(choices=[('contracted', 'contracted, not paid'), ('held', 'the payment is held'), ('provisioning', 'the peer is being added'), ('active', 'active'), ('expiring', 'ends soon'), ('expired', 'over, the peer is being removed'), ('quarantined', 'over, the address rests'), ('freed', 'over'), ('canceled', 'canceled')], max_length=16)),
-                ('cause', models.CharField(blank=True, max_length=500)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='time')),
-                ('lease', models.ForeignKey(on_delete=django.db.models.deletion.CASCADE, related_name='steps', to='vpn.lease')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("contracted", "contracted, not paid"),
+                            ("held", "the payment is held"),
+                            ("provisioning", "the peer is being added"),
+                            ("active", "active"),
+                            ("expiring", "ends soon"),
+                            ("expired", "over, the peer is being removed"),
+                            ("quarantined", "over, the address rests"),
+                            ("freed", "over"),
+                            ("canceled", "canceled"),
+                        ],
+                        max_length=16,
+                    ),
+                ),
+                ("cause", models.CharField(blank=True, max_length=500)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now, verbose_name="time")),
+                (
+                    "lease",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.CASCADE, related_name="steps", to="vpn.lease"
+                    ),
+                ),
             ],
         ),
         migrations.CreateModel(
-            name='Purchase',
+            name="Purchase",
             fields=[
-                ('id', models.UUIDField(primary_key=True, serialize=False)),
-                ('kind', models.CharField(choices=[('contract', 'Contract'), ('refresh', 'Refresh')], max_length=8)),
-                ('seller', models.CharField(max_length=66)),
-                ('lease_id', models.UUIDField(help_text='Of a refresh: the lease that it prolongs; else its own.')),
-                ('nonce', models.CharField(max_length=64)),
-                ('price_sat', models.BigIntegerField(verbose_name='sat')),
-                ('hourly_price_sat', models.BigIntegerField(verbose_name='sat per hour')),
-                ('seconds', models.BigIntegerField(help_text='What the price buys.')),
-                ('public_key', models.CharField(max_length=44)),
-                ('automatic', models.BooleanField(default=False, help_text='A renewal that nobody asked for (vpn.auto_renew).')),
-                ('payment_request', models.TextField(blank=True)),
-                ('payment_hash', models.BinaryField(max_length=32, null=True, unique=True)),
-                ('state', models.CharField(choices=[('asked', 'asked'), ('invoiced', 'has an invoice'), ('paying', 'being paid'), ('paid', 'paid, the lease has not come'), ('done', 'done'), ('refused', 'refused')], default='asked', max_length=16)),
-                ('cause', models.CharField(blank=True, max_length=500)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('ask_again_at', models.DateTimeField(null=True)),
-                ('asked_again', models.PositiveIntegerField(default=0)),
+                ("id", models.UUIDField(primary_key=True, serialize=False)),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("contract", "Contract"), ("refresh", "Refresh")], max_length=8
+                    ),
+                ),
+                ("seller", models.CharField(max_length=66)),
+                (
+                    "lease_id",
+                    models.UUIDField(help_text="Of a refresh: the lease that it prolongs; else its own."),
+                ),
+                ("nonce", models.CharField(max_length=64)),
+                ("price_sat", models.BigIntegerField(verbose_name="sat")),
+                ("hourly_price_sat", models.BigIntegerField(verbose_name="sat per hour")),
+                ("seconds", models.BigIntegerField(help_text="What the price buys.")),
+                ("public_key", models.CharField(max_length=44)),
+                (
+                    "automatic",
+                    models.BooleanField(
+                        default=False, help_text="A renewal that nobody asked for (vpn.auto_renew)."
+                    ),
+                ),
+                ("payment_request", models.TextField(blank=True)),
+                ("payment_hash", models.BinaryField(max_length=32, null=True, unique=True)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("asked", "asked"),
+                            ("invoiced", "has an invoice"),
+                            ("paying", "being paid"),
+                            ("paid", "paid, the lease has not come"),
+                            ("done", "done"),
+                            ("refused", "refused"),
+                        ],
+                        default="asked",
+                        max_length=16,
+                    ),
+                ),
+                ("cause", models.CharField(blank=True, max_length=500)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("ask_again_at", models.DateTimeField(null=True)),
+                ("asked_again", models.PositiveIntegerField(default=0)),
             ],
             options={
-                'indexes': [models.Index(condition=models.Q(('state__in', ('invoiced', 'paying', 'paid'))), fields=['id'], name='vpn_purchase_open'), models.Index(fields=['lease_id', 'created_at'], name='vpn_purchase_by_lease'), models.Index(condition=models.Q(('state', 'asked')), fields=['created_at'], name='vpn_purchase_asked')],
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("state__in", ("invoiced", "paying", "paid"))),
+                        fields=["id"],
+                        name="vpn_purchase_open",
+                    ),
+                    models.Index(fields=["lease_id", "created_at"], name="vpn_purchase_by_lease"),
+                    models.Index(
+                        condition=models.Q(("state", "asked")),
+                        fields=["created_at"],
+                        name="vpn_purchase_asked",
+                    ),
+                ],
             },
         ),
         migrations.CreateModel(
-            name='PurchasedLease',
+            name="PurchasedLease",
             fields=[
-                ('id', models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
-                ('seller', models.CharField(max_length=66)),
-                ('nonce', models.CharField(max_length=64)),
-                ('price_sat', models.BigIntegerField(verbose_name='sat per hour')),
-                ('public_key', models.CharField(max_length=44)),
-                ('peering', models.JSONField(help_text='What the seller told of the tunnel, checked.')),
-                ('path', models.CharField(help_text='Where the file for wg-quick is found.', max_length=200)),
-                ('state', models.CharField(choices=[('active', 'Active'), ('expiring', 'ends soon'), ('ended', 'Ended')], default='active', max_length=16)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('expires_at', models.DateTimeField(verbose_name='ends')),
+                ("id", models.UUIDField(default=uuid.uuid4, primary_key=True, serialize=False)),
+                ("seller", models.CharField(max_length=66)),
+                ("nonce", models.CharField(max_length=64)),
+                ("price_sat", models.BigIntegerField(verbose_name="sat per hour")),
+                ("public_key", models.CharField(max_length=44)),
+                ("peering", models.JSONField(help_text="What the seller told of the tunnel, checked.")),
+                ("path", models.CharField(help_text="Where the file for wg-quick is found.", max_length=200)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[("active", "Active"), ("expiring", "ends soon"), ("ended", "Ended")],
+                        default="active",
+                        max_length=16,
+                    ),
+                ),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("expires_at", models.DateTimeField(verbose_name="ends")),
             ],
             options={
-                'verbose_name': 'lease bought',
-                'verbose_name_plural': 'leases bought',
-                'indexes': [models.Index(condition=models.Q(('state', 'ended'), _negated=True), fields=['expires_at'], name='vpn_bought_ends')],
+                "verbose_name": "lease bought",
+                "verbose_name_plural": "leases bought",
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("state", "ended"), _negated=True),
+                        fields=["expires_at"],
+                        name="vpn_bought_ends",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Quote',
+            name="Quote",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('nonce', models.CharField(max_length=32, unique=True)),
-                ('buyer', models.CharField(max_length=66)),
-                ('price_sat', models.BigIntegerField(verbose_name='sat per hour')),
-                ('min_price_sat', models.BigIntegerField()),
-                ('max_price_sat', models.BigIntegerField()),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='time')),
-                ('expires_at', models.DateTimeField(verbose_name='holds until')),
-                ('used_at', models.DateTimeField(null=True)),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("nonce", models.CharField(max_length=32, unique=True)),
+                ("buyer", models.CharField(max_length=66)),
+                ("price_sat", models.BigIntegerField(verbose_name="sat per hour")),
+                ("min_price_sat", models.BigIntegerField()),
+                ("max_price_sat", models.BigIntegerField()),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now, verbose_name="time")),
+                ("expires_at", models.DateTimeField(verbose_name="holds until")),
+                ("used_at", models.DateTimeField(null=True)),
             ],
             options={
-                'indexes': [models.Index(fields=['buyer', 'created_at'], name='vpn_quote_by_buyer')],
+                "indexes": [models.Index(fields=["buyer", "created_at"], name="vpn_quote_by_buyer")],
             },
         ),
         migrations.CreateModel(
-            name='ReceivedQuote',
+            name="ReceivedQuote",
             fields=[
-                ('request_id', models.UUIDField(primary_key=True, serialize=False)),
-                ('seller', models.CharField(max_length=66)),
-                ('nonce', models.CharField(blank=True, max_length=64)),
-                ('price_sat', models.BigIntegerField(default=0, verbose_name='sat per hour')),
-                ('min_price_sat', models.BigIntegerField(default=0)),
-                ('max_price_sat', models.BigIntegerField(default=0)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='asked at')),
-                ('expires_at', models.DateTimeField(null=True)),
+                ("request_id", models.UUIDField(primary_key=True, serialize=False)),
+                ("seller", models.CharField(max_length=66)),
+                ("nonce", models.CharField(blank=True, max_length=64)),
+                ("price_sat", models.BigIntegerField(default=0, verbose_name="sat per hour")),
+                ("min_price_sat", models.BigIntegerField(default=0)),
+                ("max_price_sat", models.BigIntegerField(default=0)),
+                (
+                    "created_at",
+                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="asked at"),
+                ),
+                ("expires_at", models.DateTimeField(null=True)),
             ],
             options={
-                'verbose_name': 'quote received',
-                'verbose_name_plural': 'quotes received',
-                'constraints': [models.UniqueConstraint(condition=models.Q(('nonce', ''), _negated=True), fields=('seller', 'nonce'), name='vpn_received_nonce')],
+                "verbose_name": "quote received",
+                "verbose_name_plural": "quotes received",
+                "constraints": [
+                    models.UniqueConstraint(
+                        condition=models.Q(("nonce", ""), _negated=True),
+                        fields=("seller", "nonce"),
+                        name="vpn_received_nonce",
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Address',
+            name="Address",
             fields=[
-                ('client', models.PositiveIntegerField(primary_key=True, serialize=False)),
-                ('free_since', models.DateTimeField(default=django.utils.timezone.now)),
-                ('lease', models.OneToOneField(null=True, on_delete=django.db.models.deletion.PROTECT, to='vpn.lease')),
+                ("client", models.PositiveIntegerField(primary_key=True, serialize=False)),
+                ("free_since", models.DateTimeField(default=django.utils.timezone.now)),
+                (
+                    "lease",
+                    models.OneToOneField(
+                        null=True, on_delete=django.db.models.deletion.PROTECT, to="vpn.lease"
+                    ),
+                ),
             ],
             options={
-                'verbose_name_plural': 'addresses',
-                'indexes': [models.Index(condition=models.Q(('lease', None)), fields=['free_since'], name='vpn_address_free')],
+                "verbose_name_plural": "addresses",
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("lease", None)), fields=["free_since"], name="vpn_address_free"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='LeaseWish',
+            name="LeaseWish",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('action', models.CharField(choices=[('extend', 'extend'), ('end', 'end now')], max_length=8)),
-                ('seconds', models.BigIntegerField(default=0)),
-                ('asked_by', models.CharField(max_length=150)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now, verbose_name='asked at')),
-                ('done_at', models.DateTimeField(null=True, verbose_name='carried out at')),
-                ('outcome', models.CharField(blank=True, max_length=500)),
-                ('lease', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to='vpn.lease')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "action",
+                    models.CharField(choices=[("extend", "extend"), ("end", "end now")], max_length=8),
+                ),
+                ("seconds", models.BigIntegerField(default=0)),
+                ("asked_by", models.CharField(max_length=150)),
+                (
+                    "created_at",
+                    models.DateTimeField(default=django.utils.timezone.now, verbose_name="asked at"),
+                ),
+                ("done_at", models.DateTimeField(null=True, verbose_name="carried out at")),
+                ("outcome", models.CharField(blank=True, max_length=500)),
+                ("lease", models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, to="vpn.lease")),
             ],
             options={
-                'verbose_name': 'wish',
-                'verbose_name_plural': 'wishes',
-                'indexes': [models.Index(condition=models.Q(('done_at__isnull', True)), fields=['id'], name='vpn_wish_open')],
+                "verbose_name": "wish",
+                "verbose_name_plural": "wishes",
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(("done_at__isnull", True)), fields=["id"], name="vpn_wish_open"
+                    )
+                ],
             },
         ),
         migrations.CreateModel(
-            name='Term',
+            name="Term",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('kind', models.CharField(choices=[('contract', 'Contract'), ('refresh', 'Refresh')], max_length=8)),
-                ('contract_id', models.UUIDField()),
-                ('buyer', models.CharField(max_length=66)),
-                ('price_sat', models.BigIntegerField(verbose_name='sat')),
-                ('seconds', models.BigIntegerField(help_text='What the price buys.')),
-                ('secret', models.BinaryField(help_text='The preimage.', max_length=32)),
-                ('payment_hash', models.BinaryField(max_length=32, unique=True)),
-                ('payment_request', models.TextField(blank=True)),
-                ('state', models.CharField(choices=[('wanted', 'no invoice yet'), ('offered', 'invoice sent'), ('held', 'paid and held'), ('settling', 'being taken'), ('settled', 'taken'), ('canceling', 'being given back'), ('canceled', 'canceled')], default='wanted', max_length=16)),
-                ('cause', models.CharField(blank=True, max_length=500)),
-                ('created_at', models.DateTimeField(default=django.utils.timezone.now)),
-                ('held_at', models.DateTimeField(null=True)),
-                ('ended_at', models.DateTimeField(null=True)),
-                ('lease', models.ForeignKey(on_delete=django.db.models.deletion.PROTECT, related_name='terms', to='vpn.lease')),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                (
+                    "kind",
+                    models.CharField(
+                        choices=[("contract", "Contract"), ("refresh", "Refresh")], max_length=8
+                    ),
+                ),
+                ("contract_id", models.UUIDField()),
+                ("buyer", models.CharField(max_length=66)),
+                ("price_sat", models.BigIntegerField(verbose_name="sat")),
+                ("seconds", models.BigIntegerField(help_text="What the price buys.")),
+                ("secret", models.BinaryField(help_text="The preimage.", max_length=32)),
+                ("payment_hash", models.BinaryField(max_length=32, unique=True)),
+                ("payment_request", models.TextField(blank=True)),
+                (
+                    "state",
+                    models.CharField(
+                        choices=[
+                            ("wanted", "no invoice yet"),
+                            ("offered", "invoice sent"),
+                            ("held", "paid and held"),
+                            ("settling", "being taken"),
+                            ("settled", "taken"),
+                            ("canceling", "being given back"),
+                            ("canceled", "canceled"),
+                        ],
+                        default="wanted",
+                        max_length=16,
+                    ),
+                ),
+                ("cause", models.CharField(blank=True, max_length=500)),
+                ("created_at", models.DateTimeField(default=django.utils.timezone.now)),
+                ("held_at", models.DateTimeField(null=True)),
+                ("ended_at", models.DateTimeField(null=True)),
+                (
+                    "lease",
+                    models.ForeignKey(
+                        on_delete=django.db.models.deletion.PROTECT, related_name="terms", to="vpn.lease"
+                    ),
+                ),
             ],
             options={
-                'verbose_name': 'payment for a lease',
-                'verbose_name_plural': 'payments for leases',
-                'indexes': [models.Index(condition=models.Q(('state__in', ('wanted', 'offered', 'held', 'settling', 'canceling'))), fields=['id'], name='vpn_term_open')],
-                'constraints': [models.UniqueConstraint(fields=('buyer', 'contract_id'), name='vpn_term_once')],
+                "verbose_name": "payment for a lease",
+                "verbose_name_plural": "payments for leases",
+                "indexes": [
+                    models.Index(
+                        condition=models.Q(
+                            ("state__in", ("wanted", "offered", "held", "settling", "canceling"))
+                        ),
+                        fields=["id"],
+                        name="vpn_term_open",
+                    )
+                ],
+                "constraints": [
+                    models.UniqueConstraint(fields=("buyer", "contract_id"), name="vpn_term_once")
+                ],
             },
         ),
     ]

@@ -4,27 +4,38 @@ from django.db import migrations, models
 
 
 class Migration(migrations.Migration):
-
     dependencies = [
-        ('vpn', '0001_initial'),
+        ("vpn", "0001_initial"),
     ]
 
     operations = [
         migrations.CreateModel(
-            name='KeptClock',
+            name="KeptClock",
             fields=[
-                ('id', models.BigAutoField(auto_created=True, primary_key=True, serialize=False, verbose_name='ID')),
-                ('boot_id', models.CharField(max_length=64)),
-                ('offset_seconds', models.FloatField(help_text="The time, less the seconds since the machine's start.")),
+                (
+                    "id",
+                    models.BigAutoField(
+                        auto_created=True, primary_key=True, serialize=False, verbose_name="ID"
+                    ),
+                ),
+                ("boot_id", models.CharField(max_length=64)),
+                (
+                    "offset_seconds",
+                    models.FloatField(help_text="The time, less the seconds since the machine's start."),
+                ),
             ],
         ),
         migrations.AddField(
-            model_name='shop',
-            name='told',
-            field=models.JSONField(default=dict, help_text='What buyers were told of the tunnel, but for their address.'),
+            model_name="shop",
+            name="told",
+            field=models.JSONField(
+                default=dict, help_text="What buyers were told of the tunnel, but for their address."
+            ),
         ),
         migrations.AddIndex(
-            model_name='lease',
-            index=models.Index(condition=models.Q(('state', 'contracted')), fields=['buyer'], name='vpn_lease_unpaid'),
+            model_name="lease",
+            index=models.Index(
+                condition=models.Q(("state", "contracted")), fields=["buyer"], name="vpn_lease_unpaid"
+            ),
         ),
     ]

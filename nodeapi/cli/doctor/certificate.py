@@ -36,7 +36,9 @@ def is_for(certificate: x509.Certificate, host: str) -> bool:
         return str(ipaddress.ip_address(host)) in known
     except ValueError:
         parent = host.partition(".")[2]
-        return host.lower() in (name.lower() for name in known) or f"*.{parent}".lower() in (n.lower() for n in known)
+        return host.lower() in (name.lower() for name in known) or f"*.{parent}".lower() in (
+            n.lower() for n in known
+        )
 
 
 def left(certificate: x509.Certificate) -> timedelta:

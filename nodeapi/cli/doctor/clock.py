@@ -44,19 +44,28 @@ def _by_block(patient: Patient, now: datetime) -> Iterator[Finding]:
     if block_at is None:
         return
     if block_at - now > BLOCK_AHEAD:
-        yield wrong(f"the clock is behind: lnd has a block of {block_at:%Y-%m-%d %H:%M} UTC, "
-                    f"{terminal.duration((block_at - now).total_seconds())} from now", SET_IT)
+        yield wrong(
+            f"the clock is behind: lnd has a block of {block_at:%Y-%m-%d %H:%M} UTC, "
+            f"{terminal.duration((block_at - now).total_seconds())} from now",
+            SET_IT,
+        )
     network = patient.lnd_info.chains[0].network if patient.lnd_info.chains else ""
     if network in BUSY_NETWORKS and patient.lnd_info.synced_to_chain and now - block_at > BLOCK_OLD:
-        yield note(f"lnd's newest block is {terminal.duration((now - block_at).total_seconds())} old: the clock may be "
-                   "ahead", SET_IT)
+        yield note(
+            f"lnd's newest block is {terminal.duration((now - block_at).total_seconds())} old: the clock may be "
+            "ahead",
+            SET_IT,
+        )
 
 
 def _by_log(patient: Patient, now: datetime) -> Iterator[Finding]:
     stored_at = patient.newest_event_at
     if stored_at is not None and stored_at - now > DIFFERENCE:
-        yield wrong(f"the clock went back: the newest event was stored at {stored_at:%Y-%m-%d %H:%M} UTC, "
-                    f"{terminal.duration((stored_at - now).total_seconds())} from now", SET_IT)
+        yield wrong(
+            f"the clock went back: the newest event was stored at {stored_at:%Y-%m-%d %H:%M} UTC, "
+            f"{terminal.duration((stored_at - now).total_seconds())} from now",
+            SET_IT,
+        )
 
 
 def _by_server(patient: Patient, now: datetime) -> Iterator[Finding]:

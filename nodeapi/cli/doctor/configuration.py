@@ -18,12 +18,16 @@ def check(patient: Patient) -> Iterator[Finding]:
         if not warning.startswith(_ELSEWHERE):
             yield note(warning)
     if not any(service.active for service in config.services):
-        yield wrong("no service is active: the node does nothing",
-                    "add services to service_list (config/example.config.yml)")
+        yield wrong(
+            "no service is active: the node does nothing",
+            "add services to service_list (config/example.config.yml)",
+        )
     if patient.door is not None and patient.door.tls_cert:
         yield _own_certificate(patient.door.tls_cert)
     if not config.server.api_keys:
-        yield ok("no API key is set here: without one, whoever has an account on this machine may use the node")
+        yield ok(
+            "no API key is set here: without one, whoever has an account on this machine may use the node"
+        )
 
 
 def _own_certificate(pem: bytes) -> Finding:
@@ -31,4 +35,6 @@ def _own_certificate(pem: bytes) -> Finding:
     words = f"server.tls_cert holds until {shown.not_valid_after_utc:%Y-%m-%d}"
     if certificate.left(shown) > certificate.SOON:
         return ok(words)
-    return note(words, "replace it and its key (./impervious cert --force); the node takes up new ones by itself")
+    return note(
+        words, "replace it and its key (./impervious cert --force); the node takes up new ones by itself"
+    )

@@ -35,13 +35,17 @@ def _server(patient: Patient) -> Iterator[Finding]:
     if connection.vendor != "postgresql":
         return
     with connection.cursor() as cursor:
-        cursor.execute("SELECT current_setting('synchronous_commit'), current_setting('server_version'), now()")
+        cursor.execute(
+            "SELECT current_setting('synchronous_commit'), current_setting('server_version'), now()"
+        )
         synchronous, version, patient.database_now = cursor.fetchone()
     if connection.pg_version < OLDEST_SERVER:
         yield wrong(f"the server is PostgreSQL {version}", "14 or newer is needed")
     if synchronous == "off":
-        yield wrong("synchronous_commit is off on this PostgreSQL server: a power cut would lose what was accepted",
-                    "ALTER ROLE … SET synchronous_commit = on")
+        yield wrong(
+            "synchronous_commit is off on this PostgreSQL server: a power cut would lose what was accepted",
+            "ALTER ROLE … SET synchronous_commit = on",
+        )
 
 
 def _migrations(patient: Patient, what: str) -> Iterator[Finding]:
@@ -49,18 +53,26 @@ def _migrations(patient: Patient, what: str) -> Iterator[Finding]:
     loader = executor.loader
     pending = [migration for migration, _ in executor.migration_plan(loader.graph.leaf_nodes())]
     known_apps = {app for app, _ in loader.disk_migrations}
-    newer = [f"{app}.{name}" for app, name in loader.applied_migrations
-             if app in known_apps and (app, name) not in loader.disk_migrations and not _is_squashed(loader, app, name)]
+    newer = [
+        f"{app}.{name}"
+        for app, name in loader.applied_migrations
+        if app in known_apps
+        and (app, name) not in loader.disk_migrations
+        and not _is_squashed(loader, app, name)
+    ]
     patient.pending_migrations = [f"{migration.app_label}.{migration.name}" for migration in pending]
     if newer:
-        yield wrong(f"{what} was made by a newer version of the node ({', '.join(sorted(newer)[:3])})",
-                    "install that version, or put back the copy from before its update (docs/operating.md)")
+        yield wrong(
+            f"{what} was made by a newer version of the node ({', '.join(sorted(newer)[:3])})",
+            "install that version, or put back the copy from before its update (docs/operating.md)",
+        )
     elif pending and not loader.applied_migrations:
         yield ok(f"{what} is empty: the first start fills it")
     elif pending:
         words = f"{what} is not migrated: {_some(patient.pending_migrations)} missing"
-        advice = "start the node again: a start migrates it" + ("" if connection.vendor == "postgresql" else
-                                                                ", and keeps a copy of what it was")
+        advice = "start the node again: a start migrates it" + (
+            "" if connection.vendor == "postgresql" else ", and keeps a copy of what it was"
+        )
         yield wrong(words, advice) if patient.running else note(words, advice)
     else:
         yield ok(f"{what} works, with all migrations")
@@ -72,7 +84,9 @@ def _is_squashed(loader, app: str, name: str) -> bool:
 
 def _some(names: list[str]) -> str:
     more = len(names) - 3
-    return ", ".join(names[:3]) + (f" and {more} more are" if more > 0 else " are" if len(names) > 1 else " is")
+    return ", ".join(names[:3]) + (
+        f" and {more} more are" if more > 0 else " are" if len(names) > 1 else " is"
+    )
 
 
 def _look_at_clocks(patient: Patient) -> None:

@@ -27,15 +27,21 @@ def _room(directory: Path) -> Finding:
             probe.write(bytes(PROBE_BYTES))
             probe.flush()
     except PermissionError:
-        return wrong(f"{directory} cannot be written to",
-                     "run this as the node's user, or give the directory to that user")
+        return wrong(
+            f"{directory} cannot be written to",
+            "run this as the node's user, or give the directory to that user",
+        )
     except OSError as error:
-        return wrong(f"nothing can be stored in {directory}: {error.strerror}",
-                     "make room: until then what is sent is refused, and what arrives stays with lnd")
+        return wrong(
+            f"nothing can be stored in {directory}: {error.strerror}",
+            "make room: until then what is sent is refused, and what arrives stays with lnd",
+        )
     words = f"{_size(free)} are free in {directory}"
     if free < FEW_BYTES:
-        return wrong(f"only {words}",
-                     "make room: with a full disk what is sent is refused, and what arrives stays with lnd")
+        return wrong(
+            f"only {words}",
+            "make room: with a full disk what is sent is refused, and what arrives stays with lnd",
+        )
     if free < SOME_BYTES:
         return note(words, "make room soon")
     return ok(words)
@@ -44,7 +50,9 @@ def _room(directory: Path) -> Finding:
 def _room_for_copy(path: Path) -> Iterator[Finding]:
     needed = path.stat().st_size
     if _free_bytes(path.parent) < needed:
-        yield wrong(f"there is no room for the copy that is made before the migration ({_size(needed)})", "make room")
+        yield wrong(
+            f"there is no room for the copy that is made before the migration ({_size(needed)})", "make room"
+        )
 
 
 def _free_bytes(directory: Path) -> int:

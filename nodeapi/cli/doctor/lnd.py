@@ -55,7 +55,9 @@ async def _look(patient: Patient, client: LndClient) -> AsyncIterator[Finding]:
         async with asyncio.timeout(ANSWER_SECONDS):
             info = await client.get_info()
     except TimeoutError:
-        yield wrong(f"lnd at {client.address} did not answer within {ANSWER_SECONDS:.0f} s", _ADVICE[Trouble.BUSY])
+        yield wrong(
+            f"lnd at {client.address} did not answer within {ANSWER_SECONDS:.0f} s", _ADVICE[Trouble.BUSY]
+        )
         return
     except LndError as error:
         yield _refused(error, shown, lnd)
@@ -78,17 +80,25 @@ async def _look(patient: Patient, client: LndClient) -> AsyncIterator[Finding]:
 def _unreachable(address: str, error: OSError) -> Finding:
     where = f"{KEY}.ip and {KEY}.port"
     if isinstance(error, ConnectionRefusedError):
-        return wrong(f"nothing listens at {address}",
-                     f"start lnd, or correct {where} (lnd's rpclisten, often port 10009)")
+        return wrong(
+            f"nothing listens at {address}",
+            f"start lnd, or correct {where} (lnd's rpclisten, often port 10009)",
+        )
     if isinstance(error, socket.gaierror):
-        return wrong(f"the host in {KEY}.ip has no address: {address}",
-                     f"correct {KEY}.ip, or the machine's name service")
+        return wrong(
+            f"the host in {KEY}.ip has no address: {address}",
+            f"correct {KEY}.ip, or the machine's name service",
+        )
     if isinstance(error, TimeoutError):
-        return wrong(f"{address} does not answer",
-                     f"correct {where}, or let a firewall on the way pass TCP to this port")
+        return wrong(
+            f"{address} does not answer",
+            f"correct {where}, or let a firewall on the way pass TCP to this port",
+        )
     if isinstance(error, ssl.SSLError):
-        return wrong(f"what listens at {address} speaks no TLS, so it is not lnd's gRPC port",
-                     f"correct {KEY}.port (lnd's rpclisten, often 10009)")
+        return wrong(
+            f"what listens at {address} speaks no TLS, so it is not lnd's gRPC port",
+            f"correct {KEY}.port (lnd's rpclisten, often 10009)",
+        )
     return wrong(f"{address} cannot be reached: {error.strerror or type(error).__name__}", f"correct {where}")
 
 
@@ -103,35 +113,53 @@ def _refused(error: LndError, shown: x509.Certificate, lnd) -> Finding:
 def _distrusted(shown: x509.Certificate, lnd) -> Finding:
     again = "delete tls.cert and tls.key of lnd, start lnd again, and copy the new tls.cert here"
     if lnd.tls_cert is None:
-        return wrong("no certificate authority of this machine vouches for lnd's certificate",
-                     f"let {KEY}.tls_cert name lnd's own tls.cert")
+        return wrong(
+            "no certificate authority of this machine vouches for lnd's certificate",
+            f"let {KEY}.tls_cert name lnd's own tls.cert",
+        )
     if certificate.left(shown).total_seconds() < 0:
         return wrong(f"lnd's certificate expired on {shown.not_valid_after_utc:%Y-%m-%d}", again)
     if certificate.is_from_the_future(shown):
-        return wrong(f"lnd's certificate holds only from {shown.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on",
-                     "set the clock of this machine, or of lnd's")
+        return wrong(
+            f"lnd's certificate holds only from {shown.not_valid_before_utc:%Y-%m-%d %H:%M} UTC on",
+            "set the clock of this machine, or of lnd's",
+        )
     if not certificate.is_among(shown, lnd.tls_cert):
-        return wrong(f"lnd shows another certificate than the one in {KEY}.tls_cert",
-                     f"copy lnd's tls.cert to where {KEY}.tls_cert points; if lnd was not changed, somebody "
-                     "else answers")
+        return wrong(
+            f"lnd shows another certificate than the one in {KEY}.tls_cert",
+            f"copy lnd's tls.cert to where {KEY}.tls_cert points; if lnd was not changed, somebody "
+            "else answers",
+        )
     if not certificate.is_for(shown, lnd.host):
-        option = "tlsextradomain" if any(letter.isalpha() for letter in lnd.host.replace(":", "")) else "tlsextraip"
-        return wrong(f"lnd's certificate is for {', '.join(names_of(shown))}, not for {lnd.host}",
-                     f"set {KEY}.ip to one of these, or put {option}={lnd.host} into lnd.conf, then {again}")
+        option = (
+            "tlsextradomain"
+            if any(letter.isalpha() for letter in lnd.host.replace(":", ""))
+            else "tlsextraip"
+        )
+        return wrong(
+            f"lnd's certificate is for {', '.join(names_of(shown))}, not for {lnd.host}",
+            f"set {KEY}.ip to one of these, or put {option}={lnd.host} into lnd.conf, then {again}",
+        )
     return wrong("lnd's certificate is not accepted", again)
 
 
 def _bad_macaroon(error: LndError) -> Finding:
     admin = "data/chain/bitcoin/NETWORK/admin.macaroon in lnd's directory"
     if "permission denied" in error.details.lower():
-        return wrong("the macaroon does not permit even GetInfo",
-                     f"let {KEY}.admin_macaroon name {admin}, or a macaroon made for this node: "
-                     "./impervious macaroon prints the command")
+        return wrong(
+            "the macaroon does not permit even GetInfo",
+            f"let {KEY}.admin_macaroon name {admin}, or a macaroon made for this node: "
+            "./impervious macaroon prints the command",
+        )
     if "signature mismatch" in error.details.lower() or "cannot get macaroon" in error.details.lower():
-        return wrong("lnd refuses the macaroon: it was made by another lnd, or for another network",
-                     f"copy this lnd's macaroon: {admin}")
-    return wrong(f"lnd refuses the macaroon: {error.details[:200]}",
-                 f"let {KEY}.admin_macaroon name {admin}: the file as it is, not its text")
+        return wrong(
+            "lnd refuses the macaroon: it was made by another lnd, or for another network",
+            f"copy this lnd's macaroon: {admin}",
+        )
+    return wrong(
+        f"lnd refuses the macaroon: {error.details[:200]}",
+        f"let {KEY}.admin_macaroon name {admin}: the file as it is, not its text",
+    )
 
 
 def _answers(address: str, info: lightning_pb2.GetInfoResponse) -> Finding:
@@ -142,28 +170,44 @@ def _answers(address: str, info: lightning_pb2.GetInfoResponse) -> Finding:
 
 def _lifetime(shown: x509.Certificate) -> Finding:
     left = certificate.left(shown)
-    words = f"lnd's certificate holds for {max(0, left.days)} days, until {shown.not_valid_after_utc:%Y-%m-%d}"
+    words = (
+        f"lnd's certificate holds for {max(0, left.days)} days, until {shown.not_valid_after_utc:%Y-%m-%d}"
+    )
     if left > certificate.SOON:
         return ok(words)
-    return note(words,
-                "before then delete tls.cert and tls.key of lnd, start lnd again, and copy the new tls.cert here")
+    return note(
+        words,
+        "before then delete tls.cert and tls.key of lnd, start lnd again, and copy the new tls.cert here",
+    )
 
 
 def _itself(info: lightning_pb2.GetInfoResponse, expected: str) -> list[Finding]:
     findings = []
     if expected and info.identity_pubkey != expected.lower():
-        findings.append(wrong(f"this lnd is {info.identity_pubkey}, but {KEY}.pub_key is {expected}",
-                              f"correct {KEY}.pub_key, or the address"))
+        findings.append(
+            wrong(
+                f"this lnd is {info.identity_pubkey}, but {KEY}.pub_key is {expected}",
+                f"correct {KEY}.pub_key, or the address",
+            )
+        )
     if not info.synced_to_chain:
-        findings.append(wrong("lnd is not in sync with the chain",
-                              "wait; if it stays so, look at lnd's connection to its Bitcoin node, and at the clock"))
+        findings.append(
+            wrong(
+                "lnd is not in sync with the chain",
+                "wait; if it stays so, look at lnd's connection to its Bitcoin node, and at the clock",
+            )
+        )
     elif not info.synced_to_graph:
         findings.append(note("lnd does not know the whole network yet: some nodes cannot be reached", "wait"))
     if KEYSEND_FEATURE_BIT in info.features:
         findings.append(ok("keysend is on"))
     else:
-        findings.append(wrong("keysend is off in lnd: nothing can be received, and the node does not start",
-                              "put accept-keysend=true into lnd.conf and start lnd again"))
+        findings.append(
+            wrong(
+                "keysend is off in lnd: nothing can be received, and the node does not start",
+                "put accept-keysend=true into lnd.conf and start lnd again",
+            )
+        )
     return findings
 
 
@@ -175,9 +219,11 @@ async def _permits(client: LndClient, services) -> Finding:
         return note(f"what the macaroon permits cannot be told: {error}")
     if not missing:
         return ok("the macaroon permits all calls that the node makes")
-    return wrong(f"the macaroon does not permit {', '.join(rpc.method for rpc in missing)}",
-                 f"let {KEY}.admin_macaroon name admin.macaroon, or a macaroon made for this node: "
-                 "./impervious macaroon prints the command")
+    return wrong(
+        f"the macaroon does not permit {', '.join(rpc.method for rpc in missing)}",
+        f"let {KEY}.admin_macaroon name admin.macaroon, or a macaroon made for this node: "
+        "./impervious macaroon prints the command",
+    )
 
 
 def _channels(channels: lightning_pb2.ListChannelsResponse) -> Finding:
@@ -185,11 +231,15 @@ def _channels(channels: lightning_pb2.ListChannelsResponse) -> Finding:
     active = sum(channel.active for channel in there)
     private = sum(channel.private for channel in there)
     if not there:
-        return wrong("lnd has no channel: nothing can be sent or received",
-                     "open one to a well connected node (lncli openchannel), or have one opened to you")
+        return wrong(
+            "lnd has no channel: nothing can be sent or received",
+            "open one to a well connected node (lncli openchannel), or have one opened to you",
+        )
     if not active:
-        return wrong(f"none of the {len(there)} channels is active: the peers are offline",
-                     "lncli listpeers, lncli connect KEY@HOST; a new channel needs some blocks first")
+        return wrong(
+            f"none of the {len(there)} channels is active: the peers are offline",
+            "lncli listpeers, lncli connect KEY@HOST; a new channel needs some blocks first",
+        )
     words = f"{active} of {len(there)} channels active"
     if private == len(there):
         words += ", all private: others answer by the hints that travel with messages"
@@ -200,15 +250,28 @@ def _amounts(channels: lightning_pb2.ListChannelsResponse) -> list[Finding]:
     if not any(channel.active for channel in channels.channels):
         return []
     spendable, receivable = spendable_sat(channels), receivable_sat(channels)
-    findings = [ok(f"{terminal.sat(spendable)} can be sent, {terminal.sat(receivable)} received, after the reserves")]
+    findings = [
+        ok(f"{terminal.sat(spendable)} can be sent, {terminal.sat(receivable)} received, after the reserves")
+    ]
     if spendable < LOW_SAT:
-        findings.append(_low(spendable, "sent", "this side of the channels is at its reserve",
-                             "receive something, or open a channel of your own"))
+        findings.append(
+            _low(
+                spendable,
+                "sent",
+                "this side of the channels is at its reserve",
+                "receive something, or open a channel of your own",
+            )
+        )
     if receivable < LOW_SAT:
-        findings.append(_low(receivable, "received",
-                             "the peers' side of the channels is at its reserve, as after funding the only channel "
-                             "oneself",
-                             "pay something out over the channels, or have a channel opened to this node"))
+        findings.append(
+            _low(
+                receivable,
+                "received",
+                "the peers' side of the channels is at its reserve, as after funding the only channel "
+                "oneself",
+                "pay something out over the channels, or have a channel opened to this node",
+            )
+        )
     return findings
 
 

@@ -15,7 +15,11 @@ from nodeapi.server_lock import ADVISORY_KEY, HOLDER
 from protos import node_pb2
 
 ANSWER_SECONDS = 15
-_KEY_TROUBLES = (grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.RESOURCE_EXHAUSTED)
+_KEY_TROUBLES = (
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
 
 
 def check(patient: Patient) -> Iterator[Finding]:
@@ -29,8 +33,10 @@ def check(patient: Patient) -> Iterator[Finding]:
     except NodeError as error:
         if error.code in _KEY_TROUBLES:
             patient.running = True
-            yield note(f"a node answers at {server.grpc_addr}, but tells nothing: {error}",
-                       "give its key by --key-file")
+            yield note(
+                f"a node answers at {server.grpc_addr}, but tells nothing: {error}",
+                "give its key by --key-file",
+            )
         else:
             yield from _no_answer(patient, error)
         return
@@ -42,8 +48,10 @@ def check(patient: Patient) -> Iterator[Finding]:
 def _runs(patient: Patient, info: node_pb2.GetInfoResponse) -> Iterator[Finding]:
     address, lnd = patient.config.server.grpc_addr, patient.lnd_info
     if lnd is not None and info.pubkey != lnd.identity_pubkey:
-        yield wrong(f"the node that answers at {address} is another one: {info.pubkey}",
-                    "end it, or set other addresses in server.grpc_addr and server.http_addr")
+        yield wrong(
+            f"the node that answers at {address} is another one: {info.pubkey}",
+            "end it, or set other addresses in server.grpc_addr and server.http_addr",
+        )
         return
     yield ok(f"the node runs, and answers at {address}")
     if info.version != patient.version:
@@ -56,7 +64,9 @@ def _http(patient: Patient) -> Finding:
     address = patient.config.server.http_addr
     told = ask_http(patient.door)
     if told is None:
-        return wrong(f"HTTP is not answered at {address}", "after --no-http, start a daphne there (docs/operating.md)")
+        return wrong(
+            f"HTTP is not answered at {address}", "after --no-http, start a daphne there (docs/operating.md)"
+        )
     if not _is_ours(told[1]):
         return _taken("server.http_addr", address)
     return ok(f"HTTP is answered at {address}")
@@ -76,14 +86,21 @@ def _no_answer(patient: Patient, error: NodeError) -> Iterator[Finding]:
         return
     if holder:
         patient.running = True
-        yield note(f"a node (process {holder}) holds the database, but does not answer at {server.grpc_addr}",
-                   "its log says what it waits for")
+        yield note(
+            f"a node (process {holder}) holds the database, but does not answer at {server.grpc_addr}",
+            "its log says what it waits for",
+        )
     else:
         yield note("the node does not run", f"start it: ./impervious --config {patient.config.path}")
     for key, address in (("server.grpc_addr", server.grpc_addr), ("server.http_addr", server.http_addr)):
         if problem := _bind_problem(address):
-            yield _taken(key, address) if problem == "taken" else wrong(
-                f"{key}: {address} cannot be listened on: {problem}", "name an address of this machine")
+            yield (
+                _taken(key, address)
+                if problem == "taken"
+                else wrong(
+                    f"{key}: {address} cannot be listened on: {problem}", "name an address of this machine"
+                )
+            )
         else:
             yield ok(f"{key}: {address} is free")
 
@@ -100,8 +117,10 @@ def _bind_problem(address) -> str:
 
 
 def _taken(key: str, address) -> Finding:
-    return wrong(f"{key}: {address} is taken by {listener(address.port)}",
-                 f"end it (ss -ltnp 'sport = :{address.port}' shows it), or set another address in {key}")
+    return wrong(
+        f"{key}: {address} is taken by {listener(address.port)}",
+        f"end it (ss -ltnp 'sport = :{address.port}' shows it), or set another address in {key}",
+    )
 
 
 def listener(port: int) -> str:

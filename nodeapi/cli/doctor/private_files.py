@@ -32,7 +32,9 @@ def _files(patient: Patient) -> Iterator[Path]:
         yield config.path.with_suffix(".vpn.key")
     directory = config.path.parent if config.path else Path.cwd()
     for name, value in os.environ.items():
-        if name.startswith("IMPD_") and (name.endswith("_FILE") or name == "IMPD_LIGHTNING__LND_NODE__ADMIN_MACAROON"):
+        if name.startswith("IMPD_") and (
+            name.endswith("_FILE") or name == "IMPD_LIGHTNING__LND_NODE__ADMIN_MACAROON"
+        ):
             yield directory / value
     yield config.database.secret_key_path
     if database := config.database.sqlite_path:
@@ -49,7 +51,9 @@ def _configured(path: Path) -> Iterator[Path]:
     if any(_holds_secret(_value(tree, key)) for key in _SECRETS):
         yield path
     keys = _value(tree, "server.api_keys")
-    named = [entry.get("key_file") for entry in keys if isinstance(entry, dict)] if isinstance(keys, list) else []
+    named = (
+        [entry.get("key_file") for entry in keys if isinstance(entry, dict)] if isinstance(keys, list) else []
+    )
     for name in (*named, _value(tree, _NAME)):
         if name and isinstance(name, str):
             yield path.parent / Path(name).expanduser()

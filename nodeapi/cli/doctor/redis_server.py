@@ -26,10 +26,18 @@ def check(patient: Patient) -> Iterator[Finding]:
         yield wrong(f"Redis at {where} refuses the password", "correct redis.url")
         return
     except (redis.RedisError, OSError) as error:
-        reason = "it does not answer in time" if isinstance(error, redis.TimeoutError) else "nothing answers there" \
-            if isinstance(error, redis.ConnectionError) else " ".join(str(error).split())
-        yield wrong(f"Redis at {where} cannot be used: {reason}", "start it, or correct redis.url; meanwhile streams "
-                    "of further daphne processes look at the event log ten times a second")
+        reason = (
+            "it does not answer in time"
+            if isinstance(error, redis.TimeoutError)
+            else "nothing answers there"
+            if isinstance(error, redis.ConnectionError)
+            else " ".join(str(error).split())
+        )
+        yield wrong(
+            f"Redis at {where} cannot be used: {reason}",
+            "start it, or correct redis.url; meanwhile streams "
+            "of further daphne processes look at the event log ten times a second",
+        )
         return
     finally:
         server.close()
@@ -48,5 +56,7 @@ def _memory(server: redis.Redis) -> dict:
 def _about_memory(memory: dict) -> Iterator[Finding]:
     used, most = memory.get("used_memory", 0), memory.get("maxmemory", 0)
     if most and used > FULL_SHARE * most:
-        yield wrong(f"Redis uses {used / 2**20:,.0f} of its {most / 2**20:,.0f} MiB",
-                    "give it more (maxmemory), or find out who else fills it")
+        yield wrong(
+            f"Redis uses {used / 2**20:,.0f} of its {most / 2**20:,.0f} MiB",
+            "give it more (maxmemory), or find out who else fills it",
+        )

@@ -24,7 +24,9 @@ def show_part(name: str, findings: Iterable[Finding], out: Console) -> None:
         word, style = _MARKS[finding.state]
         text = Text(terminal.safe(finding.words))
         if finding.advice:
-            text.append(f"\n→ {terminal.safe(finding.advice)}", "bad" if finding.state is State.WRONG else "warn")
+            text.append(
+                f"\n→ {terminal.safe(finding.advice)}", "bad" if finding.state is State.WRONG else "warn"
+            )
         rows.add_row(Text(f"  {word}", style), text)
     terminal.put(out, rows)
 

@@ -37,5 +37,7 @@ def examine(patient: Patient, on_begin: Callable[[str], None]) -> Iterator[tuple
         try:
             findings = list(check(patient))
         except Exception as error:
-            findings = [wrong(f"this could not be checked ({type(error).__name__}: {error})", "please report this")]
+            findings = [
+                wrong(f"this could not be checked ({type(error).__name__}: {error})", "please report this")
+            ]
         yield name, findings

@@ -17,8 +17,10 @@ def check(patient: Patient) -> Iterator[Finding]:
         return
     if not config.vpn.server_pub_key:
         if any(warning.startswith(f"{KEY}:") for warning in config.warnings):
-            yield note(f"{KEY} is no WireGuard key (still the placeholder?), so no VPN is sold",
-                       "./impervious vpn setup makes a key and an interface; leave it empty to sell none")
+            yield note(
+                f"{KEY} is no WireGuard key (still the placeholder?), so no VPN is sold",
+                "./impervious vpn setup makes a key and an interface; leave it empty to sell none",
+            )
         else:
             yield ok(f"no VPN is sold: {KEY} is not set")
         return

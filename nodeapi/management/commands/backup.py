@@ -15,7 +15,9 @@ class Command(BaseCommand):
     def add_arguments(self, parser):
         parser.add_argument("file", type=Path, metavar="FILE", help="the backup to write; keep it secret")
         parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
-        parser.add_argument("--without-vpn-key", action="store_true", help="leave out the VPN server's private key")
+        parser.add_argument(
+            "--without-vpn-key", action="store_true", help="leave out the VPN server's private key"
+        )
 
     def handle(self, *args, file: Path, force: bool, without_vpn_key: bool, **options):
         if settings.IMPD is None:
@@ -27,5 +29,7 @@ class Command(BaseCommand):
         except BackupError as error:
             raise CommandError(str(error)) from None
         size = sum(told["bytes"] for told in manifest.files.values())
-        self.stdout.write(f"{file}: {', '.join(manifest.files)} ({size / 2**20:.1f} MB), as of {manifest.made_at}")
+        self.stdout.write(
+            f"{file}: {', '.join(manifest.files)} ({size / 2**20:.1f} MB), as of {manifest.made_at}"
+        )
         self.stdout.write("Whoever has it has the node's messages and keys. lnd's files are not in it.")

@@ -17,14 +17,21 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parser.add_argument(
-            "--host", action="append", default=[], metavar="NAME",
+            "--host",
+            action="append",
+            default=[],
+            metavar="NAME",
             help="a host name or an IP address that clients call this node by; may be given several times",
-        )  # fmt: skip
+        )
         parser.add_argument("--days", type=int, default=825, help="how long the certificate is valid (825)")
         parser.add_argument(
-            "--dir", "--out", dest="directory", type=Path, metavar="DIR",
+            "--dir",
+            "--out",
+            dest="directory",
+            type=Path,
+            metavar="DIR",
             help="where to (beside the configuration file, or here without one)",
-        )  # fmt: skip
+        )
         parser.add_argument("--force", action="store_true", help="replace what is there")
 
     def handle(self, *args, host, days, directory, force, **options):
@@ -39,11 +46,15 @@ class Command(BaseCommand):
         try:
             cert_path, key_path = certificates.write_pair(directory, cert_pem, key_pem, replace=force)
         except FileExistsError as error:
-            raise CommandError(f"{error} is there already; --force replaces it, --dir names another place") from None
+            raise CommandError(
+                f"{error} is there already; --force replaces it, --dir names another place"
+            ) from None
         except OSError as error:
             raise CommandError(f"{error.filename or directory}: {error.strerror}") from None
         names = ", ".join(certificates.read_pair(cert_path, key_path).names())
-        self.stdout.write(f"A certificate for {names}, for {days} days. Below server: in the configuration:\n\n")
+        self.stdout.write(
+            f"A certificate for {names}, for {days} days. Below server: in the configuration:\n\n"
+        )
         self.stdout.write(f"  tls_cert: {cert_path}\n  tls_key: {key_path}\n\n")
         self.stdout.write(f"Clients need the certificate, not the key: curl --cacert {cert_path} …")
 

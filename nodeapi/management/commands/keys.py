@@ -21,19 +21,30 @@ class Command(BaseCommand):
         make = parts.add_parser("make", help="makes a key and prints it, this once")
         make.add_argument("--name", required=True, help="whose key it is")
         make.add_argument("--scopes", required=True, help=f"out of {','.join(keys.SCOPES)}")
-        make.add_argument("--expires", metavar="WHEN", help="90d, 12h, 2027-12-31 or 2027-12-31T18:00 (UTC); none: never")
-        make.add_argument("--budget-sat", type=int, metavar="SAT", help="the most that its calls may cost in 24 hours")
+        make.add_argument(
+            "--expires", metavar="WHEN", help="90d, 12h, 2027-12-31 or 2027-12-31T18:00 (UTC); none: never"
+        )
+        make.add_argument(
+            "--budget-sat", type=int, metavar="SAT", help="the most that its calls may cost in 24 hours"
+        )
         make.add_argument("--calls-per-minute", type=int, metavar="N", help="how often it may call")
         listing = parts.add_parser("list", help="shows all keys, those of the configuration too")
         listing.add_argument("--json", action="store_true", help="for programs")
-        revoke = parts.add_parser("revoke", help="ends keys, and the streams that are open with them, for good")
+        revoke = parts.add_parser(
+            "revoke", help="ends keys, and the streams that are open with them, for good"
+        )
         revoke.add_argument("names", nargs="+", metavar="NAME")
-        parts.add_parser("forget", help="deletes revoked and expired keys from the list; without any key left, a node on "
-                                        "loopback is open again")  # fmt: skip
+        parts.add_parser(
+            "forget",
+            help="deletes revoked and expired keys from the list; without any key left, a node on "
+            "loopback is open again",
+        )
 
     def handle(self, *args, part: str, **options):
         if settings.IMPD is None:
-            raise CommandError(f"needs a configuration: --config PATH, or one of {', '.join(settings.CONFIG_PLACES)}")
+            raise CommandError(
+                f"needs a configuration: --config PATH, or one of {', '.join(settings.CONFIG_PLACES)}"
+            )
         # Words beside the key are no errors: Django would show them in red.
         self.stderr.style_func = None
         self._configured = [key.name for key in settings.IMPD.server.api_keys]
@@ -68,7 +79,9 @@ class Command(BaseCommand):
             return
         if not rows:
             open_text = "There are no API keys: the node serves whoever comes over loopback, and nobody else."
-            closed_text = "There are no API keys: the node listens beyond loopback, and does not start without one."
+            closed_text = (
+                "There are no API keys: the node listens beyond loopback, and does not start without one."
+            )
             self.stdout.write(closed_text if settings.IMPD.server.exposed else open_text)
             return
         table = [HEADINGS, *([str(row[name]) for name in HEADINGS] for row in rows)]

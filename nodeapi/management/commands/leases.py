@@ -8,8 +8,12 @@ class Command(NodeCommand):
 
     def add_arguments(self, parser):
         super().add_arguments(parser)
-        parser.add_argument("--all", action="store_true", dest="everything", help="those that have ended, too")
-        parser.add_argument("--role", choices=("bought", "sold", "all"), default="all", help="only those of one kind")
+        parser.add_argument(
+            "--all", action="store_true", dest="everything", help="those that have ended, too"
+        )
+        parser.add_argument(
+            "--role", choices=("bought", "sold", "all"), default="all", help="only those of one kind"
+        )
 
     def run(self, *, as_json, key_file, everything, role, **options):
         with self.client(key_file) as client:

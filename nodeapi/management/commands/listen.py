@@ -9,12 +9,18 @@ class Command(NodeCommand):
     def add_arguments(self, parser):
         super().add_arguments(parser)
         parser.add_argument(
-            "--after", type=int, metavar="SEQ",
-            help="begin behind this event, 0: with the oldest (default: what is new)"
+            "--after",
+            type=int,
+            metavar="SEQ",
+            help="begin behind this event, 0: with the oldest (default: what is new)",
         )
         parser.add_argument(
-            "--service", action="append", default=[], metavar="NAME",
-            help="only these events: message, delivery, vpn, …; may be given several times")  # fmt: skip
+            "--service",
+            action="append",
+            default=[],
+            metavar="NAME",
+            help="only these events: message, delivery, vpn, …; may be given several times",
+        )
         parser.add_argument("--count", type=int, metavar="NUMBER", help="end after so many events")
         parser.add_argument("--full", action="store_true", help="show long messages whole")
 

@@ -10,7 +10,9 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def add_arguments(self, parser):
-        parser.add_argument("--all", action="store_true", help="for all services, whether or not they are active")
+        parser.add_argument(
+            "--all", action="store_true", help="for all services, whether or not they are active"
+        )
 
     def handle(self, *args, all: bool, **options):
         calls = list(Rpc) if all or settings.IMPD is None else lnd_calls(settings.IMPD)

@@ -9,7 +9,9 @@ class Command(NodeCommand):
 
     def add_arguments(self, parser):
         super().add_arguments(parser)
-        parser.add_argument("--limit", type=int, default=100, help=f"at most so many, up to {MAX_PAGE} (default: 100)")
+        parser.add_argument(
+            "--limit", type=int, default=100, help=f"at most so many, up to {MAX_PAGE} (default: 100)"
+        )
 
     def run(self, *, as_json, key_file, limit, **options):
         with self.client(key_file) as client:

@@ -22,7 +22,9 @@ class Command(BaseCommand):
         try:
             executor = MigrationExecutor(connection)
             if executor.migration_plan(executor.loader.graph.leaf_nodes()):
-                raise CommandError("the database is not of this version yet: start the node, which migrates it")
+                raise CommandError(
+                    "the database is not of this version yet: start the node, which migrates it"
+                )
             self._prune(keep, dry_run)
         except Error as error:
             raise CommandError(f"the database cannot be used: {error}") from None

@@ -20,12 +20,16 @@ What was sent since the backup, and leases that were sold since, are not known t
 
 
 class Command(BaseCommand):
-    help = "Puts a backup back, while the node does not run. All of it is checked before anything is replaced."
+    help = (
+        "Puts a backup back, while the node does not run. All of it is checked before anything is replaced."
+    )
     requires_system_checks = []
 
     def add_arguments(self, parser):
         parser.add_argument("file", type=Path, metavar="FILE", help="what `backup` wrote")
-        parser.add_argument("--force", action="store_true", help="in place of a database that is there; it is kept")
+        parser.add_argument(
+            "--force", action="store_true", help="in place of a database that is there; it is kept"
+        )
 
     def handle(self, *args, file: Path, force: bool, **options):
         if settings.IMPD is None:
@@ -39,7 +43,9 @@ class Command(BaseCommand):
 
     def _told(self, restored: Restored) -> str:
         kept = "".join(f"What was there before is kept in {path}\n" for path in restored.kept)
-        return f"The backup of {restored.manifest.made_at} is in place.\n{kept}{MEANING}{self._keys(restored)}"
+        return (
+            f"The backup of {restored.manifest.made_at} is in place.\n{kept}{MEANING}{self._keys(restored)}"
+        )
 
     def _keys(self, restored: Restored) -> str:
         """What was revoked since the backup is not known to it."""

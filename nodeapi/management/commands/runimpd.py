@@ -18,7 +18,9 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def add_arguments(self, parser):
-        parser.add_argument("--no-http", action="store_true", help="leave HTTP and websocket to separate daphnes")
+        parser.add_argument(
+            "--no-http", action="store_true", help="leave HTTP and websocket to separate daphnes"
+        )
 
     def handle(self, *args, no_http: bool, **options):
         if settings.IMPD is None:

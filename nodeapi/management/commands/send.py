@@ -14,16 +14,28 @@ class Command(NodeCommand):
         super().add_arguments(parser)
         parser.add_argument("pubkey", metavar="PUBKEY", help="the other node's key, 66 hexadecimal digits")
         parser.add_argument("text", metavar="TEXT", help="the message; - reads it from standard input")
-        parser.add_argument("--amount", type=int, default=1, metavar="SAT", help="what goes with it (default: 1)")
+        parser.add_argument(
+            "--amount", type=int, default=1, metavar="SAT", help="what goes with it (default: 1)"
+        )
         parser.add_argument("--reply-to", default="", metavar="ID", help="the message that this one answers")
         parser.add_argument("--expires-in", type=int, default=0, metavar="SECONDS", help="when to give it up")
         parser.add_argument("--wait", action="store_true", help="follow it to its end")
-        parser.add_argument("--timeout", type=float, metavar="SECONDS", help="with --wait: follow it no longer")
-        parser.add_argument("--idempotency-key", metavar="KEY", help="the same key and message are sent only once")
+        parser.add_argument(
+            "--timeout", type=float, metavar="SECONDS", help="with --wait: follow it no longer"
+        )
+        parser.add_argument(
+            "--idempotency-key", metavar="KEY", help="the same key and message are sent only once"
+        )
 
-    def run(self, *, as_json, key_file, pubkey, text, amount, reply_to, expires_in, idempotency_key, **options):
+    def run(
+        self, *, as_json, key_file, pubkey, text, amount, reply_to, expires_in, idempotency_key, **options
+    ):
         request = messaging_pb2.SendMessageRequest(
-            msg=send.read_body(text), pubkey=pubkey, amount=amount, reply_to_id=reply_to, expires_in=expires_in
+            msg=send.read_body(text),
+            pubkey=pubkey,
+            amount=amount,
+            reply_to_id=reply_to,
+            expires_in=expires_in,
         )
         scopes = self.requires_scopes if options["wait"] else frozenset({"send"})
         with self.client(key_file, scopes) as client:
@@ -41,9 +53,11 @@ class Command(NodeCommand):
             out.print(Text.assemble("accepted  ", (message_id, "id")))
         with send.progress(out, "on its way"):
             message = send.wait_for_end(
-                client, message_id, timeout_seconds=timeout_seconds,
+                client,
+                message_id,
+                timeout_seconds=timeout_seconds,
                 on_change=lambda message: as_json or out.print(send.in_words(message)),
-            )  # fmt: skip
+            )
         if as_json:
             terminal.print_json(codec.json_from_message(message), indent=None)
         if message.state not in send.ENDED:

@@ -8,7 +8,9 @@ from nodeapi import partner
 
 
 class Command(BaseCommand):
-    help = "Runs a simulated Lightning network whose nodes speak lnd's gRPC API, with a configuration for each."
+    help = (
+        "Runs a simulated Lightning network whose nodes speak lnd's gRPC API, with a configuration for each."
+    )
     requires_system_checks = []
 
     def add_arguments(self, parser):
@@ -16,7 +18,9 @@ class Command(BaseCommand):
         parser.add_argument("--dir", required=True, type=Path, help="where the network lives")
         parser.add_argument("--base-port", type=int, default=10001, help="the first node's gRPC port")
         parser.add_argument("--topology", choices=["chain", "full", "star"], default="chain")
-        parser.add_argument("--echo", metavar="NAME", help="this node answers every message with the message itself")
+        parser.add_argument(
+            "--echo", metavar="NAME", help="this node answers every message with the message itself"
+        )
         parser.add_argument("--attached", action="store_true", help="end when standard input ends")
 
     def handle(self, *args, names, dir, base_port, topology, echo, attached, **options):

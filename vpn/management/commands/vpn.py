@@ -15,19 +15,27 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parts = parser.add_subparsers(dest="part", required=True)
-        setup = parts.add_parser("setup", help="makes the interface, its keys, forwarding and address translation")
-        setup.add_argument("--interface", metavar="NAME", help="the new interface's name (default: one of its own)")
+        setup = parts.add_parser(
+            "setup", help="makes the interface, its keys, forwarding and address translation"
+        )
+        setup.add_argument(
+            "--interface", metavar="NAME", help="the new interface's name (default: one of its own)"
+        )
         setup.add_argument("--remove", action="store_true", help="undoes what was made")
         setup.add_argument("--yes", action="store_true", help="do not ask")
         parts.add_parser("check", help="tells what is wrong; exits with 1 then")
-        exits = parts.add_parser("rules", help="prints nftables rules that keep clients from this machine's services")
+        exits = parts.add_parser(
+            "rules", help="prints nftables rules that keep clients from this machine's services"
+        )
         exits.add_argument("--interface", metavar="NAME", help="default: the one with vpn.server_pub_key")
         exits.add_argument("--apply", action="store_true", help="put them in force")
         exits.add_argument("--remove", action="store_true", help="take them away")
 
     def handle(self, *args, part: str, **options):
         if settings.IMPD is None or settings.IMPD.path is None:
-            raise CommandError(f"needs a configuration: --config PATH, or one of {', '.join(settings.CONFIG_PLACES)}")
+            raise CommandError(
+                f"needs a configuration: --config PATH, or one of {', '.join(settings.CONFIG_PLACES)}"
+            )
         wanted = Wanted.from_config(settings.IMPD.path, settings.IMPD.vpn)
         try:
             asyncio.run(getattr(self, f"_{part}")(wanted, options))
@@ -43,15 +51,19 @@ class Command(BaseCommand):
         await self._take(steps)
         public_key = setup.public_key()
         if public_key and public_key != wanted.server_pub_key:
-            self.stdout.write(f"Now set vpn.server_pub_key in {wanted.config_path}:\n  server_pub_key: {public_key}")
+            self.stdout.write(
+                f"Now set vpn.server_pub_key in {wanted.config_path}:\n  server_pub_key: {public_key}"
+            )
 
     async def _take(self, steps: list[Step]) -> None:
         for step in steps:
             try:
                 await step.do()
             except (SetupError, WireGuardError, rules.RulesError) as error:
-                raise CommandError(f"could not {step.words}\n{error}\nWhat was made stays: correct this and run the "
-                                   "command again, or undo it with --remove.") from None  # fmt: skip
+                raise CommandError(
+                    f"could not {step.words}\n{error}\nWhat was made stays: correct this and run the "
+                    "command again, or undo it with --remove."
+                ) from None
         self.stdout.write("Done.")
 
     async def _check(self, wanted: Wanted, options: dict) -> None:
