@@ -11,7 +11,7 @@ from packaging.utils import canonicalize_name
 from tests.support.nodes import ROOT
 
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
-INSTALLED = ("requirements", "requirements-docs", "requirements-test")
+INSTALLED = ("requirements", "requirements-docs", "requirements-test", "requirements-check")
 # Only where the machine has no Node.js.
 FILES = (*INSTALLED, "requirements-javascript")
 
