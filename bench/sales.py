@@ -21,9 +21,9 @@ from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
 from protos.routerrpc import router_pb2
 from tests.support.lnd_rpc import BareClient
+from tests.support.machines import LISTEN_PORT, Client, WireGuardServer
 from tests.support.nodes import Node
 from tests.support.real_lnd import RealNetwork
-from tests.vpn.machines import LISTEN_PORT, Client, WireGuardServer
 from vpn import keys, wgquick
 from vpn.pool import Pool
 from vpn.wgquick import Peering

@@ -12,7 +12,7 @@ from pathlib import Path
 from bench import sales
 from bench.report import Row, Section
 from bench.settings import Settings
-from tests.vpn.machines import WireGuardServer, why_no_machines
+from tests.support.machines import WireGuardServer, why_no_machines
 from vpn.pool import Network, Pool
 from vpn.reconcile import missing_after, reconcile
 from vpn.wireguard import PEERS_PER_CALL, WireGuard

@@ -3,21 +3,18 @@
 The channels are alice – bob – carol. Nothing may depend on the order of the tests: whoever changes a shared part puts it back.
 """
 
-import asyncio
 import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import pytest
+from django.core.management import call_command
+from django.db import connection
 from hypothesis import HealthCheck, settings
 
-from lightning.simulator.control import SimulatorControl
-from lightning.simulator.process import SimulatedNetwork
+import tests.support.django_setup  # noqa: F401  (before modules that import models are collected)
 from tests.support.databases import drop_databases
+from tests.support.networks import Network, simulated_network
 from tests.support.nodes import Node, launched
-
-NAMES = ["alice", "bob", "carol"]
 
 # A machine that is busy with something else has found no fault, and two runs share no file.
 settings.register_profile(
@@ -43,50 +40,10 @@ def pytest_runtest_makereport():
     return report
 
 
-class Network:
-    """A running simulated network, for tests that are not asynchronous."""
-
-    def __init__(self, simulated: SimulatedNetwork):
-        self.directory = simulated.directory
-        self.nodes = simulated.nodes
-
-    def command(self, name: str, **arguments):
-        """One of the simulator's commands (lightning/simulator/control_server.py)."""
-        return asyncio.run(self._command(name, arguments))
-
-    async def _command(self, name: str, arguments: dict):
-        control = SimulatorControl(self.directory)
-        try:
-            return await control.command(name, **arguments)
-        finally:
-            await control.close()
-
-    def pay(self, sender: str, dest: str, records: dict[int, bytes], **arguments) -> dict:
-        """A raw keysend with any records; its end."""
-        values = {str(number): value.hex() for number, value in records.items()}
-        return self.command("pay", node=sender, dest=dest, records=values, **arguments)
-
-
-async def start_simulated(simulated: SimulatedNetwork) -> None:
-    await simulated.start()
-    await simulated.control.close()
-
-
 @pytest.fixture(scope="session", autouse=True)
 def databases() -> Iterator[None]:
     yield
     drop_databases()
-
-
-@contextmanager
-def simulated_network(directory: Path) -> Iterator[Network]:
-    """A network of its own, for tests whose nodes answer by themselves: two nodes on one lnd would both answer."""
-    simulated = SimulatedNetwork(directory, NAMES)
-    asyncio.run(start_simulated(simulated))
-    try:
-        yield Network(simulated)
-    finally:
-        asyncio.run(simulated.stop())
 
 
 @pytest.fixture(autouse=True)
@@ -98,6 +55,13 @@ def shared_nodes_run(request) -> Iterator[None]:
     for node in dead.values():
         node.start()
     assert not dead, f"after this test there ran no more: {', '.join(dead)}"
+
+
+@pytest.fixture(scope="session")
+def migrated() -> Iterator[None]:
+    call_command("migrate", verbosity=0)
+    yield
+    connection.close()
 
 
 @pytest.fixture(scope="session")

@@ -163,7 +163,7 @@ find_postgres
 install_javascript() {
     PATH="$PATH:$venv/bin"
     command -v npm >/dev/null 2>&1 || install requirements-javascript.txt
-    packages="$here/tests/clients/javascript"
+    packages="$here/tests/e2e/clients/javascript"
     is_fresh='[ node_modules/.package-lock.json -nt package-lock.json ]'
     # One run at a time: npm begins by deleting what another may be using.
     npm_ci="npm ci --no-audit --no-fund --silent >/dev/null 2>&1"

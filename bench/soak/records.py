@@ -8,7 +8,7 @@ from uuid import UUID
 from coincurve import PrivateKey
 
 from protos import envelope_pb2
-from tests.messaging.records import RECORD_NUMBER, deflated, sealed
+from tests.support.records import RECORD_NUMBER, deflated, sealed
 
 # Services that take records, that publish foreign ones, that are not there yet; and numbers of nobody.
 SERVICES = (100_000, 200_000, 300_000, 400_000, 500_000, 800_000)

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.nodes import ROOT
+from tests.support.nodes import ROOT, Node
 
 GUARD_SECONDS = 600
 
@@ -52,6 +52,10 @@ def run(
     return found
 
 
+def command(node: Node, name: str, *arguments: str, **options) -> Ended:
+    return run(name, *arguments, config=node.config_path, cwd=node.directory, **options)
+
+
 class Running:
     """A command that goes on until it is ended, with what it has printed so far."""
 
@@ -92,3 +96,15 @@ class Running:
     def __exit__(self, *_) -> None:
         self.process.kill()
         self.process.wait()
+
+
+def shell(node: Node, code: str) -> str:
+    """Django in a process beside the node, as the admin of a daphne is."""
+    done = subprocess.run(
+        [sys.executable, str(node.root / "manage.py"), "shell", "-v", "0", "-c", code],
+        env=os.environ | {"IMPD_CONFIG": str(node.config_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout

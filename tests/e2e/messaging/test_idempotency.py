@@ -1,0 +1,75 @@
+"""The same Idempotency-Key and request give the same id, and nothing is sent twice."""
+
+import asyncio
+import uuid
+from concurrent.futures import ThreadPoolExecutor
+
+import grpc
+
+from lightning.simulator.process import SimulatedNetwork
+from protos import messaging_pb2, messaging_pb2_grpc
+from tests.support.networks import start_simulated
+from tests.support.nodes import Node
+
+
+def fresh_key() -> dict[str, str]:
+    return {"Idempotency-Key": uuid.uuid4().hex}
+
+
+def test_same_request_same_id(alice, bob):
+    body, key = {"msg": "b25jZQ==", "pubkey": bob.pubkey}, fresh_key()
+    first, second = alice.post("/v1/message/send", body, key), alice.post("/v1/message/send", body, key)
+    assert first.status == 200 and first.json == second.json
+    assert alice.post("/v1/message/send", body).json != first.json
+
+
+def test_another_request_is_refused(alice, bob):
+    key = fresh_key()
+    alice.post("/v1/message/send", {"msg": "b25jZQ==", "pubkey": bob.pubkey}, key)
+    other = alice.post("/v1/message/send", {"msg": "dHdpY2U=", "pubkey": bob.pubkey}, key)
+    assert (other.status, other.json["code"]) == (409, 6)
+    assert "Idempotency-Key" in other.json["message"]
+
+
+def test_concurrent_requests_make_one_message(alice, bob):
+    body, key = {"msg": "b25jZQ==", "pubkey": bob.pubkey}, fresh_key()
+    with ThreadPoolExecutor(16) as pool:
+        replies = list(pool.map(lambda _: alice.post("/v1/message/send", body, key), range(48)))
+    assert {reply.status for reply in replies} == {200}
+    assert len({reply.json["id"] for reply in replies}) == 1
+
+
+def test_key_is_shared_by_rest_and_grpc_and_survives_kill(alice, bob):
+    key = fresh_key()
+    by_rest = alice.post("/v1/message/send", {"msg": "b25jZQ==", "pubkey": bob.pubkey}, key).json["id"]
+    alice.kill()
+    alice.start()
+    with grpc.insecure_channel(alice.grpc) as channel:
+        by_grpc = messaging_pb2_grpc.MessagingStub(channel).SendMessage(
+            messaging_pb2.SendMessageRequest(msg=b"once", pubkey=bob.pubkey),
+            metadata=(("idempotency-key", key["Idempotency-Key"]),),
+        )
+    assert by_grpc.id == by_rest
+
+
+def test_key_that_is_none(alice, bob):
+    reply = alice.post(
+        "/v1/message/send", {"msg": "b25jZQ==", "pubkey": bob.pubkey}, {"Idempotency-Key": "x" * 256}
+    )
+    assert reply.status == 400 and "Idempotency-Key" in reply.json["message"]
+
+
+def test_what_was_accepted_is_not_refused_for_a_balance_that_it_spent(tmp_path):
+    simulated = SimulatedNetwork(tmp_path / "network", ["alice", "bob"])
+    asyncio.run(start_simulated(simulated))
+    try:
+        with Node(simulated.nodes["alice"], tmp_path / "alice") as alice:
+            amount = int(alice.get("/v1/node").json["spendableSat"]) - 100
+            body = {"msg": "b25jZQ==", "pubkey": simulated.nodes["bob"].pubkey, "amount": amount}
+            key = fresh_key()
+            first = alice.post("/v1/message/send", body, key)
+            alice.wait_until(lambda: int(alice.get("/v1/node").json["spendableSat"]) < amount)
+            assert alice.post("/v1/message/send", body, key).json == first.json
+            assert alice.post("/v1/message/send", body, fresh_key()).json["code"] == 9
+    finally:
+        asyncio.run(simulated.stop())

@@ -1,0 +1,142 @@
+"""A node on PostgreSQL whose server goes away and comes back, and what it refuses there."""
+
+import asyncio
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import psycopg
+import pytest
+from psycopg.conninfo import conninfo_to_dict
+
+from lightning.simulator.process import SimulatedNetwork
+from nodeapi.server_lock import ADVISORY_KEY
+from tests.support.databases import control_server, end_sessions, lock_holders, only_on_postgres
+from tests.support.networks import start_simulated
+from tests.support.nodes import Node
+from tests.support.ports import free_port
+from tests.support.streams import SEND, WebsocketStream, b64, send
+from tests.support.traffic import Traffic, assert_all_arrive_once
+
+pytestmark = only_on_postgres
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory) -> Iterator[tuple[Node, Node]]:
+    """A sender and a recipient on a network of their own."""
+    tmp_path = tmp_path_factory.mktemp("pair")
+    simulated = SimulatedNetwork(tmp_path / "network", ["alice", "bob"])
+    asyncio.run(start_simulated(simulated))
+    try:
+        with Node(simulated.nodes["alice"], tmp_path / "alice") as alice:
+            with Node(simulated.nodes["bob"], tmp_path / "bob") as bob:
+                yield alice, bob
+    finally:
+        asyncio.run(simulated.stop())
+
+
+def end_all_sessions(*nodes: Node) -> None:
+    for node in nodes:
+        end_sessions(node.database_url)
+
+
+def on_database(node: Node, statement: str) -> list[tuple]:
+    with psycopg.connect(node.database_url, autocommit=True) as connection:
+        found = connection.execute(statement)
+        return found.fetchall() if found.description else []
+
+
+def test_ended_sessions_under_traffic_lose_and_repeat_nothing(pair):
+    alice, bob = pair
+    with Traffic(alice, bob) as traffic:
+        for _ in range(10):
+            end_all_sessions(alice, bob)
+            traffic.wait_for_more()
+    assert {(reply.status, reply.json["code"]) for reply in traffic.refused} <= {(503, 14)}
+    assert_all_arrive_once(alice, bob, traffic.ids)
+    last = send(alice, bob)
+    told = [event["id"] for event in stream_until(bob, last)]
+    assert len(told) == len(set(told)) and set(traffic.ids) <= set(told)
+
+
+def stream_until(node: Node, message_id: str) -> list[dict]:
+    with WebsocketStream(node, "?after=0&service=message") as stream:
+        return stream.until(lambda event: event["id"] == message_id)
+
+
+def test_restarted_server_under_traffic_loses_and_repeats_nothing(pair):
+    alice, bob = pair
+    with Traffic(alice, bob) as traffic:
+        control_server("--mode=immediate", "stop")
+        try:
+            # The clients' own calls may all wait to hear what became of the last commit.
+            late = alice.post(SEND, {"msg": b64(b"late"), "pubkey": bob.pubkey})
+            assert alice.get("/v1/messages").status == 503
+        finally:
+            control_server("start")
+        traffic.wait_for_more()
+    assert {(reply.status, reply.json["code"]) for reply in [late, *traffic.refused]} == {(503, 14)}
+    assert_all_arrive_once(alice, bob, traffic.ids)
+
+
+def test_commit_that_was_made_but_not_answered_is_found_out(pair):
+    """The server waits for a standby that is not there: what it has then is committed, and nobody was told."""
+    alice, bob = pair
+    with ThreadPoolExecutor(1) as pool:
+        on_database(alice, "ALTER SYSTEM SET synchronous_standby_names = 'nobody'")
+        try:
+            on_database(alice, "SELECT pg_reload_conf()")
+            sending = pool.submit(send, alice, bob)
+            alice.wait_until(
+                lambda: on_database(
+                    alice,
+                    "SELECT 1 FROM pg_stat_activity WHERE wait_event = 'SyncRep' AND datname = current_database()",
+                )
+            )
+            end_all_sessions(alice)
+        finally:
+            on_database(alice, "ALTER SYSTEM RESET synchronous_standby_names")
+            on_database(alice, "SELECT pg_reload_conf()")
+        assert_all_arrive_once(alice, bob, [sending.result()])
+
+
+def test_lost_lock_is_taken_again(pair):
+    alice, bob = pair
+    # A test before has ended its session too.
+    alice.wait_until(lambda: lock_holders(alice.database_url))
+    told, before = len(alice.log), lock_holders(alice.database_url)
+    end_all_sessions(alice)
+    alice.wait_until(lambda: "the database is locked again" in alice.log[told:])
+    alice.wait_until(lambda: lock_holders(alice.database_url) - before)
+    other = Node(alice.lnd, alice.directory.parent / "second", database_url=alice.database_url)
+    assert f"process {alice.process.pid} on" in other.refused_start()
+    assert_all_arrive_once(alice, bob, [send(alice, bob)])
+
+
+def test_lock_that_another_took_meanwhile_ends_the_node(pair):
+    alice, _ = pair
+    alice.process.send_signal(signal.SIGSTOP)
+    end_all_sessions(alice)
+    with psycopg.connect(alice.database_url, autocommit=True) as other:
+        while not other.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_KEY]).fetchone()[0]:
+            time.sleep(0.05)
+        alice.process.send_signal(signal.SIGCONT)
+        alice.ended_by_itself()
+    assert "another runimpd (process unknown) runs on this database" in alice.log
+    alice.start()
+
+
+def test_server_that_is_not_there_is_told_without_the_password(network, tmp_path):
+    url = f"postgresql://me:hunter2@127.0.0.1:{free_port()}/node"
+    node = Node(network.nodes["carol"], tmp_path / "carol", database_url=url)
+    log = node.refused_start()
+    assert "database.url: the PostgreSQL database cannot be used" in log
+    assert "hunter2" not in log and "Traceback" not in log
+
+
+def test_server_that_forgets_commits_is_refused(network, tmp_path):
+    node = Node(network.nodes["carol"], tmp_path / "carol")
+    name = conninfo_to_dict(node.database_url)["dbname"]
+    on_database(node, f"ALTER DATABASE {name} SET synchronous_commit = off")
+    assert "synchronous_commit is off" in node.refused_start()

@@ -1,0 +1,136 @@
+"""The outbox with what goes wrong beside it: callers that leave, a database or an lnd that is away for a moment."""
+
+import asyncio
+from functools import partial
+
+import pytest
+from django.db import OperationalError
+
+from lightning.carrier import Outcome, Shipment, Verdict
+from messaging import hints, outbox
+from messaging.budget import Budget, OverBudget, spent_on_messages
+from messaging.database import Database
+from messaging.models import Message, State
+from messaging.outgoing import new_message
+from tests.support.outboxes import PUBKEY, Courier, empty_database, make_outbox, run, running, until
+
+EXPIRES_SECONDS = 1
+
+migrated = pytest.fixture(autouse=True)(empty_database)
+
+
+def accept(box, **fields):
+    return box.accept(service="message", pubkey=PUBKEY, body=b"hello", amount_sat=10, reply_to=None, **fields)
+
+
+def all_are(state: State) -> bool:
+    return Message.objects.exists() and not Message.objects.exclude(state=state).exists()
+
+
+def test_message_whose_caller_has_left_counts_for_the_budget():
+    async def test() -> None:
+        database, carrier = Database(), Courier()
+        budget = Budget(database=database, limit_sat=25, sources=[spent_on_messages])
+        box = make_outbox(database, carrier, budget=budget)
+        async with running(box):
+            await accept(box)
+            leaving = asyncio.create_task(accept(box))
+            while not budget._pending_msat:
+                await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+            with pytest.raises(OverBudget):
+                await accept(box)
+            # The second is perhaps not stored yet.
+            await until(database, lambda: Message.objects.filter(state=State.SETTLED).count() == 2)
+        assert sum(shipment.amount_msat for shipment in carrier.shipped) == 20_000
+        await database.close()
+
+    run(test())
+
+
+def test_broadcast_whose_caller_has_left_is_sent_all_the_same():
+    async def test() -> None:
+        database, carrier = Database(), Courier()
+        box = make_outbox(database, carrier)
+        async with running(box):
+            message = new_message(service="message", pubkey=PUBKEY, body=b"hello")
+            leaving = asyncio.create_task(box.accept_all([message]))
+            await asyncio.sleep(0)
+            leaving.cancel()
+            await asyncio.gather(leaving, return_exceptions=True)
+            await until(database, partial(all_are, State.SETTLED))
+        await database.close()
+
+    run(test())
+
+
+class OnceAway(Database):
+    """It is away when it is first asked for a peer's hints, after the attempt was stored."""
+
+    was_away = False
+
+    async def read(self, job):
+        if not self.was_away and getattr(job, "func", None) is hints.read:
+            self.was_away = True
+            raise OperationalError("the server went away")
+        return await super().read(job)
+
+
+class Remembering(Courier):
+    """It has heard of what it was sent, and of nothing else."""
+
+    async def outcome(self, secret: bytes) -> Outcome:
+        known = any(shipment.secret == secret for shipment in self.shipped)
+        return Outcome(verdict=Verdict.SETTLED if known else Verdict.NEVER_SENT)
+
+
+def test_message_goes_on_after_the_database_was_away(monkeypatch):
+    monkeypatch.setattr(outbox, "UNKNOWN_RETRY_SECONDS", 0.05)
+
+    async def test() -> None:
+        database, carrier = OnceAway(), Remembering()
+        box = make_outbox(database, carrier)
+        async with running(box):
+            await accept(box)
+            await until(database, partial(all_are, State.SETTLED))
+        assert database.was_away and len(carrier.shipped) == 1
+        await database.close()
+
+    run(test())
+
+
+class Crashing(Courier):
+    """It goes away with what it was sent, whose time is over then. Its first answers afterwards are that it has heard of
+    nothing; later it pays, if it does so at all."""
+
+    def __init__(self, *, pays: bool):
+        super().__init__()
+        self._pays = pays
+        self._asked = 0
+
+    async def send(self, shipment: Shipment) -> Outcome:
+        self.shipped.append(shipment)
+        # The outbox has the message in its memory.
+        await asyncio.sleep(EXPIRES_SECONDS)
+        return Outcome(verdict=Verdict.UNKNOWN, cause="lnd does not answer")
+
+    async def outcome(self, secret: bytes) -> Outcome:
+        self._asked += 1
+        heard = self._pays and self._asked >= outbox.UNHEARD_ANSWERS
+        return Outcome(verdict=Verdict.SETTLED if heard else Verdict.NEVER_SENT)
+
+
+@pytest.mark.parametrize(("pays", "end"), [(False, State.FAILED), (True, State.SETTLED)])
+def test_what_lnd_has_not_heard_of_in_time_is_not_sent_again(monkeypatch, pays, end):
+    monkeypatch.setattr(outbox, "UNKNOWN_RETRY_SECONDS", 0.05)
+
+    async def test() -> None:
+        database, carrier = Database(), Crashing(pays=pays)
+        async with running(box := make_outbox(database, carrier)):
+            await accept(box, expires_seconds=EXPIRES_SECONDS)
+            await until(database, partial(all_are, end))
+        assert len(carrier.shipped) == 1
+        await database.close()
+
+    run(test())
