@@ -31,7 +31,7 @@ from tests.support.certificates import Authority, key_pem, new_key, new_rsa_key,
 PUB_KEY = "02" + "ab" * 32
 MACAROON = bytes.fromhex("0201036c6e64") + b"\x07" * 40
 KEY = "correct-horse-battery-staple"
-EXAMPLE = Path(__file__).parents[2] / "config" / "example.config.yml"
+EXAMPLE = ROOT / "config" / "example.config.yml"
 
 FILE_OF_2021 = """\
 server:
