@@ -13,17 +13,35 @@ from hypothesis import HealthCheck, settings
 
 import tests.support.django_setup  # noqa: F401  (before modules that import models are collected)
 from tests.support.databases import drop_databases
+from tests.support.examples import LONG, examples
 from tests.support.networks import Network, simulated_network
 from tests.support.nodes import Node, launched
 
 # A machine that is busy with something else has found no fault, and two runs share no file.
 settings.register_profile(
-    "tests", deadline=None, database=None, print_blob=True, suppress_health_check=[HealthCheck.too_slow]
+    "tests",
+    deadline=None,
+    database=None,
+    print_blob=True,
+    max_examples=examples(100),
+    suppress_health_check=[HealthCheck.too_slow],
 )
 settings.load_profile("tests")
 
 # A script's background job ignores Ctrl-C, and so would all that is started here, which tests end with it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+KINDS = ("e2e", "integration", "unit")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Whole nodes first, so that no worker is left with a long file in the end."""
+    if not LONG:
+        long = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if item not in long]
+        config.hook.pytest_deselected(items=long)
+    items.sort(key=lambda item: [kind in item.nodeid.split("/") for kind in KINDS], reverse=True)
 
 
 def pytest_runtest_setup() -> None:

@@ -11,6 +11,7 @@ from schemathesis.specs.openapi.checks import (
     status_code_conformance,
 )
 
+from tests.support.examples import examples
 from tests.support.streams import GUARD_SECONDS
 
 CHECKS = [
@@ -20,7 +21,7 @@ CHECKS = [
     response_schema_conformance,
     status_code_conformance,
 ]
-EXAMPLES = 40
+EXAMPLES = examples(40)
 
 
 def check(operation) -> None:

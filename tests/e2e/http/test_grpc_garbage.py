@@ -7,6 +7,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.support.grpc_methods import METHODS
 from tests.support.streams import GUARD_SECONDS
 
@@ -52,7 +53,9 @@ def test_no_request_is_the_nodes_fault(alice, method):
         )
 
         @given(requests(method.input_type))
-        @settings(max_examples=60, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=examples(60), deadline=None, database=None, suppress_health_check=list(HealthCheck)
+        )
         def ask(request: bytes) -> None:
             try:
                 call(request, timeout=GUARD_SECONDS)

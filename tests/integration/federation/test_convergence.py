@@ -22,6 +22,7 @@ from federation.settings import SERVICE, FederationSettings
 from federation.states import State
 from messaging.models import Direction, Message, Peer
 from messaging.outgoing import new_message
+from tests.support.examples import examples
 
 A, B, STRANGER = "02" + "aa" * 32, "03" + "bb" * 32, "02" + "cc" * 32
 TTL_SECONDS = 100_000
@@ -122,7 +123,7 @@ ACTIONS = st.tuples(
 
 # What is suppressed here takes the place of what the profile suppresses.
 @settings(
-    max_examples=300,
+    max_examples=examples(300),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )

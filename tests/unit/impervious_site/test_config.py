@@ -27,6 +27,8 @@ from impervious_site.config import (
 from impervious_site.databases import postgres_settings
 from impervious_site.logs import logging_settings
 from tests.support.certificates import Authority, key_pem, new_key, new_rsa_key, self_signed
+from tests.support.examples import examples
+from tests.support.nodes import ROOT
 
 PUB_KEY = "02" + "ab" * 32
 MACAROON = bytes.fromhex("0201036c6e64") + b"\x07" * 40
@@ -812,7 +814,7 @@ _SHAPED_JUNK = st.fixed_dictionaries(
     | {"service_list": st.lists(st.dictionaries(st.sampled_from(_SERVICE_KEYS), _JUNK))},
 )
 _FEW = settings(
-    max_examples=60,
+    max_examples=examples(60),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
 )

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from messaging import envelope
 from messaging.envelope import EnvelopeError, Item
 from protos import envelope_pb2
+from tests.support.examples import examples
 from tests.support.records import RECORD_NUMBER, compact_signature, deflated, item, packet, sealed
 
 ALICE, BOB, CAROL = PrivateKey(b"\x01" * 32), PrivateKey(b"\x02" * 32), PrivateKey(b"\x03" * 32)
@@ -313,7 +314,7 @@ def test_part_of_unknown_compression():
     assert opened_items(item(b"half", part=part(), compression=7)).dropped == {"item_compression": 1}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(st.binary(max_size=300))
 def test_random_records_raise_nothing_else(record):
     for candidate in (record, b"IMP\x01" + record, b"IMP\x01" + ALICE_KEY + record):
@@ -321,7 +322,7 @@ def test_random_records_raise_nothing_else(record):
             opened(candidate)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(300), deadline=None)
 @given(
     st.binary(max_size=200) | st.lists(st.binary(max_size=40)).map(lambda raws: packet(*map(_lenient, raws)))
 )

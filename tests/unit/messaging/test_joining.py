@@ -16,6 +16,7 @@ from messaging.envelope import ItemPart
 from messaging.joining import Arrived, Bounds, forget_old, join
 from messaging.models import Assembly, Direction, Message, Peer, ReceivedPart, State
 from messaging.packing import divide, pack
+from tests.support.examples import examples
 
 SENDERS = [f"02{number:064x}" for number in range(1, 9)]
 FRIEND = SENDERS[0]
@@ -53,7 +54,7 @@ texts = st.builds(lambda word, count: word * count, st.binary(min_size=1, max_si
 bodies = st.one_of(st.binary(min_size=1, max_size=4_000), texts)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(
     st.lists(st.tuples(st.sampled_from(SENDERS), bodies), min_size=1, max_size=5),
     st.integers(300, 1_206),
@@ -119,7 +120,7 @@ hostile = st.builds(
 )
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(100), deadline=None)
 @given(st.lists(hostile, max_size=40))
 def test_bounds_hold_whatever_comes(arrived):
     clear()

@@ -21,6 +21,7 @@ from messaging.outgoing import new_message
 from messaging.packing import divide
 from messaging.traffic import WHOLE, Key
 from protos import envelope_pb2
+from tests.support.examples import examples
 
 PUBKEYS = ["02" + "bb" * 32, "02" + "cc" * 32]
 ROOM_BYTES = 420
@@ -203,4 +204,4 @@ def _nobody(events) -> None:
 
 
 TestLives = Lives.TestCase
-TestLives.settings = settings(max_examples=30, stateful_step_count=40, deadline=None)
+TestLives.settings = settings(max_examples=examples(30), stateful_step_count=40, deadline=None)

@@ -31,6 +31,7 @@ from messaging.models import (
 )
 from messaging.policy import Rules, refused_totals
 from messaging.registry import Registry
+from tests.support.examples import examples
 
 STRANGER, OTHER, FRIEND, FOE = (f"02{number:064x}" for number in range(1, 5))
 BOUNDS = Bounds(max_bytes=20_000, per_peer=64, in_all=1_024, received_bytes=2**26, seconds=90_000)
@@ -358,7 +359,7 @@ longs = st.builds(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     rules_drawn, st.lists(st.one_of(singles, singles, longs), max_size=12), st.randoms(use_true_random=False)
 )
@@ -388,7 +389,7 @@ def test_the_same_whatever_the_batches_and_however_often_told(rules, drawn, dice
     assert total <= len(arrivals)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(st.lists(st.integers(0, 1_500), max_size=30), st.integers(1, 5))
 def test_no_hour_sees_more_than_the_quota(pauses, quota):
     clear()

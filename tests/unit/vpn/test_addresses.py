@@ -11,6 +11,7 @@ from django.db import IntegrityError, transaction
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from vpn import addresses
 from vpn.models import Address, Lease, LeaseStep
 from vpn.pool import Pool
@@ -39,7 +40,7 @@ def empty() -> None:
         model.objects.all().delete()
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=examples(25), deadline=None)
 @given(st.lists(st.booleans() | st.integers(0, 5), max_size=30))
 def test_no_address_has_two_leases_and_the_longest_free_goes_first(steps):
     empty()

@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.examples import examples
 from tests.support.machines import needs
 from vpn import keys, wgquick
 
@@ -108,7 +109,7 @@ _VALUES = (
 _FIELDS = sorted(wgquick.peering_fields(PLAIN))
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(st.dictionaries(st.sampled_from(_FIELDS), _VALUES, min_size=1))
 def test_no_field_smuggles_a_line(hostile):
     fields = wgquick.peering_fields(PLAIN) | hostile
