@@ -35,8 +35,12 @@ signal.signal(signal.SIGINT, signal.default_int_handler)
 KINDS = ("e2e", "integration", "unit")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Whole nodes first, so that no worker is left with a long file in the end."""
+    """Whole nodes first, so that no worker is left with a long file in the end. Whoever asks for tables runs SQL."""
+    for item in items:
+        if "migrated" in item.fixturenames:
+            item.add_marker("sql")
     if not LONG:
         long = [item for item in items if item.get_closest_marker("long")]
         items[:] = [item for item in items if item not in long]

@@ -33,6 +33,8 @@ SERVICES = {
     "socket": 500000,
     "sign": 800000,
 }
+# What is measured is stored by a process that ends in order.
+END_SIGNAL = signal.SIGTERM if "COVERAGE_PROCESS_CONFIG" in os.environ else signal.SIGKILL
 # Whose logs are told when a test fails.
 launched: list["Node"] = []
 
@@ -226,7 +228,7 @@ class Node:
         return self.start()
 
     def __exit__(self, *_) -> None:
-        self.kill()
+        self._end(END_SIGNAL)
 
     def request(self, method: str, path: str, body=None, headers: dict | None = None) -> Reply:
         """One HTTP request; a body that is no bytes is sent as JSON."""

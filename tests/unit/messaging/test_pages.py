@@ -10,7 +10,7 @@ from messaging.pages import count_within
 from messaging.services import PAGE_BYTES, message_list
 from tests.support.outboxes import PUBKEY, empty_database
 
-empty = pytest.fixture(autouse=True)(empty_database)
+migrated = pytest.fixture(autouse=True)(empty_database)
 
 
 @pytest.mark.parametrize(

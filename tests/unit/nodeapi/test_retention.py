@@ -21,7 +21,7 @@ KEEP = Keep(events_days=30, messages_days=30)
 
 
 @pytest.fixture(autouse=True)
-def tables():
+def migrated():
     call_command("migrate", verbosity=0)
     for table in TABLES:
         table.objects.all().delete()
