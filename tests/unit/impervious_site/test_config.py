@@ -27,6 +27,7 @@ from impervious_site.config import (
 from impervious_site.databases import postgres_settings
 from impervious_site.logs import logging_settings
 from tests.support.certificates import Authority, key_pem, new_key, new_rsa_key, self_signed
+from tests.support.nodes import ROOT
 
 PUB_KEY = "02" + "ab" * 32
 MACAROON = bytes.fromhex("0201036c6e64") + b"\x07" * 40
