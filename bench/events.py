@@ -1,5 +1,6 @@
 """Events that arrive at a node faster than another node would send them: signed packets of several messages each, made
-before the clock runs, paid by a bare client."""
+before the clock runs, paid by a bare client.
+"""
 
 import asyncio
 import os

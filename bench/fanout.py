@@ -1,5 +1,6 @@
 """Deliveries a second to many websocket clients: events that arrive at the node over Lightning, over a bare broadcaster and
-over one Channels consumer a client."""
+over one Channels consumer a client.
+"""
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable

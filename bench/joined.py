@@ -1,5 +1,6 @@
 """Small messages under load to one node, over bare keysends on the same lnd: what joining gains, and what it costs a message
-that is alone."""
+that is alone.
+"""
 
 from statistics import median
 

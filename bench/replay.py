@@ -1,5 +1,6 @@
 """How fast one websocket client is told the whole event log, over a bare server that has the frames in memory, and over a
-bare reader of the same rows."""
+bare reader of the same rows.
+"""
 
 import asyncio
 import sqlite3

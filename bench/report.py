@@ -21,7 +21,8 @@ class Target:
 @dataclass(frozen=True)
 class Row:
     """One figure. `node` and `peer` have a value a round; `kind` tells how they are compared: "ratio" (node / peer),
-    "more" (node - peer) or "value" (node alone against a limit)."""
+    "more" (node - peer) or "value" (node alone against a limit).
+    """
 
     name: str
     unit: str

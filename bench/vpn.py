@@ -1,5 +1,6 @@
 """Leases as they are sold (bench/sales.py), and bringing an interface to the peers that the database says, over the bare
-`wg set` of the same peers."""
+`wg set` of the same peers.
+"""
 
 import asyncio
 import base64

@@ -51,7 +51,8 @@ async def federation_leave(
     claim: Claim | None,
 ) -> UUID:
     """Leaves a node. The id of the message that tells it, once it is committed. Raises NotPossible, KeyReused and
-    OverBudget."""
+    OverBudget.
+    """
     message = new_message(
         service=SERVICE, pubkey=pubkey, body=steps.leave_body(settings), expires_seconds=expires_seconds
     )

@@ -9,7 +9,8 @@ ACCEPT_AUTO, ACCEPT_KNOWN, ACCEPT_MANUAL = "auto", "known", "manual"
 @dataclass(frozen=True, kw_only=True)
 class FederationSettings:
     """`accept` says whose requests are accepted: everybody's (auto), those of peers that are marked as known, or those
-    that the admin accepts (manual)."""
+    that the admin accepts (manual).
+    """
 
     own_pubkey: str
     imp_id: str

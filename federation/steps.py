@@ -130,7 +130,8 @@ def request_received(message: Message, body: Body, settings: FederationSettings)
 
 def _too_many_steps(federation: Federation) -> bool:
     """Each answer is a payment of ours: strangers, whose keys cost nothing, must not make this node pay without end. What
-    all strangers do together keeps nobody from being answered whom we have asked."""
+    all strangers do together keeps nobody from being answered whom we have asked.
+    """
     if Peer.objects.filter(pubkey=federation.pubkey, marked=True).exists():
         return False
     lately = Step.objects.filter(created_at__gte=timezone.now() - timedelta(hours=1))
@@ -218,7 +219,8 @@ def _strike_off(federation: Federation, request_id: UUID) -> None:
 
 def _unasked(federation: Federation, message: Message, body: Body, settings: FederationSettings) -> Reaction:
     """An accept that answers nothing which is still asked. If it was asked once, its sender holds us and may not know
-    that we no longer hold it: it is told."""
+    that we no longer hold it: it is told.
+    """
     asked_once = Message.objects.filter(
         direction=Direction.OUT, pubkey=message.pubkey, message_id=message.reply_to, service=SERVICE
     )

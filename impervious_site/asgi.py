@@ -10,11 +10,11 @@ import sys
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
-from channels.routing import ProtocolTypeRouter  # noqa: E402
-from django.conf import settings  # noqa: E402
-from django.core.asgi import get_asgi_application  # noqa: E402
+from channels.routing import ProtocolTypeRouter
+from django.conf import settings
+from django.core.asgi import get_asgi_application
 
-from impervious_site.config import PLACES  # noqa: E402
+from impervious_site.config import PLACES
 
 _django = get_asgi_application()
 

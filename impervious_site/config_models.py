@@ -43,7 +43,8 @@ class ApiKey(Section):
 
 class Server(Section):
     """tls_cert and tls_key are both there or both None. max_connections_per_address: None for the default, which does not
-    hold for loopback."""
+    hold for loopback.
+    """
 
     enabled: values.Flag = True
     grpc_addr: values.AddressValue = Address("127.0.0.1", 8881)
@@ -94,7 +95,8 @@ class Lnd(Section):
 
 class Lightning(Section):
     """Fee limit of a payment: the larger of max_fee_sat (sat) and max_fee_percent (% of its amount). The most that one call
-    may send, and that all may cost in 24 hours; None: no limit."""
+    may send, and that all may cost in 24 hours; None: no limit.
+    """
 
     max_fee_sat: values.whole(0) = 10
     max_fee_percent: values.Percent = 5.0
@@ -104,7 +106,8 @@ class Lightning(Section):
 
 class Federate(Section):
     """ttl in seconds, at most 100 years; whose requests are accepted: everybody's (auto), those of peers that are marked as
-    known, or those that the admin accepts (manual)."""
+    known, or those that the admin accepts (manual).
+    """
 
     ttl: values.whole(1, 3_155_760_000) = 31_560_000
     imp_id: values.ImpId = ""
@@ -123,7 +126,8 @@ class AutoRenew(Section):
 class VpnKeys(Section):
     """price in sat per hour; server_pub_key is empty unless it is a valid WireGuard key. subnet has one IPv4 network,
     one IPv6 network, or both in this order. min_seconds and max_seconds bound what one payment may buy;
-    quotes_per_minute is for one buyer."""
+    quotes_per_minute is for one buyer.
+    """
 
     price: values.whole(0) = 100
     server_ip: values.Ip = "127.0.0.1"
@@ -174,7 +178,8 @@ class Events(Section):
 
 class Messages(Section):
     """For how many days ended messages are kept; None: for ever. A day would be too short: senders repeat themselves for
-    one, and by what is stored a repeated message is known."""
+    one, and by what is stored a repeated message is known.
+    """
 
     keep_days: values.whole(2) | None = None
 
@@ -189,7 +194,8 @@ class Logging(Section):
 class Inbound(Section):
     """Who may write to this node with one service, or, as "default", with each that says nothing else: the least that a
     message pays (sat), whether its sender must be known, and what one peer, and all, may send in an hour. 0: no limit;
-    None: as the default, which has no limits unless it says so."""
+    None: as the default, which has no limits unless it says so.
+    """
 
     min_amount_sat: values.whole(0, 2_100_000_000_000_000) | None = None
     only_known: values.Flag | None = None
@@ -201,7 +207,8 @@ class Inbound(Section):
 
 class Database(Section):
     """Where all is stored: an SQLite file, or a PostgreSQL database by libpq's parameters, the password among them. One
-    of the two is None. `secret_key_path` is of Django's secret key."""
+    of the two is None. `secret_key_path` is of Django's secret key.
+    """
 
     sqlite_path: Path | None
     postgres: Secret[dict[str, str]] | None

@@ -49,7 +49,10 @@ class Findings:
 
     def unknown(self, key: str, text: str) -> None:
         """A key that nothing reads: a warning, but a problem in the sections that are strict."""
-        section = key.split(".")[0] if "." in key else key.removeprefix(ENV_PREFIX).split("__")[0].lower()
+        if "." in key:
+            section = key.partition(".")[0]
+        else:
+            section = key.removeprefix(ENV_PREFIX).partition("__")[0].lower()
         (self.problem if section in self.strict_sections else self.warn)(key, text)
 
     def has_problem(self, *prefixes: str) -> bool:

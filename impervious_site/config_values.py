@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import urlsplit
 
-from pydantic import PlainValidator, Secret as SecretOf, SecretStr, ValidationInfo
+from pydantic import PlainValidator, SecretStr, ValidationInfo
+from pydantic import Secret as SecretOf
 
 SCOPES = ("read", "send", "pay", "admin")
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -379,7 +380,7 @@ def parse_log_parts(value: Any) -> tuple[tuple[str, str], ...]:
 
 def _log_part(name: str) -> str:
     place = ROOT.joinpath(*name.split("."))
-    known = re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", name) and name.split(".")[0] in LOG_ROOMS
+    known = re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", name) and name.partition(".")[0] in LOG_ROOMS
     if not known or not (place.is_dir() or place.with_suffix(".py").is_file()):
         raise ValueError(
             f"{shown(name)} is no part of the node; must be one as in the log, such as messaging.outbox, or a room of "

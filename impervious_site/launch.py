@@ -1,5 +1,6 @@
 """What has to happen before Django reads its settings: the configuration is named, and a simulated network started when
-there is no configuration at all and the node was started by ./impervious."""
+there is no configuration at all and the node was started by ./impervious.
+"""
 
 import atexit
 import os

@@ -15,7 +15,8 @@ STRANGERS_CHARACTERS = 200
 
 class OfStrangers(logging.Filter):
     """What Django tells of requests that it refuses, which anybody can have told who reaches the pages: without a stack,
-    and without the request, in whose address anything may stand; at most so many a minute."""
+    and without the request, in whose address anything may stand; at most so many a minute.
+    """
 
     def __init__(self, now: Callable[[], float] = time.monotonic):
         super().__init__()

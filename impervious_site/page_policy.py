@@ -1,5 +1,6 @@
 """What a browser may do with the node's pages: run scripts that are files of this node, and nothing that stands in a
-page, whatever another node has written into it; and show none in a frame."""
+page, whatever another node has written into it; and show none in a frame.
+"""
 
 from django.utils.deprecation import MiddlewareMixin
 

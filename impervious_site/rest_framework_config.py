@@ -1,5 +1,6 @@
 """Django REST framework without two packages that it would load because they are installed: psycopg, for fields that no
-model has, and Pygments, for pages that the node does not show. Without them a node on SQLite takes 11 MB less."""
+model has, and Pygments, for pages that the node does not show. Without them a node on SQLite takes 11 MB less.
+"""
 
 import sys
 from collections.abc import Iterator
@@ -26,7 +27,7 @@ def absent(*names: str) -> Iterator[None]:
 
 with absent(*UNUSED):
     # All its looking for optional packages is in this module.
-    import rest_framework.compat  # noqa: E402, F401
+    import rest_framework.compat  # noqa: F401
 
 
 class LeanConfig(RestFrameworkConfig):

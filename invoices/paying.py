@@ -60,7 +60,8 @@ class OtherPayer(Exception):
 
 class Payer:
     """`pay` answers with the payment as it is after at most so many seconds; it goes on afterwards. `run` takes up what an
-    earlier process left, until cancelled. `own_pubkey` is that of the lnd (hexadecimal)."""
+    earlier process left, until cancelled. `own_pubkey` is that of the lnd (hexadecimal).
+    """
 
     def __init__(
         self,
@@ -82,7 +83,8 @@ class Payer:
 
     async def known(self, payment_hash: bytes, claim: Claim | None) -> InvoicePayment | None:
         """The payment that this claim was answered with before, whatever became of it; else one of this hash that is under
-        way or settled. Raises KeyReused."""
+        way or settled. Raises KeyReused.
+        """
         if claim and (payment_id := await self._claims.answer(claim)):
             return await self._database.read(partial(services.payment_get, payment_id))
         payment = await self._database.read(partial(services.payment_of, payment_hash))
@@ -106,7 +108,8 @@ class Payer:
         cltv_limit_blocks: int = 0,
     ) -> InvoicePayment:
         """Begins to pay, unless that was begun before. `cltv_limit_blocks` bounds how long the payment may be held (0: as
-        lnd does). Raises OverBudget and KeyReused, having stored nothing."""
+        lnd does). Raises OverBudget and KeyReused, having stored nothing.
+        """
         begin = partial(self._begin, request, text, amount_msat, claim, cltv_limit_blocks)
         beginning = asyncio.ensure_future(self._claims.once(claim, begin) if claim else begin())
         self._beginning.add(beginning)

@@ -76,7 +76,8 @@ def payment_begin(
     wanted: InvoicePayment, key: IdempotencyKey | None, noter: notes.Noter | None = None
 ) -> tuple[InvoicePayment, bool]:
     """The payment of this hash, and whether it begins now: what is under way or paid stays as it is, what failed may be
-    tried again."""
+    tried again.
+    """
     known = payment_of(wanted.payment_hash)
     begins = known is None or known.state == InvoicePayment.State.FAILED
     payment = wanted if begins else known

@@ -38,7 +38,8 @@ def polymod(values: list[int]) -> int:
 
 def checked_payment_request(text: str, *, network: str) -> str:
     """The request in lower case, without `lightning:` before it. ValueError says why it is none, or none of this network
-    (lnd's name; one that is unknown here is left to lnd)."""
+    (lnd's name; one that is unknown here is left to lnd).
+    """
     text = text.strip()
     if text[: len(_URI)].lower() == _URI:
         text = text[len(_URI) :]

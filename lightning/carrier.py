@@ -60,7 +60,8 @@ class Parcel:
 @dataclass(frozen=True, kw_only=True)
 class Way:
     """A way to a node, as it is now: its hops, the fee of the one payment that was asked about, whether its record fits,
-    and the bytes of a record that would fit over two hops more."""
+    and the bytes of a record that would fit over two hops more.
+    """
 
     hops: int
     fee_msat: int

@@ -124,7 +124,8 @@ class LndClient:
 
     async def settle_invoice(self, preimage: bytes) -> None:
         """Takes the payment that a hold invoice holds. A second time is no error; LndError with code UNKNOWN, "invoice
-        already canceled", after a cancel."""
+        already canceled", after a cancel.
+        """
         await self._call(Rpc.SETTLE_INVOICE, invoices_pb2.SettleInvoiceMsg(preimage=preimage))
 
     async def cancel_invoice(self, payment_hash: bytes) -> None:
@@ -156,14 +157,16 @@ class LndClient:
 
     async def subscribe_single_invoice(self, payment_hash: bytes) -> AsyncIterator[lightning_pb2.Invoice]:
         """One invoice as it is, then each of its changes, ACCEPTED among them, which no other stream tells. Ends with
-        LndError, also after a final state."""
+        LndError, also after a final state.
+        """
         request = invoices_pb2.SubscribeSingleInvoiceRequest(r_hash=payment_hash)
         async for invoice in self._invoices_of(Rpc.SUBSCRIBE_SINGLE_INVOICE, request):
             yield invoice
 
     async def not_permitted(self, calls: Iterable[Rpc]) -> list[Rpc]:
         """Which of these calls the macaroon does not permit: as lnd says or, if it may not be asked that, as is written
-        in the macaroon."""
+        in the macaroon.
+        """
         calls = list(calls)
         try:
             permitted = await asyncio.gather(*map(self._permits, calls))

@@ -35,7 +35,8 @@ def compact_from_zbase32(text: str) -> bytes:
 
 def recover(*, message: bytes, text: str) -> bytes:
     """The compressed key whose signature of `message` this is: that of lnd's VerifyMessage, without its question to the
-    graph. ValueError, which says why, when the text is no signature at all. Almost any other text is one by some key."""
+    graph. ValueError, which says why, when the text is no signature at all. Almost any other text is one by some key.
+    """
     if len(text) != TEXT_CHARACTERS:
         raise ValueError(f"has {len(text)} characters; a signature has {TEXT_CHARACTERS}")
     illegal = next((index for index, char in enumerate(text) if char not in _ALPHABET), None)

@@ -1,6 +1,7 @@
 """Messages, attempts, peers and events as the operator sees them. What has happened cannot be edited.
 
-Whom the node takes messages from can: it reads peers and inbound policies anew for whatever comes in."""
+Whom the node takes messages from can: it reads peers and inbound policies anew for whatever comes in.
+"""
 
 import re
 from datetime import timedelta

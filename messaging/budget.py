@@ -37,7 +37,8 @@ class OverBudget(Exception):
 
 class Budget:
     """Use from one event loop; this process is the only one that spends. Without a limit all is permitted. `name` is what
-    the limit is called; it may be set anew at any time."""
+    the limit is called; it may be set anew at any time.
+    """
 
     def __init__(
         self,
@@ -78,7 +79,8 @@ class Budget:
     @property
     def known_msat(self) -> int | None:
         """What is spent or reserved, as this object knows it: since its last look at the tables it only grew. None before
-        the first look."""
+        the first look.
+        """
         return None if self._spent_msat is None else self._spent_msat + self._since_msat + self._pending_msat
 
     def _lacking_msat(self, msat: int) -> int:

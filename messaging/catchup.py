@@ -60,7 +60,8 @@ class Walk:
 
     async def _page(self, offset: int) -> lightning_pb2.ListInvoiceResponse:
         """The next invoices, fewer where they are so large that lnd's answer would be too much: whoever pays a known preimage
-        again and again makes one invoice grow. One that alone is too large is passed over."""
+        again and again makes one invoice grow. One that alone is too large is passed over.
+        """
         count = PAGE
         while True:
             try:
@@ -78,7 +79,8 @@ class Walk:
 
     async def begin(self) -> int:
         """Where to begin. An lnd never seen before begins at its end, years of old payments are no news: so this has to
-        be called before the node says that it is there."""
+        be called before the node says that it is there.
+        """
         newest = await self._list_invoices(
             lightning_pb2.ListInvoiceRequest(reversed=True, num_max_invoices=1)
         )

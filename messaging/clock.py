@@ -60,7 +60,8 @@ class Clock:
 
     def resume(self, offset_seconds: float) -> None:
         """Goes on from what an earlier process trusted: a clock that has jumped since, or while that one ran, is not
-        believed because of a restart."""
+        believed because of a restart.
+        """
         if abs(self._trusted - offset_seconds) > JUMP_SECONDS:
             self._trusted = offset_seconds
             self.now_seconds()

@@ -32,7 +32,8 @@ DOUBT_SECONDS = 0.5
 
 def insert_new(model: type[models.Model], rows: list[models.Model]) -> None:
     """Inserts rows whose keys the database gives. A job that runs a second time must not bring the keys that a rolled
-    back run was given: others may have them by now."""
+    back run was given: others may have them by now.
+    """
     for row in rows:
         row.pk = None
     model.objects.bulk_create(rows)
@@ -41,7 +42,8 @@ def insert_new(model: type[models.Model], rows: list[models.Model]) -> None:
 @dataclass(frozen=True)
 class Doubt:
     """A group whose commit was sent when the server went away: its transaction's id there, and what its callers get:
-    `answers` if it was committed, `error` if not."""
+    `answers` if it was committed, `error` if not.
+    """
 
     transaction: str
     answers: list
@@ -127,7 +129,8 @@ def _commit_counted(group: list, doubts: list[Doubt]) -> list:
 
 def _commit_group(group: list, doubts: list[Doubt], *, again: bool = False) -> list:
     """(future, result, error) for each job, all committed together if all of them succeed, else each by itself. A
-    group whose commit the server has not answered is added to `doubts` instead."""
+    group whose commit the server has not answered is added to `doubts` instead.
+    """
     if not group:
         return []
     committing, used = None, connection.connection

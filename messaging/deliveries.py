@@ -21,7 +21,8 @@ def move(
     messages: list[Message], state: State, now: datetime, *, cause: str = "", published: events.Published
 ) -> None:
     """Moves those messages that are where they may come from, and tells of them. Their fee_msat, cost_msat, alone,
-    attempts and (when retrying) next_try_at are stored as they are."""
+    attempts and (when retrying) next_try_at are stored as they are.
+    """
     alike: dict[tuple, list[Message]] = {}
     for message in messages:
         next_try_at = message.next_try_at if state == State.RETRYING else None

@@ -119,7 +119,8 @@ def expire(now: datetime, *, cause: str = "its time is over", published: events.
 
 def give_up_begun_by_others(own_pubkey: str, *, cause: str, published: events.Published) -> int:
     """The parts of a message must come from one node, or its recipient never joins them: of what another one has paid for in
-    part, nothing more is sent. How many messages those are."""
+    part, nothing more is sent. How many messages those are.
+    """
     by_others = Part.objects.filter(state=State.SETTLED).exclude(attempt__payer__in=("", own_pubkey))
     begun = set(by_others.values_list("message_id", flat=True))
     _give_up(begun, cause)

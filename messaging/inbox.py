@@ -56,7 +56,8 @@ class Arrival:
 class Stored:
     """Payments that were not known before; what was dropped while they were stored, by what it was ("parts" or a service)
     and reason; what the policy refused, by service and cause; peers whose hints are new; messages to be sent in
-    answer."""
+    answer.
+    """
 
     payments: int
     dropped: Counter[tuple[str, str]]
@@ -67,7 +68,8 @@ class Stored:
 
 class Handled:
     """HTLCs that were stored or dropped of late, by their keys. lnd tells all HTLCs of an invoice again with each further
-    one, and each walk sees them again: they need not be verified again. The table decides; this only saves work."""
+    one, and each walk sees them again: they need not be verified again. The table decides; this only saves work.
+    """
 
     def __init__(self) -> None:
         self._keys: OrderedDict[bytes, None] = OrderedDict()
@@ -293,7 +295,8 @@ def htlc_key(own_pubkey: bytes, payment_hash: bytes, htlc: lightning_pb2.Invoice
 
 def store_arrivals(arrivals: list[Arrival], **context) -> Stored:
     """Messages, parts, their HTLCs' keys, their events and answers, in the caller's transaction. What is known already is
-    passed over. The context is that of `_insert`."""
+    passed over. The context is that of `_insert`.
+    """
     try:
         # Almost always all of it is new, and the database says so itself; what is not is looked up.
         with transaction.atomic():
@@ -401,7 +404,8 @@ def _react(
     dropped: Counter[tuple[str, str]],
 ) -> list[Message]:
     """What the services make of new messages: events, and messages that are to be sent, which are stored. What they
-    drop is added to `dropped`."""
+    drop is added to `dropped`.
+    """
     reactions = [service.handler(message) for service, message in pairs]
     dropped.update(
         (service.service_type, reaction.dropped)

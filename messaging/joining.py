@@ -69,7 +69,8 @@ def join(
     arrived: Iterable[Arrived], bounds: Bounds, *, may_begin: Callable[[Arrived], bool] = lambda _: True
 ) -> Joined:
     """Stores parts, and answers the messages that are complete with them. A message of which nothing is here yet begins
-    only if it may."""
+    only if it may.
+    """
     arrived = list(arrived)
     joined = Joined()
     delivered = _delivered(arrived)

@@ -34,7 +34,8 @@ def load(raw: bytes, *, max_bytes: int, types: Container[str]) -> dict[str, Any]
 
 def is_whole(value: Any, low: int) -> bool:
     """Whether it is a whole number from `low` on. A bool is an int to Python; a number beyond 64 bits is a float to
-    orjson."""
+    orjson.
+    """
     return type(value) is int and low <= value <= MAX_NUMBER
 
 

@@ -36,7 +36,8 @@ class Payer:
 @dataclass(frozen=True)
 class Started:
     """Attempts that are stored, each with what it carries; the keys that go on waiting; and, when it is its turn, a
-    message that may be too long for one payment."""
+    message that may be too long for one payment.
+    """
 
     attempts: list[tuple[Attempt, list[Message | Part]]]
     left: list[Key]
@@ -96,7 +97,8 @@ def store_queued(
     noted: Sequence[models.Model] = (),
 ) -> None:
     """New messages that wait for their turn, all or none, the key that a caller gave for them, what the call notes, and,
-    before them, the step that they belong to."""
+    before them, the step that they belong to.
+    """
     if step:
         step()
     idempotency.store([key] if key else [])
@@ -260,7 +262,8 @@ def retry(
     published: events.Published,
 ) -> list[tuple[Key, datetime]]:
     """Ends the attempt; what it carried waits for another, or fails where its time is over. Answers what waits, and until
-    when."""
+    when.
+    """
     now = timezone.now()
     _end_attempts([attempt], Attempt.State.FAILED, now, cause=cause)
     if carried and isinstance(carried[0], Part):
@@ -295,7 +298,8 @@ def expire(*, published: events.Published) -> None:
 
 def give_up_unsent(cause: str, *, published: events.Published) -> None:
     """Of a database that has come back from the past: what waits may have been sent already, and is not sent again; what
-    is in flight is asked for, and not tried again if it has failed."""
+    is in flight is asked for, and not tried again if it has failed.
+    """
     now = timezone.now()
     unfinished().update(expires_at=now)
     waiting = unfinished().filter(parts=1, state__in=TRANSITIONS[State.IN_FLIGHT]).defer("body")

@@ -176,7 +176,8 @@ def costing() -> models.QuerySet[Message]:
 
 def _indexed(condition: str) -> models.QuerySet[Message]:
     """SQLite takes a partial index only where its condition stands in the query as it is, not with parameters in its
-    place."""
+    place.
+    """
     return Message.objects.filter(RawSQL(condition, (), output_field=models.BooleanField()))
 
 
@@ -187,7 +188,8 @@ def named(direction: Direction, ids: Iterable[uuid.UUID] | models.QuerySet) -> m
 
 def besides(field: str, value: str) -> Exact:
     """A condition for messages that another one finds. SQLite, which knows no numbers of rows, would take the index of
-    this column before a better one, and look through half of all messages."""
+    this column before a better one, and look through half of all messages.
+    """
     return Exact(Coalesce(field, models.Value("")), value)
 
 
@@ -311,7 +313,8 @@ NO_LIMIT = "Empty: as in the configuration. 0: no limit."
 
 class InboundPolicy(models.Model):
     """What the operator allows others to send of one service, where it differs from the configuration (null: it does
-    not). `configured` is what the running node was started with, for the admin in whatever process."""
+    not). `configured` is what the running node was started with, for the admin in whatever process.
+    """
 
     service = models.CharField(max_length=32, primary_key=True)
     min_amount_sat = models.PositiveBigIntegerField(

@@ -125,7 +125,8 @@ class Outbox:
         claim: Claim | None = None,
     ) -> UUID:
         """Stores a message and sends it. The answer comes after the commit. With a claim: once; raises KeyReused. Raises
-        OverBudget, having stored nothing."""
+        OverBudget, having stored nothing.
+        """
         expires_seconds = expires_seconds or self._expires_seconds
         make = partial(self._accept, claim, service, pubkey, body, amount_sat, reply_to, expires_seconds)
         return await (self._claims.once(claim, make) if claim else _to_its_end(make))
@@ -171,7 +172,8 @@ class Outbox:
         """Stores all of these (made by `new_message`), or none, in one commit under one reservation, and sends them. The
         ids, after the commit. `step` runs in the same transaction, before: it may change the bodies, but not their
         lengths for more; what it raises is raised here, and nothing is stored. With a claim: once, the same ids again;
-        raises KeyReused. Raises OverBudget, having stored nothing."""
+        raises KeyReused. Raises OverBudget, having stored nothing.
+        """
         make = partial(self._accept_all, messages, claim, step)
         if claim is None:
             await _to_its_end(make)
@@ -264,7 +266,8 @@ class Outbox:
 
     def _start_at_once(self, messages: list[Message]) -> list[tuple[Attempt, list[Message]]]:
         """Attempts for the messages whose node has nothing before them and room in flight. Long ones, and what comes behind
-        them, wait for their turn: their way has to be looked at first."""
+        them, wait for their turn: their way has to be looked at first.
+        """
         free = self._traffic.free
         room = {pubkey: self._traffic.room(pubkey) for pubkey in {message.pubkey for message in messages}}
         for message in messages:
@@ -320,7 +323,8 @@ class Outbox:
 
     def _look_at_room(self, message: Message) -> None:
         """It waits for its turn, and others may come to wait behind it: to know how much fits a payment to their node is
-        worth a question. Nothing waits for the answer."""
+        worth a question. Nothing waits for the answer.
+        """
         if self._rooms.is_due(message.pubkey):
             self._spawn(self._rooms.look(message.pubkey, message.service))
 

@@ -43,7 +43,8 @@ def pack(
     hints: tuple[HopHint, ...] = (),
 ) -> list[Load]:
     """Loads in their order. What is joined fits `safe_room_bytes`, or the room that there is known to be to its node, with
-    the hints. A message that does not fit `safe_room_bytes` by itself, and a part, travels alone."""
+    the hints. A message that does not fit `safe_room_bytes` by itself, and a part, travels alone.
+    """
     hint_bytes = len(envelope.encode_packet((), hints))
     loads: list[Load] = []
     open_loads: dict[tuple[str, str], Load] = {}

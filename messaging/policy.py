@@ -31,7 +31,8 @@ MAX_FREE_ANSWERS = 100
 @dataclass(frozen=True, kw_only=True)
 class Rules:
     """Of one service: the least that a message pays (sat), whether its sender must be known, and quotas of one peer and
-    in all (messages, bytes of their bodies). 0: no limit."""
+    in all (messages, bytes of their bodies). 0: no limit.
+    """
 
     # The names are those of the configuration and of InboundPolicy.
 
@@ -232,7 +233,8 @@ class Judge:
 
 class _Answered:
     """The messages of ours that a batch answers. Looked up once, and only if it matters: whatever a stranger names there
-    must not cost a question each."""
+    must not cost a question each.
+    """
 
     def __init__(self, ids: set[UUID]):
         self._ids = ids

@@ -23,7 +23,8 @@ from messaging.models import Event, Message
 @dataclass(frozen=True)
 class Reaction:
     """Events to publish, and messages to send (made by `messaging.outgoing.new_message`), of whatever service.
-    `dropped` is the reason, a word, when nothing follows from a message because something is wrong with it: it is counted."""
+    `dropped` is the reason, a word, when nothing follows from a message because something is wrong with it: it is counted.
+    """
 
     events: list[Event] = field(default_factory=list)
     answers: list[Message] = field(default_factory=list)
@@ -79,7 +80,8 @@ class Service:
 
 class Registry:
     """The services of this node, by type and by record number. Numbers and types are unique. `settings` are what the
-    handlers and workers of some services need to know, by service type."""
+    handlers and workers of some services need to know, by service type.
+    """
 
     def __init__(self, rows: Iterable[ServiceConfig], settings: Mapping[str, Any] | None = None):
         settings = settings or {}

@@ -31,7 +31,8 @@ async def message_send(
     claim: Claim | None,
 ) -> dict:
     """Accepts a message of `service` to `pubkey` (hex). Answers with its id once it is committed. Raises KeyReused and
-    OverBudget."""
+    OverBudget.
+    """
     message_id = await outbox.accept(
         service=service,
         pubkey=pubkey,
@@ -55,7 +56,8 @@ async def message_broadcast(
     claim: Claim | None,
 ) -> list[UUID]:
     """Accepts one message to each of these nodes, or none: their ids, once all are committed. Raises KeyReused and
-    OverBudget."""
+    OverBudget.
+    """
     messages = [
         new_message(
             service=service, pubkey=pubkey, body=body, amount_sat=amount_sat, expires_seconds=expires_seconds
@@ -111,7 +113,8 @@ def message_list(
     limit: int = DEFAULT_PAGE,
 ) -> list[dict] | None:
     """The history, newest first: up to `limit` messages, fewer where their bodies have more than PAGE_BYTES together, but one
-    if there is one. None when `before` names no message."""
+    if there is one. None when `before` names no message.
+    """
     place = None
     if before:
         place = Message.objects.filter(message_id=before).order_by("pk").values_list("pk", flat=True).first()

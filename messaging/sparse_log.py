@@ -1,5 +1,6 @@
 """Lines of the log that strangers can cause for a satoshi each: one now and then with the counts, because a flood must not
-fill the log."""
+fill the log.
+"""
 
 import asyncio
 import logging
@@ -11,7 +12,8 @@ PAUSE_SECONDS = 60.0
 class SparseLog:
     """Tells `text` for each thing that is counted: its names under `fields`, of which there are few, and how often since the
     last time. The first of a name is told at once, what comes within `pause_seconds` of a line together. Use from one
-    event loop."""
+    event loop.
+    """
 
     def __init__(
         self,

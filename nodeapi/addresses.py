@@ -22,7 +22,8 @@ def trust(networks: Iterable[Network]) -> None:
 
 def client_address(source: Any) -> str:
     """The IP address of the client of an ASGI scope or of a gRPC servicer's context; empty for what is no TCP
-    connection."""
+    connection.
+    """
     if isinstance(source, dict):
         peer = (source.get("client") or ("",))[0]
         told = [

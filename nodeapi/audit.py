@@ -34,7 +34,8 @@ Ending = tuple[list[int], str, str]
 
 class AuditLog:
     """Use from one event loop. `stores` in the runimpd process; others only write log lines. `run` until cancelled, then
-    `close`."""
+    `close`.
+    """
 
     def __init__(self, database: Database, *, stores: bool):
         self._database = database

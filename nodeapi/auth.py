@@ -31,7 +31,8 @@ _NEEDED = "an API key is needed: Authorization: Bearer KEY (or X-API-KEY)"
 @dataclass(frozen=True, kw_only=True)
 class Visit:
     """Headers or gRPC metadata (names in lower case); the client's address, and the one of this node that it came to
-    (empty: not known)."""
+    (empty: not known).
+    """
 
     metadata: Mapping[str, str]
     address: str = ""
@@ -137,7 +138,8 @@ class Keys:
 
     def watch(self, caller: Caller, end: Callable[[ApiError], None]) -> Callable[[], None]:
         """Calls `end` once, when this caller would not be let in again, to a stream that is open. Answers what ends the
-        watch."""
+        watch.
+        """
         ended = asyncio.get_running_loop().create_future()
         ended.add_done_callback(lambda future: None if future.cancelled() else end(future.result()))
         watched = self._watched.setdefault(caller.hash, _Watched(caller))
@@ -221,7 +223,8 @@ def _expired(caller: Caller) -> str:
 
 def _may_be_of_this_machine(visit: Visit) -> bool:
     """Of whoever comes without a key: neither the address that was called, nor the client's, nor one that a proxy tells is
-    of elsewhere. What is no IP address is a socket of this machine's own."""
+    of elsewhere. What is no IP address is a socket of this machine's own.
+    """
     told = hops_of(visit.metadata.get(FORWARDED_FOR, ""))
     found = [ip for text in (visit.at, visit.address, *told) if (ip := ip_of(text))]
     return all(ip.is_loopback for ip in found)
@@ -236,7 +239,8 @@ def _offered(metadata: Mapping[str, str]) -> str:
 
 class WebGuard:
     """The Host and Origin checks: without them a web page could spend the node's money (bodies are read whatever their
-    Content-Type), directly or by DNS rebinding."""
+    Content-Type), directly or by DNS rebinding.
+    """
 
     def __init__(
         self, *, allowed_hosts: Iterable[str], allowed_origins: Iterable[str], bound_hosts: Iterable[str]
@@ -285,7 +289,8 @@ def _is_loopback(name: str) -> bool:
 
 def headers_of(scope) -> dict[str, str]:
     """Header names in lower case. Of a repeated header the first counts, but all that proxies tell, and a Host or Origin
-    given twice is none."""
+    given twice is none.
+    """
     headers: dict[str, str] = {}
     for raw_name, raw_value in scope["headers"]:
         name = raw_name.decode("latin-1").lower()

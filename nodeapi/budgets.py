@@ -12,7 +12,8 @@ from nodeapi.calling import current_call
 
 class Budgets:
     """In the place of messaging.budget.Budget: `reserved` is on account of the call in whose context it is asked, if there
-    is one."""
+    is one.
+    """
 
     def __init__(self, *, node: Budget, database: Database, fee_limit_msat: spending.FeeLimit):
         self.node = node

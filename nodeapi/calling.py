@@ -17,7 +17,8 @@ from nodeapi.models import AuditEntry
 class Call:
     """A call of an operation that sends, pays or changes. `further_msat` is what it may cost besides its own messages and
     payment, `outcome` how it ended if not only accepted. Its rows of the audit log are made by `note`, one for each
-    message or payment, or by the log at its end."""
+    message or payment, or by the log at its end.
+    """
 
     caller: Caller
     operation: str

@@ -188,7 +188,8 @@ def checked_host(text: str) -> str:
 
 def make_pair(hosts: Sequence[str], *, days: int) -> tuple[bytes, bytes]:
     """A self-signed certificate for loopback and these host names and IP addresses, and its key (ECDSA P-256), as
-    PEM."""
+    PEM.
+    """
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name(
         [
@@ -242,7 +243,8 @@ def _general_name(name: str) -> x509.GeneralName:
 
 def write_pair(directory: Path, cert_pem: bytes, key_pem: bytes, *, replace: bool) -> tuple[Path, Path]:
     """The paths of both files. FileExistsError when one is there and is not to be replaced. A node that runs sees
-    either the old pair or the new one."""
+    either the old pair or the new one.
+    """
     directory.mkdir(parents=True, exist_ok=True)
     cert_path, key_path = directory / CERTIFICATE_NAME, directory / KEY_NAME
     if not replace:

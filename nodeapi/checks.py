@@ -50,7 +50,8 @@ def require_spendable(engine, field: str, amount_msat: int, what: str = "") -> N
 
 async def answered_before(engine, claim: Claim | None) -> dict[str, Any] | None:
     """The reply that this claim had before. To be asked before anything that changes is looked at: what was accepted once
-    is not refused when it is asked for again."""
+    is not refused when it is asked for again.
+    """
     accepted = await engine.outbox.answer(claim) if claim else None
     return {"id": str(accepted)} if accepted else None
 

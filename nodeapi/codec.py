@@ -52,7 +52,8 @@ def message_from_json(data: Any, message_class: type[Message], *, as_text: bool 
 
 def json_from_message(message: Message, *, as_text: bool = False) -> dict:
     """Every field, empty ones too, in the proto's order; lowerCamelCase; 64-bit integers as strings; bytes in base64, or
-    as text with U+FFFD in place of what is none."""
+    as text with U+FFFD in place of what is none.
+    """
     data = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
     if as_text:
         _write_text(data, message.DESCRIPTOR)

@@ -46,7 +46,8 @@ class Doors:
 
     async def call(self, operation: Operation, read: Callable[[], Message], visit: Visit) -> Message:
         """Carries out an operation for whoever comes so; `read` gives the request, or raises ApiError. Raises ApiError
-        and nothing else."""
+        and nothing else.
+        """
         caller = self.authenticate(visit, operation.rpc_path)
         if self._is_forwarded(operation, caller):
             return await self.forwarder.call(operation, read(), visit)

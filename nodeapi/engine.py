@@ -44,7 +44,8 @@ OLD_PARTS_SECONDS = 600.0
 class EngineLimits:
     """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits
     (the larger of the two holds); the most that one call may send, and all of them in 24 hours (None: no limit); how long
-    things are kept."""
+    things are kept.
+    """
 
     bounds: Bounds
     inbound: Mapping[str, Rules]
@@ -213,7 +214,8 @@ class Engine:
 
     async def _walk_until_stream_hangs(self) -> None:
         """The first walks bring what came before the stream was live; a later one that brings anything shows that the
-        stream is silent."""
+        stream is silent.
+        """
         for pause_seconds in (0.0, *FIRST_WALKS_SECONDS):
             await asyncio.sleep(pause_seconds)
             await self._walk_safely()

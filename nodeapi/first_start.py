@@ -1,5 +1,6 @@
 """The database as the node needs it at its start: migrated (where it is a file, copied before), in the present if it was
-restored, with a first admin, and with an API key where the node is to be reached by others."""
+restored, with a first admin, and with an API key where the node is to be reached by others.
+"""
 
 import logging
 
@@ -17,7 +18,8 @@ logger = logging.getLogger(__name__)
 
 def prepare_database(config) -> None:
     """Blocks; runs before the event loop. StartError when an older database cannot be copied before its migration, a
-    restored one lacks its files, or a node that others reach has no API key."""
+    restored one lacks its files, or a node that others reach has no API key.
+    """
     migrate(config)
     returned.finish(config)
     _make_first_admin(config.admin)

@@ -51,7 +51,8 @@ class Connection:
 
     def deny(self, status: int, reason: str) -> bool:
         """Refuses a websocket's handshake with this HTTP status; Daphne itself knows 403 only. False: the connection is not
-        Daphne's, or its handshake is over."""
+        Daphne's, or its handshake is over.
+        """
         handshake = getattr(self._protocol, "handshake_deferred", None)
         if handshake is None:
             return False

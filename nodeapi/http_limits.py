@@ -37,7 +37,8 @@ LOG_SECONDS = 60.0
 class HttpLimits:
     """Bytes of one body and of all bodies that are here at a time; connections in all and from one address (None:
     256, and no limit for loopback), of which `trusted` proxies are free. Seconds: for the headers of a request, from its
-    first byte on; for its body, besides what its bytes take at the slowest rate; for a connection that asks for nothing."""
+    first byte on; for its body, besides what its bytes take at the slowest rate; for a connection that asks for nothing.
+    """
 
     body_bytes: int
     all_bodies_bytes: int
@@ -60,7 +61,8 @@ def install(limits: HttpLimits) -> None:
 
 class Seats:
     """The open connections. When all seats are taken, the connection that has waited longest without a whole request
-    gives its own up, so that clients who keep connections open lock nobody out."""
+    gives its own up, so that clients who keep connections open lock nobody out.
+    """
 
     def __init__(self, limits: HttpLimits):
         self._limits = limits
@@ -155,7 +157,8 @@ class BoundedFactory(http_protocol.HTTPFactory):
 
 class BoundedChannel(http.HTTPChannel):
     """An HTTP connection. Twisted would give it new time with each byte, and so a trickling client all the time there
-    is."""
+    is.
+    """
 
     maxHeaders = 100
     totalHeadersSize = 16_384
@@ -215,7 +218,8 @@ class SeatedWebSocket(ws_protocol.WebSocketProtocol):
 
 class BodyRoom:
     """All request bodies that are here, of one process, in memory. When there is no more room, the one that has been
-    arriving longest is dropped: an honest one is soon whole."""
+    arriving longest is dropped: an honest one is soon whole.
+    """
 
     def __init__(self, limit_bytes: int):
         self._limit_bytes = limit_bytes

@@ -39,7 +39,8 @@ class KeyProblem(Exception):
 
 def hash_of(key: str) -> bytes:
     """Keys are random enough for a hash without salt. They are looked up by it, so that no comparison's time tells
-    anything of a key."""
+    anything of a key.
+    """
     return hashlib.sha256(key.encode()).digest()
 
 
@@ -174,7 +175,8 @@ def key_revoke(name: str, *, by: Actor) -> None:
 
 def keys_forget(*, by: Actor) -> int:
     """Deletes revoked and expired keys; how many. Where none is left, nor in the configuration, a node that listens on
-    loopback only is open again."""
+    loopback only is open again.
+    """
     now = timezone.now()
     with transaction.atomic():
         gone = [key for key in ApiKey.objects.all() if state_of(key, now) != "valid"]

@@ -56,7 +56,8 @@ class LndStatus:
 
     async def connect(self, *, expected_pubkey: str, calls: Collection[Rpc]) -> None:
         """Waits, with backoff, until lnd answers and is in sync. LndError for what waiting does not mend, such as a
-        macaroon that does not permit these calls."""
+        macaroon that does not permit these calls.
+        """
         wait_seconds, told = FIRST_WAIT_SECONDS, ""
         while True:
             try:

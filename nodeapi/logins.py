@@ -1,5 +1,6 @@
 """Logins of the admin: who fails too often waits. Each try is a row of the audit log, written before the password is
-looked at, so that tries at the same time count too; by these rows all processes of the node know."""
+looked at, so that tries at the same time count too; by these rows all processes of the node know.
+"""
 
 import threading
 from collections.abc import Sequence

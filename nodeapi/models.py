@@ -40,7 +40,8 @@ class RelayRun(models.Model):
 
 class ApiKey(models.Model):
     """A key made by the operator: of the key itself only the SHA-256 is here. Revoked ones stay until they are forgotten:
-    as long as there is any, this node is not open (nodeapi/auth.py)."""
+    as long as there is any, this node is not open (nodeapi/auth.py).
+    """
 
     name = models.CharField(max_length=64, help_text="Whose key it is: 1 to 64 printable characters.")
     hash = models.BinaryField(max_length=32, unique=True)

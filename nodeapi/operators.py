@@ -1,5 +1,6 @@
 """What the operator does by hand, in the admin or at the command line: rows of the audit log, beside those of calls
-(audit.py)."""
+(audit.py).
+"""
 
 import logging
 from dataclasses import dataclass

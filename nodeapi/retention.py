@@ -176,7 +176,8 @@ async def prune(database: Database, keep: Keep) -> dict[str, int]:
 
 def prune_here(keep: Keep, *, dry: bool) -> Iterator[tuple[str, int, bool]]:
     """The same in a process of its own, beside a node or not: after each batch the rule's name, how many rows so far, and
-    whether that is all. `dry`: only counted."""
+    whether that is all. `dry`: only counted.
+    """
     for rule, before in _due(keep):
         count, page = 0, Page([], None)
         while page:

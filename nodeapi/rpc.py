@@ -52,7 +52,8 @@ class OperationService(Service):
     @classmethod
     def as_servicer(cls, **initkwargs):
         """The framework's own servicer handles each call in a thread and sends signals that close database
-        connections; this one awaits the method in the event loop."""
+        connections; this one awaits the method in the event loop.
+        """
         return cls(**initkwargs)
 
 

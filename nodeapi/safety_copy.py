@@ -11,7 +11,8 @@ from nodeapi.errors import StartError
 
 def copy_before_migration(database: Path, migration: str) -> Path:
     """The path of a whole copy beside the database, readable by the node's user alone, whose name says before which
-    migration and when it was made. StartError when it cannot be made; nothing is left of it then."""
+    migration and when it was made. StartError when it cannot be made; nothing is left of it then.
+    """
     now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
     copy = database.with_name(f"{database.name}.{now}.before-{migration}")
     unfinished = copy.with_name(copy.name + ".unfinished")

@@ -19,11 +19,13 @@ EXPIRES_BOUNDS = f"must be 1 to {MAX_EXPIRES_SECONDS} seconds"
 
 class RequestSerializer(ProtoSerializer):
     """Checks request messages. One instance serves all requests of its operation: it keeps nothing of them, and DRF
-    copies every field for each new one."""
+    copies every field for each new one.
+    """
 
     def message_to_data(self, message: Message) -> dict[str, Any]:
         """Fields that were set; those left out keep the serializer's default. djangogrpcframework's own version passes
-        an option that protobuf no longer has."""
+        an option that protobuf no longer has.
+        """
         return {field.name: value for field, value in message.ListFields()}
 
     def check(self, message: Message) -> dict[str, Any]:

@@ -33,7 +33,8 @@ _THEME = Theme(
 
 def console(stream: TextIO | None = None) -> Console:
     """For standard output, or another stream. Honours NO_COLOR, and uses no colour and no wrapping where there is no
-    terminal. It takes no markup: `[red]` in a message is just text."""
+    terminal. It takes no markup: `[red]` in a message is just text.
+    """
     stream = stream or sys.stdout
     # A locale without UTF-8 must not end a command with an error.
     if hasattr(stream, "reconfigure"):
@@ -55,7 +56,8 @@ def fail(text: str) -> SystemExit:
 
 def safe(text: str, *, lines: bool = False) -> str:
     """The text without anything that a terminal would obey: such characters stand as \\x1b or \\u202e. With `lines`,
-    line breaks stay and tabs become spaces."""
+    line breaks stay and tabs become spaces.
+    """
     if lines:
         text = text.replace("\r\n", "\n").expandtabs(TAB_COLUMNS)
     shown, marks = [], 0

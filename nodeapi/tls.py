@@ -26,7 +26,8 @@ HTTP_PROTOCOLS = [b"http/1.1"]
 
 class PairFiles:
     """The two files, read again when they have changed. Callable from any thread. PairError when they are wrong from
-    the beginning."""
+    the beginning.
+    """
 
     def __init__(self, cert_path: Path, key_path: Path):
         self._paths = (cert_path, key_path)

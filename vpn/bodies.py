@@ -42,7 +42,8 @@ def encode(type: str, **fields: Any) -> bytes:
 
 def decode(raw: bytes) -> dict[str, Any]:
     """`type`, and the fields of that type, each of its Python type. Raises Unreadable and nothing else. Unknown keys
-    are passed over."""
+    are passed over.
+    """
     data = load(raw, max_bytes=MAX_BODY_BYTES, types=_FIELDS)
     read = {"type": data["type"]}
     for name, take in _FIELDS[data["type"]].items():

@@ -241,7 +241,8 @@ def _least_end(lease: PurchasedLease) -> datetime:
 
 def _told_again(message: Message, body: dict[str, Any], fields: dict[str, Any]) -> Reaction:
     """The same lease again: news only if its end has moved on, as when the seller's operator extends it, or if the
-    tunnel is found elsewhere now."""
+    tunnel is found elsewhere now.
+    """
     lease = PurchasedLease.objects.filter(pk=body["id"], expires_at__lte=body["expires_at"]).first()
     if lease is None or lease.state == BoughtState.ENDED:
         return Reaction(dropped="lease_known")

@@ -1,5 +1,6 @@
 """vpn.exit_rules while the node runs: nftables forgets its rules when the machine restarts, or when somebody flushes
-them."""
+them.
+"""
 
 import ipaddress
 import logging
@@ -20,7 +21,8 @@ class ExitRules:
 
     async def keep(self, interface: str) -> None:
         """Puts them in force if the configuration wants them and they are not. A node that may not (only root may) says
-        so, and goes on selling: it cannot tell whether they are."""
+        so, and goes on selling: it cannot tell whether they are.
+        """
         if not self._settings.exit_rules:
             return
         try:

@@ -54,7 +54,8 @@ def decoded(text: str) -> bytes:
 
 def check_public_key(text: str, *, own: str = "") -> str:
     """The key itself. ValueError for what is no key, for low-order points, encodings that are not the point's own, and
-    the server's `own` key: `wg` takes them all, and none of them makes a tunnel."""
+    the server's `own` key: `wg` takes them all, and none of them makes a tunnel.
+    """
     point = int.from_bytes(decoded(text), "little")
     # X25519 leaves the highest bit out and then counts modulo the prime (RFC 7748, section 5).
     if point % 2**255 % _PRIME in _LOW_ORDER:

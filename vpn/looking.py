@@ -1,5 +1,6 @@
 """How both halves of the worker look after their rows: again and again, and several rows at a time, so that the commits
-and the calls of lnd of one row do not wait for those of another."""
+and the calls of lnd of one row do not wait for those of another.
+"""
 
 import asyncio
 import logging
@@ -32,7 +33,8 @@ async def look_forever(
 
 async def each(rows: Iterable[Row], step: Callable[[Row], Awaitable[None]]) -> None:
     """One that lnd has trouble with holds up no other. Raises what passes, such as that lnd is away, once all had their
-    turn."""
+    turn.
+    """
     turns = asyncio.Semaphore(AT_ONCE)
 
     async def take(row: Row) -> None:

@@ -1,5 +1,6 @@
 """What is stored of VPN leases, sold (quotes, leases, the payments for them, addresses) and bought (purchases,
-leases)."""
+leases).
+"""
 
 import uuid
 
@@ -31,7 +32,8 @@ class Shop(models.Model):
 
 class KeptClock(models.Model):
     """What this node takes for the time (messaging/clock.py), kept over restarts of the node, not of the machine. One
-    row, number 1."""
+    row, number 1.
+    """
 
     boot_id = models.CharField(max_length=64)
     offset_seconds = models.FloatField(help_text="The time, less the seconds since the machine's start.")
@@ -58,7 +60,8 @@ class Quote(models.Model):
 
 class Answered(models.Model):
     """An answer to a node other than a quote: so that nobody makes this node answer without end. Deleted after a
-    while."""
+    while.
+    """
 
     buyer = models.CharField(max_length=66)
     created_at = models.DateTimeField(default=timezone.now)
@@ -242,7 +245,8 @@ class PurchasedLease(models.Model):
 
 class ClientKey(models.Model):
     """The private key that was made for a contract, sealed (vpn/sealing.py). In no admin page, log, event or
-    message."""
+    message.
+    """
 
     contract_id = models.UUIDField(primary_key=True)
     sealed = models.TextField()

@@ -11,7 +11,8 @@ Peers = Mapping[str, frozenset[Network]]
 @dataclass(frozen=True)
 class Changes:
     """Peers by their public keys: to add, to set anew in place, to remove. `foreign` are left alone, `refused` cannot
-    be set, with the reason."""
+    be set, with the reason.
+    """
 
     add: dict[str, frozenset[Network]] = field(default_factory=dict)
     replace: dict[str, frozenset[Network]] = field(default_factory=dict)
@@ -29,7 +30,8 @@ def reconcile(
 ) -> Changes:
     """A peer that is not desired is removed if it has an address of the pool or of a desired peer, or is `once_ours`
     (the key of any lease of old); others are the operator's. A network that is larger than the pool, such as 0.0.0.0/0,
-    is no address of the pool: WireGuard prefers the peers' own."""
+    is no address of the pool: WireGuard prefers the peers' own.
+    """
     wanted, refused = _settable(desired, own_key)
     taken = {network for networks in wanted.values() for network in networks}
     add = {key: networks for key, networks in wanted.items() if key not in present}
@@ -49,7 +51,8 @@ def reconcile(
 
 def missing_after(desired: Peers, present: Peers) -> list[str]:
     """The keys that are not there with exactly their addresses: `wg` answers 0 for the server's own key and adds
-    nothing, and takes an address away from the peer that had it."""
+    nothing, and takes an address away from the peer that had it.
+    """
     return [key for key, networks in desired.items() if present.get(key) != networks]
 
 

@@ -29,7 +29,8 @@ REQUEST_SECONDS = 300
 
 def due(now: datetime, settings: VpnSettings) -> list[PurchasedLease]:
     """Those that end soon, which nobody renews yet: within the lead, or the second half of a time shorter than twice
-    that."""
+    that.
+    """
     soon = now + timedelta(seconds=settings.auto_renew_lead_seconds)
     ending = PurchasedLease.objects.filter(expires_at__gt=now, expires_at__lte=soon).exclude(
         state=BoughtState.ENDED

@@ -57,7 +57,8 @@ def nat_table(interface: str) -> str:
 def exit_rules(interface: str, allowed_ips: Sequence[Network], dns: Address | None = None) -> str:
     """Buyers reach allowed_ips, but neither this machine's own services nor private networks, unless allowed_ips names
     them: by a network that lies within a private one, or by a single address. They reach DNS at `dns` wherever it is.
-    Nobody opens a connection to a buyer."""
+    Nobody opens a connection to a buyer.
+    """
     named = [network for network in allowed_ips if _is_named(network)]
     resolver = [] if dns is None else [ipaddress.ip_network(dns)]
     ours = f'iifname "{_checked(interface)}"'

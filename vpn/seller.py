@@ -272,7 +272,8 @@ class Seller:
 
     async def _keep_interface(self) -> None:
         """At the start, now and then, and when a row has changed, the interface gets the peers that the database
-        says."""
+        says.
+        """
         while True:
             try:
                 seconds = await self._reconcile()

@@ -485,7 +485,8 @@ def _tunnel(settings: VpnSettings, addresses_told: tuple[Address, ...]) -> Peeri
 
 def tell_changes(settings: VpnSettings) -> list[Message]:
     """Buyers whose lease runs are told of the tunnel anew when the configuration says other things of it than before:
-    without them they could not use it any more."""
+    without them they could not use it any more.
+    """
     now = peering_fields(_tunnel(settings, settings.pool.addresses(settings.pool.clients[0])))
     now.pop("address")
     told = Shop.objects.get(pk=1).told

@@ -71,7 +71,8 @@ async def _send(outbox: Outbox, message: Message, step, claim: Claim | None) -> 
 
 def lease_list(*, state: str = "", pubkey: str = "", role: str = "", limit: int) -> list[dict]:
     """The leases that this node has bought, or has `sold`, or `all`: those that run, or `ended`, or `all`; the newest
-    first."""
+    first.
+    """
     lists = {Role.BOUGHT: _bought, Role.SOLD: _sold}
     roles = list(lists) if role == ALL else [Role(role or Role.BOUGHT)]
     leases = [lease for one in roles for lease in lists[one](state, pubkey)[:limit]]

@@ -15,7 +15,8 @@ KEEPALIVE_SECONDS = 25
 @dataclass(frozen=True, kw_only=True)
 class VpnSettings:
     """`networks` are those that clients are given addresses of. `base_url` is where this node's REST is found. The
-    bells wake the two halves of the worker."""
+    bells wake the two halves of the worker.
+    """
 
     own_pubkey: str
     network: str

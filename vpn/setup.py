@@ -91,7 +91,8 @@ class Setup:
 
     async def plan(self, interface: str | None = None) -> list[Step]:
         """What has to be done to have the interface; SetupError if it may not be. `interface` is a name of one's own
-        choice for a new one."""
+        choice for a new one.
+        """
         _need("ip", "iproute2")
         _need(rules.NFT, "nftables")
         wanted, state = self._wanted, read_state(self._wanted)

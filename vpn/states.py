@@ -23,7 +23,8 @@ class LeaseState(TextChoices):
 
 class TermState(TextChoices):
     """Of one payment for a lease: `wanted` has no invoice yet; from `settling` on it is never canceled, from
-    `canceling` on never settled."""
+    `canceling` on never settled.
+    """
 
     WANTED = "wanted", "no invoice yet"
     OFFERED = "offered", "invoice sent"

@@ -1,5 +1,6 @@
 """Handshakes and bytes of the peers, as sums that outlive the interface. Bytes are the server's: received from the
-client."""
+client.
+"""
 
 from collections.abc import Mapping
 

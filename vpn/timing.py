@@ -1,5 +1,6 @@
 """The time by which leases end, kept over restarts: a node that is started while its machine's clock is wrong goes on
-by the time that it knew before."""
+by the time that it knew before.
+"""
 
 import asyncio
 import logging

@@ -12,7 +12,8 @@ logger = logging.getLogger(__name__)
 
 class InvoiceWatch:
     """`changed` is called when one of those that are followed is held or has ended; `take` says which. A stream that
-    ends is opened again by the next `follow`; what it missed is for its user to look up now and then."""
+    ends is opened again by the next `follow`; what it missed is for its user to look up now and then.
+    """
 
     def __init__(self, client: LndClient, changed: Callable[[], None]):
         self._client = client

@@ -69,7 +69,7 @@ class WireGuard:
     async def interfaces(self) -> dict[str, str]:
         """The public key of each WireGuard interface by the interface's name; "" where none is set."""
         output = await self._run("show", "all", "public-key", may_fail=True)
-        found = {name: key for name, key in _rows(output.stdout, 2)}
+        found = dict(_rows(output.stdout, 2))
         # One interface that cannot be asked does not hide the others.
         if output.code and not found:
             raise self._error(output.stderr)
@@ -108,7 +108,8 @@ class WireGuard:
 
     async def apply(self, interface: str, changes: Changes) -> None:
         """Removes, then sets, in calls of up to 500 peers. What is there afterwards is for the caller to read: `wg`
-        answers 0 for a key that it does not take."""
+        answers 0 for a key that it does not take.
+        """
         for batch in _batches(changes.remove):
             await self._set(interface, [word for key in batch for word in ("peer", _checked(key), "remove")])
         for batch in _batches([*changes.add.items(), *changes.replace.items()]):
@@ -158,7 +159,8 @@ class WireGuard:
 
 def sudo_rule(user: str, interface: str, program: str = "/usr/bin/wg") -> str:
     """The line of /etc/sudoers.d that lets this user do what the node does with this interface, and no more: neither
-    its private key nor its port. sudo's * takes blanks too: it stands only where `wg` accepts nothing but peers."""
+    its private key nor its port. sudo's * takes blanks too: it stands only where `wg` accepts nothing but peers.
+    """
     shows = [
         f"{program} show {_named(interface)} {what}"
         for what in ("public-key", "listen-port", "allowed-ips", "latest-handshakes", "transfer")

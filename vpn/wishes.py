@@ -1,5 +1,6 @@
 """What the operator asks for in the admin. The admin may run in another process than the node: it stores a wish, which
-the seller's worker carries out within a second."""
+the seller's worker carries out within a second.
+"""
 
 from datetime import timedelta
 

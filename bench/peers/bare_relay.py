@@ -1,5 +1,6 @@
 """A bare asyncio relay: two DatagramProtocols, each sends what it gets to the address that the other heard last.
-Prints its ports."""
+Prints its ports.
+"""
 
 import asyncio
 

@@ -1,5 +1,6 @@
 """A bare broadcaster of the library `websockets`: sends N events of a given text to every client, told by a line on
-standard input ("N SIZE"). Prints its port."""
+standard input ("N SIZE"). Prints its port.
+"""
 
 import asyncio
 import sys

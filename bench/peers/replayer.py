@@ -1,5 +1,6 @@
 """A bare server of the library `websockets`: sends BENCH_EVENTS ("N SIZE") frames, made beforehand, to whoever connects.
-Prints its port."""
+Prints its port.
+"""
 
 import asyncio
 import os

@@ -51,7 +51,8 @@ class Faults:
 
     async def run(self, kills: int, until: float) -> None:
         """Faults one after the other, some of them overlapping, until enough was killed and the deck is dealt, or the
-        time is over."""
+        time is over.
+        """
         loop = asyncio.get_running_loop()
         while loop.time() < until and (self.kills.total() < kills or self._deck):
             if self._dice.random() < CALM_SHARE:

@@ -22,7 +22,8 @@ Part = tuple[str, int]
 class Paid:
     """What one lnd was paid. `parts` counts the settled HTLCs of each (message id, part index), `hashes` those of each
     payment hash; `split` has the number of parts of each message that came in parts; `joined` is how many packets held
-    more than one item."""
+    more than one item.
+    """
 
     parts: Counter[Part] = field(default_factory=Counter)
     hashes: Counter[bytes] = field(default_factory=Counter)

@@ -73,7 +73,8 @@ class Watcher:
 
 async def whole_log(address: str, last: set[tuple[str, str]], *, sender: str = "") -> list[Told]:
     """The event log from its beginning (or all of one sender in it), by one fresh client, until all of `last` (service,
-    id) were told."""
+    id) were told.
+    """
     told: list[Told] = []
     missing = set(last)
     async with _open(address, 0) as connection:

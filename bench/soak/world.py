@@ -211,7 +211,8 @@ async def request(
     seconds: float = 30,
 ) -> tuple[int, dict]:
     """One HTTP request on a connection of its own: its status and answer. OSError, ValueError, TimeoutError or
-    asyncio.IncompleteReadError when there was no whole answer."""
+    asyncio.IncompleteReadError when there was no whole answer.
+    """
     async with asyncio.timeout(seconds):
         host, _, port = address.rpartition(":")
         reader, writer = await asyncio.open_connection(host, int(port))

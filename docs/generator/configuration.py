@@ -1,5 +1,6 @@
 """docs/configuration.md: every key of the configuration, from the types that read it (impervious_site/config_models.py)
-and the comments of config/example.config.yml, which say what each key means."""
+and the comments of config/example.config.yml, which say what each key means.
+"""
 
 import re
 from dataclasses import dataclass
@@ -95,7 +96,8 @@ class Key:
 
 def meanings(example: str) -> dict[str, str]:
     """The comment behind each key of the example by key path; list entries have the path of their list. A key that is
-    commented out counts; of one that stands there several times, the first comment. MEANINGS come before all."""
+    commented out counts; of one that stands there several times, the first comment. MEANINGS come before all.
+    """
     found: dict[str, str] = {}
     above: list[tuple[int, str]] = []
     for line in example.splitlines():
@@ -171,7 +173,8 @@ def alike() -> dict[str, list[str]]:
 
 def sections(example: str) -> dict[str, list[Key]]:
     """Every key of the configuration under the key of its mapping or list, in the example's order where it has one. Of
-    sections that are alike the first."""
+    sections that are alike the first.
+    """
     meaning = meanings(example)
     found = {name: _keys(name, models.SECTIONS[name], meaning) for name in alike()}
     found |= {name: _keys(name, entry, meaning, in_list=True) for name, entry in LISTS.items()}

@@ -73,7 +73,8 @@ class Bakery:
         self, given: str | bytes, method: str, permissions: list[tuple[str, str]] | None = None
     ) -> str | None:
         """As Go's hex decoder, the macaroon library or lnd's bakery would say it. None when the call is permitted, by
-        its name or by these permissions, which are its own unless others are named."""
+        its name or by these permissions, which are its own unless others are named.
+        """
         if same_macaroon(given, self._admin_hex):
             return None
         text = given if isinstance(given, str) else given.decode("latin-1")

@@ -27,7 +27,8 @@ def write_config(
     directory: Path, *, name: str, pubkey: str, lnd_port: int, grpc_port: int, http_port: int
 ) -> Path:
     """Writes DIRECTORY/config.yml. One that is there stays as it was edited, but for lnd's port; with another pubkey it
-    is written anew."""
+    is written anew.
+    """
     directory = directory.resolve()
     path = directory / "config.yml"
     lnd = _lnd_of(path)

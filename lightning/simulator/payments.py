@@ -156,7 +156,8 @@ class Payments:
         any_size: bool = False,
     ) -> tuple[Attempt, Stream]:
         """Starts a payment. `raw` (hostile tests) also pays again what this node has paid; `any_size` as if the onion
-        had room for everything."""
+        had room for everything.
+        """
         intent = replace(read_intent(request, sender=sender.pubkey, raw=raw), any_size=any_size)
         self._refuse_known(sender, intent.payment_hash, raw=raw)
         stream = sender.streams.open(("payment", intent.payment_hash))

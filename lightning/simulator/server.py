@@ -10,8 +10,8 @@ from lightning.simulator.bakery import Bakery
 from lightning.simulator.errors import StartError
 from lightning.simulator.gates import Gate
 from lightning.simulator.network import Node
-from lightning.simulator.services import Services
 from lightning.simulator.servicers import add_services
+from lightning.simulator.services import Services
 
 HOST = "127.0.0.1"
 _OPTIONS = (

@@ -1,13 +1,14 @@
 """lnd's gRPC services of one node: reads requests, asks the network, writes responses. No rules of its own but those of
-single calls. Amounts in msat unless named _sat."""
+single calls. Amounts in msat unless named _sat.
+"""
 
 import functools
 import time
 
 import grpc
 
-from lightning.simulator import graph as rules
 from lightning.simulator import bolt11, onion, signing
+from lightning.simulator import graph as rules
 from lightning.simulator.bakery import PERMISSIONS, Bakery
 from lightning.simulator.errors import (
     CallError,

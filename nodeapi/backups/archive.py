@@ -28,7 +28,8 @@ class BackupError(Exception):
 @dataclass(frozen=True, kw_only=True)
 class Manifest:
     """`files`: bytes and SHA-256 by name. `last_seq`: of the event log. `migrations`: (app, name) of all that were
-    applied. `made_at` is in RFC 3339."""
+    applied. `made_at` is in RFC 3339.
+    """
 
     version: str
     made_at: str

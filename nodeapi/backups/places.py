@@ -9,7 +9,8 @@ from nodeapi.safety_copy import sync
 
 def places_of(config) -> dict[str, Path]:
     """By their names in an archive: Django's secret key (the private keys of bought VPN leases are sealed under it),
-    and what `vpn setup` made."""
+    and what `vpn setup` made.
+    """
     places = {SECRET_KEY: config.database.secret_key_path}
     if config.path:
         places[VPN_STATE] = config.path.with_suffix(".vpn.json")
@@ -29,7 +30,8 @@ def kept(place: Path, stamp: str) -> Path:
 
 def exchange(new: Path, place: Path, aside: Path) -> None:
     """Puts `new` in its place; what was there goes on as `aside`. Whenever this is broken off, the place holds the one
-    or the other, and it can be done again."""
+    or the other, and it can be done again.
+    """
     if place.exists() and not aside.exists():
         os.link(place, aside)
     os.replace(new, place)

@@ -36,7 +36,8 @@ _VALID_KEYS = (
 @dataclass(frozen=True)
 class Restored:
     """What was put back, the files under which what was there before goes on, and the names of the API keys that are valid
-    now: some of them may have been revoked since the backup. None: its version had no keys."""
+    now: some of them may have been revoked since the backup. None: its version had no keys.
+    """
 
     manifest: Manifest
     kept: list[Path]
@@ -47,7 +48,8 @@ def restore_backup(
     config, source: Path, *, force: bool, known_migrations: Collection[tuple[str, str]]
 ) -> Restored:
     """BackupError, or StartError while a node runs, and nothing is changed then. With `force` over a database that is
-    there, which is kept under another name."""
+    there, which is kept under another name.
+    """
     with lock_of(config.database):
         # Rights must fit files that are made here.
         before = os.umask(0o077)

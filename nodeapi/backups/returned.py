@@ -35,7 +35,8 @@ _GONE = "a backup of {}: what was noted since is not here, but in the log"
 @dataclass(frozen=True)
 class Mark:
     """When the backup was made, when it was put back, the first seq from then on, and the files that belong to it, each
-    with its SHA-256, by their names in the archive."""
+    with its SHA-256, by their names in the archive.
+    """
 
     made_at: str
     stamp: str
@@ -66,7 +67,8 @@ class Mark:
 
 def take_files(config, mark: Mark) -> list[Path]:
     """Puts the files that wait in their places; the names under which what was there goes on. Can be done again.
-    StartError when one is gone."""
+    StartError when one is gone.
+    """
     asides = []
     for name, place in places_of(config).items():
         if name not in mark.files:

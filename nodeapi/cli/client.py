@@ -1,5 +1,6 @@
 """How the commands reach a node that runs: its gRPC door, at the address in the configuration, with a key if it asks
-for one, over TLS if it has a certificate."""
+for one, over TLS if it has a certificate.
+"""
 
 import http.client
 import json
@@ -315,7 +316,8 @@ def why_away(door: Door) -> str:
 
 def ask_http(door: Door) -> tuple[int, object] | None:
     """Status and JSON that GET /v1/node gives at the HTTP door; None when nobody answers there. Of an answer that is no
-    JSON the second is None."""
+    JSON the second is None.
+    """
     headers = {"Authorization": f"Bearer {door.key.secret}"} if door.key else {}
     connection = _http_connection(door)
     try:

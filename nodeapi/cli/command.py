@@ -1,5 +1,6 @@
 """What the commands that ask a running node have in common: their options, the configuration, the end without
-traceback."""
+traceback.
+"""
 
 import logging
 

@@ -1,5 +1,6 @@
 """The stream of a node, followed: through restarts of the node by its cursor, and shown so that nothing that another
-node sent can do anything to the terminal."""
+node sent can do anything to the terminal.
+"""
 
 import base64
 import json
@@ -27,7 +28,8 @@ def follow(
     client: NodeClient, *, after: int | None, services: tuple[str, ...], say: Callable[[str], None]
 ) -> Iterator[Event]:
     """Every event once, in order: from behind `after`, or what is new. A node that goes away is waited for, which
-    `say` is told. NodeError when there is none at first, or when it refuses."""
+    `say` is told. NodeError when there is none at first, or when it refuses.
+    """
     # With a place in the log to go on from, nothing is missed before the first event either.
     cursor = client.info().last_seq if after is None else after
     pause_seconds, away, reached = FIRST_PAUSE_SECONDS, False, False
@@ -54,7 +56,8 @@ def follow(
 
 def show(event: Event, out: Console, *, whole: bool) -> None:
     """One event: a line about it (more where the terminal is narrow), and its content behind a bar on every line, so
-    that no content can pass for such a line."""
+    that no content can pass for such a line.
+    """
     delivery = _delivery(event)
     parts = _delivery_head(event, delivery, out) if delivery else _head(event, out)
     out.print(Text("\n   " if out.width < terminal.WIDE_COLUMNS else "  ").join(parts), soft_wrap=True)

@@ -32,7 +32,8 @@ def wait_for_end(
     client: NodeClient, message_id: str, *, timeout_seconds: float | None, on_change: Told
 ) -> messaging_pb2.Message:
     """The message once it has settled or failed, or as it is when the time is over. It goes on whoever waits; a node
-    that restarts meanwhile is waited for."""
+    that restarts meanwhile is waited for.
+    """
     until = None if timeout_seconds is None else time.monotonic() + timeout_seconds
     last_answer = time.monotonic()
     while True:

@@ -15,7 +15,8 @@ class NoAnswer(Exception):
 class Asked(Generic[Answer]):
     """The last answer, while it is younger than `keep_seconds`; then it is asked again. Whoever asks waits for
     `patience_seconds` at most and is told the last answer then; after `give_up_seconds` without a new one, NoAnswer. What
-    the question raises is an answer too."""
+    the question raises is an answer too.
+    """
 
     def __init__(
         self,

@@ -82,7 +82,7 @@ class RunimpdHealth:
         call = stub.Check(health_pb2.HealthCheckRequest(), timeout=ASK_SECONDS)
         try:
             await call
-            trailing = {name: value for name, value in await call.trailing_metadata()}
+            trailing = dict(await call.trailing_metadata())
         except grpc.aio.AioRpcError:
             return [Fault("runimpd", "away")]
         return list(decode_report(trailing.get(FAULTS, "")).faults)

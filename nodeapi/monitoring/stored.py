@@ -1,5 +1,6 @@
 """Numbers of the database for the metrics. Each query walks a small partial index, or is bounded: a million stored messages do
-not make it slow. Synchronous; run by Database.read."""
+not make it slow. Synchronous; run by Database.read.
+"""
 
 import os
 from dataclasses import dataclass
@@ -21,7 +22,8 @@ MOST_UNFINISHED = 10_000
 @dataclass(frozen=True)
 class Numbers:
     """Unfinished messages and what they may cost (msat) by service and state; leases by direction and state;
-    what the inbound policy has refused, by service and cause; the ends of the event log; bytes of the database."""
+    what the inbound policy has refused, by service and cause; the ends of the event log; bytes of the database.
+    """
 
     unfinished: dict[tuple[str, str], tuple[int, int]]
     leases: dict[tuple[str, str], int]

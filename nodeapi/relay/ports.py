@@ -17,7 +17,8 @@ def bind_pair(
     server_ip: str, *, port_range: tuple[int, int] | None, wanted: tuple[int, int] | None = None
 ) -> Pair:
     """Two bound sockets: on the `wanted` ports, else on the first two of `port_range` that are free, else on any. They
-    are reachable from everywhere, or, where `server_ip` is a loopback address, on that alone. Raises NoPorts."""
+    are reachable from everywhere, or, where `server_ip` is a loopback address, on that alone. Raises NoPorts.
+    """
     candidates = wanted or (range(port_range[0], port_range[1] + 1) if port_range else (0, 0))
     bound: list[socket.socket] = []
     cause = None

@@ -30,7 +30,8 @@ class PumpState:
 
 class PumpProcess:
     """Owns the sockets. `state` is what the pump told last, `on_told` is called when it tells. Once `ended_idle`, it
-    passes nothing more."""
+    passes nothing more.
+    """
 
     def __init__(
         self, sockets: Pair, *, settings: dict[str, Any], state: PumpState, on_told: Callable[[], None]

@@ -30,7 +30,8 @@ IDLE = "idle"
 
 class Bucket:
     """Lets `rate` bytes a second pass, and a second's worth at once. A datagram of any size passes when anything is
-    left, and is paid back by those behind it."""
+    left, and is paid back by those behind it.
+    """
 
     def __init__(self, rate: int, clock=time.monotonic) -> None:
         self._rate, self._clock = rate, clock
@@ -48,7 +49,8 @@ class Bucket:
 
 class Pump:
     """`peers`, `datagrams` and `passed_bytes` have a place for each side: its address, or None before it has spoken,
-    and what came from it and was passed on. What was not passed on is `dropped`."""
+    and what came from it and was passed on. What was not passed on is `dropped`.
+    """
 
     def __init__(
         self,

@@ -1,5 +1,6 @@
 """The relay's state and life. It runs from StartSocket until StopSocket, or until it has been idle for as long as it
-was told; a restart of the node, by kill -9 too, brings it back on the same ports."""
+was told; a restart of the node, by kill -9 too, brings it back on the same ports.
+"""
 
 import asyncio
 import json
@@ -36,7 +37,8 @@ PORTS_RETRY_SECONDS, PORTS_TRIES = 0.2, 15
 class RelayOptions:
     """`server_ip` is what others are told. Ports out of `port_range` (None: any free ones). `pin`: the first address
     that speaks on a port keeps it; else the newest has it. Limits, or None: bytes a second of both directions together,
-    and seconds without a datagram after which the relay ends."""
+    and seconds without a datagram after which the relay ends.
+    """
 
     server_ip: str
     port_range: tuple[int, int] | None

@@ -41,7 +41,8 @@ def test_services_call_what_exists_with_keys_that_exist(name):
     command = service.get("command")
     if command:
         assert command[0] in commands()
-    assert service["read_only"] and service["cap_drop"] == ["ALL"]
+    assert service["read_only"]
+    assert service["cap_drop"] == ["ALL"]
     test = service.get("healthcheck", {}).get("test", [])
     assert not any(
         part.startswith("/app/deploy") and not (ROOT / part.removeprefix("/app/")).exists() for part in test
@@ -78,7 +79,8 @@ def test_ports_and_addresses_agree():
         name: OURS[name]["environment"]["IMPD_SERVER__HTTP_ADDR"].split(":")[1] for name in ("alice", "bob")
     }
     published = {port.split(":")[-1] for port in OURS["simulated"]["ports"]}
-    assert set(trying.values()) <= published and len(set(trying.values())) == 2
+    assert set(trying.values()) <= published
+    assert len(set(trying.values())) == 2
 
 
 def test_the_image_has_all_rooms_and_nothing_else_is_sent_to_the_build():
@@ -91,7 +93,8 @@ def test_the_image_has_all_rooms_and_nothing_else_is_sent_to_the_build():
         if line[:1] == "!"
     }
     assert allowed == copied
-    assert "USER impervious" in DOCKERFILE and "--require-hashes" in DOCKERFILE
+    assert "USER impervious" in DOCKERFILE
+    assert "--require-hashes" in DOCKERFILE
 
 
 @pytest.fixture
@@ -122,7 +125,8 @@ def test_the_configuration_of_compose_is_whole(name, secrets, tmp_path):
     (tmp_path / "config.yml").write_text(example_without)
     config = load_config(tmp_path / "config.yml", environ)
     assert config.database.postgres.get_secret_value()["host"] == "database"
-    assert config.server.allowed_hosts == ("node.example.com", "daphne1", "daphne2") and not config.warnings
+    assert config.server.allowed_hosts == ("node.example.com", "daphne1", "daphne2")
+    assert not config.warnings
     assert len(config.server.api_keys[0].key.get_secret_value()) == 48
 
 
@@ -135,17 +139,17 @@ def unit(name: str) -> ConfigParser:
 
 def test_units_call_what_exists():
     node, daphne = unit("impervious.service")["Service"], unit("impervious-daphne@.service")["Service"]
-    assert "manage.py runimpd --config" in node["ExecStart"] and "runimpd" in commands()
+    assert "manage.py runimpd --config" in node["ExecStart"]
+    assert "runimpd" in commands()
     path = node["ExecStart"].split()[-1]
     assert f"IMPD_CONFIG={path}" in daphne["Environment"].split()
-    assert (
-        "impervious_site.asgi:application" in daphne["ExecStart"]
-        and (ROOT / "impervious_site/asgi.py").exists()
-    )
+    assert "impervious_site.asgi:application" in daphne["ExecStart"]
+    assert (ROOT / "impervious_site/asgi.py").exists()
     without = (UNITS / "without-http.conf").read_text()
     assert "runimpd --no-http --config " + path in without
     for service in (node, daphne):
-        assert service["ProtectSystem"] == "strict" and service["NoNewPrivileges"] == "yes"
+        assert service["ProtectSystem"] == "strict"
+        assert service["NoNewPrivileges"] == "yes"
 
 
 # Each of these means NoNewPrivileges=yes to systemd 252 where User= is set, whatever is said of that (systemd.exec(5)).
@@ -219,7 +223,7 @@ def test_the_health_check_asks_the_node_and_no_proxy(door, alice):
     """A container engine may give each container a proxy for the way out."""
     nobody = f"http://127.0.0.1:{free_port()}"
     environ = (
-        os.environ | {name: nobody for name in ("http_proxy", "https_proxy", "grpc_proxy")} | {"no_proxy": ""}
+        os.environ | dict.fromkeys(("http_proxy", "https_proxy", "grpc_proxy"), nobody) | {"no_proxy": ""}
     )
     alice.wait_until(lambda: alice.get("/health/ready").status == 200)
     url = f"http://{alice.http}/health/ready" if door == "http" else f"grpc://{alice.grpc}"
@@ -232,7 +236,8 @@ def test_the_health_check_asks_the_node_and_no_proxy(door, alice):
     alice.wait_until(lambda: asked(url, env=environ).returncode == 0)
     away = f"{door}://{nobody.removeprefix('http://')}"
     ill = asked(away)
-    assert ill.returncode == 1 and away in ill.stderr
+    assert ill.returncode == 1
+    assert away in ill.stderr
 
 
 def test_the_version_is_told_and_explained():

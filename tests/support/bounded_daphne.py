@@ -1,5 +1,6 @@
 """A Daphne with limits of a test's own, as a process: `Bounded(limits…)`. Its application answers with the body's
-length, or takes any websocket; of `/stream` it answers headers and no end."""
+length, or takes any websocket; of `/stream` it answers headers and no end.
+"""
 
 import ipaddress
 import json

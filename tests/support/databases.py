@@ -1,5 +1,6 @@
 """The database of each node under test: an SQLite file in its directory, or, where the environment says
-TEST_DATABASE=postgresql, a fresh database on the server that tests/services.sh started."""
+TEST_DATABASE=postgresql, a fresh database on the server that tests/services.sh started.
+"""
 
 import os
 import shlex
@@ -66,7 +67,8 @@ def lock_holders(database_url: str) -> set[tuple]:
 
 def until_unlocked(database_url: str) -> None:
     """Until the server has noticed that the process which held this database as its node is gone. A lock on a file is gone
-    with its process."""
+    with its process.
+    """
     if database_url.startswith("postgresql"):
         until(lambda: not lock_holders(database_url))
 

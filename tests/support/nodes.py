@@ -54,7 +54,8 @@ class Reply:
 class Node:
     """One node beside `lnd` (anything with host, port, tls_cert_path, macaroon_path, pubkey). `extra` are sections of its
     configuration that replace the defaults; `environ` is added to its environment. Without `database_url` it gets a
-    database of its own. `root` is where its code is. `tls_cert` is what clients trust, of a node that speaks TLS."""
+    database of its own. `root` is where its code is. `tls_cert` is what clients trust, of a node that speaks TLS.
+    """
 
     lnd: object
     directory: Path

@@ -1,5 +1,6 @@
 """Ports for the servers of tests. Each is handed out once, so that it stays free until it is used, and while its server
-is away: a block of them belongs to the process that holds the socket of its name, however many test runs there are."""
+is away: a block of them belongs to the process that holds the socket of its name, however many test runs there are.
+"""
 
 import random
 import socket

@@ -1,6 +1,7 @@
 """Run in a namespace: `serve ADDRESS PORT` echoes UDP and TCP; `udp` and `tcp ADDRESS PORT SECONDS` tell by their exit
 code whether an echo came; `flow ADDRESS PORT` sends numbered datagrams until its input ends, and tells when they are
-many, and the lost."""
+many, and the lost.
+"""
 
 import select
 import socket

@@ -272,7 +272,7 @@ class RealNetwork:
         share = (COINBASE_SAT - FUNDING_FEE_SAT) // len(addresses)
         block = await self._btcctl("getblock", await self._btcctl("getblockhash", "1", parse=False))
         coinbase = [{"txid": block["tx"][0], "vout": 0}]
-        outputs = {address: share / 10**8 for address in addresses}
+        outputs = dict.fromkeys(addresses, share / 10**8)
         unsigned = await self._btcctl(
             "createrawtransaction", json.dumps(coinbase), json.dumps(outputs), parse=False
         )

@@ -64,7 +64,8 @@ class WebsocketStream(Stream):
 
 class LoopConnection:
     """A websocket of a loop in a thread of its own. The synchronous client reads and writes from two threads, which Python's
-    TLS does not bear before 3.13: one handshake in some hundreds hangs."""
+    TLS does not bear before 3.13: one handshake in some hundreds hangs.
+    """
 
     _loop: asyncio.AbstractEventLoop | None = None
 
@@ -164,7 +165,8 @@ def settle_down(*nodes: Node) -> None:
 @contextmanager
 def nothing_told(sender: Node, recipient: Node) -> Iterator[None]:
     """What happens inside reaches neither node's stream, and both work afterwards: a message still passes. What other
-    tests have left to be told is told before: all that was sent, up to a message each way."""
+    tests have left to be told is told before: all that was sent, up to a message each way.
+    """
     settle_down(sender, recipient)
     with WebsocketStream(sender) as outgoing, WebsocketStream(recipient) as incoming:
         for one, other, own, far in (

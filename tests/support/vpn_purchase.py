@@ -1,5 +1,6 @@
 """The whole purchase as docs/vpn.md tells it, its examples run as they stand: quote, contract, file, tunnel, a page
-fetched through it, refresh, end. On any pair of nodes whose lnds are joined."""
+fetched through it, refresh, end. On any pair of nodes whose lnds are joined.
+"""
 
 import json
 import subprocess
@@ -50,7 +51,8 @@ def purchase(shop: Shop, seller: Node, buyer: Node, directory: Path) -> list[dic
 
         Page("vpn.md", **environ, LEASE=lease_id).run("seller.conf")
         file = directory / "seller.conf"
-        assert file.read_bytes() == file_of(buyer, lease_id).body and file.stat().st_mode & 0o777 == 0o600
+        assert file.read_bytes() == file_of(buyer, lease_id).body
+        assert file.stat().st_mode & 0o777 == 0o600
         # wg-quick names the interface after the file, and names are the whole machine's.
         file = file.rename(directory / f"{client.name}.conf")
         client.run("wg-quick", "up", file)
@@ -66,7 +68,8 @@ def purchase(shop: Shop, seller: Node, buyer: Node, directory: Path) -> list[dic
         finally:
             client.run("wg-quick", "down", file)
     wait_until_freed(seller, lease_id)
-    assert bought(buyer, lease_id)["state"] == "ended" and file_of(buyer, lease_id).status == 404
+    assert bought(buyer, lease_id)["state"] == "ended"
+    assert file_of(buyer, lease_id).status == 404
     return seen
 
 

@@ -53,7 +53,7 @@ def test_what_we_want_is_what_gets_installed(name):
         assert installed.get(canonicalize_name(line.name)) == {str(line.specifier)}, f"{line}: run .ci/pin"
 
 
-@pytest.mark.parametrize("first, second", list(combinations(FILES, 2)))
+@pytest.mark.parametrize(("first", "second"), list(combinations(FILES, 2)))
 def test_what_comes_later_changes_nothing_of_what_came_before(first, second):
     before, after = versions(first), versions(second)
     for name in before.keys() & after.keys():

@@ -1,5 +1,6 @@
 """This machine's clock against others that are at hand: the chain's newest block, what was stored, the database's
-server. What leases, federations and retries end by is this clock."""
+server. What leases, federations and retries end by is this clock.
+"""
 
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta

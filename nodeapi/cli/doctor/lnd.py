@@ -11,8 +11,8 @@ from lightning.client import LndClient, LndError, Trouble
 from lightning.keysend import KEYSEND_FEATURE_BIT
 from lightning.rpcs import Rpc, calls_for
 from nodeapi import terminal
-from nodeapi.cli.doctor import certificate
 from nodeapi.certificates import names_of
+from nodeapi.cli.doctor import certificate
 from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
 from nodeapi.lnd_status import LOW_SAT, receivable_sat, spendable_sat
 from protos.lnrpc import lightning_pb2

@@ -60,7 +60,7 @@ def guarded(network, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    "headers, status",
+    ("headers", "status"),
     [
         ({}, 401),
         ({"Authorization": "Bearer wrong-key-of-enough-characters"}, 401),
@@ -78,7 +78,7 @@ def test_key_at_rest_and_stream(guarded, headers, status):
 
 
 @pytest.mark.parametrize(
-    "metadata, code",
+    ("metadata", "code"),
     [
         ((), grpc.StatusCode.UNAUTHENTICATED),
         ((("x-api-key", "wrong-key-of-enough-characters"),), grpc.StatusCode.UNAUTHENTICATED),
@@ -138,14 +138,15 @@ def test_beyond_loopback_needs_a_key(network, tmp_path):
     node = Node(network.nodes["carol"], tmp_path / "open")
     node.config_path.write_text(node.config_path.read_text().replace(node.http, f"0.0.0.0:{node.http_port}"))
     log = node.refused_start()
-    assert "IMPD_SERVER__API_KEY" in log and "server.http_addr" in log
+    assert "IMPD_SERVER__API_KEY" in log
+    assert "server.http_addr" in log
 
 
 ELSEWHERE = "203.0.113.5"
 
 
 @pytest.mark.parametrize(
-    "told, status",
+    ("told", "status"),
     [
         ([ELSEWHERE], 401),
         ([f"127.0.0.1, {ELSEWHERE}:4711"], 401),

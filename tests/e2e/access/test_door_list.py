@@ -57,7 +57,7 @@ def operations(node) -> list[tuple[str, str, str, str]]:
     for path, methods in node.get("/v1/openapi.json").json["paths"].items():
         for method, told in methods.items():
             rpc, scope = re.search(
-                r"gRPC: `([^`]+)`.*?[Ss]cope of the key: `(\w+)`", told["description"], re.S
+                r"gRPC: `([^`]+)`.*?[Ss]cope of the key: `(\w+)`", told["description"], re.DOTALL
             ).groups()
             found.append((method.upper(), path, rpc, scope))
     assert len(found) > 20

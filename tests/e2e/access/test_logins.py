@@ -1,5 +1,6 @@
 """Logins of the admin: passwords cannot be tried without end, and who logs in is in the audit log. The node is behind a
-proxy that is trusted, so that clients of any address can come."""
+proxy that is trusted, so that clients of any address can come.
+"""
 
 import http.client
 import math
@@ -78,18 +79,18 @@ def test_who_fails_too_often_waits(carol):
         thread.start()
     for thread in wrong:
         thread.join()
-    assert len(pages) == len(wrong) and sum(TOO_MANY in page for page in pages) == 5
+    assert len(pages) == len(wrong)
+    assert sum(TOO_MANY in page for page in pages) == 5
     status, page = log_in(carol, "2001:db8::ffff")
-    assert status == 200 and TOO_MANY in page
+    assert status == 200
+    assert TOO_MANY in page
     least = math.ceil((WINDOW_SECONDS - (time.monotonic() - began)) / 60)
     assert least <= int(re.search(r"Try again in (\d+) min", page)[1]) <= 15
-    assert tries(carol, "2001:db8::1") == [("", "Unauthenticated")] * MOST_FAILURES and not tries(
-        carol, "2001:db8::ffff"
-    )
+    assert tries(carol, "2001:db8::1") == [("", "Unauthenticated")] * MOST_FAILURES
+    assert not tries(carol, "2001:db8::ffff")
     assert log_in(carol, "2001:db8:0:1::1")[0] == 302
-    assert TYPED not in carol.log and TYPED not in str(
-        execute(carol.database_url, "SELECT * FROM nodeapi_auditentry")
-    )
+    assert TYPED not in carol.log
+    assert TYPED not in str(execute(carol.database_url, "SELECT * FROM nodeapi_auditentry"))
 
 
 def test_after_a_while_the_next_is_let_in(carol):

@@ -62,6 +62,7 @@ def test_the_page(network, tmp_path):
         )
         bob.wait_until(lambda: '"answers": 1' in bob.log)
         described = alice.get("/v1/openapi.json").json["paths"]["/v1/echo/send"]["post"]
-        assert described["summary"] and described["requestBody"]["content"]["application/json"]["example"]
+        assert described["summary"]
+        assert described["requestBody"]["content"]["application/json"]["example"]
         alice.post("/v1/echo/send", {"msg": "/w==", "pubkey": bob.pubkey})
         bob.wait_until(lambda: '"no_ascii"' in bob.log)

@@ -1,5 +1,6 @@
 """The quick starts, done as they stand there in a copy of the project: on simulated nodes, on a hosted lnd (a simulated
-one, whose certificate the machine trusts), on a real lnd."""
+one, whose certificate the machine trusts), on a real lnd.
+"""
 
 import base64
 import json
@@ -105,7 +106,8 @@ def test_simulated(project, machine, tmp_path):
         wait_until(lambda: "curl -d" in log.read_text(), output=log)
         with page.running("8882/v1/subscribe", output=stream):
             answer = send_until_seen(page, "$PARTNER", stream, lambda event, sent: event["replyToId"] in sent)
-            assert base64.b64decode(answer["data"]) == b"hello" and answer["amount"] == "1"
+            assert base64.b64decode(answer["data"]) == b"hello"
+            assert answer["amount"] == "1"
             # Between the delivery and the answer of the one that was seen curl may have begun to listen.
             page.run("$PARTNER")
             wait_until(lambda: len({event["serviceType"] for event in events(stream)}) == 2, output=stream)
@@ -157,7 +159,8 @@ def test_hosted(project, network, tmp_path):
     terminal = ("cat > node.yml", "__IP=", "touch macaroon.hex", "base64 -d", "./impervious --config")
     with page.running(*terminal, output=log):
         wait_until(lambda: "IMPD started!" in log.read_text(), output=log)
-        assert lnd.pubkey in log.read_text() and macaroon.hex() not in log.read_text()
+        assert lnd.pubkey in log.read_text()
+        assert macaroon.hex() not in log.read_text()
     assert (project / "macaroon.hex").read_text() == macaroon.hex()
     assert (project / "macaroon.hex").stat().st_mode & 0o077 == 0
     assert not page.left

@@ -123,7 +123,8 @@ def test_leaving_ends_it_on_both_sides(pair):
     assert (state(bob, carol), state(carol, bob), listed(bob), listed(carol)) == ("left", "left", [], [])
     assert row(bob, carol)["cause"] == "left by the other node"
     again = carol.post(LEAVE, {"pubkey": bob.pubkey})
-    assert (again.status, again.json["code"]) == (400, 9) and again.json["message"].startswith("pubkey: ")
+    assert (again.status, again.json["code"]) == (400, 9)
+    assert again.json["message"].startswith("pubkey: ")
     join(carol, bob)
 
 
@@ -135,7 +136,8 @@ def test_what_cannot_be_asked(pair):
         assert bob.post(path, {}).json["message"] == "pubkey: is missing"
         assert bob.post(path, {"pubkey": "02ab"}).json["code"] == 3
     left = bob.post(LEAVE, {"pubkey": carol.pubkey})
-    assert left.json["code"] == 9 and left.json["message"].startswith("pubkey: is not a node")
+    assert left.json["code"] == 9
+    assert left.json["message"].startswith("pubkey: is not a node")
     assert bob.get(LIST + "?state=friends").json["message"].startswith("state: ")
     none = bob.post(BROADCAST, {"msg": "aGVsbG8="})
     assert none.json["code"] == 9
@@ -184,8 +186,10 @@ def test_idempotency_key(pair):
     assert len(ids) == 1
     bob.wait_until(lambda: hold_each_other(bob, carol))
     left = [bob.post(LEAVE, {"pubkey": carol.pubkey}, {"Idempotency-Key": "leave"}).json for _ in range(2)]
-    assert left[0] == left[1] and "id" in left[0]
-    assert {ask(bob, carol, key)} == ids and state(bob, carol) == "left"
+    assert left[0] == left[1]
+    assert "id" in left[0]
+    assert {ask(bob, carol, key)} == ids
+    assert state(bob, carol) == "left"
     other = bob.post(REQUEST, {"pubkey": STRANGER}, key)
     assert (other.status, other.json["code"]) == (409, 6)
 
@@ -256,13 +260,15 @@ def test_full(network, alice, tmp_path):
             refused = at_alice.until(of_type("refuse"))[-1]
         assert (refused["id"], told(refused)["reason"]) == (request_id, "full")
         asked = carol.post(REQUEST, {"pubkey": alice.pubkey})
-        assert asked.json["code"] == 9 and "federate.max_members" in asked.json["message"]
+        assert asked.json["code"] == 9
+        assert "federate.max_members" in asked.json["message"]
         join(bob, carol)
 
 
 def end_in(seconds: int, *nodes: Node) -> int:
     """What they have agreed ends so soon, at both in the same second. A slow machine might not even agree within a ttl of
-    so much."""
+    so much.
+    """
     end = datetime.now(UTC).replace(microsecond=0) + timedelta(seconds=seconds)
     for node in nodes:
         execute(
@@ -306,10 +312,8 @@ def test_request_that_is_not_delivered_ends_with_the_cause(pair):
     request_id = bob.post(REQUEST, {"pubkey": STRANGER}).json["id"]
     assert bob.ended(request_id)["state"] == "failed"
     found = listed(bob, f"?state=expired&pubkey={STRANGER}")[0]
-    assert (
-        found["cause"].startswith("the request was not delivered: ")
-        and "does not know this node" in found["cause"]
-    )
+    assert found["cause"].startswith("the request was not delivered: ")
+    assert "does not know this node" in found["cause"]
 
 
 def test_kill_9_of_either_side(network, pair):
@@ -350,7 +354,8 @@ def test_broadcast_reaches_every_member_once(network, alice, tmp_path):
         with WebsocketStream(carol) as at_carol, WebsocketStream(alice) as at_alice:
             sent = bob.post(BROADCAST, body, key).json["messages"]
             ids = {message["pubkey"]: message["id"] for message in sent}
-            assert set(ids) == {carol.pubkey, alice.pubkey} and len(set(ids.values())) == 2
+            assert set(ids) == {carol.pubkey, alice.pubkey}
+            assert len(set(ids.values())) == 2
             for stream, pubkey in ((at_carol, carol.pubkey), (at_alice, alice.pubkey)):
                 event = stream.until(lambda event: event["id"] == ids[pubkey])[-1]
                 assert (event["serviceType"], data_of(event), event["amount"]) == (
@@ -373,7 +378,8 @@ def test_broadcast_beyond_the_budget_sends_nothing(network, alice, tmp_path):
         join(bob, alice)
         left.callback(lambda: bob.post(LEAVE, {"pubkey": alice.pubkey}))
         reply = bob.post(BROADCAST, {"msg": "aGVsbG8=", "amount": 30})
-        assert reply.json["code"] == 8 and "lightning.daily_budget_sat" in reply.json["message"]
+        assert reply.json["code"] == 8
+        assert "lightning.daily_budget_sat" in reply.json["message"]
         assert bob.get("/v1/messages?service=message&direction=out").json["messages"] == []
         assert len(bob.post(BROADCAST, {"msg": "aGVsbG8=", "amount": 10}).json["messages"]) == 2
 
@@ -389,7 +395,8 @@ def test_service_that_is_off(network, tmp_path):
                 "the service federate is off on this node",
             )
         assert bob.ended(ask(bob, carol))["state"] == "settled"
-        assert state(bob, carol) == "requested" and listed(carol, "?state=all") == []
+        assert state(bob, carol) == "requested"
+        assert listed(carol, "?state=all") == []
         # Its request holds a place, until it is taken back.
         assert "federate.max_members" in bob.post(REQUEST, {"pubkey": STRANGER}).json["message"]
         with WebsocketStream(bob) as at_bob:

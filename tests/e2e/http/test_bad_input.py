@@ -62,7 +62,7 @@ BAD_FIELDS = [
 ]
 
 
-@pytest.mark.parametrize("named, field, value", BAD_FIELDS, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("named", "field", "value"), BAD_FIELDS, ids=lambda value: str(value)[:30])
 def test_fields(alice, bob, named, field, value):
     body = {"msg": b64(b"hello"), "pubkey": bob.pubkey, field: value}
     with nothing_told(alice, bob):
@@ -86,7 +86,7 @@ WRONG_TYPES = [
 ]
 
 
-@pytest.mark.parametrize("field, value, message", WRONG_TYPES, ids=lambda value: str(value)[:30])
+@pytest.mark.parametrize(("field", "value", "message"), WRONG_TYPES, ids=lambda value: str(value)[:30])
 def test_wrong_types_are_told_in_no_language_of_ours(alice, bob, field, value, message):
     reply = alice.post(SEND, {"msg": b64(b"hello"), "pubkey": bob.pubkey, field: value})
     assert (reply.status, reply.json["message"]) == (400, message)
@@ -103,12 +103,14 @@ def test_wrong_types_in_a_query(alice):
 def test_ones_own_pubkey(alice, bob):
     with nothing_told(alice, bob):
         reply = alice.post(SEND, {"msg": b64(b"hello"), "pubkey": alice.pubkey})
-    assert (reply.status, reply.json["code"]) == (400, 3) and reply.json["message"].startswith("pubkey:")
+    assert (reply.status, reply.json["code"]) == (400, 3)
+    assert reply.json["message"].startswith("pubkey:")
 
 
 def test_msg_too_long_says_how_long_it_may_be(alice, bob):
     reply = alice.post(SEND, {"msg": b64(bytes(2**20 + 1)), "pubkey": bob.pubkey})
-    assert reply.json["message"].startswith("msg:") and "1048576" in reply.json["message"]
+    assert reply.json["message"].startswith("msg:")
+    assert "1048576" in reply.json["message"]
 
 
 @pytest.mark.parametrize(
@@ -144,7 +146,8 @@ def test_a_body_of_100_mb(alice, bob):
         try:
             connection.request("POST", SEND, (chunk for _ in range(100)), {"Content-Length": str(HUNDRED_MB)})
             response = connection.getresponse()
-            assert response.status == 400 and json.loads(response.read())["message"].startswith("body:")
+            assert response.status == 400
+            assert json.loads(response.read())["message"].startswith("body:")
         finally:
             connection.close()
     assert resident_kb(alice) - before < GROWTH_KB
@@ -197,7 +200,8 @@ def test_grpc_methods_that_do_not_exist(alice, path):
 @pytest.mark.parametrize("query", ["after=-1", "after=x", "after=18446744073709551616"])
 def test_bad_places_in_the_log(alice, query):
     reply = alice.get(f"/v1/subscribe?{query}")
-    assert (reply.status, reply.json["code"]) == (400, 3) and "after" in reply.json["message"]
+    assert (reply.status, reply.json["code"]) == (400, 3)
+    assert "after" in reply.json["message"]
 
 
 def test_a_websocket_that_is_refused_repeats_nothing_of_its_address(alice):
@@ -208,14 +212,15 @@ def test_a_websocket_that_is_refused_repeats_nothing_of_its_address(alice):
             b"Connection: Upgrade\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
         )
         answer = b"".join(iter(lambda: client.recv(65536), b""))
-    assert answer.startswith(b"HTTP/1.1 400 after: must be a whole number") and b"Cookie" not in answer
+    assert answer.startswith(b"HTTP/1.1 400 after: must be a whole number")
+    assert b"Cookie" not in answer
 
 
 MISPLACED = "a secret in the wrong place"
 
 
 @pytest.mark.parametrize(
-    "field, value, must",
+    ("field", "value", "must"),
     [
         ("amount", f" {MISPLACED}", "a whole number of 64 bits"),
         ("amount", [MISPLACED], "a whole number of 64 bits"),
@@ -240,7 +245,8 @@ def test_bad_filters(alice, query):
 @pytest.mark.parametrize("path", ["/v1/messages?service=a%00b", "/v1/subscribe?service=a%00b"])
 def test_nul_in_a_filter(alice, path):
     reply = alice.get(path)
-    assert (reply.status, reply.json["code"]) == (400, 3) and reply.json["message"].startswith("service:")
+    assert (reply.status, reply.json["code"]) == (400, 3)
+    assert reply.json["message"].startswith("service:")
 
 
 def test_nul_in_a_filter_of_grpc(alice):

@@ -36,7 +36,7 @@ def cookie(node: Node, source: str, headers: dict[str, str]) -> str:
 
 
 @pytest.mark.parametrize(
-    "source, headers, secure",
+    ("source", "headers", "secure"),
     [
         ("127.0.0.1", TOLD, True),
         ("127.0.0.1", TOLD | {"X-Forwarded-Proto": "http"}, False),

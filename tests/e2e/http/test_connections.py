@@ -1,5 +1,6 @@
 """Whole nodes under many connections: memory and descriptors bounded, clients served. (10,000: ./impervious bench
-connections)"""
+connections)
+"""
 
 import json
 import os
@@ -80,7 +81,8 @@ def test_many_http_connections(flooded, bob, data):
 
 def test_many_grpc_connections(flooded):
     """Connections that never come to speak gRPC are bounded, and give their places up: a client comes through, and one that
-    was there before is served all the time."""
+    was there before is served all the time.
+    """
     before = descriptors(flooded)
     with flooded.channel() as first:
         get_info(first)

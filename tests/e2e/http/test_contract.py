@@ -1,5 +1,6 @@
 """The API against its own description, with requests that schemathesis makes of it: no server error, no answer that the
-description does not know."""
+description does not know.
+"""
 
 import schemathesis
 from hypothesis import HealthCheck, given, settings
@@ -42,4 +43,5 @@ def test_every_answer_is_as_described(alice):
     assert len(operations) > 20
     for operation in operations:
         check(operation)
-    assert "Traceback" not in alice.log[told:] and alice.process.poll() is None
+    assert "Traceback" not in alice.log[told:]
+    assert alice.process.poll() is None

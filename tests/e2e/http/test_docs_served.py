@@ -21,7 +21,8 @@ def node(request, alice) -> Iterator[Node]:
 
 
 def test_every_file_is_served_as_it_is(node):
-    assert "index.html" in FILES and len(FILES) > 30
+    assert "index.html" in FILES
+    assert len(FILES) > 30
     for name, path in FILES.items():
         reply = node.get(f"/docs/{name}")
         assert (reply.status, reply.body) == (200, path.read_bytes()), name
@@ -36,7 +37,7 @@ def test_the_start_page(node):
 
 
 @pytest.mark.parametrize(
-    "name, content_type",
+    ("name", "content_type"),
     [
         ("messages.html", "text/html; charset=utf-8"),
         ("_static/styles/furo.css", "text/css; charset=utf-8"),
@@ -70,7 +71,8 @@ def test_content_types(node, name, content_type):
 def test_nothing_else_is_served(node, path):
     reply = node.get(f"/docs/{path}")
     assert reply.status == 404
-    assert b"import" not in reply.body and b"root:" not in reply.body
+    assert b"import" not in reply.body
+    assert b"root:" not in reply.body
 
 
 @pytest.mark.parametrize("host", ["evil.example", "evil.example:8882", "localhost.evil.example"])

@@ -1,5 +1,6 @@
 """The pages of the node (the admin, styles, what is not found) before strangers: nothing to get, and nothing to fill the
-log with."""
+log with.
+"""
 
 import json
 import logging
@@ -28,7 +29,8 @@ def test_what_strangers_ask_for_stands_in_the_log_without_a_stack_and_without_th
     assert alice.get("/nothing-of-this-name?api_key=a-key-in-the-wrong-place").status == 404
     alice.wait_until(lambda: "/nothing-of-this-name" in alice.log and "evil.example" in alice.log)
     told = [json.loads(line) for line in alice.log.splitlines() if '"part": "django.' in line]
-    assert told and not any("exc_info" in line or "request" in line for line in told)
+    assert told
+    assert not any("exc_info" in line or "request" in line for line in told)
     assert "a-key-in-the-wrong-place" not in alice.log
 
 
@@ -36,7 +38,8 @@ def test_what_strangers_ask_for_stands_in_the_log_without_a_stack_and_without_th
 def test_a_browser_runs_only_scripts_that_are_files_of_the_node(alice, path):
     page = alice.get(path)
     policy = page.headers["content-security-policy"]
-    assert "script-src 'self';" in policy and "frame-ancestors 'none'" in policy
+    assert "script-src 'self';" in policy
+    assert "frame-ancestors 'none'" in policy
     assert page.headers.get("x-frame-options", "DENY") == "DENY"
     scripts = re.findall(rb"<script([^>]*)>(.*?)</script>", page.body, re.DOTALL)
     assert all(b"src=" in attributes and not inside.strip() for attributes, inside in scripts)
@@ -74,5 +77,7 @@ def test_refusals_are_bounded_and_errors_are_not():
     assert all(log.filter(refusal(500)) for _ in range(5 * STRANGERS_A_MINUTE))
     now += 61
     again = refusal(text="Not Found: /" + "x" * 5_000)
-    assert log.filter(again) and again.left_out == 4 * STRANGERS_A_MINUTE and len(again.getMessage()) < 500
+    assert log.filter(again)
+    assert again.left_out == 4 * STRANGERS_A_MINUTE
+    assert len(again.getMessage()) < 500
     assert not hasattr(again, "request")

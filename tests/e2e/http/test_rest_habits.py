@@ -67,17 +67,20 @@ def test_null_is_absent(alice, bob):
 def test_no_body_is_an_empty_object(alice, body):
     reply = alice.post(SEND, body)
     assert reply.status == 400
-    assert reply.json["code"] == 3 and reply.json["message"].startswith("msg:")
+    assert reply.json["code"] == 3
+    assert reply.json["message"].startswith("msg:")
 
 
 def test_replies_carry_every_field(alice, bob):
     event = received(alice, bob, {"msg": "aGk=", "pubkey": bob.pubkey})
     assert list(event) == FIELDS
     assert (event["replyToId"], event["amount"], event["serviceType"]) == ("", "1", "message")
-    assert UUID(event["id"]).version == 4 and event["seq"].isdecimal()
+    assert UUID(event["id"]).version == 4
+    assert event["seq"].isdecimal()
     message = bob.get(f"/v1/message/{event['id']}").json["message"]
     assert message["replyToId"] == message["error"] == ""
-    assert message["feeMsat"] == "0" and message["msg"] == "aGk="
+    assert message["feeMsat"] == "0"
+    assert message["msg"] == "aGk="
 
 
 def test_replies_are_json(alice, bob):
@@ -86,7 +89,7 @@ def test_replies_are_json(alice, bob):
     assert list(reply.json) == ["id"]
 
 
-@pytest.mark.parametrize("method, path", [("POST", SEND), ("GET", "/v1/node"), ("GET", "/v1/messages")])
+@pytest.mark.parametrize(("method", "path"), [("POST", SEND), ("GET", "/v1/node"), ("GET", "/v1/messages")])
 def test_slash_at_the_end_is_unknown(alice, method, path):
     reply = alice.request(method, path + "/")
     assert (reply.status, reply.json) == (404, {"code": 5, "message": "Not Found", "details": []})
@@ -98,7 +101,7 @@ def test_unknown_paths(alice, path):
 
 
 @pytest.mark.parametrize(
-    "method, path",
+    ("method", "path"),
     [
         ("GET", SEND.replace("send", "")),
         ("PUT", SEND),

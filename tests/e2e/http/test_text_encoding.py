@@ -39,7 +39,7 @@ def test_text_goes_out(carol, bob, text):
 
 
 @pytest.mark.parametrize(
-    "body, text",
+    ("body", "text"),
     [
         (b"hello", "hello"),
         ("grüße 😀".encode(), "grüße 😀"),
@@ -67,7 +67,7 @@ def test_delivery_is_readable_json(carol, bob):
 
 
 @pytest.mark.parametrize(
-    "body, words",
+    ("body", "words"),
     [
         (b'{"msg":"\xff","pubkey":"%s"}', "body: is not UTF-8"),
         (b'{"msg":"\\ud800","pubkey":"%s"}', "body: is not JSON"),

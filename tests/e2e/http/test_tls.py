@@ -120,11 +120,13 @@ def test_old_versions_of_tls_are_refused(node, door, version):
 
 def test_admin_cookies_are_secure(node):
     cookie = node.get("/admin/login/").headers["set-cookie"]
-    assert cookie.startswith("csrftoken=") and "Secure" in cookie
+    assert cookie.startswith("csrftoken=")
+    assert "Secure" in cookie
 
 
 def test_what_the_node_prints_is_of_https(node):
-    assert f"Admin: https://{node.http}/admin/" in node.log and "over TLS" in node.log
+    assert f"Admin: https://{node.http}/admin/" in node.log
+    assert "over TLS" in node.log
 
 
 def test_a_new_pair_is_taken_up_and_streams_go_on(node, bob, files):

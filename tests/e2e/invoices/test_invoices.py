@@ -138,7 +138,7 @@ def test_invoice_that_leaves_the_amount_open(alice, bob):
 
 
 @pytest.mark.parametrize(
-    "field, value, words",
+    ("field", "value", "words"),
     [
         ("amount", -1, "must not be negative"),
         ("amount", 21_000_000 * 10**8 + 1, "more than there are satoshis"),
@@ -199,7 +199,7 @@ def test_invoices_that_are_not_paid(alice, bob, network):
 
 
 @pytest.mark.parametrize(
-    "reason, code",
+    ("reason", "code"),
     [
         ("TIMEOUT", 4),
         ("NO_ROUTE", 14),
@@ -297,7 +297,7 @@ InvoicePayment.objects.create(
 """
 
 
-@pytest.mark.parametrize("minutes, end", [(0, ("settled", 21_000)), (11, ("failed", 0))])
+@pytest.mark.parametrize(("minutes", "end"), [(0, ("settled", 21_000)), (11, ("failed", 0))])
 def test_killed_before_lnd_heard_of_the_payment(carol, bob, minutes, end):
     """What kill -9 leaves between the commit and the call to lnd. What nobody waits for any more is not paid by itself."""
     made = generate(bob, 21)
@@ -356,7 +356,8 @@ def test_admin_pages_show_both_and_no_preimage(network, bob, tmp_path):
             found = browser.page(f"/admin/invoices/{model}/?q={words[0].split()[1]}")
             for page in (listed, shown, found):
                 assert all(word in page for word in words)
-                assert result["preimage"] not in page and "reimage" not in page
+                assert result["preimage"] not in page
+                assert "reimage" not in page
             assert not re.search("[ap]\\.m\\.", listed + shown)
         style = re.search(r'href="(/static/messaging/admin\.css)"', shown)[1]
         # A whole invoice is wider than any page.

@@ -38,7 +38,8 @@ def test_sent_by_rest_seen_at_all_three_doors_alike(alice, bob):
     assert UUID(message_id).version == 4
     with WebsocketStream(bob, f"?after={message.seq - 1}") as replayed:
         text = replayed.text()
-    assert line == text + "\n" and json.loads(text)["result"] == event
+    assert line == text + "\n"
+    assert json.loads(text)["result"] == event
     assert (message.id, message.from_pubkey, message.data) == (message_id, alice.pubkey, b"to all doors")
     assert (message.service_type, message.amount, message.reply_to_id) == ("message", 21, "")
 
@@ -166,9 +167,11 @@ def test_node_info(alice, network):
         True,
         True,
     )
-    assert int(info["spendableSat"]) > 0 and int(info["receivableSat"]) > 0
+    assert int(info["spendableSat"]) > 0
+    assert int(info["receivableSat"]) > 0
     services = {service["serviceType"]: service for service in info["services"]}
-    assert services["message"]["state"] == "running" and services["message"]["customRecordNumber"] == "400000"
+    assert services["message"]["state"] == "running"
+    assert services["message"]["customRecordNumber"] == "400000"
     with grpc.insecure_channel(alice.grpc) as channel:
         assert node_pb2_grpc.NodeStub(channel).GetInfo(node_pb2.GetInfoRequest()).pubkey == info["pubkey"]
 
@@ -263,7 +266,8 @@ def test_taken_port_is_told(alice, network, tmp_path):
     other = Node(network.nodes["carol"], tmp_path / "other")
     other.config_path.write_text(other.config_path.read_text().replace(other.http, alice.http))
     log = other.refused_start()
-    assert "server.http_addr" in log and alice.http in log
+    assert "server.http_addr" in log
+    assert alice.http in log
 
 
 def test_sigterm_ends_it_cleanly(network, tmp_path):

@@ -19,7 +19,8 @@ def fresh_key() -> dict[str, str]:
 def test_same_request_same_id(alice, bob):
     body, key = {"msg": "b25jZQ==", "pubkey": bob.pubkey}, fresh_key()
     first, second = alice.post("/v1/message/send", body, key), alice.post("/v1/message/send", body, key)
-    assert first.status == 200 and first.json == second.json
+    assert first.status == 200
+    assert first.json == second.json
     assert alice.post("/v1/message/send", body).json != first.json
 
 
@@ -56,7 +57,8 @@ def test_key_that_is_none(alice, bob):
     reply = alice.post(
         "/v1/message/send", {"msg": "b25jZQ==", "pubkey": bob.pubkey}, {"Idempotency-Key": "x" * 256}
     )
-    assert reply.status == 400 and "Idempotency-Key" in reply.json["message"]
+    assert reply.status == 400
+    assert "Idempotency-Key" in reply.json["message"]
 
 
 def test_what_was_accepted_is_not_refused_for_a_balance_that_it_spent(tmp_path):

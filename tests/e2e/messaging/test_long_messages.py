@@ -25,7 +25,8 @@ def test_long_message_arrives_whole_and_once(alice, bob, size):
     assert data_of(event) == body
     assert message_id not in {other["id"] for other in after}
     assert (end["state"], end["error"]) == ("settled", "")
-    assert end["parts"] > 1 and end["attempts"] == end["parts"]
+    assert end["parts"] > 1
+    assert end["attempts"] == end["parts"]
     # A satoshi a part is more than the one that was asked for; the far end is told what was paid in all.
     assert end["amount"] == event["amount"] == str(end["parts"])
 
@@ -52,7 +53,8 @@ def test_several_hops_need_more_parts(alice, network):
     assert int(far["parts"]) > int(near["parts"])
     message_id = alice.post("/v1/message/send", {"msg": "A" * 4000, "pubkey": carol}).json["id"]
     sent = alice.ended(message_id)
-    assert sent["state"] == "settled" and int(sent["feeMsat"]) > 0
+    assert sent["state"] == "settled"
+    assert int(sent["feeMsat"]) > 0
 
 
 def test_largest_message_and_what_is_larger(alice, bob):
@@ -66,7 +68,8 @@ def test_largest_message_and_what_is_larger(alice, bob):
     assert sent["state"] == "settled"
     assert (sent["parts"], sent["amount"]) == (estimate["parts"], estimate["amount"])
     refused = alice.get(f"/v1/message/estimate?pubkey={bob.pubkey}&size={len(body) + 1}")
-    assert refused.status == 400 and refused.json["message"].startswith("size: ")
+    assert refused.status == 400
+    assert refused.json["message"].startswith("size: ")
 
 
 @pytest.mark.parametrize("size", [1, 500, 900, 1_500, 5_000])
@@ -92,7 +95,8 @@ def test_estimate_for_a_node_that_nobody_knows(alice):
 def test_estimate_names_the_wrong_field(alice):
     assert alice.get("/v1/message/estimate").json["message"] == "pubkey: is missing"
     negative = alice.get(f"/v1/message/estimate?pubkey={alice.pubkey}&size=-1")
-    assert negative.status == 400 and negative.json["message"].startswith("size: ")
+    assert negative.status == 400
+    assert negative.json["message"].startswith("size: ")
 
 
 @pytest.fixture
@@ -152,7 +156,8 @@ def test_part_that_fails_for_good_fails_the_message_and_names_what_was_spent(pai
     command(simulated, "fail", count=1, reason="INCORRECT_PAYMENT_DETAILS")
     sent = alice.ended(message_id)
     assert sent["state"] == "failed"
-    assert "sat are spent on" in sent["error"] and "of " + sent["parts"] + " parts" in sent["error"]
+    assert "sat are spent on" in sent["error"]
+    assert "of " + sent["parts"] + " parts" in sent["error"]
     assert int(sent["attempts"]) < int(sent["parts"])
     assert bob.get("/v1/messages?direction=in").json["messages"] == []
 
@@ -165,7 +170,8 @@ def test_message_expires_when_its_recipient_stays_away(pair):
     long = send(alice, bob, os.urandom(4_000), expiresIn=20)
     for message_id in (short, long):
         sent = alice.ended(message_id)
-        assert sent["state"] == "failed" and sent["error"].startswith("its time is over; last: ")
+        assert sent["state"] == "failed"
+        assert sent["error"].startswith("its time is over; last: ")
 
 
 def test_time_that_is_none_is_refused(alice, bob):
@@ -173,4 +179,5 @@ def test_time_that_is_none_is_refused(alice, bob):
         reply = alice.post(
             "/v1/message/send", {"msg": "aGVsbG8=", "pubkey": bob.pubkey, "expiresIn": seconds}
         )
-        assert reply.status == 400 and "expires" in reply.json["message"]
+        assert reply.status == 400
+        assert "expires" in reply.json["message"]

@@ -52,7 +52,8 @@ def payments(node: Node) -> int:
 
 def received(node: Node, alice: Node, *expected: LongMessage) -> dict[str, bytes]:
     """All messages of strangers that the node's stream told, once each. Waits for those that are expected: what comes
-    while the node starts is found a little later than what comes live."""
+    while the node starts is found a little later than what comes live.
+    """
     node.wait_until(
         lambda: {str(message.id) for message in expected} <= {found["id"] for found in stored(node)}
     )

@@ -38,7 +38,7 @@ def test_grpc_and_subscribe_stand_side_by_side(alice, bob):
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    ("change", "words"),
     [
         ({"data": ""}, "data: is missing or empty"),
         ({"data": b64(bytes(2**20 + 1))}, "data: 1048577 bytes"),

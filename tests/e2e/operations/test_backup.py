@@ -1,5 +1,6 @@
 """A backup is made while the node runs; put back, the node goes on: what it received since is told once more, nothing is
-paid twice, and its clients' cursors stay good."""
+paid twice, and its clients' cursors stay good.
+"""
 
 import json
 import shutil
@@ -53,7 +54,8 @@ def messages(node: Node, direction: str) -> dict[str, dict]:
 
 def backup_between_tries(node: Node, message_id: str) -> Path:
     """Of a moment when this message waits for its next try: which comes at any time, and what is under way then is asked
-    for in lnd."""
+    for in lnd.
+    """
     backup = node.directory / "backup.tar"
     while True:
         before = messages(node, "out")[message_id]
@@ -128,12 +130,14 @@ def test_a_backup_says_what_it_is(story):
         assert backup.extractfile("secret_key").read() == story.key
         assert backup.extractfile("config.yml").read() == story.bob.config_path.read_bytes()
     assert manifest["database"] == ("postgresql" if ON_POSTGRES else "sqlite")
-    assert ["messaging", "0001_initial"] in manifest["migrations"] and manifest["version"]
+    assert ["messaging", "0001_initial"] in manifest["migrations"]
+    assert manifest["version"]
     assert "exists" in refused(story.bob, "backup", str(story.backup))
 
 
 def test_a_restore_is_refused_over_what_is_there(story):
-    assert "another runimpd" in story.running and "Nothing was changed" in story.running
+    assert "another runimpd" in story.running
+    assert "Nothing was changed" in story.running
     assert "--force" in story.existing
     assert ON_POSTGRES or "another process has" in story.opened
 
@@ -142,7 +146,8 @@ def test_what_was_received_since_is_told_once_more(story):
     """To a client whose cursor is of the time before the restore."""
     with WebsocketStream(story.bob, f"?after={story.cursor}") as stream:
         notice = stream.event()
-        assert notice["serviceType"] == "log" and "restored from a backup" in delivery_of(notice)["error"]
+        assert notice["serviceType"] == "log"
+        assert "restored from a backup" in delivery_of(notice)["error"]
         assert int(notice["seq"]) > story.cursor
         told = stream.until(lambda event: event["id"] == story.since[-1])
         # Another walk over lnd's invoices brings nothing more.
@@ -152,7 +157,8 @@ def test_what_was_received_since_is_told_once_more(story):
     received = [event["id"] for event in told if event["serviceType"] == "message"]
     assert sorted(received) == sorted([*story.since, last])
     seqs = [int(event["seq"]) for event in told]
-    assert seqs == sorted(set(seqs)) and seqs[0] > int(notice["seq"])
+    assert seqs == sorted(set(seqs))
+    assert seqs[0] > int(notice["seq"])
     assert {*story.before, *story.since, last} == messages(story.bob, "in").keys()
 
 
@@ -160,10 +166,8 @@ def test_nothing_is_paid_twice(story):
     known = messages(story.bob, "out")
     assert known.keys() == {story.held, story.waiting}
     story.bob.wait_until(lambda: settled(story.bob, story.held))
-    assert (
-        known[story.waiting]["state"] == "failed"
-        and "restored from a backup" in known[story.waiting]["error"]
-    )
+    assert known[story.waiting]["state"] == "failed"
+    assert "restored from a backup" in known[story.waiting]["error"]
 
     def settled_invoices(info: list[dict]) -> list[int]:
         return [node["settled"] for node in info if node["name"] != "bob"]
@@ -174,11 +178,11 @@ def test_nothing_is_paid_twice(story):
 def test_what_was_there_before_is_kept(story):
     assert secret_key(story.bob).read_bytes() == story.key
     kept = sorted(path for path in story.bob.directory.iterdir() if path.name.endswith(".before-restore"))
-    assert len(kept) == 2 and all(str(path) in story.restored for path in kept)
+    assert len(kept) == 2
+    assert all(str(path) in story.restored for path in kept)
     assert any(path.read_bytes() == b"another machine's" for path in kept)
-    assert not list(story.bob.directory.glob("*.restoring")) and not list(
-        story.bob.directory.glob(".restore-*")
-    )
+    assert not list(story.bob.directory.glob("*.restoring"))
+    assert not list(story.bob.directory.glob(".restore-*"))
 
 
 @pytest.fixture
@@ -209,7 +213,8 @@ def test_the_audit_log_tells_where_it_has_a_gap(story):
     rows = execute(
         story.bob.database_url, "SELECT detail FROM nodeapi_auditentry WHERE operation = 'restore'"
     )
-    assert len(rows) == 1 and rows[0][0].startswith("a backup of ")
+    assert len(rows) == 1
+    assert rows[0][0].startswith("a backup of ")
 
 
 def damaged(source: Path, target: Path, *, where: str) -> Path:
@@ -243,7 +248,8 @@ def test_what_cannot_be_restored_changes_nothing(story, fresh, tmp_path):
     )
     assert "newer version (9.0" in refused(fresh, "restore", str(newer))
     error = refused(fresh, "restore", str(damaged(story.backup, tmp_path / "damaged.tar", where="database")))
-    assert "damaged" in error and "Nothing was changed" in error
+    assert "damaged" in error
+    assert "Nothing was changed" in error
     if not ON_POSTGRES:
         assert not (fresh.directory / "impervious.sqlite3").exists()
     done(fresh, "restore", str(story.backup))
@@ -330,9 +336,12 @@ def test_a_kill_leaves_the_old_or_the_new(story, tmp_path):
         capture_output=True,
         text=True,
     ).stdout.split()
-    assert "0" in told and told[0] == "-9" and set(told) == {"0", "-9"}
+    assert "0" in told
+    assert told[0] == "-9"
+    assert set(told) == {"0", "-9"}
     outcomes = [state_after_kill(config.parent, story) for config in configs]
-    assert "old" in outcomes and "new" in outcomes
+    assert "old" in outcomes
+    assert "new" in outcomes
     assert outcomes == sorted(outcomes, reverse=True)
     first_new = configs[outcomes.index("new")]
     assert (first_new.parent / "impervious.secret_key").read_text() == "old"
@@ -356,6 +365,7 @@ def state_after_kill(directory: Path, story) -> str:
         return "old"
     # What is still to be done the next start does: the key waits for it.
     waiting = directory / "impervious.secret_key.restoring"
-    assert received == len(story.before) and marked == 1
+    assert received == len(story.before)
+    assert marked == 1
     assert key == story.key or waiting.read_bytes() == story.key
     return "new"

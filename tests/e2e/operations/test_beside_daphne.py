@@ -36,7 +36,8 @@ def test_streams_of_both_daphnes_tell_what_arrives(pair, bob):
 
 def test_the_engine_names_no_address_at_which_nobody_answers(pair):
     engine, *_ = pair
-    assert "HTTP and websocket by daphnes" in engine.log and "/admin/" not in engine.log
+    assert "HTTP and websocket by daphnes" in engine.log
+    assert "/admin/" not in engine.log
 
 
 def test_calls_are_forwarded_with_their_credentials(pair, bob):

@@ -44,7 +44,8 @@ def test_status(alice, bob):
     assert set(told) == {"address", "node", "messages", "leases", "leasesSold", "members"}
     assert set(told["messages"]) == {"queued", "in_flight", "retrying"}
     shown = command(alice, "status")
-    assert shown.code == 0 and "\x1b" not in shown.out
+    assert shown.code == 0
+    assert "\x1b" not in shown.out
     for words in (alice.pubkey, "in sync, keysend on", "message    running  400000"):
         assert words in shown.out
 
@@ -76,11 +77,11 @@ def test_what_the_node_refuses_is_one_line(alice):
     ended = command(alice, "send", "02aa", "x")
     assert (ended.code, ended.out, ended.err) == (1, "", "Error: pubkey: must be 66 hexadecimal digits\n")
     unsendable = command(alice, "send", NOBODY, "x", "--idempotency-key", "tab\there")
-    assert unsendable.code == 1 and unsendable.err.startswith(
-        "Error: --idempotency-key: must be of printable ASCII"
-    )
+    assert unsendable.code == 1
+    assert unsendable.err.startswith("Error: --idempotency-key: must be of printable ASCII")
     empty = command(alice, "send", NOBODY, "x", "--idempotency-key", "")
-    assert empty.code == 1 and empty.err.startswith("Error: Idempotency-Key: must have 1 to")
+    assert empty.code == 1
+    assert empty.err.startswith("Error: Idempotency-Key: must have 1 to")
     with pytest.raises(NodeError, match="nothing to send"):
         read_body("")
 
@@ -153,7 +154,7 @@ def without_colour(text: str) -> str:
 
 
 @pytest.mark.parametrize(
-    "text, shown",
+    ("text", "shown"),
     [
         ("plain, ümläut, 漢字, 🙂", "plain, ümläut, 漢字, 🙂"),
         ("\x1b[2J\x00\x7f\x85", r"\x1b[2J\x00\x7f\x85"),
@@ -169,7 +170,7 @@ def test_characters_that_a_terminal_obeys_are_escaped(text, shown):
 
 
 @pytest.mark.parametrize(
-    "data, lines",
+    ("data", "lines"),
     [
         (b"", [""]),
         (b"\xff\x00", ["hex ff00"]),
@@ -201,7 +202,8 @@ def test_keys(guarded, bob):
     assert command(guarded, "send", bob.pubkey, "hello").code == 0
     reader = str(guarded.directory / "reader.key")
     refused = command(guarded, "send", bob.pubkey, "hello", environ={"IMPD_API_KEY_FILE": reader})
-    assert refused.code == 1 and "lacks the scope 'send'" in refused.err
+    assert refused.code == 1
+    assert "lacks the scope 'send'" in refused.err
 
 
 def asking(node: Node, **options) -> NodeClient:
@@ -259,7 +261,8 @@ def test_a_message_is_followed_through_a_restart(guarded, bob, network):
     try:
         arguments = (bob.pubkey, "hello", "--wait")
         early = command(guarded, "send", *arguments, "--timeout", "0.1")
-        assert early.code == 1 and "Not ended yet" in early.err
+        assert early.code == 1
+        assert "Not ended yet" in early.err
         with Running("send", *arguments, config=guarded.config_path, cwd=guarded.directory) as sending:
             sending.wait_until(lambda sending: "in flight" in sending.out or "queued" in sending.out)
             guarded.kill()
@@ -274,10 +277,13 @@ def test_a_message_is_followed_through_a_restart(guarded, bob, network):
 def test_a_node_that_does_not_run(network, tmp_path):
     node = Node(network.nodes["carol"], tmp_path / "away")
     ended = command(node, "listen")
-    assert ended.code == 1 and ended.out == ""
-    assert ended.err.startswith(f"Error: no node answers at {node.grpc}") and len(ended.err.splitlines()) == 1
+    assert ended.code == 1
+    assert ended.out == ""
+    assert ended.err.startswith(f"Error: no node answers at {node.grpc}")
+    assert len(ended.err.splitlines()) == 1
     ended = run("status", config=None, cwd=tmp_path)
-    assert ended.code == 1 and ended.err.startswith("Error: no configuration")
+    assert ended.code == 1
+    assert ended.err.startswith("Error: no configuration")
 
 
 def test_another_program_at_the_port(network, tmp_path):
@@ -292,4 +298,5 @@ def test_the_list_of_commands(tmp_path):
     told = run("commands", config=None, cwd=tmp_path).out
     for name in ("status", "send", "listen", "peers", "leases", "doctor", "simulate", "vpn"):
         assert f"\n{name} " in told
-    assert "\nrunimpd" not in told and "createsuperuser" not in told
+    assert "\nrunimpd" not in told
+    assert "createsuperuser" not in told

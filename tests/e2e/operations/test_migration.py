@@ -1,5 +1,6 @@
 """A node that starts on an older database keeps a copy of it, then migrates. A migration that only these tests know is
-put beside the others in a copy of the project, as an update of the node would do it."""
+put beside the others in a copy of the project, as an update of the node would do it.
+"""
 
 import os
 import resource
@@ -82,7 +83,8 @@ def test_older_database_is_copied_and_then_migrated(node, update):
     with node:
         pass
     (copy,) = copies(node)
-    assert copy.name.endswith(f"before-messaging.{NEXT}") and str(copy) in node.log
+    assert copy.name.endswith(f"before-messaging.{NEXT}")
+    assert str(copy) in node.log
     assert stat.S_IMODE(copy.stat().st_mode) == 0o600
     assert content(copy) == content(database) == rows
     assert columns(database) - columns(copy) == {"of_the_tests"}
@@ -100,8 +102,11 @@ def test_copy_that_finds_no_room_leaves_all_as_it_was(node, update):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     node.ended_by_itself()
-    assert "cannot be copied to" in node.log and "make room" in node.log and "Traceback" not in node.log
+    assert "cannot be copied to" in node.log
+    assert "make room" in node.log
+    assert "Traceback" not in node.log
     assert not copies(node)
-    assert content(database) == rows and "of_the_tests" not in columns(database)
+    assert content(database) == rows
+    assert "of_the_tests" not in columns(database)
     with node:
         assert len(copies(node)) == 1

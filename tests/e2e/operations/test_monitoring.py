@@ -346,7 +346,7 @@ def test_clients_of_the_stream_are_counted(watched):
 
 
 @pytest.mark.parametrize(
-    "headers, status",
+    ("headers", "status"),
     [
         ({}, 401),
         ({"Authorization": f"Bearer {SENDER}"}, 403),
@@ -390,7 +390,8 @@ def test_runimpd_is_scraped_through_a_daphne_too(watched, daphne):
     for node in (watched, daphne):
         reply = reply_with(node, "/metrics/runimpd", 200, AUTHORIZED)
         assert reply.headers["content-type"].startswith("text/plain")
-        assert b'process="runimpd"' in reply.body and b"impervious_lnd_reachable 1.0" in reply.body
+        assert b'process="runimpd"' in reply.body
+        assert b"impervious_lnd_reachable 1.0" in reply.body
         assert node.get("/metrics/runimpd").status == 401
         assert node.get("/metrics/runimpd", {"Authorization": f"Bearer {SENDER}"}).status == 403
     with grpc.insecure_channel(watched.grpc) as channel:
@@ -404,7 +405,8 @@ def test_runimpd_is_scraped_through_a_daphne_too(watched, daphne):
 def test_labels_name_nobody(watched, bob):
     send_from(watched, bob)
     page = watched.get("/metrics", AUTHORIZED).body.decode()
-    assert bob.pubkey not in page and watched.pubkey not in page
+    assert bob.pubkey not in page
+    assert watched.pubkey not in page
 
 
 # the log
@@ -433,7 +435,8 @@ def test_one_id_leads_through_the_log_of_both_nodes(watched, bob):
     bob.wait_until(lambda: lines_with(bob, message_id))
     assert [line["message"] for line in lines_with(bob, message_id)] == ["received and handled"]
     for secret in (b64(body), body.hex(), KEY, READER):
-        assert secret not in watched.log and secret not in bob.log
+        assert secret not in watched.log
+        assert secret not in bob.log
 
 
 def test_parts_of_the_log_have_levels_of_their_own(watched, bob, network):

@@ -89,7 +89,8 @@ def test_start_and_stop_are_safe_to_repeat(alice):
 def test_rest_without_a_body_and_with_a_form_type(alice, bob, headers):
     told = alice.post(START, None, headers).json
     assert list(told) == ["protocol", "ip", "port1", "port2"]
-    assert re.fullmatch(r":\d+", told["port1"]) and re.fullmatch(r":\d+", told["port2"])
+    assert re.fullmatch(r":\d+", told["port1"])
+    assert re.fullmatch(r":\d+", told["port2"])
     with WebsocketStream(bob) as stream:
         message_id = alice.post(SEND, json.dumps({"pubkey": bob.pubkey}).encode(), headers).json["id"]
         event = stream.until(lambda event: event["id"] == message_id)[-1]
@@ -159,7 +160,7 @@ def test_a_message_that_is_none_is_dropped_counted_and_logged(alice, bob, networ
     record = sealed(PrivateKey(), packet(item(body)), recipient=recipient, record_number=number)
     dropped = lambda: value(
         bob, "impervious_records_dropped_total", service="socket", reason="no_socket_offer"
-    )  # noqa: E731
+    )
     before = dropped()
     with nothing_told(alice, bob):
         assert network.pay("alice", bob.pubkey, {number: record})["status"] == "SUCCEEDED"
@@ -175,7 +176,8 @@ def test_what_a_stranger_adds_is_not_published(alice, bob, network):
     with WebsocketStream(bob) as stream:
         network.pay("alice", bob.pubkey, {number: record})
         event = stream.of(str(uuid.UUID(bytes=made.id)))
-    assert event["serviceType"] == "socket" and data_of(event) == json_of(told)
+    assert event["serviceType"] == "socket"
+    assert data_of(event) == json_of(told)
 
 
 @pytest.fixture
@@ -234,9 +236,8 @@ def test_the_admin_shows_it(own_node):
     told = start(node)
     shown = last_run(node)
     assert shown["UDP ports"] == f"{told['port1']} and {told['port2']}"
-    assert (
-        shown["Spoke on port 1"] == shown["Spoke on port 2"] == "nobody yet" and shown["Ended (UTC)"] == "–"
-    )
+    assert shown["Spoke on port 1"] == shown["Spoke on port 2"] == "nobody yet"
+    assert shown["Ended (UTC)"] == "–"
     first, second = clients(told)
     with first, second:
         introduce(first, second)
@@ -251,8 +252,10 @@ def test_the_admin_shows_it(own_node):
             f"127.0.0.1:{first.port}",
             f"127.0.0.1:{second.port}",
         )
-    assert int(shown["Datagrams 1 → 2"]) > 10 and int(shown["Bytes 1 → 2"]) > 50
-    assert shown["End cause"] == "stopped" and shown["Ended (UTC)"] != "–"
+    assert int(shown["Datagrams 1 → 2"]) > 10
+    assert int(shown["Bytes 1 → 2"]) > 50
+    assert shown["End cause"] == "stopped"
+    assert shown["Ended (UTC)"] != "–"
 
 
 def test_ports_that_were_taken_meanwhile(own_node):

@@ -97,7 +97,8 @@ def test_what_is_no_signature(alice, name):
     signature, words = BAD_SIGNATURES[name]
     reply = alice.post(VERIFY, {"msg": "hello", "signature": signature, "pubkey": alice.pubkey})
     assert (reply.status, reply.json["code"]) == (400, 3)
-    assert reply.json["message"].startswith("signature: ") and words in reply.json["message"]
+    assert reply.json["message"].startswith("signature: ")
+    assert words in reply.json["message"]
 
 
 @pytest.mark.parametrize("path", [SIGN, VERIFY])
@@ -106,7 +107,8 @@ def test_messages_that_are_refused(alice, path):
     for msg, words in (("", "missing or empty"), ("x" * (2**20 + 1), "message.max_bytes")):
         reply = alice.post(path, {"msg": msg, **fields})
         assert reply.status == 400
-        assert reply.json["message"].startswith("msg: ") and words in reply.json["message"]
+        assert reply.json["message"].startswith("msg: ")
+        assert words in reply.json["message"]
     assert alice.post(path, {"msg": "x" * 10 * 2**20, **fields}).status in (400, 413)
     assert verify(alice, "hello", fields["signature"])[0]
 

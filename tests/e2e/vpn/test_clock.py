@@ -1,5 +1,6 @@
 """Leases on machines whose clock jumps: none ends early, none runs for ever, whether the node is restarted meanwhile or
-not."""
+not.
+"""
 
 from collections.abc import Iterator
 from contextlib import ExitStack

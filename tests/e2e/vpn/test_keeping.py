@@ -1,5 +1,6 @@
 """What the seller's node keeps in order: its interface, byte counts, the operator's wishes, and payments that lead to
-nothing."""
+nothing.
+"""
 
 import json
 import shutil
@@ -136,9 +137,12 @@ def test_bytes_and_handshakes_are_kept_over_a_restart_and_shown(market, shop, tm
     paths = ["lease/", f"lease/{identity}/change/", "address/", "quote/", "term/", "leasestep/", "leasewish/"]
     pages = json.loads(shell(seller, PAGES % paths))
     assert {status for status, _ in pages.values()} == {200}
-    assert lease["address"] in pages["lease/"][1] and "Extend the chosen leases" in pages["lease/"][1]
-    assert "1 day" not in pages["lease/"][1] and "minutes" in pages["lease/"][1]
-    assert "addresses taken" in pages["address/"][1] and 'class="active"' in pages["address/"][1]
+    assert lease["address"] in pages["lease/"][1]
+    assert "Extend the chosen leases" in pages["lease/"][1]
+    assert "1 day" not in pages["lease/"][1]
+    assert "minutes" in pages["lease/"][1]
+    assert "addresses taken" in pages["address/"][1]
+    assert 'class="active"' in pages["address/"][1]
     bought = json.loads(
         shell(buyer, PAGES % ["purchasedlease/", f"purchasedlease/{lease['id']}/change/", "purchase/"])
     )
@@ -205,7 +209,8 @@ def test_buyers_are_told_when_the_tunnel_is_found_elsewhere(market, shop):
         event = told(stream.until(of_lease("lease", lease["id"]))[-1])
         assert (event["endpoint"], event["expires_at"]) == (f"192.0.2.77:{LISTEN_PORT}", lease["expires_at"])
         file = file_of(buyer, lease["id"]).body.decode()
-        assert f"Endpoint = 192.0.2.77:{LISTEN_PORT}\n" in file and "DNS = 9.9.9.9\n" in file
+        assert f"Endpoint = 192.0.2.77:{LISTEN_PORT}\n" in file
+        assert "DNS = 9.9.9.9\n" in file
         # And back, once each.
         seller.stop()
         seller.configure(shop.config())
@@ -255,7 +260,8 @@ def test_the_operator_extends_and_ends_a_lease(market, shop):
     with WebsocketStream(buyer) as stream:
         shell(seller, WISH.format(lease=lease["id"], action="extend", seconds=3600))
         extended = told(stream.until(of_lease("lease", lease["id"]))[-1])
-        assert extended["seconds"] == 3_000 and extended["expires_at"] > lease["expires_at"]
+        assert extended["seconds"] == 3_000
+        assert extended["expires_at"] > lease["expires_at"]
         shell(seller, WISH.format(lease=lease["id"], action="end", seconds=0))
         stream.until(of_lease("ended", lease["id"]))
     assert key not in shop.peers()
@@ -335,7 +341,8 @@ def test_a_tunnel_that_does_not_come_to_be_gives_the_money_back(lnds, shop, mark
         with WebsocketStream(buyer) as stream:
             contract_id = post(buyer, CONTRACT, pubkey=seller.pubkey, nonce=quote["nonce"], price="60")
             refused = told(answer(stream, contract_id))
-        assert refused["type"] == "refusal" and "could not be made in time" in refused["text"]
+        assert refused["type"] == "refusal"
+        assert "could not be made in time" in refused["text"]
         payment = (
             "SELECT p.state, p.cost_msat FROM invoices_invoicepayment p JOIN vpn_purchase v "
             f"ON v.payment_hash = p.payment_hash WHERE v.id = '{as_stored(buyer, contract_id)}'"

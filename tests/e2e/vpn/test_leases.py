@@ -97,7 +97,8 @@ def small(lnds: SimulatedNetwork, shop: Shop, tmp_path_factory) -> Iterator[Node
 def test_quote_tells_price_and_bounds(market):
     seller, buyer = market
     quote = ask_quote(buyer, seller)
-    assert quote["price"] == str(PRICE_SAT) and len(quote["nonce"]) == 32
+    assert quote["price"] == str(PRICE_SAT)
+    assert len(quote["nonce"]) == 32
     assert (quote["min_price"], quote["max_price"]) == ("10", "86400")
 
 
@@ -110,24 +111,29 @@ def test_from_quote_to_a_tunnel_that_passes_packets(market, shop, tmp_path):
         sold = told(answer(at_seller, contract_id))
     lease = told(event)
     assert (lease["type"], event["fromPubkey"], lease["id"]) == ("lease", seller.pubkey, contract_id)
-    assert lease["seconds"] == 600 and lease["server_pub_key"] == shop.server.pair.public
+    assert lease["seconds"] == 600
+    assert lease["server_pub_key"] == shop.server.pair.public
     assert (sold["id"], sold["buyer"], sold["address"]) == (contract_id, buyer.pubkey, lease["address"])
     listed = bought(buyer, contract_id)
-    assert listed["state"] == "active" and 0 < int(listed["secondsLeft"]) <= 600
+    assert listed["state"] == "active"
+    assert 0 < int(listed["secondsLeft"]) <= 600
     assert shop.peers()[listed["publicKey"]] == lease["address"]
     reply = file_of(buyer, contract_id)
-    assert reply.status == 200 and reply.headers["content-type"].startswith("text/plain")
+    assert reply.status == 200
+    assert reply.headers["content-type"].startswith("text/plain")
     assert lease["path"].endswith(f"/v1/vpn/leases/{contract_id}/config")
     private = next(
         line.split(" = ")[1] for line in reply.body.decode().splitlines() if line.startswith("PrivateKey")
     )
     picture = file_of(buyer, contract_id, "?format=qr")
-    assert picture.headers["content-type"] == "image/svg+xml" and b"<svg" in picture.body
+    assert picture.headers["content-type"] == "image/svg+xml"
+    assert b"<svg" in picture.body
     with Client(tmp_path) as client:
         shop.server.cable(client, "192.0.2.1/30", "192.0.2.2/30")
         shop.server.serve("10.77.0.1")
         client.bring_up(reply.body.decode())
-        assert client.reaches("udp", "10.77.0.1") and client.reaches("tcp", "10.77.0.1")
+        assert client.reaches("udp", "10.77.0.1")
+        assert client.reaches("tcp", "10.77.0.1")
     for node in market:
         assert private not in node.log
     for path in buyer.directory.rglob("*"):
@@ -159,11 +165,11 @@ def test_by_grpc(market):
         ).id
         assert lease_id in [lease.id for lease in stub.ListLeases(vpn_pb2.ListLeasesRequest()).leases]
         config = stub.GetLeaseConfig(vpn_pb2.GetLeaseConfigRequest(id=lease_id))
-        assert config.config == file_of(buyer, lease_id).body.decode() and config.content_type.startswith(
-            "text/plain"
-        )
+        assert config.config == file_of(buyer, lease_id).body.decode()
+        assert config.content_type.startswith("text/plain")
         picture = stub.GetLeaseConfig(vpn_pb2.GetLeaseConfigRequest(id=lease_id, format="qr"))
-        assert picture.content_type == "image/svg+xml" and "<svg" in picture.config
+        assert picture.content_type == "image/svg+xml"
+        assert "<svg" in picture.config
 
 
 def test_leases_that_were_sold_are_listed(market):
@@ -193,7 +199,9 @@ def test_leases_that_were_sold_are_listed(market):
         asked = vpn_pb2.ListLeasesRequest(role="all")
         assert vpn_pb2_grpc.VPNStub(channel).ListLeases(asked).leases[0].public_key == key
     shown = command(seller, "leases")
-    assert shown.code == 0 and lease["id"][:8] in shown.out and "sold" in shown.out
+    assert shown.code == 0
+    assert lease["id"][:8] in shown.out
+    assert "sold" in shown.out
     assert lease["id"] not in [
         row["id"] for row in command(seller, "leases", "--role", "bought", "--json").json
     ]
@@ -392,7 +400,8 @@ def test_a_lease_ends_on_both_sides_and_its_address_is_given_again(market, small
             for stream in (at_seller, at_buyer):
                 stream.until(of_lease(type, lease["id"]))
     assert key not in shop.peers()
-    assert file_of(buyer, lease["id"]).status == 404 and bought(buyer, lease["id"])["state"] == "ended"
+    assert file_of(buyer, lease["id"]).status == 404
+    assert bought(buyer, lease["id"])["state"] == "ended"
     wait_until_freed(small, lease["id"])
     again = buy(buyer, small, 3_000)
     assert again["address"] == "10.78.0.2/32"
@@ -443,7 +452,8 @@ def test_refresh_moves_the_end_and_leaves_the_peer_alone(market, shop):
     with WebsocketStream(buyer) as stream:
         refresh_id = post(buyer, REFRESH, pubkey=seller.pubkey, nonce=row["nonce"], price="50")
         event = answer(stream, refresh_id)
-    assert told(event)["id"] == lease["id"] and told(event)["seconds"] == 50
+    assert told(event)["id"] == lease["id"]
+    assert told(event)["seconds"] == 50
     ends = [datetime.fromisoformat(text) for text in (lease["expires_at"], told(event)["expires_at"])]
     assert ends[1] - ends[0] == timedelta(seconds=50)
     assert told(event)["address"] == lease["address"] == shop.peers()[row["publicKey"]]
@@ -469,7 +479,8 @@ def test_a_refresh_loses_no_packet(market, shop, tmp_path, record_property):
             buy(buyer, seller, 3_000)
         sent, lost = flow.end()
     record_property("sent", sent)
-    assert sent > 50 and lost == 0
+    assert sent > 50
+    assert lost == 0
 
 
 def test_calls_that_are_refused_at_once(market):
@@ -487,7 +498,8 @@ def test_calls_that_are_refused_at_once(market):
         # What is under way would be counted by the next test.
         assert told(answer(stream, contract_id))["type"] == "lease"
     again = buyer.post(CONTRACT, {"pubkey": seller.pubkey, "nonce": quote["nonce"], "price": "60"})
-    assert again.status == 400 and again.json["message"].startswith("nonce: was used")
+    assert again.status == 400
+    assert again.json["message"].startswith("nonce: was used")
 
 
 def test_sales_are_counted(market):

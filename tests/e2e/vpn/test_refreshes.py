@@ -1,5 +1,6 @@
 """Refreshes whose answers come late, or in another order than they were asked for: what was paid for stays. The seller is
-played by the test; no interface is needed."""
+played by the test; no interface is needed.
+"""
 
 import asyncio
 import hashlib
@@ -207,13 +208,15 @@ def test_a_lease_does_not_end_while_a_refresh_of_it_is_being_paid(mallory, buyer
     end_at(buyer, [lease.id, other.id], -60)
     # Both were looked at when one of them has ended.
     buyer.wait_until(lambda: other.row()["state"] == "ended")
-    assert lease.row()["state"] == "active" and lease.has_file()
+    assert lease.row()["state"] == "active"
+    assert lease.has_file()
     settle(mallory, preimage)
     wait_for(buyer, refresh_id, "paid")
     with WebsocketStream(buyer) as stream:
         lease.tell(refresh_id, expires_at=lease.ends(2))
         answer(stream, refresh_id, "lease")
-    assert lease.row()["expiresAt"] == lease.ends(2) and lease.has_file()
+    assert lease.row()["expiresAt"] == lease.ends(2)
+    assert lease.has_file()
 
 
 def test_a_refresh_of_a_lease_that_has_ended_is_not_paid(mallory, buyer):

@@ -1,5 +1,6 @@
 """Leases end in time, and nothing runs hot, while the seller's lnd is away; and a seller whose database is behind
-its lnd still gives what was paid for."""
+its lnd still gives what was paid for.
+"""
 
 import asyncio
 import time
@@ -132,7 +133,8 @@ def test_an_end_that_waits_for_a_refresh_keeps_nobody_busy(market: Market):
         # The minute's look, of a few calls, may fall into these, but no look at lnd leads to one.
         calls = market.calls_of_wg() - calls
         assert calls < LOOKS + 5 * ((time.monotonic() - began) // 60)
-        assert lease_state(seller, lease["id"]) == "expiring" and key in market.shop.peers()
+        assert lease_state(seller, lease["id"]) == "expiring"
+        assert key in market.shop.peers()
     seller.wait_until(lambda: one(seller, f"SELECT state FROM vpn_term {term}") == "settled")
     # It is over once more now, and nothing is held any more.
     make_due(seller, lease["id"], "warns_at", "expires_at")

@@ -176,7 +176,8 @@ def test_what_nobody_asked_for_changes_nothing(world, type):
     world.receive(STRANGER, A, uuid4(), asked, body)
     world.receive(B, A, uuid4(), uuid4(), body)
     world.receive(B, A, uuid4(), None, body)
-    assert list(Federation.objects.values()) == before and world.under_way == []
+    assert list(Federation.objects.values()) == before
+    assert world.under_way == []
     assert len(world.dropped) == 3
 
 
@@ -188,7 +189,8 @@ def test_an_accept_that_is_told_again_changes_nothing(world):
     before = Federation.objects.filter(pubkey=B).values().get()
     world.pass_seconds(50)
     world.receive(B, A, uuid4(), accept.reply_to, bytes(accept.body))
-    assert Federation.objects.filter(pubkey=B).values().get() == before and world.under_way == []
+    assert Federation.objects.filter(pubkey=B).values().get() == before
+    assert world.under_way == []
 
 
 def test_an_accept_beyond_our_ttl_ends_it_on_both_sides(world):
@@ -206,7 +208,8 @@ def test_bodies_without_rounds(world):
     """As a node sends them that knows no more than wire.md."""
     expires_at = int(world.time.timestamp()) + 500
     world.receive(B, A, uuid4(), None, b'{"type":"request","imp_id":"old","ttl":500}')
-    assert world.row(A).state == State.MEMBER and int(world.row(A).expires_at.timestamp()) == expires_at
+    assert world.row(A).state == State.MEMBER
+    assert int(world.row(A).expires_at.timestamp()) == expires_at
     world.receive(B, A, uuid4(), None, b'{"type":"leave","imp_id":"old"}')
     assert world.row(A).state == State.LEFT
     world.under_way.clear()
@@ -239,7 +242,8 @@ def test_a_request_that_waits_is_taken_back_by_its_own_leave_only():
         world.deliver(2)
         assert (world.row(B).state, world.row(B).received_id) == ("received", second.message_id)
         world.receive(A, B, uuid4(), leave.reply_to, bytes(leave.body))
-        assert world.row(B).state == "received" and leave.reply_to == first.message_id
+        assert world.row(B).state == "received"
+        assert leave.reply_to == first.message_id
         world.act(A, "leave")
         world.deliver(2)
         assert (world.row(B).state, world.row(B).cause) == (
@@ -292,7 +296,8 @@ def test_an_accept_that_fails_is_taken_back(world):
     world.deliver(0)
     _, accept = world.under_way.pop()
     (event,) = handlers.failed(accept, "nobody there")
-    assert world.row(B).state == State.LEFT and "nobody there" in world.row(B).cause
+    assert world.row(B).state == State.LEFT
+    assert "nobody there" in world.row(B).cause
     assert event.message_id == accept.reply_to
 
 
@@ -314,7 +319,8 @@ def test_a_request_without_answer_ends(world):
     world.under_way.clear()
     world.pass_seconds(TTL_SECONDS + 1)
     (event,) = steps.expire(world.time)
-    assert world.row(A).state == State.EXPIRED and world.row(A).cause == "the other node did not answer"
+    assert world.row(A).state == State.EXPIRED
+    assert world.row(A).cause == "the other node did not answer"
     assert steps.expire(world.time) == []
 
 

@@ -43,14 +43,16 @@ def helps() -> dict[str, str]:
 def test_its_help_is_that_of_impervious_and_names_the_configuration(helps, name):
     shown = helps[name]
     assert shown.startswith(f"usage: impervious {name} ")
-    assert "--settings" not in shown and "--traceback" not in shown
+    assert "--settings" not in shown
+    assert "--traceback" not in shown
     assert ("--config PATH" in shown) == (name not in WITHOUT_CONFIGURATION)
 
 
 def test_a_command_that_is_not_there(tmp_path):
     ended = run("statsu", config=None, cwd=tmp_path)
     assert (ended.code, ended.out) == (1, "")
-    assert "'statsu'. Did you mean status?" in ended.err and "impervious help" in ended.err
+    assert "'statsu'. Did you mean status?" in ended.err
+    assert "impervious help" in ended.err
     assert "manage.py" not in ended.err
 
 
@@ -58,4 +60,5 @@ def test_help_is_found_under_the_names_that_it_has_elsewhere():
     (shown,) = {
         subprocess.check_output([ROOT / "impervious", name], text=True) for name in ("help", "--help", "-h")
     }
-    assert "doctor" in shown and "help runimpd" in shown
+    assert "doctor" in shown
+    assert "help runimpd" in shown

@@ -218,11 +218,13 @@ async def test_get_info(net):
         assert info.block_height > 0
         assert info.synced_to_chain
         assert info.version
-        assert len(info.chains) == 1 and info.chains[0].network
+        assert len(info.chains) == 1
+        assert info.chains[0].network
         assert (KEYSEND_BIT in info.features) == (name != WITHOUT_KEYSEND)
         if name != WITHOUT_KEYSEND:
             assert info.features[KEYSEND_BIT].name == "keysend"
-            assert info.features[KEYSEND_BIT].is_known and not info.features[KEYSEND_BIT].is_required
+            assert info.features[KEYSEND_BIT].is_known
+            assert not info.features[KEYSEND_BIT].is_required
 
 
 def spoil_last_byte(macaroon_hex: str) -> str:
@@ -309,11 +311,12 @@ async def test_what_a_macaroon_permits(net):
     for asked, text in ((baked, "permission denied"), (spoil_last_byte(baked), "verification failed")):
         check = check_request(asked, Rpc.SEND_PAYMENT)
         code, details = await refused(net.alice.lightning.CheckMacaroonPermissions(check))
-        assert code == grpc.StatusCode.INVALID_ARGUMENT and details.startswith(text)
+        assert code == grpc.StatusCode.INVALID_ARGUMENT
+        assert details.startswith(text)
 
 
 @pytest.mark.parametrize(
-    "permissions, text",
+    ("permissions", "text"),
     [
         ([], "permission list cannot be empty"),
         ([("uri", "/lnrpc.Lightning/NoSuchCall")], "invalid permission action"),
@@ -324,7 +327,8 @@ async def test_what_a_macaroon_permits(net):
 @case
 async def test_macaroon_that_is_not_baked(net, permissions, text):
     code, details = await refused(bake(net.alice, *permissions))
-    assert code == UNKNOWN and details.startswith(text)
+    assert code == UNKNOWN
+    assert details.startswith(text)
 
 
 @case
@@ -347,7 +351,8 @@ async def test_get_node_info_of_an_unknown_node(net):
 @case
 async def test_list_channels(net):
     (channel,) = await channels_of(net.alice)
-    assert channel.active and not channel.private
+    assert channel.active
+    assert not channel.private
     assert channel.remote_pubkey == net.pubkey["bob"]
     assert channel.capacity == 10_000_000
     assert channel.local_constraints.chan_reserve_sat == 100_000
@@ -411,10 +416,12 @@ async def test_keysend_over_one_hop(net):
     assert (payment.payment_hash, payment.payment_preimage) == (payment_hash.hex(), preimage.hex())
     assert (payment.value_sat, payment.value_msat, payment.fee_sat, payment.fee_msat) == (12, 12_000, 0, 0)
     assert payment.payment_request == ""
-    assert payment.creation_time_ns > 0 and payment.payment_index > 0
+    assert payment.creation_time_ns > 0
+    assert payment.payment_index > 0
 
     for invoice in (opened, settled):
-        assert invoice.is_keysend and not invoice.is_amp
+        assert invoice.is_keysend
+        assert not invoice.is_amp
         assert invoice.payment_request == ""
         assert (invoice.value, invoice.value_msat) == (12, 12_000)
         assert invoice.creation_date > 0
@@ -422,7 +429,8 @@ async def test_keysend_over_one_hop(net):
     assert (opened.settle_index, opened.settle_date, opened.amt_paid_msat, len(opened.htlcs)) == (0, 0, 0, 0)
     assert settled.state == Invoice.SETTLED
     assert settled.add_index == opened.add_index > 0
-    assert settled.settle_index > 0 and settled.settle_date > 0
+    assert settled.settle_index > 0
+    assert settled.settle_date > 0
     assert settled.r_preimage == preimage
     assert (settled.amt_paid_sat, settled.amt_paid_msat) == (12, 12_000)
 
@@ -430,7 +438,8 @@ async def test_keysend_over_one_hop(net):
     assert htlc.state == lightning_pb2.InvoiceHTLCState.SETTLED
     assert htlc.amt_msat == 12_000
     assert htlc.chan_id == (await channels_of(net.alice))[0].chan_id
-    assert htlc.accept_time > 0 and htlc.resolve_time > 0
+    assert htlc.accept_time > 0
+    assert htlc.resolve_time > 0
     assert htlc.custom_records[PREIMAGE_RECORD] == preimage
     assert {number: htlc.custom_records[number] for number in records} == records
 
@@ -466,7 +475,8 @@ async def test_payment_updates(net):
     request = keysend_request(net.pubkey["carol"], {RECORD: b"x"}, no_inflight_updates=False)
     statuses = [payment.status async for payment in net.alice.router.SendPaymentV2(request)]
     assert statuses[-1] == Payment.SUCCEEDED
-    assert statuses[:-1] and set(statuses[:-1]) == {Payment.IN_FLIGHT}
+    assert statuses[:-1]
+    assert set(statuses[:-1]) == {Payment.IN_FLIGHT}
 
 
 @case
@@ -740,7 +750,8 @@ async def test_list_pending_invoices(net):
     added = await net.carol.lightning.AddInvoice(Invoice(value=1))
     paid = await settled_keysend(net.alice, net, "carol")
     indices, _, _ = await list_invoices(net.carol, index_offset=added.add_index - 1, pending_only=True)
-    assert indices == [added.add_index] and paid.add_index == added.add_index + 1
+    assert indices == [added.add_index]
+    assert paid.add_index == added.add_index + 1
 
 
 # Invoices
@@ -758,7 +769,8 @@ async def test_invoice_is_made_decoded_paid_and_looked_up(net):
     assert (request.destination, request.payment_hash) == (net.pubkey["carol"], added.r_hash.hex())
     assert (request.num_satoshis, request.num_msat, request.description) == (21, 21_000, "a café")
     assert (request.expiry, request.payment_addr) == (600, added.payment_addr)
-    assert request.timestamp > 0 and request.cltv_expiry > 0
+    assert request.timestamp > 0
+    assert request.cltv_expiry > 0
 
     waiting = await lookup(net.carol, added.r_hash)
     assert (waiting.state, waiting.memo, waiting.value, waiting.is_keysend) == (
@@ -778,7 +790,8 @@ async def test_invoice_is_made_decoded_paid_and_looked_up(net):
     assert (paid.state, paid.amt_paid_sat, paid.amt_paid_msat) == (Invoice.SETTLED, 21, 21_000)
     assert paid.r_preimage.hex() == payment.payment_preimage
     assert hashlib.sha256(paid.r_preimage).digest() == added.r_hash
-    assert paid.settle_index > 0 and paid.settle_date > 0
+    assert paid.settle_index > 0
+    assert paid.settle_date > 0
     assert [htlc.custom_records.get(RECORD) for htlc in paid.htlcs] == [b"with it"]
 
     again = net.alice.pay(pay_request(added.payment_request))
@@ -866,9 +879,9 @@ async def cancel(client: BareClient, payment_hash: bytes):
 @case
 async def test_hold_invoice_is_accepted_then_settled(net):
     async with watching(net.carol) as events, held(net.carol) as (preimage, payment_hash, added, single):
-        assert (
-            added.payment_request.startswith("lnsb") and added.add_index > 0 and len(added.payment_addr) == 32
-        )
+        assert added.payment_request.startswith("lnsb")
+        assert added.add_index > 0
+        assert len(added.payment_addr) == 32
         paying = asyncio.ensure_future(net.alice.pay(pay_request(added.payment_request, {RECORD: b"order"})))
         accepted = await single.read()
         assert accepted.state == Invoice.ACCEPTED
@@ -877,7 +890,8 @@ async def test_hold_invoice_is_accepted_then_settled(net):
         assert htlc.custom_records[RECORD] == b"order"
         assert accepted.settle_index == 0
         looked_up = await lookup(net.carol, payment_hash)
-        assert looked_up.state == Invoice.ACCEPTED and looked_up.htlcs[0].custom_records[RECORD] == b"order"
+        assert looked_up.state == Invoice.ACCEPTED
+        assert looked_up.htlcs[0].custom_records[RECORD] == b"order"
 
         tracking = net.alice.router.TrackPaymentV2(router_pb2.TrackPaymentRequest(payment_hash=payment_hash))
         updates = aiter(tracking)
@@ -1013,7 +1027,8 @@ async def test_verify_message(net):
     assert (answer.valid, answer.pubkey) == (True, net.pubkey["alice"])
     answer = await verify(net.carol, message + b"!", signature)
     assert not answer.valid
-    assert len(answer.pubkey) == 66 and answer.pubkey != net.pubkey["alice"]
+    assert len(answer.pubkey) == 66
+    assert answer.pubkey != net.pubkey["alice"]
 
 
 @pytest.mark.parametrize(

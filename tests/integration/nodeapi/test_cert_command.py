@@ -52,7 +52,8 @@ def test_makes_a_pair_and_prints_the_lines_for_the_configuration(tmp_path):
     assert stat.S_IMODE((tmp_path / "server.key").stat().st_mode) == 0o600
     assert {file.name for file in tmp_path.iterdir()} == {"server.cert", "server.key"}
     again = cert(tmp_path)
-    assert again.returncode == 1 and "--force" in again.stderr
+    assert again.returncode == 1
+    assert "--force" in again.stderr
     assert read_pair(tmp_path / "server.cert", tmp_path / "server.key") == pair
     assert cert(tmp_path, "--force", "--out", str(tmp_path)).returncode == 0
     assert read_pair(tmp_path / "server.cert", tmp_path / "server.key") != pair
@@ -68,7 +69,7 @@ def test_goes_beside_the_configuration_that_names_it_already(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "arguments, words",
+    ("arguments", "words"),
     [
         (["--host", "https://node.example"], ("--host", "without scheme")),
         (["--host", "1.2.3"], ("--host", "no host")),

@@ -1,5 +1,6 @@
 """Clients that take without end: their connections, time and memory are bounded, and others are served meanwhile. On
-a Daphne with the node's limits made small, over real sockets."""
+a Daphne with the node's limits made small, over real sockets.
+"""
 
 import socket
 import time
@@ -41,7 +42,8 @@ def dial(server: Bounded, source: str = "127.0.0.1") -> socket.socket:
 
 def answered(server: Bounded, request: bytes, answer: bytes) -> socket.socket:
     """A connection on which the server has begun to answer so. Before the request a client that stands still for a second
-    or two may have been closed, which then comes again."""
+    or two may have been closed, which then comes again.
+    """
     for _ in range(GUARD_SECONDS):
         client = dial(server)
         with suppress(OSError):

@@ -195,7 +195,8 @@ def test_no_more_bytes_than_the_limit_lets_pass():
                     second.hear()
                     passed += 1
         allowed = limit * (1 + time.monotonic() - started) + size + HEADER_BYTES
-        assert second.waiting() == [] and passed >= limit // (size + HEADER_BYTES)
+        assert second.waiting() == []
+        assert passed >= limit // (size + HEADER_BYTES)
     assert passed * (size + HEADER_BYTES) <= allowed
 
 
@@ -223,7 +224,7 @@ def test_a_flood_on_one_side_does_not_silence_the_other(pair, pump):
 
 
 @pytest.mark.parametrize(
-    "server_ip, host",
+    ("server_ip", "host"),
     [
         ("127.0.0.1", "127.0.0.1"),
         ("127.0.0.5", "127.0.0.5"),
@@ -255,8 +256,10 @@ def test_ports_out_of_a_range():
     more = bind_pair("127.0.0.1", port_range=(lowest, lowest + 99))
     ports = [one.getsockname()[1] for one in (*pair, *more)]
     try:
-        assert len(set(ports)) == 4 and ports == sorted(ports)
-        assert lowest <= ports[0] and ports[-1] <= lowest + 99
+        assert len(set(ports)) == 4
+        assert ports == sorted(ports)
+        assert lowest <= ports[0]
+        assert ports[-1] <= lowest + 99
         with pytest.raises(NoPorts, match="socket.port_range.* from .* to "):
             bind_pair("127.0.0.1", port_range=(ports[0], ports[1]))
         with pytest.raises(NoPorts, match=str(ports[0])):

@@ -90,10 +90,8 @@ def test_setup_check_and_remove(operator, tmp_path):
     for words in (operator.interface, "10.78.0.1/24", "fd00:78::1/64"):
         assert words in operator.links
     key_file = tmp_path / "node.vpn.key"
-    assert (
-        key_file.stat().st_mode & 0o777 == 0o600
-        and (tmp_path / "node.vpn.json").stat().st_mode & 0o777 == 0o644
-    )
+    assert key_file.stat().st_mode & 0o777 == 0o600
+    assert (tmp_path / "node.vpn.json").stat().st_mode & 0o777 == 0o644
     assert keys.public_of(key_file.read_text().strip()) == key
     with Client(tmp_path) as client:
         operator.cable(client, "192.0.2.1/30", "192.0.2.2/30")
@@ -103,12 +101,14 @@ def test_setup_check_and_remove(operator, tmp_path):
         operator.remove_interface(operator.interface)
         for _ in range(2):
             again = operator.vpn("setup", "--yes")
-            assert again.returncode == 0 and "server_pub_key" not in again.stdout
+            assert again.returncode == 0
+            assert "server_pub_key" not in again.stdout
         operator.wait_until_it_listens()
         assert operator.vpn("check").returncode == 0
         removed = operator.vpn("setup", "--remove", "--yes")
         assert removed.returncode == 0, removed.stderr
-    assert not key_file.exists() and not (tmp_path / "node.vpn.json").exists()
+    assert not key_file.exists()
+    assert not (tmp_path / "node.vpn.json").exists()
     # The cable goes with the client's namespace, which the system takes down in its own time.
     until(lambda: operator.links == before[0])
     assert operator.run("nft", "list", "ruleset") == before[1]
@@ -137,13 +137,15 @@ def test_a_client_gets_out_and_no_further_than_it_may(operator, tmp_path):
         client.bring_up(wgquick.render(peering, pair.private))
         world.serve(PUBLIC)
         operator.serve("10.78.0.1")
-        assert client.reaches("udp", PUBLIC) and client.reaches("tcp", PUBLIC)
+        assert client.reaches("udp", PUBLIC)
+        assert client.reaches("tcp", PUBLIC)
         assert not client.reaches("udp", "10.78.0.1", seconds=1.2)
         assert operator.vpn("check").returncode == 0
         assert operator.vpn("rules", "--remove").returncode == 0
         assert ["exit_rules is true, but" in line for line in wrong(operator.vpn("check"))] == [True]
         assert client.reaches("udp", "10.78.0.1")
-        assert operator.vpn("rules", "--apply").returncode == 0 and operator.vpn("check").returncode == 0
+        assert operator.vpn("rules", "--apply").returncode == 0
+        assert operator.vpn("check").returncode == 0
         assert rules.exit_table(operator.interface) in operator.vpn("rules").stdout
 
 
@@ -151,7 +153,8 @@ def test_a_client_gets_out_and_no_further_than_it_may(operator, tmp_path):
 def test_nothing_happens_without_a_yes(operator, answer):
     before = operator.links
     asked = operator.vpn("setup", "--interface", operator.interface, answer=answer)
-    assert asked.returncode != 0 and "nothing was changed" in asked.stderr
+    assert asked.returncode != 0
+    assert "nothing was changed" in asked.stderr
     for words in (
         "make the server's keys",
         f"the interface {operator.interface}",
@@ -160,7 +163,8 @@ def test_nothing_happens_without_a_yes(operator, answer):
         "/proc/sys/net/ipv4/ip_forward",
     ):
         assert words in asked.stdout
-    assert operator.links == before and len(list(operator.directory.glob("node.vpn*"))) == 0
+    assert operator.links == before
+    assert len(list(operator.directory.glob("node.vpn*"))) == 0
     assert operator.vpn("setup", "--interface", operator.interface, answer="yes\n").returncode == 0
 
 
@@ -194,7 +198,7 @@ def test_a_key_that_is_not_here_makes_no_interface(operator):
 
 
 @pytest.mark.parametrize(
-    "damage, words",
+    ("damage", "words"),
     [
         (["ip", "link", "set", "IF", "down"], "is down; ip link set"),
         (["wg", "set", "IF", "listen-port", "4444"], "listens on UDP port 4444, but buyers are told"),
@@ -217,7 +221,7 @@ def test_check_names_what_is_wrong(operator, damage, words):
 
 
 @pytest.mark.parametrize(
-    "vpn, words",
+    ("vpn", "words"),
     [
         ({"binary_path": "/nowhere/wg"}, "apt install wireguard-tools, or correct vpn.binary_path"),
         ({}, "vpn.server_pub_key is not set"),
@@ -244,10 +248,13 @@ def test_root_does_not_lock_out_the_user_who_runs_the_node(operator):
     operator.set_up()
     assert (operator.directory / "node.vpn.key").stat().st_uid == 0
     key = operator.directory / "impervious.secret_key"
-    assert key.stat().st_uid == 65534 and key.stat().st_mode & 0o777 == 0o600 and len(key.read_text()) > 50
+    assert key.stat().st_uid == 65534
+    assert key.stat().st_mode & 0o777 == 0o600
+    assert len(key.read_text()) > 50
 
 
 def test_without_a_configuration(machines, tmp_path):
     command = [sys.executable, ROOT / "manage.py", "vpn", "check"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
-    assert done.returncode == 1 and "needs a configuration: --config PATH" in done.stderr
+    assert done.returncode == 1
+    assert "needs a configuration: --config PATH" in done.stderr

@@ -81,10 +81,8 @@ def tunnel(server, client, interface):
 def test_interface_is_found_by_its_public_key(server):
     wireguard = patient(server.wg)
     assert asyncio.run(wireguard.interface_of(server.pair.public)) == server.interface
-    assert (
-        asyncio.run(wireguard.interface_of(new_key())) is None
-        and asyncio.run(wireguard.interface_of("")) is None
-    )
+    assert asyncio.run(wireguard.interface_of(new_key())) is None
+    assert asyncio.run(wireguard.interface_of("")) is None
     assert asyncio.run(wireguard.public_key(server.interface)) == server.pair.public
     assert asyncio.run(wireguard.listen_port(server.interface)) == LISTEN_PORT
     keyless = server.add_interface()
@@ -107,7 +105,9 @@ def test_addresses_change_hands_in_one_step(interface):
     interface.reconcile({one: nets("10.77.0.2/32"), two: nets("10.77.0.3/32")})
     swapped = {one: nets("10.77.0.3/32"), two: nets("10.77.0.2/32")}
     changes = interface.reconcile(swapped)
-    assert interface.peers == swapped and changes.replace == swapped and not changes.remove
+    assert interface.peers == swapped
+    assert changes.replace == swapped
+    assert not changes.remove
 
 
 def test_more_than_a_batch_at_once(interface):
@@ -133,9 +133,11 @@ def test_an_address_that_was_taken_away_is_noticed_and_restored(interface):
     interface.server.run(
         "wg", "set", interface.server.interface, "peer", intruder, "allowed-ips", "10.77.0.2/32"
     )
-    assert interface.peers[buyer] == nets() and missing_after(desired, interface.peers) == [buyer]
+    assert interface.peers[buyer] == nets()
+    assert missing_after(desired, interface.peers) == [buyer]
     changes = interface.reconcile(desired)
-    assert changes.remove == (intruder,) and interface.peers == desired
+    assert changes.remove == (intruder,)
+    assert interface.peers == desired
 
 
 def test_peers_of_the_operator_stay(interface):
@@ -144,19 +146,22 @@ def test_peers_of_the_operator_stay(interface):
         "wg", "set", interface.server.interface, "peer", operators, "allowed-ips", "192.168.9.0/24"
     )
     changes = interface.reconcile({new_key(): POOL.peer_networks(2)})
-    assert changes.foreign == {operators: nets("192.168.9.0/24")} and operators in interface.peers
+    assert changes.foreign == {operators: nets("192.168.9.0/24")}
+    assert operators in interface.peers
 
 
 def test_the_finished_file_makes_a_tunnel(server, client, tunnel, interface):
     for address in ("10.77.0.1", "fd00:77::1"):
-        assert client.reaches("udp", address) and client.reaches("tcp", address)
+        assert client.reaches("udp", address)
+        assert client.reaches("tcp", address)
     seen = interface.statistics[tunnel.public]
     assert (
         datetime.now(UTC) - timedelta(minutes=5)
         < seen.latest_handshake
         <= datetime.now(UTC) + timedelta(seconds=5)
     )
-    assert seen.received_bytes > 0 and seen.sent_bytes > 0
+    assert seen.received_bytes > 0
+    assert seen.sent_bytes > 0
     interface.set(remove=[tunnel.public])
     assert not client.reaches("udp", "10.77.0.1", seconds=2)
 
@@ -171,7 +176,8 @@ def test_others_that_come_and_go_lose_no_packet(server, client, tunnel, interfac
         gone = [came]
         time.sleep(0.05)
     sent, lost = flow.end()
-    assert sent > 50 and lost == 0
+    assert sent > 50
+    assert lost == 0
 
 
 def test_setting_a_peer_again_keeps_its_session(server, client, tunnel, interface):
@@ -183,7 +189,8 @@ def test_setting_a_peer_again_keeps_its_session(server, client, tunnel, interfac
     sent, lost = flow.end()
     # wireguard-go takes all addresses of a peer away before it gives them again: what passes just then is lost, by bad
     # luck. Without its session all would be, from the first change on.
-    assert sent > 50 and lost <= 5
+    assert sent > 50
+    assert lost <= 5
 
 
 def test_wg_quick_brings_the_file_up(server, client, interface, tmp_path):
@@ -204,7 +211,8 @@ def test_wg_quick_brings_the_file_up(server, client, interface, tmp_path):
     client.run("wg-quick", "up", file)
     try:
         server.serve("10.77.0.1")
-        assert client.reaches("udp", "10.77.0.1") and client.reaches("tcp", "10.77.0.1")
+        assert client.reaches("udp", "10.77.0.1")
+        assert client.reaches("tcp", "10.77.0.1")
     finally:
         client.run("wg-quick", "down", file)
 
@@ -286,7 +294,8 @@ def test_errors_repeat_no_key(tmp_path):
     key = keys.new_key_pair().private
     with pytest.raises(WireGuardError) as raised:
         asyncio.run(script(tmp_path, f"echo 'Key is wrong: `{key}' >&2; exit 1").peers("wg0"))
-    assert key[:43] not in str(raised.value) and "Key is wrong" in str(raised.value)
+    assert key[:43] not in str(raised.value)
+    assert "Key is wrong" in str(raised.value)
     with pytest.raises(WireGuardError) as raised:
         asyncio.run(WireGuard("/bin/true").apply("wg0", Changes(add={key + " private": nets()})))
     assert key not in str(raised.value)

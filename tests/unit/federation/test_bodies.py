@@ -53,14 +53,16 @@ def read_or_refused(raw: bytes) -> None:
         assert error.reason.replace("_", "").isalpha()
         return
     assert body.type in bodies.TYPES
-    assert len(body.imp_id) <= 128 and body.imp_id.isprintable()
+    assert len(body.imp_id) <= 128
+    assert body.imp_id.isprintable()
     for number in (body.ttl, body.expires_at, body.round):
-        assert number is None or type(number) is int and 0 <= number <= bodies.MAX_NUMBER
-    assert body.ttl != 0 and (body.type != bodies.REQUEST or body.ttl)
+        assert number is None or (type(number) is int and 0 <= number <= bodies.MAX_NUMBER)
+    assert body.ttl != 0
+    assert body.type != bodies.REQUEST or body.ttl
 
 
 @pytest.mark.parametrize(
-    "raw, reason",
+    ("raw", "reason"),
     [
         (b"", "no_json"),
         (b"{", "no_json"),
@@ -121,4 +123,5 @@ def test_the_longest_body_is_within_the_bounds():
         round=2**53,
         reason="\U0001f600" * 200,
     )
-    assert len(bodies.encode(wide)) <= bodies.MAX_BODY_BYTES and bodies.decode(bodies.encode(wide)) == wide
+    assert len(bodies.encode(wide)) <= bodies.MAX_BODY_BYTES
+    assert bodies.decode(bodies.encode(wide)) == wide

@@ -14,7 +14,7 @@ def test_every_state_is_reached_and_left():
         assert any(state in befores for after, befores in WAYS.items() if after != state)
 
 
-@pytest.mark.parametrize("before, after", list(itertools.product(ENDED, (State.LEFT, State.EXPIRED))))
+@pytest.mark.parametrize(("before", "after"), list(itertools.product(ENDED, (State.LEFT, State.EXPIRED))))
 def test_what_has_ended_does_not_end_again(before, after):
     with pytest.raises(NoSuchWay):
         require_way(WAYS, before, after)

@@ -169,15 +169,14 @@ def filled_in(text: str, directory: Path) -> str:
 def test_file_of_2021_loads_with_its_placeholders_replaced(node):
     config = node.load_text(filled_in(FILE_OF_2021, node.directory))
 
-    assert not config.simulated and config.path == node.path
-    assert config.server.enabled and config.server.api_keys == ()
-    assert (
-        config.server.grpc_addr == Address("127.0.0.1", 8881)
-        and str(config.server.http_addr) == "127.0.0.1:8882"
-    )
-    assert (
-        config.admin.username == "admin" and config.admin.password.get_secret_value() == "supersecretpassword"
-    )
+    assert not config.simulated
+    assert config.path == node.path
+    assert config.server.enabled
+    assert config.server.api_keys == ()
+    assert config.server.grpc_addr == Address("127.0.0.1", 8881)
+    assert str(config.server.http_addr) == "127.0.0.1:8882"
+    assert config.admin.username == "admin"
+    assert config.admin.password.get_secret_value() == "supersecretpassword"
     assert [(service.service_type, service.custom_record_number) for service in config.services] == [
         ("federate", 100_000),
         ("vpn", 200_000),
@@ -196,11 +195,9 @@ def test_file_of_2021_loads_with_its_placeholders_replaced(node):
         51820,
         networks("10.0.0.0/24"),
     )
-    assert (
-        config.vpn.server_pub_key == ""
-        and config.vpn.binary_path == "/usr/bin/wg"
-        and config.vpn.dns == "8.8.8.8"
-    )
+    assert config.vpn.server_pub_key == ""
+    assert config.vpn.binary_path == "/usr/bin/wg"
+    assert config.vpn.dns == "8.8.8.8"
     assert [str(network) for network in config.vpn.allowed_ips] == ["0.0.0.0/0"]
     assert config.socket.server_ip == "1.1.1.1"
     assert [warning.split(":")[0] for warning in config.warnings] == [
@@ -230,20 +227,21 @@ def test_defaults(node):
         "incomplete_bytes": 67_108_864,
         "incomplete_seconds": 90_000,
     }
-    assert (
-        config.events.keep_days == 30
-        and config.messages.keep_days is None
-        and config.redis_url is None
-        and config.services == ()
-    )
+    assert config.events.keep_days == 30
+    assert config.messages.keep_days is None
+    assert config.redis_url is None
+    assert config.services == ()
     assert config.database.sqlite_path == node.directory / "impervious.sqlite3"
-    assert config.admin.username is None and config.admin.password is None and config.lnd.pub_key == ""
+    assert config.admin.username is None
+    assert config.admin.password is None
+    assert config.lnd.pub_key == ""
     assert config.warnings == ()
 
 
 def test_example_documents_every_key_in_force_and_loads(node):
     config = node.load_text(filled_in(EXAMPLE.read_text(), node.directory))
-    assert config.warnings == () and len(config.services) == 6
+    assert config.warnings == ()
+    assert len(config.services) == 6
     uncommented = EXAMPLE.read_text().replace("# ", "  ")
     for key in (
         "api_keys:",
@@ -287,7 +285,7 @@ def test_all_problems_are_told_at_once(node):
 
 
 @pytest.mark.parametrize(
-    "text, address",
+    ("text", "address"),
     [
         ("127.0.0.2:1", Address("127.0.0.2", 1)),
         ("127.0.0.1:0", Address("127.0.0.1", 0)),
@@ -297,7 +295,8 @@ def test_all_problems_are_told_at_once(node):
 )
 def test_loopback_addresses(node, text, address):
     parsed = node.load(server={"grpc_addr": text}).server.grpc_addr
-    assert parsed == address and parsed.is_loopback
+    assert parsed == address
+    assert parsed.is_loopback
 
 
 @pytest.mark.parametrize(
@@ -326,7 +325,8 @@ def test_beyond_loopback_only_with_a_key(node, name, address):
     ways = ("IMPD_SERVER__API_KEY", "IMPD_SERVER__API_KEY_FILE", "server.api_keys", "./impervious keys make")
     assert node.load().server.exposed == {}
     exposed = node.load(server=server).server.exposed
-    assert exposed.keys() == {name} and all(way in exposed[name] for way in ways)
+    assert exposed.keys() == {name}
+    assert all(way in exposed[name] for way in ways)
     (key,) = node.load({"IMPD_SERVER__API_KEY": KEY}, server=server).server.api_keys
     assert (key.name, key.key.get_secret_value(), key.scopes) == (
         "default",
@@ -367,7 +367,7 @@ def test_api_keys_from_files(node):
 
 
 @pytest.mark.parametrize(
-    "change, key, word",
+    ("change", "key", "word"),
     [
         ({"name": "one"}, "server.api_keys[1].name", "'one', as in server.api_keys[0]"),
         ({"key_file": "one.key"}, "server.api_keys[1].key_file", "the same"),
@@ -432,9 +432,8 @@ def test_hosts_and_origins(node):
         "IMPD_SERVER__ALLOWED_ORIGINS": '["https://c.example"]',
     }
     loaded = node.load(environ, server=server).server
-    assert loaded.allowed_hosts == ("a.example", "b.example") and loaded.allowed_origins == (
-        "https://c.example",
-    )
+    assert loaded.allowed_hosts == ("a.example", "b.example")
+    assert loaded.allowed_origins == ("https://c.example",)
 
 
 @pytest.mark.parametrize(
@@ -471,7 +470,8 @@ def test_services(node):
 
     data = {"depth": 3, "flag": True, "list": [1, "x"]}
     loaded = node.load(service_list=[service("sign", "800000", additional_service_data=data)]).services
-    assert loaded[0].custom_record_number == 800_000 and loaded[0].additional_service_data == data
+    assert loaded[0].custom_record_number == 800_000
+    assert loaded[0].additional_service_data == data
     wrong = [
         service("sign", 800_000),
         service("vpn", 800_000),
@@ -513,7 +513,7 @@ def test_lnd_wholly_from_the_environment_with_an_empty_file(node):
 
 
 @pytest.mark.parametrize(
-    "change, name, words",
+    ("change", "name", "words"),
     [
         ({"tls_cert": "none.cert"}, "tls_cert", ("none.cert", "No such file or directory")),
         ({"tls_cert": "admin.macaroon"}, "tls_cert", ("admin.macaroon", "holds no certificate")),
@@ -540,7 +540,7 @@ def test_lnd_values_that_are_wrong(node, change, name, words):
 
 
 @pytest.mark.parametrize(
-    "section, values, key, words",
+    ("section", "values", "key", "words"),
     [
         ("server", {"message_encoding": "utf-8"}, "server.message_encoding", ("must be base64 or text",)),
         (
@@ -664,7 +664,9 @@ def test_vpn_defaults_and_values(node):
         vpn.quarantine_seconds,
     )
     assert times == (3_600, 2_592_000, 300, 30, 180)
-    assert vpn.subnet == networks("10.0.0.0/24") and vpn.dns is None and vpn.exit_rules is False
+    assert vpn.subnet == networks("10.0.0.0/24")
+    assert vpn.dns is None
+    assert vpn.exit_rules is False
     assert vpn.auto_renew.model_dump() == {"enabled": False, "budget_sat": None, "lead_seconds": 600}
     given = {"subnet": "fd00:1::/64, 10.9.0.0/16", "dns": "", "exit_rules": True, "min_seconds": "60"}
     renew = {"enabled": "yes", "budget_sat": 5_000, "lead_seconds": 60}
@@ -713,7 +715,7 @@ def test_passwords_stay_as_written(node, password):
 
 
 @pytest.mark.parametrize(
-    "url, named",
+    ("url", "named"),
     [
         ("postgresql://me:p%40ss@db.example.com:5433/node", ("me", "p@ss", "db.example.com", "5433", "node")),
         ("postgres://me@[::1]/node", ("me", None, "::1", None, "node")),
@@ -726,17 +728,16 @@ def test_postgresql_addresses(node, url, named):
     database = node.load(database={"url": url}).database
     parameters = database.postgres.get_secret_value()
     assert tuple(parameters.get(name) for name in ("user", "password", "host", "port", "dbname")) == named
-    assert database.sqlite_path is None and database.secret_key_path == node.directory / "node.secret_key"
+    assert database.sqlite_path is None
+    assert database.secret_key_path == node.directory / "node.secret_key"
 
 
 def test_parameters_of_the_address_win_over_the_defaults(node):
     given = node.load(
         database={"url": "postgresql://h/d?sslmode=verify-full&connect_timeout=3"}
     ).database.postgres
-    assert (
-        given.get_secret_value()["sslmode"] == "verify-full"
-        and given.get_secret_value()["connect_timeout"] == "3"
-    )
+    assert given.get_secret_value()["sslmode"] == "verify-full"
+    assert given.get_secret_value()["connect_timeout"] == "3"
     settings = postgres_settings(given.get_secret_value())
     assert (settings["NAME"], settings["HOST"], settings["OPTIONS"]["sslmode"]) == ("d", "h", "verify-full")
 
@@ -749,18 +750,20 @@ def test_secrets_are_in_no_text(node):
     }
     config = node.load(environ, sqlite3={"username": "admin", "password": "hunter2"})
     for secret in (KEY, "hunter2", "hunter3", "hunter4", MACAROON.hex()):
-        assert secret not in repr(config) and secret not in str(config)
+        assert secret not in repr(config)
+        assert secret not in str(config)
     with pytest.raises(ConfigError) as raised:
         node.load(
             {"IMPD_SERVER__API_KEY": KEY + "!"}, sqlite3={"password": ["hunter2"]}, redis={"url": "hunter3"}
         )
-    assert len(raised.value.problems) == 3 and raised.value.__cause__ is raised.value.__context__ is None
+    assert len(raised.value.problems) == 3
+    assert raised.value.__cause__ is raised.value.__context__ is None
     text = str(raised.value) + repr(raised.value)
     assert not any(secret in text for secret in (KEY, "hunter2", "hunter3", MACAROON.hex()))
 
 
 @pytest.mark.parametrize(
-    "text, words",
+    ("text", "words"),
     [
         ("server: {enabled: true", ("not valid YAML on line 1",)),
         ("server:\n\tenabled: true\n", ("line 2",)),
@@ -826,7 +829,8 @@ def raises_nothing_but_config_errors(
     try:
         node.load_text(content, environ)
     except ConfigError as error:
-        assert error.problems and str(error) == "\n".join(error.problems)
+        assert error.problems
+        assert str(error) == "\n".join(error.problems)
         str(error).encode()
 
 
@@ -880,7 +884,7 @@ def test_finding_the_file(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name, words",
+    ("name", "words"),
     [
         ("node.yaml", "ends in .yaml; must end in .yml"),
         ("node.json", "ends in .json; must end in .yml"),
@@ -937,9 +941,13 @@ def test_relay(node):
 
 def test_simulated_node(node):
     config = simulated(node, {"IMPD_SERVER__GRPC_ADDR": "127.0.0.1:9991"})
-    assert config.simulated and config.path is None and config.warnings == ()
-    assert config.server.grpc_addr.port == 9991 and config.lnd.pub_key == PUB_KEY
-    assert len(config.services) == 6 and all(service.active for service in config.services)
+    assert config.simulated
+    assert config.path is None
+    assert config.warnings == ()
+    assert config.server.grpc_addr.port == 9991
+    assert config.lnd.pub_key == PUB_KEY
+    assert len(config.services) == 6
+    assert all(service.active for service in config.services)
     assert config.database.sqlite_path == node.directory / "impervious.sqlite3"
 
 
@@ -967,7 +975,7 @@ def test_inbound_policies(node):
 
 
 @pytest.mark.parametrize(
-    "sections, key, word",
+    ("sections", "key", "word"),
     [
         ({"default": {"min_amount_sat": -1}}, "inbound.default.min_amount_sat", "whole number"),
         ({"message": {"min_amount_sat": "1 sat"}}, "inbound.message.min_amount_sat", "whole number"),
@@ -1034,7 +1042,7 @@ class TestTls:
         names = {f"IMPD_SERVER__{name.upper()}": str(node.directory / file) for name, file in pair.items()}
         assert node.load(names).server.tls_key == node.directory / "server.key"
 
-    @pytest.mark.parametrize("given, missing", [("tls_cert", "tls_key"), ("tls_key", "tls_cert")])
+    @pytest.mark.parametrize(("given", "missing"), [("tls_cert", "tls_key"), ("tls_key", "tls_cert")])
     def test_both_or_neither(self, node, pair, given, missing):
         only(
             node.problems(server={given: pair[given]}),
@@ -1044,7 +1052,7 @@ class TestTls:
         )
 
     @pytest.mark.parametrize(
-        "name, content, words",
+        ("name", "content", "words"),
         [
             ("tls_cert", None, ("server.cert", "No such file", "readable file")),
             ("tls_key", None, ("server.key", "No such file", "readable file")),
@@ -1092,7 +1100,8 @@ class TestTls:
         (node.directory / "server.key").chmod(0o644)
         ended, readable = node.load(server=pair).warnings
         assert ended.startswith("server.tls_cert: the certificate ended on 2")
-        assert readable.startswith("server.tls_key: ") and "chmod 600" in readable
+        assert readable.startswith("server.tls_key: ")
+        assert "chmod 600" in readable
 
     def test_key_is_in_no_message(self, node, pair):
         secret = (node.directory / "server.key").read_text().splitlines()[1]

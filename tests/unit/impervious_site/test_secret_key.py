@@ -22,8 +22,10 @@ DIE_WRITING = (
 def test_is_made_once_for_its_owner_alone(tmp_path):
     path = tmp_path / "new" / "impervious.secret_key"
     key = read_or_make(path)
-    assert len(key) > 50 and read_or_make(path) == key
-    assert path.stat().st_mode & 0o777 == 0o600 and os.listdir(path.parent) == [path.name]
+    assert len(key) > 50
+    assert read_or_make(path) == key
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert os.listdir(path.parent) == [path.name]
 
 
 def test_processes_that_begin_together_have_the_same(tmp_path):
@@ -43,14 +45,16 @@ def test_processes_that_begin_together_have_the_same(tmp_path):
         process.stdin.close()
     keys = {process.stdout.read() for process in beginning}
     assert [process.wait() for process in beginning] == [0] * 6
-    assert len(keys) == 1 and len(keys.pop()) > 50
+    assert len(keys) == 1
+    assert len(keys.pop()) > 50
 
 
 def test_another_process_may_be_faster(tmp_path, monkeypatch):
     path = tmp_path / "impervious.secret_key"
     faster = read_or_make(path)
     monkeypatch.setattr(type(path), "exists", lambda _: False)
-    assert read_or_make(path) == faster and os.listdir(tmp_path) == [path.name]
+    assert read_or_make(path) == faster
+    assert os.listdir(tmp_path) == [path.name]
 
 
 def test_a_process_that_is_killed_while_it_makes_one_leaves_none(tmp_path):

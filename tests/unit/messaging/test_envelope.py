@@ -167,7 +167,7 @@ def test_a_million_items():
 
 
 @pytest.mark.parametrize(
-    "why, broken",
+    ("why", "broken"),
     [
         ("item_id", item(id=b"")),
         ("item_id", item(id=b"\x01" * 15)),
@@ -238,7 +238,8 @@ def test_shares_beyond_what_was_paid_are_not_believed(claims):
 
 def test_compression_only_where_it_helps():
     helped = envelope.encode_item(_outgoing(b"All work and no play. " * 40))
-    assert helped.compression == envelope_pb2.DEFLATE and len(helped.body) < 100
+    assert helped.compression == envelope_pb2.DEFLATE
+    assert len(helped.body) < 100
     not_helped = envelope.encode_item(_outgoing(bytes(range(256))))
     assert (not_helped.compression, not_helped.body) == (envelope_pb2.NONE, bytes(range(256)))
 
@@ -291,7 +292,7 @@ def test_parts_are_told_apart():
 
 
 @pytest.mark.parametrize(
-    "why, broken",
+    ("why", "broken"),
     [
         ("item_part", part(index=2)),
         ("item_part", part(count=0)),

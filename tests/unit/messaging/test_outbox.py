@@ -94,7 +94,8 @@ def test_message_goes_on_after_the_database_was_away(monkeypatch):
         async with running(box):
             await accept(box)
             await until(database, partial(all_are, State.SETTLED))
-        assert database.was_away and len(carrier.shipped) == 1
+        assert database.was_away
+        assert len(carrier.shipped) == 1
         await database.close()
 
     run(test())
@@ -102,7 +103,8 @@ def test_message_goes_on_after_the_database_was_away(monkeypatch):
 
 class Crashing(Courier):
     """It goes away with what it was sent, whose time is over then. Its first answers afterwards are that it has heard of
-    nothing; later it pays, if it does so at all."""
+    nothing; later it pays, if it does so at all.
+    """
 
     def __init__(self, *, pays: bool):
         super().__init__()

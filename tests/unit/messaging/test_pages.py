@@ -14,7 +14,7 @@ migrated = pytest.fixture(autouse=True)(empty_database)
 
 
 @pytest.mark.parametrize(
-    "sizes_bytes, count",
+    ("sizes_bytes", "count"),
     [([], 0), ([10], 1), ([11], 1), ([11, 0], 1), ([4, 6], 2), ([4, 6, 1], 2), ([0] * 50, 50)],
 )
 def test_as_many_as_fit_and_one_at_least(sizes_bytes, count):

@@ -156,7 +156,7 @@ def ask(pubkey: str, service: str = "message") -> UUID:
 
 
 @pytest.mark.parametrize(
-    "rules, sender, cause",
+    ("rules", "sender", "cause"),
     [
         (Rules(), FOE, "blocked"),
         (Rules(only_known=True), STRANGER, "not_known"),
@@ -256,16 +256,18 @@ def test_long_message_pays_what_its_parts_pay():
     take(*short, rules=Rules(min_amount_sat=7))
     assert (len(told()), refused_totals()) == (1, {("message", "amount"): 1})
     assert Refused.objects.get().amount_msat == 6_000
-    assert not Assembly.objects.exists() and not ReceivedPart.objects.exists()
+    assert not Assembly.objects.exists()
+    assert not ReceivedPart.objects.exists()
 
 
-@pytest.mark.parametrize("sender, rules", [(FOE, Rules()), (STRANGER, Rules(only_known=True))])
+@pytest.mark.parametrize(("sender", "rules"), [(FOE, Rules()), (STRANGER, Rules(only_known=True))])
 def test_parts_of_those_who_may_not_send_take_no_room(sender, rules):
     known_ones()
     for one in parts(sender):
         take(one, rules=rules)
     assert sum(refused_totals().values()) == 3
-    assert not Assembly.objects.exists() and not Message.objects.exists()
+    assert not Assembly.objects.exists()
+    assert not Message.objects.exists()
 
 
 def test_long_message_does_not_begin_when_the_quota_is_used_up():
@@ -279,13 +281,15 @@ def test_long_message_does_not_begin_when_the_quota_is_used_up():
     # What had begun is judged when it is whole.
     take(*begun[1:], rules=rules)
     assert refused_totals() == {("message", "peer_messages"): 4}
-    assert not Assembly.objects.exists() and len(told()) == 1
+    assert not Assembly.objects.exists()
+    assert len(told()) == 1
 
 
 def test_declared_size_that_is_too_much_takes_no_room():
     take(*parts(), rules=Rules(all_bytes_per_hour=100))
     assert refused_totals() == {("message", "all_bytes"): 3}
-    assert not Assembly.objects.exists() and not Peer.objects.exists()
+    assert not Assembly.objects.exists()
+    assert not Peer.objects.exists()
 
 
 def test_what_is_incomplete_of_a_peer_that_is_blocked_is_forgotten():

@@ -44,7 +44,8 @@ def test_messages_to_one_node_start_in_their_order():
         batch = traffic.next_batch()
         assert (batch.keys, batch.payments) == ([1, 2, 3], 2)
         start(traffic, batch, 2)
-        assert traffic.next_batch() is None and traffic.depth == 1
+        assert traffic.next_batch() is None
+        assert traffic.depth == 1
 
     in_loop(run)
 
@@ -59,7 +60,8 @@ def test_nodes_take_turns_and_one_cannot_use_up_all():
         assert [first.pubkey, second.pubkey] == ["a", "b"]
         start(traffic, first, first.payments)
         start(traffic, second, 1)
-        assert traffic.next_batch() is None and traffic.free == 1
+        assert traffic.next_batch() is None
+        assert traffic.free == 1
 
     in_loop(run)
 
@@ -110,7 +112,8 @@ def test_retries_wait_for_their_time_and_are_due_when_lnd_returns():
     def run():
         traffic = make()
         traffic.wait("a", 1, seconds=3600)
-        assert traffic.next_batch() is None and traffic.depth == 1
+        assert traffic.next_batch() is None
+        assert traffic.depth == 1
         traffic.retry_now()
         assert traffic.next_batch().keys == [1]
 

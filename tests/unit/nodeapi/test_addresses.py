@@ -37,7 +37,7 @@ class Context:
 
 
 @pytest.mark.parametrize(
-    "peer, told, expected",
+    ("peer", "told", "expected"),
     [
         (CLIENT, [], CLIENT),
         (PROXY, [], PROXY),
@@ -76,7 +76,7 @@ def test_address(peer, told, expected):
 
 
 @pytest.mark.parametrize(
-    "peer, told, expected",
+    ("peer", "told", "expected"),
     [
         (PROXY, ["https"], "https"),
         (PROXY, ["HTTPS"], "https"),

@@ -116,7 +116,7 @@ def test_a_payment_is_on_account_of_who_began_it_last():
 
 
 @pytest.mark.parametrize(
-    "state, reserved_msat",
+    ("state", "reserved_msat"),
     [("asked", 110_000), ("invoiced", 110_000), ("paying", 110_000), ("refused", 0), ("done", 0)],
 )
 def test_a_lease_that_is_not_paid_yet(state, reserved_msat):

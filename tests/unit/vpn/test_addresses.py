@@ -1,5 +1,6 @@
 """Whatever is taken and given back, in whatever order: no address has two leases, and the one that is free for longest
-goes first."""
+goes first.
+"""
 
 import ipaddress
 import secrets

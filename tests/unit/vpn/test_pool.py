@@ -17,9 +17,11 @@ def ip(text: str):
 
 def test_a_24_has_253_clients():
     usual = pool("10.0.0.0/24")
-    assert usual.clients == range(2, 255) and len(usual.clients) == 253
+    assert usual.clients == range(2, 255)
+    assert len(usual.clients) == 253
     assert [str(interface) for interface in usual.server] == ["10.0.0.1/24"]
-    assert usual.addresses(2) == (ip("10.0.0.2"),) and usual.addresses(254) == (ip("10.0.0.254"),)
+    assert usual.addresses(2) == (ip("10.0.0.2"),)
+    assert usual.addresses(254) == (ip("10.0.0.254"),)
     for nobody in (0, 1, 255, 256, -1):
         with pytest.raises(ValueError, match="no client's number"):
             usual.addresses(nobody)

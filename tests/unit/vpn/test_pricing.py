@@ -35,7 +35,8 @@ def test_bounds_are_the_outermost_prices_that_buy_a_time_within(hourly_sat, one,
         first = -(-shortest * hourly_sat // 3600)
         assert not within(first) or first > MAX_SAT
         return
-    assert within(prices.min_sat) and within(prices.max_sat)
+    assert within(prices.min_sat)
+    assert within(prices.max_sat)
     assert not within(prices.min_sat - 1)
     assert not within(prices.max_sat + 1) or prices.max_sat == MAX_SAT
     assert check_price(str(prices.min_sat), prices) == prices.min_sat

@@ -73,7 +73,9 @@ def test_a_peer_that_is_right_is_not_touched():
 
 def test_in_place():
     changes = changed({"a": nets("10.0.0.3/32")}, {"a": nets("10.0.0.2/32")})
-    assert changes.replace == {"a": nets("10.0.0.3/32")} and not changes.add and not changes.remove
+    assert changes.replace == {"a": nets("10.0.0.3/32")}
+    assert not changes.add
+    assert not changes.remove
 
 
 def test_peers_of_the_operator():

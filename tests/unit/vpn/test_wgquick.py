@@ -33,7 +33,8 @@ def parsed(text: str) -> dict[str, dict[str, str]]:
     sections: dict[str, dict[str, str]] = {}
     current = None
     for line in text.split("\n"):
-        assert line.isprintable() and "#" not in line
+        assert line.isprintable()
+        assert "#" not in line
         if line in ("[Interface]", "[Peer]"):
             assert line[1:-1] not in sections
             current = sections.setdefault(line[1:-1], {})
@@ -64,7 +65,8 @@ def test_the_file_has_all_that_a_tunnel_needs():
 def test_lines_are_left_out_where_there_is_nothing():
     bare = dataclasses.replace(PLAIN, dns=None, keepalive_seconds=0, addresses=PLAIN.addresses[1:])
     sections = parsed(wgquick.render(bare, CLIENT.private))
-    assert "DNS" not in sections["Interface"] and "PersistentKeepalive" not in sections["Peer"]
+    assert "DNS" not in sections["Interface"]
+    assert "PersistentKeepalive" not in sections["Peer"]
     assert sections["Interface"]["Address"] == "fd00:1::7/128"
 
 
@@ -143,7 +145,7 @@ def test_a_zone_cannot_be_typed_either():
 
 
 @pytest.mark.parametrize(
-    "change, words",
+    ("change", "words"),
     [
         ({"allowed_ips": ", ".join(["10.0.0.0/24"] * 257)}, "allowed_ips: must be at most 256"),
         ({"allowed_ips": "1" * 20_000}, "allowed_ips: must be text of at most"),

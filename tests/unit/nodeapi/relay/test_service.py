@@ -84,7 +84,8 @@ def test_what_the_database_refuses_has_not_happened():
         database.trouble = OperationalError("the disk is full")
         with pytest.raises(OperationalError):
             await relay.start()
-        assert await relay.running() is None and await rows(database) == []
+        assert await relay.running() is None
+        assert await rows(database) == []
         database.trouble = None
         offer = await relay.start()
         database.trouble = OperationalError("the disk is full")
@@ -104,7 +105,8 @@ def test_many_calls_at_once_make_one_relay():
         database = Database()
         relay = relay_on(database)
         offers = await asyncio.gather(*(relay.start() for _ in range(20)))
-        assert len(set(offers)) == 1 and len(await rows(database)) == 1
+        assert len(set(offers)) == 1
+        assert len(await rows(database)) == 1
         await asyncio.gather(*(relay.stop() for _ in range(20)))
         assert [row[0] for row in await rows(database)] == [False]
         await database.close()
