@@ -65,7 +65,7 @@ def test_what_resolves(repository, text):
 
 
 @pytest.mark.parametrize(
-    "text, problem",
+    ("text", "problem"),
     [
         ("\n[a](gone.md)", "docs/page.md:2: gone.md: there is no such file"),
         ("[a](gone.md#b)", "docs/page.md:1: gone.md#b: there is no such file"),

@@ -10,7 +10,7 @@ def targets(text: str) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "text, target",
+    ("text", "target"),
     [
         ("[a](b.md)", "b.md"),
         ("[a](b.md#c)", "b.md#c"),
@@ -82,7 +82,7 @@ def test_fence_has_its_language_title_and_text():
 
 
 @pytest.mark.parametrize(
-    "heading, slug",
+    ("heading", "slug"),
     [
         ("Two commands", "two-commands"),
         ("What's new?", "whats-new"),
