@@ -85,7 +85,7 @@ async def _page_through(client: BareClient, messages: int) -> float:
 
 
 def _section(messages: int, caught_up: list[float], paged: list[float], started: list[float]) -> Section:
-    walked = [total - start for total, start in zip(caught_up, started)]
+    walked = [total - start for total, start in zip(caught_up, started, strict=True)]
     section = Section(f"catching up with {messages:,} messages that came while the node was down")
     section.rows = [
         Row("process start → the last is in the event log", "s", caught_up, paged),

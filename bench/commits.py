@@ -38,7 +38,7 @@ async def measure(directory: Path, settings: Settings) -> AsyncIterator[Section]
         for in_flight in IN_FLIGHT:
             full, normal = [], []
             for _ in range(settings.rounds):
-                for line, rates in zip(lines, (full, normal)):
+                for line, rates in zip(lines, (full, normal), strict=True):
                     rates.append(
                         await rate(NodeFlights(line), line.a.http, in_flight, settings.commits_seconds)
                     )

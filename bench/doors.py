@@ -6,6 +6,7 @@ import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack
+from functools import partial
 from pathlib import Path
 
 import grpc
@@ -145,8 +146,7 @@ class GrpcRate:
                 channel = grpc.aio.insecure_channel(self._address, options=options)
                 stubs.append(messaging_pb2_grpc.MessagingStub(await stack.enter_async_context(channel)))
             calls = [
-                lambda stub=stubs[index % len(stubs)]: stub.SendMessage(self._request)
-                for index in range(clients)
+                partial(stubs[index % len(stubs)].SendMessage, self._request) for index in range(clients)
             ]
             return await _rate(calls, seconds)
 

@@ -63,7 +63,9 @@ def _plan(db: sqlite3.Connection, messages: int, pubkeys: Sequence[str]) -> None
     db.execute(
         "CREATE TEMP TABLE plan (i INTEGER PRIMARY KEY, sent INTEGER, pubkey TEXT, message_id TEXT, attempt_id TEXT, at TEXT)"
     )
-    cases = "".join(f" WHEN i % 8 = {place} THEN '{pubkey}'" for place, pubkey in zip((0, 3), pubkeys))
+    cases = "".join(
+        f" WHEN i % 8 = {place} THEN '{pubkey}'" for place, pubkey in zip((0, 3), pubkeys, strict=False)
+    )
     stranger = f"(SELECT pubkey FROM stranger WHERE stranger.n = i * 7919 % {strangers})"
     pubkey = f"CASE{cases} ELSE {stranger} END" if cases else stranger
     moment = f"strftime('%Y-%m-%d %H:%M:%f', 'now', '-10 days', (864000.0 * i / {messages}) || ' seconds') || '000'"
@@ -85,17 +87,23 @@ _INSERT_EVENTS = (
     f" ELSE randomblob({BODY_BYTES}) END, CASE sent WHEN 1 THEN 'delivery' ELSE 'message' END, 1, at FROM plan ORDER BY i"
 )
 _INSERTS = (
-    "INSERT INTO messaging_peer (pubkey, label, marked, blocked, refused, written_to, reply_hints, first_seen_at, last_seen_at)"
-    " SELECT pubkey, '', 0, 0, 0, max(sent), '[]', min(at), max(at) FROM plan GROUP BY pubkey",
-    "INSERT INTO messaging_attempt (id, secret, name, payer, destination, service, packet, amount_msat, fee_msat, state,"
-    " cause, created_at, ended_at)"
-    " SELECT attempt_id, randomblob(32), randomblob(32), '', pubkey, 'message', x'', 1000, 0, 'settled', '', at, at"
-    " FROM plan WHERE sent ORDER BY attempt_id",
-    "INSERT INTO messaging_message (message_id, direction, pubkey, service, reply_to, body, amount_msat, state, attempts,"
-    " fee_msat, error, alone, created_at, updated_at, next_try_at, expires_at, attempt_id, cost_msat, parts)"
-    " SELECT message_id, CASE sent WHEN 1 THEN 'out' ELSE 'in' END, pubkey, 'message', NULL,"
-    f" randomblob({BODY_BYTES}), 1000, CASE sent WHEN 1 THEN 'settled' ELSE 'received' END, sent, 0, '', 0, at, at, NULL,"
-    " CASE sent WHEN 1 THEN at END, CASE sent WHEN 1 THEN attempt_id END, 1000 * sent, 1 FROM plan ORDER BY i",
+    (
+        "INSERT INTO messaging_peer (pubkey, label, marked, blocked, refused, written_to, reply_hints, first_seen_at, last_seen_at)"
+        " SELECT pubkey, '', 0, 0, 0, max(sent), '[]', min(at), max(at) FROM plan GROUP BY pubkey"
+    ),
+    (
+        "INSERT INTO messaging_attempt (id, secret, name, payer, destination, service, packet, amount_msat, fee_msat, state,"
+        " cause, created_at, ended_at)"
+        " SELECT attempt_id, randomblob(32), randomblob(32), '', pubkey, 'message', x'', 1000, 0, 'settled', '', at, at"
+        " FROM plan WHERE sent ORDER BY attempt_id"
+    ),
+    (
+        "INSERT INTO messaging_message (message_id, direction, pubkey, service, reply_to, body, amount_msat, state, attempts,"
+        " fee_msat, error, alone, created_at, updated_at, next_try_at, expires_at, attempt_id, cost_msat, parts)"
+        " SELECT message_id, CASE sent WHEN 1 THEN 'out' ELSE 'in' END, pubkey, 'message', NULL,"
+        f" randomblob({BODY_BYTES}), 1000, CASE sent WHEN 1 THEN 'settled' ELSE 'received' END, sent, 0, '', 0, at, at, NULL,"
+        " CASE sent WHEN 1 THEN at END, CASE sent WHEN 1 THEN attempt_id END, 1000 * sent, 1 FROM plan ORDER BY i"
+    ),
     "INSERT INTO messaging_receivedhtlc (key, received_at) SELECT randomblob(32) AS key, at FROM plan WHERE NOT sent",
     _INSERT_EVENTS,
 )

@@ -1,4 +1,5 @@
-"""Many connections in one process that send the same few bytes, and then nothing. Spoken to in lines of JSON:
+"""Many connections in one process that send the same few bytes, and then nothing. Spoken to in lines of JSON.
+
 {"connect": N, "port": P, "send": "…", "tls": false}  → {"connected": N, "seconds": S}    in addition to those
 that are there
 {"alive": true}  → {"alive": N}    how many the server has not closed

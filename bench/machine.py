@@ -29,7 +29,7 @@ def describe() -> str:
 def lnd_version() -> str | None:
     if not shutil.which("lnd"):
         return None
-    return subprocess.run(["lnd", "--version"], capture_output=True, text=True).stdout.strip()
+    return subprocess.run(["lnd", "--version"], capture_output=True, text=True, check=False).stdout.strip()
 
 
 def raise_file_limit() -> int:
@@ -98,5 +98,7 @@ def _processor() -> str:
 
 
 def _file_system() -> str:
-    done = subprocess.run(["df", "--output=fstype", tempfile.gettempdir()], capture_output=True, text=True)
+    done = subprocess.run(
+        ["df", "--output=fstype", tempfile.gettempdir()], capture_output=True, text=True, check=False
+    )
     return done.stdout.split()[-1] if done.returncode == 0 else "unknown file system"

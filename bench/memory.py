@@ -117,8 +117,8 @@ async def _fill(port: int, path: str, pid: int, kilobytes: dict[int, list[float]
     await asyncio.sleep(CALM_SECONDS)
     empty, connected = rss_kb(pid), 0
     async with Program("bench.websocket_clients", directory / "clients.log") as clients:
-        for count in kilobytes:
+        for count, rounds in kilobytes.items():
             await clients.ask(connect=count - connected, host="127.0.0.1", port=port, path=path)
             connected = count
             await asyncio.sleep(CALM_SECONDS / 2)
-            kilobytes[count].append((rss_kb(pid) - empty) / count)
+            rounds.append((rss_kb(pid) - empty) / count)

@@ -30,7 +30,7 @@ class Clients:
 
     def __init__(self, ports: tuple[int, int]):
         self._near, self._far = (socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in ports)
-        for client, port in zip((self._near, self._far), ports):
+        for client, port in zip((self._near, self._far), ports, strict=True):
             client.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 * 2**20)
             client.connect(("127.0.0.1", port))
             client.settimeout(LOST_SECONDS)
@@ -117,9 +117,9 @@ def measure_round(sides: list[Side], settings: Settings) -> None:
             side.note(LOST, size, lost)
         delays: list[list[float]] = [[] for _ in sides]
         for _ in range(TURNS):
-            for side, so_far in zip(sides, delays):
-                so_far += side.clients.delays_us(size, settings.relay_delays // TURNS)
-        for side, all_of_it in zip(sides, delays):
+            for side, so_far in zip(sides, delays, strict=True):
+                so_far.extend(side.clients.delays_us(size, settings.relay_delays // TURNS))
+        for side, all_of_it in zip(sides, delays, strict=True):
             cuts = quantiles(all_of_it, n=100, method="inclusive")
             side.note(P50, size, cuts[49])
             side.note(P99, size, cuts[98])

@@ -35,7 +35,7 @@ class Row:
     def compared(self) -> list[float]:
         if self.kind == "value" or not self.peer:
             return list(self.node)
-        pairs = zip(self.node, self.peer)
+        pairs = zip(self.node, self.peer, strict=True)
         return [a / b if self.kind == "ratio" else a - b for a, b in pairs if b or self.kind != "ratio"]
 
     @property
@@ -69,7 +69,7 @@ class Section:
         for index, line in enumerate(table if self.rows else []):
             cells = [
                 cell.ljust(width) if column in (0, 1, 4, 9) else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(line, widths))
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
             ]
             lines.append("  ".join(cells).rstrip())
             if index == 0:

@@ -138,8 +138,10 @@ def _section(few: Side, many: Side) -> Section:
     ]
     section.notes += [
         "time a message: closed loop, POST on A until B's websocket has shown it, time / messages; payments take 0 ms.",
-        f"each node's database has as many messages, and their attempts, HTLC keys, events and peers: {_megabytes(many)} MB "
-        f"and {_megabytes(few)} MB.",
+        (
+            f"each node's database has as many messages, and their attempts, HTLC keys, events and peers: {_megabytes(many)} MB "
+            f"and {_megabytes(few)} MB."
+        ),
     ]
     return section
 

@@ -16,8 +16,9 @@ NO_PROXY = (("grpc.enable_http_proxy", 0),)
 
 
 def http_is_well(url: str) -> bool:
+    unverified = ssl._create_unverified_context()  # noqa: S323 (this machine asks itself)
     opener = urllib.request.build_opener(
-        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=ssl._create_unverified_context())
+        urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=unverified)
     )
     with opener.open(url, timeout=SECONDS) as response:
         return response.status == 200

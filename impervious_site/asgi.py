@@ -18,12 +18,12 @@ from impervious_site.config import PLACES
 
 _django = get_asgi_application()
 
-from impervious_site.static_files import StaticFiles  # noqa: E402
-from nodeapi import assembly, descriptors, http_limits  # noqa: E402
-from nodeapi.addresses import ClientsOfProxies, trust  # noqa: E402
-from nodeapi.entry import api_entry  # noqa: E402
-from nodeapi.monitoring.pages import PATHS  # noqa: E402
-from nodeapi.runtime import install_api  # noqa: E402
+from impervious_site.static_files import StaticFiles
+from nodeapi import assembly, descriptors, http_limits
+from nodeapi.addresses import ClientsOfProxies, trust
+from nodeapi.entry import api_entry
+from nodeapi.monitoring.pages import PATHS
+from nodeapi.runtime import install_api
 
 if settings.IMPD is None:
     sys.exit(f"no configuration file: set IMPD_CONFIG, or put one of {', '.join(PLACES)} here")

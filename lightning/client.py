@@ -170,7 +170,7 @@ class LndClient:
         calls = list(calls)
         try:
             permitted = await asyncio.gather(*map(self._permits, calls))
-            return [rpc for rpc, is_permitted in zip(calls, permitted) if not is_permitted]
+            return [rpc for rpc, is_permitted in zip(calls, permitted, strict=True) if not is_permitted]
         except LndError as error:
             # An lnd from before this call, or a macaroon without it.
             if error.code is not grpc.StatusCode.UNIMPLEMENTED and PERMISSION_DENIED not in error.details:

@@ -73,7 +73,8 @@ class Database:
         """Ends after all that was handed in is committed."""
         self._jobs.put(None)
         await asyncio.to_thread(self._writer.join)
-        await self.read(lambda: connection.close())
+        # By the lambda it is the reading thread's own connection; `connection.close` would be that of this thread.
+        await self.read(lambda: connection.close())  # noqa: PLW0108 (see above)
         self._reader.shutdown()
 
     def _run_writer(self) -> None:

@@ -159,7 +159,7 @@ def open_packet(sender: bytes, packet: bytes, *, paid_msat: int, max_bytes: int)
         raise EnvelopeError("too_many_items")
     shares, believed = _shares([item.amount_msat for item in parsed.items], paid_msat)
     opened, dropped = [], {}
-    for item, share in zip(parsed.items, shares):
+    for item, share in zip(parsed.items, shares, strict=True):
         try:
             opened.append(_open_item(item, share, max_bytes))
         except EnvelopeError as error:

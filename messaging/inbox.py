@@ -409,7 +409,7 @@ def _react(
     reactions = [service.handler(message) for service, message in pairs]
     dropped.update(
         (service.service_type, reaction.dropped)
-        for (service, _), reaction in zip(pairs, reactions)
+        for (service, _), reaction in zip(pairs, reactions, strict=True)
         if reaction.dropped
     )
     events.append([event for reaction in reactions for event in reaction.events], published=published)

@@ -235,7 +235,7 @@ class Outbox:
     async def _store(self, accepted: list[Accepted]) -> None:
         messages = [entry.message for entry in accepted]
         starting = self._start_at_once(messages)
-        for attempt, carried in starting:
+        for attempt, _ in starting:
             self._traffic.occupy(attempt)
         signing = [self._spawn(self._sign(attempt)) for attempt, _ in starting]
         try:
@@ -249,14 +249,14 @@ class Outbox:
                 )
             )
         except Exception as error:
-            for task, (attempt, _) in zip(signing, starting):
+            for task, (attempt, _) in zip(signing, starting, strict=True):
                 task.cancel()
                 self._traffic.release(attempt)
             _answer(accepted, error)
             return
         _note_accepted([(entry.by, entry.message) for entry in accepted])
         _note_started(starting)
-        for task, (attempt, carried) in zip(signing, starting):
+        for task, (attempt, carried) in zip(signing, starting, strict=True):
             self._spawn(self._ship(attempt, carried, task))
         _answer(accepted, None)
         for message in messages:
@@ -446,7 +446,7 @@ class Outbox:
     async def _ask_again(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         if outcome.verdict is Verdict.UNKNOWN:
             logger.debug("payment's end unknown, asking again", extra={"cause": outcome.cause})
-            await asyncio.sleep(UNKNOWN_RETRY_SECONDS * random.uniform(0.8, 1.2))
+            await asyncio.sleep(UNKNOWN_RETRY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
             return await self._carrier.outcome(bytes(attempt.secret))
         try:
             compact = await self._sign(attempt)
@@ -630,7 +630,7 @@ def _seconds_until(moment: datetime) -> float:
 def backoff_seconds(attempts: int) -> float:
     """Exponential, with jitter so that many messages do not come back at the same instant."""
     base = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, 16))
-    return base * random.uniform(0.75, 1.25)
+    return base * random.uniform(0.75, 1.25)  # noqa: S311 (no secret)
 
 
 def _answer(accepted: list[Accepted], error: Exception | None) -> None:

@@ -121,8 +121,8 @@ def message_list(
         if place is None:
             return None
     found: list[tuple[int, int]] = []
-    for messages in _histories(pubkey=pubkey, service=service, direction=direction, state=state):
-        messages = messages if place is None else messages.filter(pk__lt=place)
+    for history in _histories(pubkey=pubkey, service=service, direction=direction, state=state):
+        messages = history if place is None else history.filter(pk__lt=place)
         found += messages.order_by("-pk").values_list("pk", Length("body"))[:limit]
     found = sorted(found, reverse=True)[:limit]
     keys = [key for key, _ in found[: count_within((size_bytes for _, size_bytes in found), PAGE_BYTES)]]

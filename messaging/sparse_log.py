@@ -38,7 +38,8 @@ class SparseLog:
         is_pausing = bool(self._told)
         for names in sorted(self._untold.keys() - self._told):
             count = self._untold.pop(names)
-            self._logger.log(self._level, self._text, extra=dict(zip(self._fields, names)) | {"count": count})
+            named = dict(zip(self._fields, names, strict=True))
+            self._logger.log(self._level, self._text, extra=named | {"count": count})
             self._told.add(names)
         if self._told and not is_pausing:
             asyncio.get_running_loop().call_later(self._pause_seconds, self._end_pause)

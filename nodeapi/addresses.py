@@ -16,7 +16,7 @@ _trusted: tuple[Network, ...] = ()
 
 def trust(networks: Iterable[Network]) -> None:
     """From now on, what peers of these networks say of their clients is believed (server.trusted_proxies)."""
-    global _trusted
+    global _trusted  # noqa: PLW0603 (set once, before anything is served)
     _trusted = tuple(networks)
 
 

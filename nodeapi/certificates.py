@@ -138,8 +138,10 @@ def doubts_about(pair: Pair, key_path: Path) -> list[tuple[str, str]]:
         doubts.append(
             (
                 "tls_cert",
-                f"the certificate ended on {pair.ends:%Y-%m-%d}, so clients refuse it; replace both "
-                "files, the node takes up new ones by itself",
+                (
+                    f"the certificate ended on {pair.ends:%Y-%m-%d}, so clients refuse it; replace both "
+                    "files, the node takes up new ones by itself"
+                ),
             )
         )
     elif pair.certificate.not_valid_before_utc > now:
@@ -147,16 +149,20 @@ def doubts_about(pair: Pair, key_path: Path) -> list[tuple[str, str]]:
         doubts.append(
             (
                 "tls_cert",
-                f"the certificate begins on {begins:%Y-%m-%d %H:%M} UTC, so clients refuse it until "
-                "then; is this machine's clock right?",
+                (
+                    f"the certificate begins on {begins:%Y-%m-%d %H:%M} UTC, so clients refuse it until "
+                    "then; is this machine's clock right?"
+                ),
             )
         )
     if not pair.names():
         doubts.append(
             (
                 "tls_cert",
-                "the certificate names no host (no subject alternative name), so clients refuse it; "
-                "make another, for example by ./impervious cert",
+                (
+                    "the certificate names no host (no subject alternative name), so clients refuse it; "
+                    "make another, for example by ./impervious cert"
+                ),
             )
         )
     if readable_by_others(key_path):

@@ -252,7 +252,7 @@ class BoundedRequest(http_protocol.WebRequest):
     too_large = False
     dropped = False
     body_began_at: float | None = None
-    content_types: list[bytes] = []
+    content_types: list[bytes]
 
     def gotLength(self, length: int | None) -> None:
         # Twisted would put a large body in a file: one descriptor more for each.

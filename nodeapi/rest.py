@@ -9,7 +9,7 @@ import logging
 import re
 from collections.abc import Mapping
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
 import grpc
@@ -62,7 +62,7 @@ class PlainRenderer(BaseRenderer):
 
     charset = None
     # For all that may be sent: a browser shows it as what it is said to be, and runs nothing of it.
-    headers = {
+    headers: ClassVar[dict[str, str]] = {
         "Cache-Control": "no-store",
         "X-Content-Type-Options": "nosniff",
         "Content-Security-Policy": "default-src 'none'; style-src 'unsafe-inline'",

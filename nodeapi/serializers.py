@@ -1,6 +1,6 @@
 """One ProtoSerializer an operation message, used by REST and gRPC alike: what is checked of a request, and its reply."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from django_grpc_framework.proto_serializers import BaseProtoSerializer, ProtoSerializer
 from google.protobuf.message import Message
@@ -72,7 +72,7 @@ class TextField(serializers.Field):
 
 
 class UUIDField(serializers.UUIDField):
-    default_error_messages = {"invalid": "is not a UUID"}
+    default_error_messages: ClassVar[dict[str, str]] = {"invalid": "is not a UUID"}
 
 
 class SatField(serializers.IntegerField):

@@ -55,7 +55,7 @@ def fail(text: str) -> SystemExit:
 
 
 def safe(text: str, *, lines: bool = False) -> str:
-    """The text without anything that a terminal would obey: such characters stand as \\x1b or \\u202e. With `lines`,
+    r"""The text without anything that a terminal would obey: such characters stand as \x1b or \u202e. With `lines`,
     line breaks stay and tabs become spaces.
     """
     if lines:

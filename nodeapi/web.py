@@ -3,6 +3,8 @@
 It stands in front of Django's own handler, so that an API call passes no session, CSRF or other middleware of web pages.
 """
 
+from collections.abc import Sequence
+
 import grpc
 
 from nodeapi import codec
@@ -17,7 +19,8 @@ from nodeapi.subscribe import StreamConsumer, stream_lines
 SUBSCRIBE_PATH = "/v1/subscribe"
 # Open to all: it says nothing of this node but its version.
 OPENAPI_PATH = "/v1/openapi.json"
-JSON_HEADERS = [(b"content-type", b"application/json")]
+Headers = Sequence[tuple[bytes, bytes]]
+JSON_HEADERS: Headers = [(b"content-type", b"application/json")]
 
 
 class ApiApplication:
@@ -112,7 +115,7 @@ async def read_body(receive) -> bytes | None:
             return b"".join(chunks)
 
 
-async def respond_error(send, error: ApiError, extra: list[tuple[bytes, bytes]] = []) -> None:
+async def respond_error(send, error: ApiError, extra: Headers = ()) -> None:
     headers = [(name.lower().encode(), value.encode()) for name, value in error.http_headers.items()]
     await respond(send, error.http_status, codec.dump(error.as_json()), [*extra, *headers])
 
@@ -121,8 +124,8 @@ async def respond(
     send,
     status: int,
     body: bytes,
-    extra: list[tuple[bytes, bytes]] = [],
-    named: list[tuple[bytes, bytes]] = JSON_HEADERS,
+    extra: Headers = (),
+    named: Headers = JSON_HEADERS,
 ) -> None:
     """`named` are the headers that say what the body is."""
     headers = [*named, (b"content-length", str(len(body)).encode()), *extra]

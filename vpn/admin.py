@@ -27,14 +27,16 @@ from vpn.states import RUNNING, BoughtState, LeaseState
 
 HOUR_SECONDS, DAY_SECONDS = 3_600, 86_400
 SHOWN_CELLS = 1_024
-_BYTES = ("B", "KiB", "MiB", "GiB", "TiB")
+_LARGER = ("KiB", "MiB", "GiB", "TiB")
 
 
 def in_bytes(count: float) -> str:
-    for unit in _BYTES:
-        if count < 1024 or unit == _BYTES[-1]:
-            return f"{count:,.0f} {unit}" if unit == "B" else f"{count:,.1f} {unit}"
-        count /= 1024
+    unit = "B"
+    for larger in _LARGER:
+        if count < 1024:
+            break
+        count, unit = count / 1024, larger
+    return f"{count:,.0f} B" if unit == "B" else f"{count:,.1f} {unit}"
 
 
 class RunningFilter(StateFilter):

@@ -93,7 +93,7 @@ def _price(value: Any) -> str:
 def _time(value: Any) -> datetime:
     if not isinstance(value, str) or not _TIME.fullmatch(value):
         raise ValueError
-    return datetime.fromisoformat(value.replace("Z", "+00:00"))
+    return datetime.fromisoformat(value)
 
 
 def _uuid(value: Any) -> UUID:

@@ -81,7 +81,7 @@ class WireGuard:
         return next((name for name, key in interfaces.items() if key and key == server_pub_key), None)
 
     async def public_key(self, interface: str) -> str:
-        """ "" where none is set."""
+        """The key in base64; "" where none is set."""
         key = (await self._show(interface, "public-key")).strip()
         return "" if key in _NO_VALUE else key
 

@@ -3,6 +3,7 @@
 POST /go?count=N&size=N sends N events to the group. Runs under Daphne: `daphne bench.peers.group_send:application`.
 """
 
+from typing import ClassVar
 from urllib.parse import parse_qs
 
 import django
@@ -22,7 +23,7 @@ django.setup()
 
 
 class Consumer(AsyncWebsocketConsumer):
-    groups = ["events"]
+    groups: ClassVar[list[str]] = ["events"]
 
     async def tell(self, event):
         await self.send(text_data=event["text"])

@@ -44,11 +44,11 @@ settings.configure(
 )
 django.setup()
 
-from django.core.asgi import get_asgi_application  # noqa: E402
-from django.db import connection, models  # noqa: E402
-from rest_framework import serializers  # noqa: E402
-from rest_framework.response import Response  # noqa: E402
-from rest_framework.views import APIView  # noqa: E402
+from django.core.asgi import get_asgi_application
+from django.db import connection, models
+from rest_framework import serializers
+from rest_framework.response import Response
+from rest_framework.views import APIView
 
 
 class Message(models.Model):

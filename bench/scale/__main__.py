@@ -64,8 +64,10 @@ def table(result: Result) -> str:
             for name, count, seconds in result.returns
         ),
         f"why clients were cut off or refused: {dict(result.causes)}",
-        f"{result.messages:,} messages, {result.deliveries:,} deliveries; "
-        f"clients with every message once and in order: {result.exact:,} of {result.clients:,}",
+        (
+            f"{result.messages:,} messages, {result.deliveries:,} deliveries; "
+            f"clients with every message once and in order: {result.exact:,} of {result.clients:,}"
+        ),
     ]
     return "\n".join(lines)
 

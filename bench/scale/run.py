@@ -178,9 +178,8 @@ class Course:
 
 
 async def scale(directory: Path, plan: Plan, *, say: Callable[[str], None]) -> Result:
-    async with running(directory) as world:
-        async with Traffic(world.payer, world.node.pubkey).flowing() as traffic:
-            return await Course(world, traffic, plan, say).run()
+    async with running(directory) as world, Traffic(world.payer, world.node.pubkey).flowing() as traffic:
+        return await Course(world, traffic, plan, say).run()
 
 
 def _shown(cores: dict[str, float]) -> str:

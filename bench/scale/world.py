@@ -89,7 +89,7 @@ async def running(directory: Path) -> AsyncIterator[World]:
     """Needs the servers that the environment names: TEST_POSTGRES_URL and TEST_REDIS_URL."""
     async with AsyncExitStack() as stack:
         network = await stack.enter_async_context(simulated(directory / "net"))
-        database_url = stack.enter_context(_database(os.environ["TEST_POSTGRES_URL"]))
+        database_url = stack.enter_context(_Database(os.environ["TEST_POSTGRES_URL"]))
         extra = {"redis": {"url": os.environ["TEST_REDIS_URL"]}}
         node = Node(
             network.nodes["bob"],
@@ -133,7 +133,7 @@ def _daphne(directory: Path, node: Node, index: int) -> Process:
     return Process(f"daphne {index + 1}", command, log, port=port, IMPD_CONFIG=str(node.config_path))
 
 
-class _database:
+class _Database:
     """A database of its own on the server, whose commits reach the disk."""
 
     def __init__(self, server_url: str):

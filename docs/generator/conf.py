@@ -7,7 +7,7 @@ from pathlib import Path
 DOCS = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(DOCS.parent))
 
-from docs.generator import navigation  # noqa: E402
+from docs.generator import navigation
 
 project = "Impervious node"
 html_title = project

@@ -39,7 +39,7 @@ def _run_sphinx(target: Path) -> None:
     settings = ["-q", "-W", "--keep-going", "-c", DOCS / "generator"]
     command = [sys.executable, "-m", "sphinx", *settings, "-b", "html", DOCS, target]
     ended = subprocess.run(
-        command, cwd=DOCS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        command, cwd=DOCS.parent, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False
     )
     if ended.returncode:
         raise BuildError(ended.stdout)

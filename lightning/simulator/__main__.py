@@ -1,4 +1,7 @@
-"""python -m lightning.simulator --dir DIR [--base-port N] [--topology T] NAME…"""
+"""The simulated network as a program.
+
+python -m lightning.simulator --dir DIR [--base-port N] [--topology T] NAME…
+"""
 
 import argparse
 import asyncio

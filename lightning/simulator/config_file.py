@@ -19,7 +19,7 @@ SERVICES = {
 
 
 def service_ports(index: int) -> tuple[int, int]:
-    """gRPC and HTTP port of the index-th node of a network: 8881/8882, then 9991/9992, 9993/9994, …"""
+    """gRPC and HTTP port of the index-th node of a network: 8881/8882, then 9991/9992, 9993/9994 and so on."""
     return (8881, 8882) if index == 0 else (9989 + 2 * index, 9990 + 2 * index)
 
 

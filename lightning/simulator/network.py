@@ -1,6 +1,7 @@
 """The nodes and channels of one simulated network, in memory and in the store."""
 
 import asyncio
+import itertools
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
@@ -142,7 +143,7 @@ def edges(nodes: list[Node], topology: str) -> list[tuple[Node, Node]]:
     if topology == "none":
         return []
     if topology == "chain":
-        return list(zip(nodes, nodes[1:], strict=False))
+        return list(itertools.pairwise(nodes))
     if topology == "star":
         return [(nodes[0], node) for node in nodes[1:]]
     if topology == "full":

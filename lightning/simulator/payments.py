@@ -408,13 +408,13 @@ class Payments:
         task.add_done_callback(self._tasks.discard)
 
 
-async def _wait(cancelled: asyncio.Event, delay: float, timeout: float) -> int | None:
+async def _wait(cancelled: asyncio.Event, delay_seconds: float, timeout_seconds: float) -> int | None:
     """Waits before the first HTLC. The failure reason when the payment ends there."""
     try:
-        await asyncio.wait_for(cancelled.wait(), min(delay, timeout))
+        await asyncio.wait_for(cancelled.wait(), min(delay_seconds, timeout_seconds))
         return CANCELED
     except TimeoutError:
-        return TIMEOUT if delay > timeout else None
+        return TIMEOUT if delay_seconds > timeout_seconds else None
 
 
 def _resumed_intent(request: router_pb2.SendPaymentRequest, payment: Payment) -> Intent:

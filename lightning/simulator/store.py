@@ -142,14 +142,15 @@ class Store:
         """The newest add_index, settle_index and payment_index, 0 when there is none."""
         return tuple(
             self._db.execute(
-                f"SELECT coalesce(max({column}), 0) FROM {table} WHERE node=?", (node,)
+                f"SELECT coalesce(max({column}), 0) FROM {table} WHERE node=?",  # noqa: S608 (names from below)
+                (node,),
             ).fetchone()[0]
             for table, column in (("invoice", "add_index"), ("settle", "settle_index"), ("payment", "number"))
         )
 
     def _invoices(self, condition: str, node: int, offset: int, count: int) -> list[lightning_pb2.Invoice]:
         rows = self._db.execute(
-            f"SELECT invoice FROM invoice WHERE {condition} LIMIT ?",
+            f"SELECT invoice FROM invoice WHERE {condition} LIMIT ?",  # noqa: S608 (of this module)
             (node, min(offset, _MAX_INDEX), min(count, _MAX_INDEX)),
         )
         return [lightning_pb2.Invoice.FromString(row[0]) for row in rows]

@@ -85,6 +85,7 @@ def _run(parameters: Mapping[str, str], program: str, *arguments: str) -> None:
             stderr=subprocess.PIPE,
             text=True,
             errors="replace",
+            check=False,
         )
     except FileNotFoundError:
         advice = "apt install postgresql-client (of the server's version)"

@@ -3,6 +3,7 @@ traceback.
 """
 
 import logging
+from typing import ClassVar
 
 from django.conf import settings
 from django.core.management.base import BaseCommand
@@ -14,7 +15,7 @@ from nodeapi.cli.client import Door, NodeClient, NodeError, find_key
 class NodeCommand(BaseCommand):
     """A command about a node. `requires_scopes`: what its API key must be good for."""
 
-    requires_system_checks = []
+    requires_system_checks: ClassVar[list[str]] = []
     requires_scopes = frozenset({"read"})
 
     def add_arguments(self, parser):

@@ -178,8 +178,9 @@ def _of_relay(engine: Engine) -> Iterator[Metric]:
     state = engine.relay.observed
     yield _gauge("impervious_relay_running", "Whether the UDP relay runs.", state is not None)
     counters = state or PumpState()
-    datagrams = dict(zip(((side,) for side in SIDES), counters.datagrams))
-    passed = dict(zip(((side,) for side in SIDES), counters.passed_bytes))
+    sides = [(side,) for side in SIDES]
+    datagrams = dict(zip(sides, counters.datagrams, strict=True))
+    passed = dict(zip(sides, counters.passed_bytes, strict=True))
     text = "that came from a side of the relay and were passed on, since StartSocket."
     yield _counters("impervious_relay_datagrams", f"Datagrams {text}", ("side",), datagrams)
     yield _counters("impervious_relay_bytes", f"Bytes {text}", ("side",), passed)

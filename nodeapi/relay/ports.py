@@ -68,4 +68,4 @@ def listening_on(server_ip: str) -> tuple[int, str]:
     family = socket.AF_INET6 if ip.version == 6 else socket.AF_INET
     if ip.is_loopback:
         return family, str(ip)
-    return family, "::" if ip.version == 6 else "0.0.0.0"
+    return family, "::" if ip.version == 6 else "0.0.0.0"  # noqa: S104 (peers come from anywhere)

@@ -1,4 +1,4 @@
-"""Passes datagrams between two bound UDP sockets. A program of its own, of Python's standard library alone:
+"""Passes datagrams between two bound UDP sockets. A program of its own, of Python's standard library alone.
 
     python -I -S pump.py    with the sockets as inherited descriptors
 

@@ -228,7 +228,8 @@ class Relay:
             sockets = await self._move(run, state)
         if sockets:
             self._pass_on(sockets, run.pk, state)
-            logger.info("the relay listens again", extra=dict(zip(("port1", "port2"), ports_of(sockets))))
+            port1, port2 = ports_of(sockets)
+            logger.info("the relay listens again", extra={"port1": port1, "port2": port2})
 
     async def _bind_again(self, run: RelayRun) -> Pair | None:
         wanted = (run.port1, run.port2)

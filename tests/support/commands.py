@@ -45,6 +45,7 @@ def run(
         input=stdin,
         capture_output=True,
         timeout=GUARD_SECONDS,
+        check=False,
         **options,
     )
     found = Ended(ended.returncode, ended.stdout.decode(), ended.stderr.decode())
@@ -105,6 +106,7 @@ def shell(node: Node, code: str) -> str:
         env=os.environ | {"IMPD_CONFIG": str(node.config_path)},
         capture_output=True,
         text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

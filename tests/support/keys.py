@@ -18,6 +18,7 @@ def keys_command(node: Node, *arguments: str) -> subprocess.CompletedProcess:
         cwd=node.directory,
         capture_output=True,
         text=True,
+        check=False,
     )
 
 

@@ -27,6 +27,7 @@ def printed(*arguments: str, cwd: Path, environ: dict | None = None) -> str:
         capture_output=True,
         text=True,
         timeout=GUARD_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

@@ -10,6 +10,7 @@ with the context, and with this process if that is killed. The directory is the 
 import asyncio
 import contextlib
 import hashlib
+import itertools
 import json
 import os
 import secrets
@@ -124,7 +125,7 @@ class RealNetwork:
         self.directory = Path(directory).resolve()
         self.names = list(names)
         self.nodes: dict[str, LndNode] = {}
-        self._channels = list(zip(names, names[1:], strict=False)) if channels is None else list(channels)
+        self._channels = list(itertools.pairwise(names)) if channels is None else list(channels)
         self._private = set(private)
         self._without_keysend = set(without_keysend)
         self._lnd_arguments = [*DATABASES[database], *lnd_arguments]

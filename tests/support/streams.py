@@ -156,7 +156,7 @@ def is_end(message_id: str) -> Callable[[dict], bool]:
 
 
 def settle_down(*nodes: Node) -> None:
-    """Until nothing that other tests have sent from these nodes is under way. (Who asks for a key is not asked.)"""
+    """Until nothing that other tests have sent from these nodes is under way. Who asks for a key is not asked."""
     for node in nodes:
         for state in ("queued", "in_flight", "retrying"):
             node.wait_until(lambda: not node.get(f"/v1/messages?state={state}&limit=1").json["messages"])

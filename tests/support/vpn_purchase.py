@@ -63,7 +63,7 @@ def purchase(shop: Shop, seller: Node, buyer: Node, directory: Path) -> list[dic
             for type, column in (("expiring", "warns_at"), ("ended", "expires_at")):
                 make_due(seller, lease_id, column)
                 heard(stream.until(of_lease(type, lease_id))[-1])
-            with pytest.raises(AssertionError, match="timed out|Failed to connect"):
+            with pytest.raises(AssertionError, match=r"timed out|Failed to connect"):
                 client.run("curl", "-sS", "--max-time", "2", URL)
         finally:
             client.run("wg-quick", "down", file)

@@ -24,7 +24,7 @@ MAY_IMPORT = {
 MAY_IMPORT_INSIDE_FUNCTIONS = {"manage.py", "nodeapi/management/commands/runimpd.py"}
 MAY_IMPORT_THE_SIMULATOR = {"nodeapi/partner.py"}
 
-FILES = sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")) + [ROOT / "manage.py"]
+FILES = [*sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")), ROOT / "manage.py"]
 
 
 def place(path: Path) -> str:

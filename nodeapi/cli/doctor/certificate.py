@@ -20,9 +20,11 @@ def shown_by(host: str, port: int) -> x509.Certificate:
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
     context.set_alpn_protocols(["h2"])
-    with socket.create_connection((host, port), timeout=CONNECT_SECONDS) as plain:
-        with context.wrap_socket(plain, server_hostname=host) as secured:
-            return x509.load_der_x509_certificate(secured.getpeercert(binary_form=True))
+    with (
+        socket.create_connection((host, port), timeout=CONNECT_SECONDS) as plain,
+        context.wrap_socket(plain, server_hostname=host) as secured,
+    ):
+        return x509.load_der_x509_certificate(secured.getpeercert(binary_form=True))
 
 
 def is_among(certificate: x509.Certificate, pem: bytes) -> bool:

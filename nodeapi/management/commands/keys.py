@@ -87,7 +87,9 @@ class Command(BaseCommand):
         table = [HEADINGS, *([str(row[name]) for name in HEADINGS] for row in rows)]
         widths = [max(len(line[column]) for line in table) for column in range(len(HEADINGS))]
         for line in table:
-            self.stdout.write("  ".join(text.ljust(width) for text, width in zip(line, widths)).rstrip())
+            self.stdout.write(
+                "  ".join(text.ljust(width) for text, width in zip(line, widths, strict=True)).rstrip()
+            )
 
     def _revoke(self, options: dict) -> None:
         for name in options["names"]:

@@ -29,7 +29,7 @@ class Command(BaseCommand):
         os.umask(0o077)
         # asgi.py then leaves the making of the API to the runtime.
         os.environ["IMPD_ENGINE_HERE"] = "1"
-        from nodeapi.runtime import Runtime
+        from nodeapi.runtime import Runtime  # noqa: PLC0415 (asgi.py reads the environment set above)
 
         for warning in settings.IMPD.warnings:
             logger.warning("configuration: %s", warning)

@@ -46,6 +46,7 @@ class Command(NodeCommand):
             terminal.print_json({"id": message_id}, indent=None)
         else:
             terminal.console().print(Text.assemble("accepted  ", (message_id, "id")))
+        return None
 
     def _follow(self, client, message_id: str, as_json: bool, timeout_seconds: float | None) -> int:
         out = terminal.errors() if as_json else terminal.console()

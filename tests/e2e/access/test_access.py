@@ -95,9 +95,8 @@ def test_key_at_grpc(guarded, metadata, code):
         with pytest.raises(grpc.RpcError) as refused:
             stub.ListMessages(messaging_pb2.ListMessagesRequest(), metadata=metadata)
         assert refused.value.code() is code
-    with pytest.raises(grpc.RpcError) as refused:
-        with grpc_stream(guarded, metadata=metadata) as call:
-            next(call)
+    with pytest.raises(grpc.RpcError) as refused, grpc_stream(guarded, metadata=metadata) as call:
+        next(call)
     assert refused.value.code() is code
 
 

@@ -149,4 +149,5 @@ def test_pages(node, keys):
     assert node.get("/metrics", bearer(keys["read"])).status == 200
     for path in ("/admin/", "/admin/nodeapi/apikey/", "/admin/messaging/message/"):
         reply = node.get(path, bearer(keys["admin"]))
-        assert reply.status == 302 and "/admin/login/" in reply.headers["location"], path
+        assert reply.status == 302, path
+        assert "/admin/login/" in reply.headers["location"], path

@@ -53,6 +53,7 @@ def printed(command: str, directory: Path, **environ: str) -> list[str]:
         capture_output=True,
         text=True,
         timeout=GUARD_SECONDS,
+        check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout.splitlines()

@@ -167,7 +167,7 @@ def test_both_ask_at_once(pair):
     for _ in range(3):
         with ThreadPoolExecutor(2) as pool:
             ids = list(pool.map(lambda two: ask(*two), [(bob, carol), (carol, bob)]))
-        for node, message_id in zip((bob, carol), ids):
+        for node, message_id in zip((bob, carol), ids, strict=True):
             assert node.ended(message_id)["state"] == "settled"
         for node in (bob, carol):
             node.wait_until(lambda: accepted_ids(node) >= set(ids))

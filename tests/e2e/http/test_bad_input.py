@@ -156,13 +156,12 @@ def test_a_body_of_100_mb(alice, bob):
 @pytest.mark.parametrize("fragments", [1, 100])
 def test_a_websocket_client_that_sends_100_mb(alice, bob, fragments):
     before = resident_kb(alice)
-    with nothing_told(alice, bob):
-        with WebsocketStream(alice) as stream:
-            part = b"a" * (HUNDRED_MB // fragments)
-            try:
-                stream.connection.send(part if fragments == 1 else iter([part] * fragments))
-            except ConnectionClosed:
-                pass  # the node may well hang up on it
+    with nothing_told(alice, bob), WebsocketStream(alice) as stream:
+        part = b"a" * (HUNDRED_MB // fragments)
+        try:
+            stream.connection.send(part if fragments == 1 else iter([part] * fragments))
+        except ConnectionClosed:
+            pass  # the node may well hang up on it
     assert resident_kb(alice) - before < GROWTH_KB
 
 
@@ -257,13 +256,15 @@ def test_nul_in_a_filter_of_grpc(alice):
 
 
 def test_bytes_that_are_no_http(alice, bob):
-    with nothing_told(alice, bob):
-        with socket.create_connection(("127.0.0.1", alice.http_port), timeout=GUARD_SECONDS) as connection:
-            connection.sendall(b"\x00\xff\x16\x03" * 1_000 + b"\r\n\r\n")
-            connection.shutdown(socket.SHUT_WR)
-            with suppress(ConnectionResetError):
-                while connection.recv(4096):
-                    pass
+    with (
+        nothing_told(alice, bob),
+        socket.create_connection(("127.0.0.1", alice.http_port), timeout=GUARD_SECONDS) as connection,
+    ):
+        connection.sendall(b"\x00\xff\x16\x03" * 1_000 + b"\r\n\r\n")
+        connection.shutdown(socket.SHUT_WR)
+        with suppress(ConnectionResetError):
+            while connection.recv(4096):
+                pass
 
 
 def broken_records(recipient: bytes) -> dict[str, bytes]:

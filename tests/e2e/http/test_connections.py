@@ -1,5 +1,6 @@
-"""Whole nodes under many connections: memory and descriptors bounded, clients served. (10,000: ./impervious bench
-connections)
+"""Whole nodes under many connections: memory and descriptors bounded, clients served.
+
+With 10,000: ./impervious bench connections.
 """
 
 import json
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import grpc
 import pytest
@@ -105,6 +107,6 @@ def get_info(channel: grpc.Channel) -> None:
 
 
 def test_the_limit_of_open_files_is_raised_to_what_is_allowed(flooded):
-    limits = open(f"/proc/{flooded.process.pid}/limits").read()
+    limits = Path(f"/proc/{flooded.process.pid}/limits").read_text()
     soft, hard = next(line.split()[3:5] for line in limits.splitlines() if line.startswith("Max open files"))
     assert soft == hard

@@ -108,7 +108,7 @@ def test_a_lease_is_bought_by_a_hold_invoice_and_refreshed(market):
 
 
 def test_node_with_a_private_channel_only_is_answered(network, market, tmp_path):
-    seller, buyer = market
+    _, buyer = market
     without_vpn = {
         "service_list": [{"service_type": "message", "active": True, "custom_record_number": 400000}]
     }

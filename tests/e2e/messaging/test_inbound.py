@@ -8,6 +8,7 @@ import os
 import re
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from threading import Thread
 
 import pytest
@@ -261,4 +262,4 @@ def test_refused_body_is_nowhere(alice, pay):
     assert secret.decode() not in alice.log
     if alice.database_url.startswith("sqlite"):
         path = alice.database_url.removeprefix("sqlite:///")
-        assert all(secret not in open(name, "rb").read() for name in (path, path + "-wal"))
+        assert all(secret not in Path(name).read_bytes() for name in (path, path + "-wal"))

@@ -32,6 +32,7 @@ def command(node: Node, *arguments: str) -> subprocess.CompletedProcess:
         cwd=node.directory,
         capture_output=True,
         text=True,
+        check=False,
     )
 
 
@@ -43,7 +44,8 @@ def done(node: Node, *arguments: str) -> str:
 
 def refused(node: Node, *arguments: str) -> str:
     result = command(node, *arguments)
-    assert result.returncode == 1 and "Traceback" not in result.stderr, result.stderr
+    assert result.returncode == 1, result.stderr
+    assert "Traceback" not in result.stderr, result.stderr
     return result.stderr
 
 

@@ -26,12 +26,14 @@ def pair(request, network, tmp_path_factory):
 
 def test_streams_of_both_daphnes_tell_what_arrives(pair, bob):
     _, first, second = pair
-    with WebsocketStream(first, additional_headers=AUTHORIZED) as one:
-        with WebsocketStream(second, additional_headers=AUTHORIZED) as other:
-            message_id = send(bob, first, b"to both")
-            for stream in (one, other):
-                event = stream.until(lambda event: event["id"] == message_id)[-1]
-                assert data_of(event) == b"to both"
+    with (
+        WebsocketStream(first, additional_headers=AUTHORIZED) as one,
+        WebsocketStream(second, additional_headers=AUTHORIZED) as other,
+    ):
+        message_id = send(bob, first, b"to both")
+        for stream in (one, other):
+            event = stream.until(lambda event: event["id"] == message_id)[-1]
+            assert data_of(event) == b"to both"
 
 
 def test_the_engine_names_no_address_at_which_nobody_answers(pair):

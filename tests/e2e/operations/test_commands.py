@@ -235,7 +235,7 @@ def test_keys_that_are_of_no_use(guarded, tmp_path):
         NodeClient(Door.of(config)) as client,
     ):
         client.info()
-    with pytest.raises(NodeError, match="no key in server.api_keys has the scopes admin"):
+    with pytest.raises(NodeError, match=r"no key in server\.api_keys has the scopes admin"):
         find_key(config, scopes=frozenset({"admin"}), key_file=None)
 
 

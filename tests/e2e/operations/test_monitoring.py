@@ -324,8 +324,8 @@ def test_what_waits_and_what_was_dropped(network, watched, bob):
         watched.wait_until(lambda: value(watched, "impervious_reserved_msat", AUTHORIZED) >= 1_000)
     finally:
         network.command("release", node="bob")
-    state = lambda: watched.get(f"/v1/message/{message_id}", FULL).json["message"]["state"]  # noqa: E731
-    watched.wait_until(lambda: state() == "settled")
+    path = f"/v1/message/{message_id}"
+    watched.wait_until(lambda: watched.get(path, FULL).json["message"]["state"] == "settled")
     dropped = {"service": "federate", "reason": "foreign"}
     before = value(watched, "impervious_records_dropped_total", AUTHORIZED, **dropped)
     network.pay("bob", "carol", {SERVICES["federate"]: b"not of ours"})
@@ -336,12 +336,18 @@ def test_what_waits_and_what_was_dropped(network, watched, bob):
 
 def test_clients_of_the_stream_are_counted(watched):
     metadata = [("x-api-key", KEY)]
-    clients = lambda door: value(watched, "impervious_stream_clients", AUTHORIZED, door=door)  # noqa: E731
     doors = ("websocket", "http", "grpc")
+
+    def clients(door: str) -> float:
+        return value(watched, "impervious_stream_clients", AUTHORIZED, door=door)
+
     watched.wait_until(lambda: [clients(door) for door in doors] == [0, 0, 0])
-    with WebsocketStream(watched, additional_headers=FULL), LineStream(watched, headers=FULL):
-        with grpc_stream(watched, metadata=metadata):
-            watched.wait_until(lambda: [clients(door) for door in doors] == [1, 1, 1])
+    with (
+        WebsocketStream(watched, additional_headers=FULL),
+        LineStream(watched, headers=FULL),
+        grpc_stream(watched, metadata=metadata),
+    ):
+        watched.wait_until(lambda: [clients(door) for door in doors] == [1, 1, 1])
     watched.wait_until(lambda: [clients(door) for door in doors] == [0, 0, 0])
 
 

@@ -29,9 +29,11 @@ def pair(tmp_path_factory) -> Iterator[tuple[Node, Node]]:
     simulated = SimulatedNetwork(tmp_path / "network", ["alice", "bob"])
     asyncio.run(start_simulated(simulated))
     try:
-        with Node(simulated.nodes["alice"], tmp_path / "alice") as alice:
-            with Node(simulated.nodes["bob"], tmp_path / "bob") as bob:
-                yield alice, bob
+        with (
+            Node(simulated.nodes["alice"], tmp_path / "alice") as alice,
+            Node(simulated.nodes["bob"], tmp_path / "bob") as bob,
+        ):
+            yield alice, bob
     finally:
         asyncio.run(simulated.stop())
 

@@ -158,9 +158,10 @@ def test_a_message_that_is_none_is_dropped_counted_and_logged(alice, bob, networ
     number = SERVICES["socket"]
     recipient = bytes.fromhex(bob.pubkey)
     record = sealed(PrivateKey(), packet(item(body)), recipient=recipient, record_number=number)
-    dropped = lambda: value(
-        bob, "impervious_records_dropped_total", service="socket", reason="no_socket_offer"
-    )
+
+    def dropped():
+        return value(bob, "impervious_records_dropped_total", service="socket", reason="no_socket_offer")
+
     before = dropped()
     with nothing_told(alice, bob):
         assert network.pay("alice", bob.pubkey, {number: record})["status"] == "SUCCEEDED"

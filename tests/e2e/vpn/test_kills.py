@@ -91,7 +91,7 @@ def market(tmp_path_factory) -> Iterator[Market]:
 
 
 def ended(market: Market, contract_id: str) -> str:
-    """ "active" or "nothing", once both sides and lnd agree."""
+    """The word "active" or "nothing", once both sides and lnd agree."""
 
     def outcome() -> str:
         term = one(market.seller, f"SELECT state FROM vpn_term {_by_id(market.seller, contract_id)}")

@@ -488,7 +488,8 @@ def test_calls_that_are_refused_at_once(market):
     quote = ask_quote(buyer, seller)
     for price in ("9", "86401", "0", "-1", "1.5", "a"):
         reply = buyer.post(CONTRACT, {"pubkey": seller.pubkey, "nonce": quote["nonce"], "price": price})
-        assert reply.status == 400 and reply.json["message"].startswith("price: "), reply.body
+        assert reply.status == 400, reply.body
+        assert reply.json["message"].startswith("price: "), reply.body
     reply = buyer.post(CONTRACT, {"pubkey": seller.pubkey, "nonce": "0" * 32, "price": "60"})
     assert reply.json["message"].startswith("nonce: ")
     assert file_of(buyer, "5fedffdc-c883-4aaf-95bc-358d7a79b7db").status == 404

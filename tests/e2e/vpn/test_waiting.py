@@ -156,8 +156,10 @@ def test_a_payment_that_lnd_took_before_the_database_came_back_buys_its_lease(ma
     for statement in (
         f"UPDATE vpn_term SET state = 'offered', held_at = NULL, ended_at = NULL {contract}",
         f"DELETE FROM vpn_address WHERE lease_id = {sold}",
-        "UPDATE vpn_lease SET state = 'contracted', addresses = '', holds_key = FALSE, starts_at = NULL, "
-        f"warns_at = NULL, expires_at = NULL {contract}",
+        (
+            "UPDATE vpn_lease SET state = 'contracted', addresses = '', holds_key = FALSE, starts_at = NULL, "
+            f"warns_at = NULL, expires_at = NULL {contract}"
+        ),
     ):
         execute(seller.database_url, statement)
     seller.start()

@@ -196,7 +196,7 @@ def test_an_accept_that_is_told_again_changes_nothing(world):
 def test_an_accept_beyond_our_ttl_ends_it_on_both_sides(world):
     world.settings[B] = replace(world.settings[B], ttl_seconds=10 * TTL_SECONDS)
     world.act(A, "ask")
-    sender, request = world.under_way[0]
+    _, request = world.under_way[0]
     request.body = bodies.encode(replace(bodies.decode(bytes(request.body)), ttl=10 * TTL_SECONDS))
     world.deliver(0)
     assert world.row(B).state == State.MEMBER
@@ -318,7 +318,7 @@ def test_a_request_without_answer_ends(world):
     world.act(A, "ask")
     world.under_way.clear()
     world.pass_seconds(TTL_SECONDS + 1)
-    (event,) = steps.expire(world.time)
+    (_,) = steps.expire(world.time)
     assert world.row(A).state == State.EXPIRED
     assert world.row(A).cause == "the other node did not answer"
     assert steps.expire(world.time) == []

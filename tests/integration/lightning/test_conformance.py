@@ -822,7 +822,7 @@ async def test_look_up_an_unknown_invoice(net):
 
 @case
 async def test_decode_what_is_no_invoice(net):
-    code, details = await refused(
+    code, _ = await refused(
         net.alice.lightning.DecodePayReq(lightning_pb2.PayReqString(pay_req="lnsb1nothing"))
     )
     assert code is UNKNOWN
@@ -1096,5 +1096,5 @@ async def test_custom_message_that_is_too_long(net):
     text = "message payload is too large - encoded 65534 bytes, but maximum message payload is 65533 bytes"
     too_long = send_custom(net.carol, net.pubkey["dave"], 40_000, bytes(65_534))
     assert await refused(too_long) == (UNKNOWN, text)
-    while not all([channel.active for channel in await channels_of(net.carol) + await channels_of(net.dave)]):
+    while not all(channel.active for channel in await channels_of(net.carol) + await channels_of(net.dave)):
         await asyncio.sleep(0.05)

@@ -120,7 +120,7 @@ def test_not_pinned_the_newest_address_has_the_port():
 
 def test_nothing_to_an_address_that_has_not_spoken(pump):
     with UdpClient(pump.ports[0]) as first, UdpClient(pump.ports[1]) as second:
-        for number in range(5):
+        for _ in range(5):
             first.say(b"nobody is there")
         assert pump.until(lambda state: state["dropped"] == 5)["peers"][1] is None
         second.say(b"here I am")
@@ -260,7 +260,7 @@ def test_ports_out_of_a_range():
         assert ports == sorted(ports)
         assert lowest <= ports[0]
         assert ports[-1] <= lowest + 99
-        with pytest.raises(NoPorts, match="socket.port_range.* from .* to "):
+        with pytest.raises(NoPorts, match=r"socket\.port_range.* from .* to "):
             bind_pair("127.0.0.1", port_range=(ports[0], ports[1]))
         with pytest.raises(NoPorts, match=str(ports[0])):
             bind_pair("127.0.0.1", port_range=None, wanted=(ports[0], ports[3]))

@@ -135,5 +135,5 @@ def test_names_do_not_get_mixed_up():
 
 
 def test_errors_of_nft_are_told(machines):
-    with pytest.raises(rules.RulesError, match="nft failed: .*syntax error"):
+    with pytest.raises(rules.RulesError, match=r"nft failed: .*syntax error"):
         asyncio.run(rules.apply("nonsense"))

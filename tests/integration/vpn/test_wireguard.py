@@ -257,7 +257,7 @@ def script(tmp_path, text: str, timeout_seconds: float = GUARD_SECONDS) -> WireG
 
 
 def test_program_that_is_not_there(tmp_path):
-    with pytest.raises(WireGuardError, match="apt install wireguard-tools, or correct vpn.binary_path"):
+    with pytest.raises(WireGuardError, match=r"apt install wireguard-tools, or correct vpn\.binary_path"):
         asyncio.run(WireGuard(str(tmp_path / "none")).interfaces())
     with pytest.raises(WireGuardError, match="cannot be run: Permission denied"):
         asyncio.run(WireGuard(str(tmp_path)).interfaces())

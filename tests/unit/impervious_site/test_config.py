@@ -96,7 +96,7 @@ socket:
 def certificate() -> bytes:
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "lnd")])
-    start = datetime.datetime(2024, 1, 1)
+    start = datetime.datetime(2024, 1, 1, tzinfo=datetime.UTC)
     built = (
         x509.CertificateBuilder()
         .subject_name(name)
@@ -875,7 +875,7 @@ def test_finding_the_file(tmp_path):
     (tmp_path / "config").mkdir()
     misnamed = tmp_path / "config" / "config.yaml"
     misnamed.touch()
-    with pytest.raises(ConfigError, match="must end in .yml"):
+    with pytest.raises(ConfigError, match=r"must end in \.yml"):
         find_config(None, tmp_path)
     for place in reversed(PLACES):
         (tmp_path / place).touch()

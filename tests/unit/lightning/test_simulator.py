@@ -50,6 +50,7 @@ async def pay(services, sender, request):
         if payment.status in (lightning_pb2.Payment.SUCCEEDED, lightning_pb2.Payment.FAILED):
             stream.close()
             return payment
+    raise AssertionError("the stream ended before the payment")
 
 
 # room in the onion

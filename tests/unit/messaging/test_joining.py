@@ -85,7 +85,9 @@ def test_every_message_comes_out_once_whatever_the_order(sent, room_bytes, dice)
                 )
                 for one in whole
             )
-    expected = sorted((parts[0].sender, parts[0].part.id, body) for parts, (_, body) in zip(messages, sent))
+    expected = sorted(
+        (parts[0].sender, parts[0].part.id, body) for parts, (_, body) in zip(messages, sent, strict=True)
+    )
     assert sorted((one.sender, one.id, one.body) for one in out) == expected
     assert {one.id: one.amount_msat for one in out} == {
         parts[0].part.id: sum(one.part.amount_msat for one in parts) for parts in messages

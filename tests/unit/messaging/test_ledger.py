@@ -135,7 +135,7 @@ class Lives(RuleBasedStateMachine):
     @rule(target=attempts)
     def forget_all(self):
         """A new process takes up what is under way, with what it carries."""
-        for attempt, carried in ledger.unfinished_attempts():
+        for _, carried in ledger.unfinished_attempts():
             assert carried
         return multiple(*Attempt.objects.filter(state=Attempt.State.IN_FLIGHT).values_list("pk", flat=True))
 

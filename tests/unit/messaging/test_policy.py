@@ -118,7 +118,10 @@ def parts(
     ]
 
 
-def take(*arrivals: Arrival, rules: Rules = Rules(), now: float = NOON) -> Counter:
+NO_LIMITS = Rules()
+
+
+def take(*arrivals: Arrival, rules: Rules = NO_LIMITS, now: float = NOON) -> Counter:
     """Stores these as one batch; what was refused of it, by service and cause."""
     with transaction.atomic():
         stored = store_arrivals(

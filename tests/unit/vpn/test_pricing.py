@@ -41,7 +41,7 @@ def test_bounds_are_the_outermost_prices_that_buy_a_time_within(hourly_sat, one,
     assert not within(prices.max_sat + 1) or prices.max_sat == MAX_SAT
     assert check_price(str(prices.min_sat), prices) == prices.min_sat
     for outside in (prices.min_sat - 1, prices.max_sat + 1):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match="must be "):
             check_price(str(outside), prices)
 
 
