@@ -95,7 +95,8 @@ async def held(target: Target) -> AsyncIterator[tuple[bytes, bytes, asyncio.Task
 async def info_and_channels(target: Target) -> None:
     seller = (await target.seller.get_info()).identity_pubkey
     (channel,) = (await target.buyer.list_channels()).channels
-    assert channel.active and channel.remote_pubkey == seller
+    assert channel.active
+    assert channel.remote_pubkey == seller
     edge = await target.buyer.channel_info(channel.chan_id)
     assert seller in (edge.node1_pub, edge.node2_pub)
     assert (await target.buyer.node_info(bytes.fromhex(seller))).node.pub_key == seller
@@ -201,7 +202,8 @@ async def held_payment_is_taken(target: Target) -> None:
         payment = await paying
         assert (payment.status, payment.payment_preimage) == (Payment.SUCCEEDED, preimage.hex())
         settled = await anext(stream)
-        assert settled.state == Invoice.SETTLED and settled.settle_date > 0
+        assert settled.state == Invoice.SETTLED
+        assert settled.settle_date > 0
         error = await refused(target.seller.cancel_invoice(payment_hash))
         assert facts(error) == (Trouble.REFUSED, UNKNOWN, "invoice already settled")
 
@@ -254,7 +256,8 @@ async def lnd_that_is_away(target: Target) -> None:
     try:
         assert (await refused(anext(stream))).trouble is Trouble.AWAY
         error = await refused(target.seller.get_info())
-        assert (error.trouble, error.code) == (Trouble.AWAY, UNAVAILABLE) and error.trouble.passes
+        assert (error.trouble, error.code) == (Trouble.AWAY, UNAVAILABLE)
+        assert error.trouble.passes
     finally:
         await target.put("up")
     await _answers(target.seller)
