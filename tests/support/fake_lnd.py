@@ -12,7 +12,7 @@ waits but for what a test holds back.
 import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
@@ -26,7 +26,7 @@ from lightning.simulator.servicers import add_services
 from lightning.simulator.services import Services, make_services
 from lightning.simulator.store import Store
 from protos.lnrpc import lightning_pb2
-from tests.support.memory_channel import Aborted, MemoryChannel, MemoryServer
+from tests.support.memory_channel import Aborted, MemoryChannel, MemoryServer, Metadata
 
 HOST, PORT = "127.0.0.1", 10009
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -49,7 +49,7 @@ class FakeLndServer(MemoryServer):
         self.macaroon = secrets.token_bytes(MACAROON_BYTES)
         bakery = Bakery(self.macaroon)
         super().__init__([Gate(node, bakery)])
-        add_services(self, node, services, bakery, f"{HOST}:{PORT}")
+        add_services(cast(grpc.aio.Server, self), node, services, bakery, f"{HOST}:{PORT}")
         self.calls: list[tuple[str, Any]] = []
         self.faults: dict[str, Fault] = {}
         self._node = node
@@ -58,7 +58,7 @@ class FakeLndServer(MemoryServer):
         """Without a macaroon it is for a client that gives its own with each call."""
         return MemoryChannel(self, (("macaroon", macaroon_hex),) if macaroon_hex else ())
 
-    async def _handler(self, path, metadata):
+    async def _handler(self, path: str, metadata: Metadata) -> Any:
         if self._node.state == DOWN:
             raise Aborted(UNAVAILABLE, "failed to connect to all addresses")
         return await super()._handler(path, metadata)
@@ -91,7 +91,7 @@ class FakeLnd(LndClient):
             port=PORT,
             tls_cert=None,
             macaroon_hex=self.server.macaroon.hex(),
-            channel=self.server.channel(),
+            channel=cast(grpc.aio.Channel, self.server.channel()),
         )
 
     @property

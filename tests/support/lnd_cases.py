@@ -7,7 +7,7 @@ Each case is an async function of a Target. It may be run on a network that othe
 import asyncio
 import hashlib
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
 
@@ -48,7 +48,7 @@ def case(function: Case) -> Case:
     return function
 
 
-async def refused(call: Coroutine) -> LndError:
+async def refused(call: Awaitable) -> LndError:
     with pytest.raises(LndError) as caught:
         await call
     return caught.value
@@ -68,9 +68,10 @@ def send_request(payment_request: str, **fields: Any) -> router_pb2.SendPaymentR
     )
 
 
-def hold_request(payment_hash: bytes, **fields: Any) -> invoices_pb2.AddHoldInvoiceRequest:
+def hold_request(payment_hash: bytes) -> invoices_pb2.AddHoldInvoiceRequest:
+    """Over 100 sat."""
     return invoices_pb2.AddHoldInvoiceRequest(
-        **({"hash": payment_hash, "value": 100, "expiry": 3600, "cltv_expiry": 80, "memo": "held"} | fields)
+        memo="held", hash=payment_hash, value=100, expiry=3600, cltv_expiry=80
     )
 
 
@@ -88,7 +89,7 @@ async def held(target: Target) -> AsyncIterator[tuple[bytes, bytes, asyncio.Task
         yield preimage, payment_hash, paying, stream
     finally:
         paying.cancel()
-        await stream.aclose()
+        await _close(stream)
 
 
 @case
@@ -188,7 +189,7 @@ async def stream_tells_new_and_settled_invoices(target: Target) -> None:
             states.append(invoice.state)
         if len(states) == 2:
             break
-    await stream.aclose()
+    await _close(stream)
     assert states == [Invoice.OPEN, Invoice.SETTLED]
 
 
@@ -218,7 +219,7 @@ async def held_payment_is_given_back(target: Target) -> None:
         assert payment.failure_reason == lightning_pb2.FAILURE_REASON_INCORRECT_PAYMENT_DETAILS
         assert (await anext(stream)).state == Invoice.CANCELED
         # lnd ends the stream of a final invoice, which is an end like any other.
-        assert (await refused(anext(stream))).trouble is Trouble.AWAY
+        assert (await refused(stream.__anext__())).trouble is Trouble.AWAY
         error = await refused(target.seller.settle_invoice(preimage))
         assert facts(error) == (Trouble.REFUSED, UNKNOWN, "invoice already canceled")
 
@@ -254,7 +255,7 @@ async def lnd_that_is_away(target: Target) -> None:
     await anext(stream)
     await target.put("down")
     try:
-        assert (await refused(anext(stream))).trouble is Trouble.AWAY
+        assert (await refused(stream.__anext__())).trouble is Trouble.AWAY
         error = await refused(target.seller.get_info())
         assert (error.trouble, error.code) == (Trouble.AWAY, UNAVAILABLE)
         assert error.trouble.passes
@@ -280,6 +281,10 @@ async def payment_over_the_balance(target: Target) -> None:
     payment = await target.buyer.send_payment(send_request(added.payment_request))
     assert payment.status == Payment.FAILED
     assert payment.failure_reason == lightning_pb2.FAILURE_REASON_INSUFFICIENT_BALANCE
+
+
+async def _close(stream: Any) -> None:
+    await stream.aclose()
 
 
 async def _answers(client: LndClient) -> None:

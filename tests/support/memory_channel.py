@@ -31,14 +31,12 @@ class MemoryServer:
 
     def __init__(self, interceptors: Sequence[grpc.aio.ServerInterceptor] = ()):
         self._interceptors = tuple(interceptors)
-        self._handlers: dict[str, grpc.RpcMethodHandler] = {}
+        self._handlers: dict[str, Any] = {}
 
     def add_generic_rpc_handlers(self, handlers: Sequence[grpc.GenericRpcHandler]) -> None:
         """The same methods come by `add_registered_method_handlers`."""
 
-    def add_registered_method_handlers(
-        self, service: str, handlers: dict[str, grpc.RpcMethodHandler]
-    ) -> None:
+    def add_registered_method_handlers(self, service: str, handlers: dict[str, Any]) -> None:
         self._handlers |= {f"/{service}/{name}": handler for name, handler in handlers.items()}
 
     async def refusal(self, path: str, request: Any) -> None:
@@ -68,11 +66,11 @@ class MemoryServer:
             await self.answered(path, request)
             yield handler.response_serializer(response)
 
-    async def _handler(self, path: str, metadata: Metadata) -> grpc.RpcMethodHandler:
+    async def _handler(self, path: str, metadata: Metadata) -> Any:
         if path not in self._handlers:
             raise Aborted(grpc.StatusCode.UNIMPLEMENTED, f"unknown service or method {path}")
 
-        async def found(details: Any) -> grpc.RpcMethodHandler:
+        async def found(details: Any) -> Any:
             return self._handlers[path]
 
         details: Any = SimpleNamespace(method=path, invocation_metadata=tuple(metadata))
@@ -187,7 +185,7 @@ def _error(code: grpc.StatusCode, details: str) -> grpc.aio.AioRpcError:
 
 
 def _behind(interceptor: grpc.aio.ServerInterceptor, handle: Callable) -> Callable:
-    async def intercepted(details: Any) -> grpc.RpcMethodHandler:
+    async def intercepted(details: Any) -> Any:
         return await interceptor.intercept_service(handle, details)
 
     return intercepted
