@@ -68,15 +68,23 @@ class LndClient:
     """Calls to one lnd over one channel.
 
     `tls_cert` is the PEM of lnd's own certificate, or None for the system's certificate authorities (hosted nodes).
+    `channel` is used instead of one that is opened to that address, and closed with the client.
     Every method raises LndError.
     """
 
-    def __init__(self, *, host: str, port: int, tls_cert: bytes | None, macaroon_hex: str):
+    def __init__(
+        self,
+        *,
+        host: str,
+        port: int,
+        tls_cert: bytes | None,
+        macaroon_hex: str,
+        channel: grpc.aio.Channel | None = None,
+    ):
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._metadata = (("macaroon", macaroon_hex),)
         self._macaroon_hex = macaroon_hex
-        credentials = grpc.ssl_channel_credentials(tls_cert)
-        self._channel = grpc.aio.secure_channel(self.address, credentials, options=_CHANNEL_OPTIONS)
+        self._channel = channel or _open_channel(self.address, tls_cert)
         self._stubs = {
             "lnrpc.Lightning": lightning_pb2_grpc.LightningStub(self._channel),
             "routerrpc.Router": router_pb2_grpc.RouterStub(self._channel),
@@ -229,6 +237,11 @@ class LndClient:
 
     def _error(self, rpc: Rpc, error: grpc.aio.AioRpcError) -> LndError:
         return explain(self.address, rpc, error.code(), error.details() or "")
+
+
+def _open_channel(address: str, tls_cert: bytes | None) -> grpc.aio.Channel:
+    credentials = grpc.ssl_channel_credentials(tls_cert)
+    return grpc.aio.secure_channel(address, credentials, options=_CHANNEL_OPTIONS)
 
 
 # Of a macaroon that is its own and does not permit the call.

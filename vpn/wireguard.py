@@ -12,7 +12,7 @@ tells private keys.
 import getpass
 import ipaddress
 import re
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
@@ -38,6 +38,9 @@ _ABSENT = (
 )
 _NO_VALUE = ("(none)", "off")
 
+# Runs a program as programs.run does.
+Run = Callable[..., Awaitable[programs.Output]]
+
 
 class WireGuardError(Exception):
     """What went wrong and what to do, for the operator's log and `./impervious vpn check`. No key is in it."""
@@ -62,9 +65,16 @@ class Statistics(NamedTuple):
 class WireGuard:
     """Raises WireGuardError from every method: `wg` missing, not permitted, no such interface, no end in time."""
 
-    def __init__(self, binary_path: str, *, timeout_seconds: float = programs.TIMEOUT_SECONDS) -> None:
+    def __init__(
+        self,
+        binary_path: str,
+        *,
+        timeout_seconds: float = programs.TIMEOUT_SECONDS,
+        run: Run = programs.run,
+    ) -> None:
         self._program = binary_path
         self._timeout_seconds = timeout_seconds
+        self._run_program = run
 
     async def interfaces(self) -> dict[str, str]:
         """The public key of each WireGuard interface by the interface's name; "" where none is set."""
@@ -127,7 +137,9 @@ class WireGuard:
 
     async def _run(self, *arguments: str, may_fail: bool = False) -> programs.Output:
         try:
-            output = await programs.run([self._program, *arguments], timeout_seconds=self._timeout_seconds)
+            output = await self._run_program(
+                [self._program, *arguments], timeout_seconds=self._timeout_seconds
+            )
         except ProgramMissing:
             raise WireGuardError(
                 f"{self._program}: there is no such program; apt install wireguard-tools, or correct vpn.binary_path"

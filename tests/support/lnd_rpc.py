@@ -5,6 +5,7 @@
 
 import hashlib
 import os
+from typing import Self
 
 import grpc
 
@@ -59,20 +60,19 @@ def keysend_request(
     )
 
 
-class BareClient:
-    """One channel to one node, the three stubs, and the few calls that need more than a line.
+class ChannelClient:
+    """The three stubs on a channel to one node, and the few calls that need more than a line.
 
-    An async context manager; or call `close()`.
+    An async context manager, which closes the channel; or call `close()`.
     """
 
-    def __init__(self, node, *, macaroon_hex: str | None = None):
-        self.node = node
-        self.channel = secure_channel(node, macaroon_hex=macaroon_hex)
+    def __init__(self, channel: grpc.aio.Channel):
+        self.channel = channel
         self.lightning = lightning_pb2_grpc.LightningStub(self.channel)
         self.router = router_pb2_grpc.RouterStub(self.channel)
         self.invoices = invoices_pb2_grpc.InvoicesStub(self.channel)
 
-    async def __aenter__(self) -> "BareClient":
+    async def __aenter__(self) -> Self:
         return self
 
     async def __aexit__(self, *exc_info) -> None:
@@ -115,3 +115,11 @@ class BareClient:
             if payment.status in ENDED:
                 return payment
         raise AssertionError("the stream ended before the payment did")
+
+
+class BareClient(ChannelClient):
+    """On a channel of its own to a running node."""
+
+    def __init__(self, node, *, macaroon_hex: str | None = None):
+        super().__init__(secure_channel(node, macaroon_hex=macaroon_hex))
+        self.node = node

@@ -1,4 +1,5 @@
-"""What the node relies on in lnd: one set of cases, run against the simulator and against real lnd nodes.
+"""What the node relies on in lnd: one set of cases, run against the simulator, against its rules in this process, as unit
+tests use them (tests/support/fake_lnd.py), and against real lnd nodes.
 
 The network is alice – bob – carol – dave, 10,000,000 sat in each channel, half on either side; dave takes no keysend.
 """
@@ -9,8 +10,9 @@ import functools
 import hashlib
 import os
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 
 import grpc
 import pytest
@@ -18,12 +20,13 @@ from coincurve import PrivateKey, PublicKey
 
 from lightning import macaroon
 from lightning.rpcs import Rpc
-from lightning.simulator.process import SimulatedNetwork
+from lightning.simulator.process import LndNode, SimulatedNetwork
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
 from protos.routerrpc import router_pb2
 from tests.support import real_lnd
-from tests.support.lnd_rpc import PREIMAGE_RECORD, BareClient, keysend_request
+from tests.support.fake_lnd import connected
+from tests.support.lnd_rpc import PREIMAGE_RECORD, ChannelClient, keysend_request, secure_channel
 from tests.support.real_lnd import RealNetwork
 
 NAMES = ["alice", "bob", "carol", "dave"]
@@ -44,37 +47,71 @@ NO_ROUTE = lightning_pb2.FAILURE_REASON_NO_ROUTE
 INCORRECT_DETAILS = lightning_pb2.FAILURE_REASON_INCORRECT_PAYMENT_DETAILS
 
 
-class Net:
-    """A bare client of each node; `pubkey` by name, in hex."""
+@dataclass(frozen=True)
+class Endpoint:
+    """One node as its clients see it. `open_channel` takes the macaroon in hex; "" sends none."""
 
-    def __init__(self, nodes):
-        self.pubkey = {name: nodes[name].pubkey for name in NAMES}
-        self.nodes = nodes
-        self.clients = {name: BareClient(nodes[name]) for name in NAMES}
+    pubkey: str
+    macaroon_hex: str
+    open_channel: Callable[[str], grpc.aio.Channel]
+
+
+class Net:
+    """A client of each node; `pubkey` and `macaroon` by name, in hex."""
+
+    def __init__(self, endpoints: dict[str, Endpoint]):
+        self.pubkey = {name: endpoints[name].pubkey for name in NAMES}
+        self.macaroon = {name: endpoints[name].macaroon_hex for name in NAMES}
+        self._endpoints = endpoints
+        self.clients = {name: self.client(name, self.macaroon[name]) for name in NAMES}
         self.alice, self.bob, self.carol, self.dave = self.clients.values()
+
+    def client(self, name: str, macaroon_hex: str) -> ChannelClient:
+        """Another one, to be closed."""
+        return ChannelClient(self._endpoints[name].open_channel(macaroon_hex))
 
     async def close(self) -> None:
         for client in self.clients.values():
             await client.close()
 
 
+def endpoint(node: LndNode) -> Endpoint:
+    return Endpoint(
+        pubkey=node.pubkey,
+        macaroon_hex=node.macaroon_path.read_bytes().hex(),
+        open_channel=lambda macaroon_hex: secure_channel(node, macaroon_hex=macaroon_hex),
+    )
+
+
 @asynccontextmanager
 async def real_network(directory):
     async with RealNetwork(directory, NAMES, without_keysend=[WITHOUT_KEYSEND]) as network:
-        yield network.nodes
+        yield {name: endpoint(node) for name, node in network.nodes.items()}
 
 
 @asynccontextmanager
 async def simulated_network(directory):
     async with SimulatedNetwork(directory, NAMES) as network:
         await network.control.set_keysend(WITHOUT_KEYSEND, on=False)
-        yield network.nodes
+        yield {name: endpoint(node) for name, node in network.nodes.items()}
 
 
-NETWORKS = {"simulator": simulated_network, "real_lnd": real_network}
+@asynccontextmanager
+async def network_in_memory(directory):
+    nodes = dict(zip(NAMES, connected(*NAMES), strict=True))
+    nodes[WITHOUT_KEYSEND].node.accepts_keysend = False
+    yield {
+        name: Endpoint(lnd.pubkey, lnd.server.macaroon.hex(), lnd.server.channel)
+        for name, lnd in nodes.items()
+    }
 
 
-@pytest.fixture(scope="module", params=["simulator", pytest.param("real_lnd", marks=pytest.mark.real_lnd)])
+NETWORKS = {"in_memory": network_in_memory, "simulator": simulated_network, "real_lnd": real_network}
+
+
+@pytest.fixture(
+    scope="module", params=["in_memory", "simulator", pytest.param("real_lnd", marks=pytest.mark.real_lnd)]
+)
 def net(request, tmp_path_factory):
     """Runs a coroutine function of a Net on the network's own event loop; `case` makes a test of such a function."""
     if request.param == "real_lnd" and not real_lnd.available():
@@ -85,10 +122,10 @@ def net(request, tmp_path_factory):
         stack = AsyncExitStack()
 
         async def start() -> Net:
-            nodes = await stack.enter_async_context(
+            endpoints = await stack.enter_async_context(
                 NETWORKS[request.param](tmp_path_factory.mktemp(request.param))
             )
-            clients = Net(nodes)
+            clients = Net(endpoints)
             stack.push_async_callback(clients.close)
             return clients
 
@@ -145,7 +182,7 @@ class Events:
 
 
 @asynccontextmanager
-async def watching(client: BareClient, *, settle_index: int = 0) -> AsyncIterator[Events]:
+async def watching(client: ChannelClient, *, settle_index: int = 0) -> AsyncIterator[Events]:
     """A stream that surely tells all from now on: lnd has told a marker invoice on it."""
     call = client.subscribe(settle_index=settle_index)
     events = Events(call)
@@ -166,7 +203,7 @@ async def watching(client: BareClient, *, settle_index: int = 0) -> AsyncIterato
         call.cancel()
 
 
-async def backlog(client: BareClient, settle_index: int, count: int) -> list[Invoice]:
+async def backlog(client: ChannelClient, settle_index: int, count: int) -> list[Invoice]:
     call = client.subscribe(settle_index=settle_index)
     try:
         return [await call.read() for _ in range(count)]
@@ -174,7 +211,7 @@ async def backlog(client: BareClient, settle_index: int, count: int) -> list[Inv
         call.cancel()
 
 
-async def settled_keysend(payer: BareClient, net: Net, payee: str, **arguments) -> Invoice:
+async def settled_keysend(payer: ChannelClient, net: Net, payee: str, **arguments) -> Invoice:
     """The payee's invoice of a keysend of 1 sat that succeeded."""
     preimage, payment_hash = preimage_and_hash()
     payment = await payer.keysend(net.pubkey[payee], {RECORD: b"x"}, preimage=preimage, **arguments)
@@ -182,17 +219,17 @@ async def settled_keysend(payer: BareClient, net: Net, payee: str, **arguments) 
     return await lookup(net.clients[payee], payment_hash)
 
 
-async def lookup(client: BareClient, payment_hash: bytes) -> Invoice:
+async def lookup(client: ChannelClient, payment_hash: bytes) -> Invoice:
     return await client.lightning.LookupInvoice(lightning_pb2.PaymentHash(r_hash=payment_hash))
 
 
-async def channels_of(client: BareClient, peer_hex: str = "") -> list[lightning_pb2.Channel]:
+async def channels_of(client: ChannelClient, peer_hex: str = "") -> list[lightning_pb2.Channel]:
     request = lightning_pb2.ListChannelsRequest(peer=bytes.fromhex(peer_hex))
     return list((await client.lightning.ListChannels(request)).channels)
 
 
 async def query_routes(
-    client: BareClient, pubkey: str, records: dict[int, bytes], *, amount_sat=1, fee_limit_sat=10
+    client: ChannelClient, pubkey: str, records: dict[int, bytes], *, amount_sat=1, fee_limit_sat=10
 ):
     request = lightning_pb2.QueryRoutesRequest(
         pub_key=pubkey,
@@ -249,13 +286,12 @@ def spoil_last_byte(macaroon_hex: str) -> str:
 )
 @case
 async def test_wrong_macaroon(net, spoil, text):
-    node = net.nodes["alice"]
-    async with BareClient(node, macaroon_hex=spoil(node.macaroon_path.read_bytes().hex())) as client:
+    async with net.client("alice", spoil(net.macaroon["alice"])) as client:
         code, details = await refused(client.lightning.GetInfo(lightning_pb2.GetInfoRequest()))
     assert (code, details) == (UNKNOWN, text)
 
 
-async def bake(client: BareClient, *permissions: tuple[str, str]) -> str:
+async def bake(client: ChannelClient, *permissions: tuple[str, str]) -> str:
     """In hexadecimal digits."""
     wanted = [
         lightning_pb2.MacaroonPermission(entity=entity, action=action) for entity, action in permissions
@@ -293,7 +329,7 @@ async def test_macaroon_that_permits_less(net, permission):
     assert macaroon.not_permitted(bytes.fromhex(baked), [Rpc.GET_INFO, Rpc.LIST_CHANNELS]) == [
         Rpc.LIST_CHANNELS
     ]
-    async with BareClient(net.nodes["alice"], macaroon_hex=baked) as client:
+    async with net.client("alice", baked) as client:
         await client.lightning.GetInfo(lightning_pb2.GetInfoRequest())
         denied = (UNKNOWN, "permission denied")
         assert await refused(client.lightning.ListChannels(lightning_pb2.ListChannelsRequest())) == denied
@@ -303,7 +339,7 @@ async def test_macaroon_that_permits_less(net, permission):
 
 @case
 async def test_what_a_macaroon_permits(net):
-    admin = net.nodes["alice"].macaroon_path.read_bytes().hex()
+    admin = net.macaroon["alice"]
     baked = await bake(net.alice, ("uri", Rpc.GET_INFO.path))
     for rpc in Rpc:
         assert (await net.alice.lightning.CheckMacaroonPermissions(check_request(admin, rpc))).valid
@@ -712,7 +748,7 @@ async def test_preimage_is_paid_again_by_another_node(net):
     ]
 
 
-async def list_invoices(client: BareClient, **arguments) -> tuple[list[int], int, int]:
+async def list_invoices(client: ChannelClient, **arguments) -> tuple[list[int], int, int]:
     answer = await client.lightning.ListInvoices(lightning_pb2.ListInvoiceRequest(**arguments))
     return (
         [invoice.add_index for invoice in answer.invoices],
@@ -845,7 +881,7 @@ def pay_request(
 
 
 @asynccontextmanager
-async def watched_hold(client: BareClient, *, value: int = 100, expiry: int = 3600):
+async def watched_hold(client: ChannelClient, *, value: int = 100, expiry: int = 3600):
     """A hold invoice: its preimage, its hash, the answer of AddHoldInvoice, and its stream."""
     preimage, payment_hash = preimage_and_hash()
     request = invoices_pb2.AddHoldInvoiceRequest(memo="held", hash=payment_hash, value=value, expiry=expiry)
@@ -860,7 +896,7 @@ async def watched_hold(client: BareClient, *, value: int = 100, expiry: int = 36
 
 
 @asynccontextmanager
-async def held(client: BareClient, *, value: int = 100):
+async def held(client: ChannelClient, *, value: int = 100):
     """The same, when the stream's OPEN is read."""
     async with watched_hold(client, value=value) as (preimage, payment_hash, added, call):
         opened = await call.read()
@@ -868,11 +904,11 @@ async def held(client: BareClient, *, value: int = 100):
         yield preimage, payment_hash, added, call
 
 
-async def settle(client: BareClient, preimage: bytes):
+async def settle(client: ChannelClient, preimage: bytes):
     return await client.invoices.SettleInvoice(invoices_pb2.SettleInvoiceMsg(preimage=preimage))
 
 
-async def cancel(client: BareClient, payment_hash: bytes):
+async def cancel(client: ChannelClient, payment_hash: bytes):
     return await client.invoices.CancelInvoice(invoices_pb2.CancelInvoiceMsg(payment_hash=payment_hash))
 
 
@@ -987,11 +1023,13 @@ def zbase32_decode(text: str) -> bytes:
     return base64.b32decode(text.translate(table))
 
 
-async def sign(client: BareClient, message: bytes) -> str:
+async def sign(client: ChannelClient, message: bytes) -> str:
     return (await client.lightning.SignMessage(lightning_pb2.SignMessageRequest(msg=message))).signature
 
 
-async def verify(client: BareClient, message: bytes, signature: str) -> lightning_pb2.VerifyMessageResponse:
+async def verify(
+    client: ChannelClient, message: bytes, signature: str
+) -> lightning_pb2.VerifyMessageResponse:
     request = lightning_pb2.VerifyMessageRequest(msg=message, signature=signature)
     return await client.lightning.VerifyMessage(request)
 
@@ -1050,7 +1088,7 @@ async def test_verify_what_is_no_zbase32(net, garbage, place):
 # Custom messages between peers
 
 
-async def send_custom(client: BareClient, peer_hex: str, number: int, data: bytes):
+async def send_custom(client: ChannelClient, peer_hex: str, number: int, data: bytes):
     request = lightning_pb2.SendCustomMessageRequest(peer=bytes.fromhex(peer_hex), type=number, data=data)
     return await client.lightning.SendCustomMessage(request)
 

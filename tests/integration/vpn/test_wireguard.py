@@ -1,4 +1,4 @@
-"""`wg` on real interfaces in namespaces."""
+"""`wg` on real interfaces in namespaces: the cases that unit tests run on its double, and what only real tunnels show."""
 
 import asyncio
 import ipaddress
@@ -9,48 +9,53 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.machines import GUARD_SECONDS, LISTEN_PORT, Flow, command
+from tests.support import wireguard_cases
+from tests.support.machines import GUARD_SECONDS, LISTEN_PORT, Flow, WireGuardServer, command
+from tests.support.wireguard_cases import POOL, nets, new_key
 from vpn import keys, wgquick
-from vpn.pool import Pool
-from vpn.reconcile import Changes, missing_after, reconcile
-from vpn.wireguard import NoInterface, NotPermitted, WireGuard, WireGuardError, sudo_rule
-
-POOL = Pool((ipaddress.ip_network("10.77.0.0/24"), ipaddress.ip_network("fd00:77::/64")))
-
-
-def new_key() -> str:
-    return keys.new_key_pair().public
-
-
-def nets(*texts: str) -> frozenset:
-    return frozenset(ipaddress.ip_network(text) for text in texts)
+from vpn.reconcile import Changes
+from vpn.wireguard import WireGuard, WireGuardError, sudo_rule
 
 
 def patient(program: Path) -> WireGuard:
     return WireGuard(str(program), timeout_seconds=GUARD_SECONDS)
 
 
+class Machine:
+    """A Target."""
+
+    listen_port = LISTEN_PORT
+
+    def __init__(self, server: WireGuardServer, directory: Path) -> None:
+        self._server = server
+        self.interface, self.pub_key = server.interface, server.pair.public
+        self.wireguard = patient(server.wg)
+        wrapper = directory / "wg-as-nobody"
+        wrapper.write_text(
+            f'#!/bin/sh\nexec ip netns exec {server.name} setpriv --reuid=65534 --clear-groups wg "$@"\n'
+        )
+        wrapper.chmod(0o755)
+        self.unpermitted = patient(wrapper)
+
+    def add_interface(self) -> str:
+        return self._server.add_interface()
+
+    def set_peer(self, key: str, networks: str) -> None:
+        self._server.run("wg", "set", self.interface, "peer", key, "allowed-ips", networks)
+
+
 class Interface:
     """WireGuard on one machine's interface, for tests that are not asynchronous."""
 
-    def __init__(self, server) -> None:
-        self.server, self._wireguard = server, patient(server.wg)
+    def __init__(self, server: WireGuardServer) -> None:
+        self._server, self._wireguard = server, patient(server.wg)
 
     def set(self, **changes) -> None:
-        asyncio.run(self._wireguard.apply(self.server.interface, Changes(**changes)))
-
-    @property
-    def peers(self) -> dict:
-        return asyncio.run(self._wireguard.peers(self.server.interface))
+        asyncio.run(self._wireguard.apply(self._server.interface, Changes(**changes)))
 
     @property
     def statistics(self) -> dict:
-        return asyncio.run(self._wireguard.statistics(self.server.interface))
-
-    def reconcile(self, desired) -> Changes:
-        changes = reconcile(desired, self.peers, pool=POOL, own_key=self.server.pair.public)
-        self.set(add=changes.add, replace=changes.replace, remove=changes.remove)
-        return changes
+        return asyncio.run(self._wireguard.statistics(self._server.interface))
 
 
 @pytest.fixture
@@ -78,76 +83,9 @@ def tunnel(server, client, interface):
     return pair
 
 
-def test_interface_is_found_by_its_public_key(server):
-    wireguard = patient(server.wg)
-    assert asyncio.run(wireguard.interface_of(server.pair.public)) == server.interface
-    assert asyncio.run(wireguard.interface_of(new_key())) is None
-    assert asyncio.run(wireguard.interface_of("")) is None
-    assert asyncio.run(wireguard.public_key(server.interface)) == server.pair.public
-    assert asyncio.run(wireguard.listen_port(server.interface)) == LISTEN_PORT
-    keyless = server.add_interface()
-    assert asyncio.run(wireguard.interfaces())[keyless] == "" == asyncio.run(wireguard.public_key(keyless))
-
-
-def test_peers_are_added_read_back_replaced_and_removed(interface):
-    one, two = new_key(), new_key()
-    interface.set(add={one: POOL.peer_networks(2), two: POOL.peer_networks(3)})
-    assert interface.peers == {one: POOL.peer_networks(2), two: POOL.peer_networks(3)}
-    interface.set(replace={one: nets("10.77.0.9/32")})
-    assert interface.peers == {one: nets("10.77.0.9/32"), two: POOL.peer_networks(3)}
-    interface.set(remove=[one, new_key()])
-    assert interface.peers == {two: POOL.peer_networks(3)}
-    assert interface.statistics == {two: (None, 0, 0)}
-
-
-def test_addresses_change_hands_in_one_step(interface):
-    one, two = new_key(), new_key()
-    interface.reconcile({one: nets("10.77.0.2/32"), two: nets("10.77.0.3/32")})
-    swapped = {one: nets("10.77.0.3/32"), two: nets("10.77.0.2/32")}
-    changes = interface.reconcile(swapped)
-    assert interface.peers == swapped
-    assert changes.replace == swapped
-    assert not changes.remove
-
-
-def test_more_than_a_batch_at_once(interface):
-    pool = Pool((ipaddress.ip_network("10.64.0.0/16"),))
-    desired = {new_key(): pool.peer_networks(client) for client in pool.clients[:1100]}
-    interface.set(add=desired)
-    assert interface.peers == desired
-    gone = list(desired)[:600]
-    interface.set(remove=gone)
-    assert interface.peers == {key: desired[key] for key in desired if key not in set(gone)}
-
-
-def test_own_key_is_noticed_by_reading_back(interface):
-    own = interface.server.pair.public
-    interface.set(add={own: POOL.peer_networks(2)})
-    assert missing_after({own: POOL.peer_networks(2)}, interface.peers) == [own]
-
-
-def test_an_address_that_was_taken_away_is_noticed_and_restored(interface):
-    buyer, intruder = new_key(), new_key()
-    desired = {buyer: nets("10.77.0.2/32")}
-    interface.set(add=desired)
-    interface.server.run(
-        "wg", "set", interface.server.interface, "peer", intruder, "allowed-ips", "10.77.0.2/32"
-    )
-    assert interface.peers[buyer] == nets()
-    assert missing_after(desired, interface.peers) == [buyer]
-    changes = interface.reconcile(desired)
-    assert changes.remove == (intruder,)
-    assert interface.peers == desired
-
-
-def test_peers_of_the_operator_stay(interface):
-    operators = new_key()
-    interface.server.run(
-        "wg", "set", interface.server.interface, "peer", operators, "allowed-ips", "192.168.9.0/24"
-    )
-    changes = interface.reconcile({new_key(): POOL.peer_networks(2)})
-    assert changes.foreign == {operators: nets("192.168.9.0/24")}
-    assert operators in interface.peers
+@pytest.mark.parametrize("case", wireguard_cases.CASES, ids=lambda case: case.__name__)
+def test_case(server, tmp_path, case):
+    asyncio.run(case(Machine(server, tmp_path)))
 
 
 def test_the_finished_file_makes_a_tunnel(server, client, tunnel, interface):
@@ -215,32 +153,6 @@ def test_wg_quick_brings_the_file_up(server, client, interface, tmp_path):
         assert client.reaches("tcp", "10.77.0.1")
     finally:
         client.run("wg-quick", "down", file)
-
-
-def test_no_such_interface(server):
-    wireguard = patient(server.wg)
-    with pytest.raises(NoInterface, match="no such WireGuard interface"):
-        asyncio.run(wireguard.peers("nosuch"))
-    for name in ("all", "", "-x", "a/b", "x" * 16, "a\nb"):
-        with pytest.raises(WireGuardError, match="no name of a WireGuard interface"):
-            asyncio.run(wireguard.peers(name))
-
-
-def test_who_is_not_permitted_is_told_the_way(server, tmp_path):
-    wrapper = tmp_path / "wg-as-nobody"
-    wrapper.write_text(
-        f'#!/bin/sh\nexec ip netns exec {server.name} setpriv --reuid=65534 --clear-groups wg "$@"\n'
-    )
-    wrapper.chmod(0o755)
-    wireguard = patient(wrapper)
-    change = Changes(add={new_key(): POOL.peer_networks(2)})
-    for call in (
-        wireguard.interfaces(),
-        wireguard.peers(server.interface),
-        wireguard.apply(server.interface, change),
-    ):
-        with pytest.raises(NotPermitted, match="sudo -n wg"):
-            asyncio.run(call)
 
 
 def test_sudo_takes_the_rule():
