@@ -1,7 +1,8 @@
 """Checks that links and file names in the Markdown pages resolve: `python -m docs.generator.links`.
 
-Covers relative links and their #anchors, reference links, and names of files in backticks and in shell examples. Links
-to other sites are not followed, so that the check needs no network and gives the same result everywhere.
+Covers relative links and their #anchors, reference links, and names of files in backticks and in shell
+examples. Links to other sites are not followed, so that the check needs no network and gives the same result
+everywhere.
 """
 
 import os
