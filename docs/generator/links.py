@@ -154,9 +154,8 @@ def _link_problem(target: str, path: Path, repository: Repository) -> str | None
 
 def report(problems: Iterable[Problem]) -> int:
     """Print the problems; return the exit status."""
-    lines = [str(problem) for problem in problems]
-    for line in lines:
-        print(line)
+    lines = [f"{problem}\n" for problem in problems]
+    sys.stdout.writelines(lines)
     return 1 if lines else 0
 
 
