@@ -1,7 +1,8 @@
 """Checks that links and file names in the Markdown pages resolve: `python -m docs.generator.links`.
 
-Covers relative links and their #anchors, reference links, and names of files in backticks and in shell examples. Links
-to other sites are not followed, so that the check needs no network and gives the same result everywhere.
+Covers relative links and their #anchors, reference links, and names of files in backticks and in shell
+examples. Links to other sites are not followed, so that the check needs no network and gives the same result
+everywhere.
 """
 
 import os
@@ -153,9 +154,8 @@ def _link_problem(target: str, path: Path, repository: Repository) -> str | None
 
 def report(problems: Iterable[Problem]) -> int:
     """Print the problems; return the exit status."""
-    lines = [str(problem) for problem in problems]
-    for line in lines:
-        print(line)
+    lines = [f"{problem}\n" for problem in problems]
+    sys.stdout.writelines(lines)
     return 1 if lines else 0
 
 

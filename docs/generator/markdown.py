@@ -1,7 +1,7 @@
 """What a Markdown page contains: its links, its anchors, and the code it quotes.
 
-Reads what a forge and MyST both understand. Code and comments contain no links; every position is kept, so that a
-finding can be reported with its line.
+Reads what a forge and MyST both understand. Code and comments contain no links; every position is kept, so
+that a finding can be reported with its line.
 """
 
 import re

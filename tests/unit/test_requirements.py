@@ -60,6 +60,24 @@ def test_what_comes_later_changes_nothing_of_what_came_before(first, second):
         assert after[name] <= before[name], f"{name}: run .ci/pin"
 
 
+def explained() -> set[str]:
+    """The packages in the first column of the tables of docs/dependencies.md."""
+    page = (ROOT / "docs" / "dependencies.md").read_text()
+    columns = re.findall(r"^\| ([^|]+) \|", page, flags=re.MULTILINE)
+    return {canonicalize_name(name) for column in columns for name in column.split(", ")}
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_package_has_its_reason(name):
+    wanted_names = {canonicalize_name(line.name) for line in wanted(name)}
+    assert wanted_names <= explained(), "add it to docs/dependencies.md"
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_each_file_is_explained(name):
+    assert f"| `{name}.in` |" in (ROOT / "docs" / "dependencies.md").read_text()
+
+
 def needed_by(pin: Requirement) -> list[Requirement]:
     """What an installed package asks for, in this environment."""
     needs = [Requirement(text) for text in metadata.requires(pin.name) or []]
