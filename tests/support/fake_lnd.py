@@ -49,7 +49,7 @@ class FakeLndServer(MemoryServer):
         self.macaroon = secrets.token_bytes(MACAROON_BYTES)
         bakery = Bakery(self.macaroon)
         super().__init__([Gate(node, bakery)])
-        add_services(cast(grpc.aio.Server, self), node, services, bakery, f"{HOST}:{PORT}")
+        add_services(cast("grpc.aio.Server", self), node, services, bakery, f"{HOST}:{PORT}")
         self.calls: list[tuple[str, Any]] = []
         self.faults: dict[str, Fault] = {}
         self._node = node
@@ -91,7 +91,7 @@ class FakeLnd(LndClient):
             port=PORT,
             tls_cert=None,
             macaroon_hex=self.server.macaroon.hex(),
-            channel=cast(grpc.aio.Channel, self.server.channel()),
+            channel=cast("grpc.aio.Channel", self.server.channel()),
         )
 
     @property

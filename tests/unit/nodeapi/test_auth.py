@@ -235,8 +235,10 @@ def test_nobody_passes_before_the_keys_are_read():
 
 
 def test_who_needs_no_key_may_do_everything():
-    assert NOBODY.scopes == {"read", "send", "pay", "admin"} and NOBODY.name == ""
-    assert NOBODY.budget_sat is NOBODY.calls_per_minute is None and not NOBODY.has_expired
+    assert NOBODY.scopes == {"read", "send", "pay", "admin"}
+    assert NOBODY.name == ""
+    assert NOBODY.budget_sat is NOBODY.calls_per_minute is None
+    assert not NOBODY.has_expired
 
 
 @pytest.mark.parametrize(
@@ -426,7 +428,8 @@ async def test_the_first_key_ends_the_streams_of_an_open_node():
         for _ in range(2):
             await looked(table)
     (error,) = stream.ended
-    assert error.code is CODE.UNAUTHENTICATED and error.message.endswith(", from now on")
+    assert error.code is CODE.UNAUTHENTICATED
+    assert error.message.endswith(", from now on")
 
 
 async def test_stream_that_has_ended_by_itself_hears_nothing():
@@ -440,7 +443,8 @@ async def test_stream_that_has_ended_by_itself_hears_nothing():
         table.set(any_ever=True)
         for _ in range(2):
             await looked(table)
-    assert not left.ended and len(stays.ended) == 1
+    assert not left.ended
+    assert len(stays.ended) == 1
 
 
 async def test_stream_of_a_key_that_was_gone_and_is_there_again_is_watched_anew():

@@ -54,7 +54,8 @@ def test_step_that_is_repeated_has_one_row():
     asked, message_id = call(), uuid4()
     asked.note(item_id=message_id, peer=PUBKEY, amount_msat=1_000)
     again = asked.note(item_id=message_id, peer=PUBKEY, amount_msat=1_500)
-    assert asked.rows == {message_id: again} and again.amount_msat == 1_500
+    assert asked.rows == {message_id: again}
+    assert again.amount_msat == 1_500
 
 
 def test_current_call():

@@ -76,7 +76,8 @@ def test_most_that_one_call_may_spend(limit_sat, amount_msat, permitted):
         checks.require_permitted(node, "amount", amount_msat)
     else:
         code, message = refused(checks.require_permitted, node, "invoice", amount_msat)
-        assert code is CODE.INVALID_ARGUMENT and message.startswith("invoice: ")
+        assert code is CODE.INVALID_ARGUMENT
+        assert message.startswith("invoice: ")
 
 
 @pytest.mark.parametrize(
@@ -130,4 +131,5 @@ async def test_answer_that_was_given_before():
 async def test_without_a_claim_nothing_is_asked():
     node = engine()
     node.outbox = Answering(uuid4())
-    assert await checks.answered_before(node, None) is None and not node.outbox.asked
+    assert await checks.answered_before(node, None) is None
+    assert not node.outbox.asked
