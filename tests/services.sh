@@ -121,12 +121,15 @@ start_postgres() {
 listen_addresses = '127.0.0.1'
 unix_socket_directories = '$postgres'
 fsync = off
+# Nodes of all workers.
+max_connections = 400
 END
     ) >"$services/postgres.log" 2>&1 || refuse_postgres
     postgres_ctl="$owner $postgres_bin/pg_ctl --pgdata=$postgres/data --log=$postgres/log --wait --timeout=240"
     on_a_free_port try_postgres || refuse_postgres
     export TEST_POSTGRES_URL="postgresql://impervious:$password@127.0.0.1:$port/postgres"
-    export TEST_POSTGRES_CTL="$postgres_ctl"
+    # For tests with a server of their own.
+    export TEST_POSTGRES_BIN="$postgres_bin"
 }
 
 try_postgres() {
@@ -146,7 +149,7 @@ refuse_postgres() {
 
 stop_services() {
     if [ -n "$redis_process" ]; then kill "$redis_process" 2>/dev/null || true; fi
-    if [ -n "${TEST_POSTGRES_CTL:-}" ]; then (cd / && $TEST_POSTGRES_CTL --mode=immediate stop >/dev/null 2>&1) || true; fi
+    if [ -n "$postgres_ctl" ]; then (cd / && $postgres_ctl --mode=immediate stop >/dev/null 2>&1) || true; fi
     rm -rf "$services" "$postgres"
 }
 
@@ -173,6 +176,7 @@ install_javascript() {
 install_javascript
 
 redis_process=""
+postgres_ctl=""
 services=$(mktemp -d)
 # Of short name, for the socket in it, and below a directory that its user may enter.
 postgres=$(mktemp -d /tmp/impervious-postgres.XXXXXX)

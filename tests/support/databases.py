@@ -1,11 +1,10 @@
 """The database of each node under test: an SQLite file in its directory, or, where the environment says
-TEST_DATABASE=postgresql, a fresh database on the server that tests/services.sh started.
+TEST_DATABASE=postgresql, a fresh database on the server that tests/services.sh started, which all workers share: it is
+neither stopped nor set otherwise (tests/support/servers.py has others for that).
 """
 
 import os
-import shlex
 import sqlite3
-import subprocess
 from contextlib import closing
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
@@ -40,17 +39,10 @@ def drop_databases() -> None:
 
 def end_sessions(database_url: str) -> None:
     """The server ends every connection to this database, in the middle of whatever it does."""
-    _on_server(
-        sql.SQL("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = {}").format(
-            urlsplit(database_url).path.lstrip("/")
-        )
-    )
-
-
-def control_server(*arguments: str) -> None:
-    """pg_ctl for the whole server."""
-    subprocess.run(
-        [*shlex.split(os.environ["TEST_POSTGRES_CTL"]), *arguments], check=True, stdout=subprocess.DEVNULL
+    execute(
+        database_url,
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE datname = current_database() AND pid <> pg_backend_pid()",
     )
 
 

@@ -22,6 +22,16 @@ def free_port() -> int:
         return next(_ports)
 
 
+def free_range(count: int) -> range:
+    """So many ports that follow each other, at most a block of them."""
+    with _lock:
+        found = [next(_ports)]
+        while len(found) < count:
+            port = next(_ports)
+            found = [*found, port] if port == found[-1] + 1 else [port]
+    return range(found[0], found[-1] + 1)
+
+
 def _hand_out() -> Iterator[int]:
     blocks = list(PORTS[::BLOCK])
     _dice.shuffle(blocks)

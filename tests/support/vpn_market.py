@@ -49,7 +49,7 @@ class Shop:
         self.wg.chmod(0o755)
 
     def config(self, **values) -> dict:
-        """The seller's section: a sat a second, leases of 10 seconds and more."""
+        """The seller's section: a sat a second, leases of 10 seconds and more, quotes for more than a minute of tests."""
         return {
             "vpn": {
                 "price": PRICE_SAT,
@@ -62,6 +62,7 @@ class Shop:
                 "min_seconds": 10,
                 "max_seconds": 86_400,
                 "quarantine_seconds": 1,
+                "quotes_per_minute": 1_000,
                 **values,
             }
         }

@@ -34,6 +34,9 @@ def both(network, bob, tmp_path_factory):
         network.pay("bob", "carol", {100000: b"not of ours"})
         node.wait_until(lambda: families(node)["impervious_records_dropped_total"].samples)
         with Daphne(node) as daphne:
+            # A database that does not answer for some seconds is told as away.
+            for each in (node, daphne):
+                each.wait_until(lambda each=each: "impervious_database_bytes" in families(each))
             yield families(node), families(daphne)
 
 

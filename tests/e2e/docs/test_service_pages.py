@@ -5,10 +5,14 @@ import json
 import pytest
 
 from tests.support.doc_examples import Page
+from tests.support.streams import nothing_told
 
 
 @pytest.fixture
 def environ(alice, bob) -> dict[str, str]:
+    # Some examples print the first event that they see.
+    with nothing_told(alice, bob):
+        pass
     return {
         "ALICE": alice.http,
         "BOB": bob.http,
@@ -42,7 +46,7 @@ def test_invoices(bob, environ):
 def test_websocket(bob, environ):
     page = Page("websocket.md", **environ)
     message_id = json.loads(page.run("curl"))["id"]
-    # The next example prints the first event that it sees.
+    # It is the first event that the next example would see.
     bob.wait_until(lambda: bob.get(f"/v1/message/{message_id}").status == 200)
     assert page.run("?service=websocket") == "True b'\\x00\\x01 anything' 2\n"
     assert page.run("WebsocketStub") == "36\n"

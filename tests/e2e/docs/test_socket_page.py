@@ -5,9 +5,13 @@ import re
 from uuid import UUID
 
 from tests.support.doc_examples import Page, ended
+from tests.support.streams import nothing_told
 
 
 def test_the_page_from_top_to_bottom(alice, bob):
+    # An example prints the first event that it sees.
+    with nothing_told(alice, bob):
+        pass
     page = Page("socket.md", ALICE=alice.http, BOB=bob.http)
     assert page.run("export ALICE") == f"{alice.http} {bob.http} {bob.pubkey}\n"
     page = Page("socket.md", ALICE=alice.http, BOB=bob.http, BOB_KEY=bob.pubkey)

@@ -17,8 +17,9 @@ MESSAGE_RECORD = 400_000
 MESSAGES = 600
 NAMES = ["alice", "bob", "carol", "dave", "erin", "frank"]
 # Gone while messages of 1 sat still wait: then five hops are left, with too little room for what is joined for one.
-# The 64 payments that are under way at first carry up to four each; 200 sat are the reserve of that channel.
+# The payments that are under way at first carry up to four each; 200 sat are the reserve of that channel.
 DIRECT_SAT = 600
+IN_FLIGHT = 64
 
 
 def command(simulated: SimulatedNetwork, name: str, **arguments):
@@ -58,7 +59,10 @@ def test_a_way_that_becomes_longer_while_messages_wait(tmp_path):
             capacity_sat=20_000,
             remote_sat=20_000 - DIRECT_SAT,
         )
-        alice, frank = (Node(simulated.nodes[name], tmp_path / name) for name in ("alice", "frank"))
+        limits = {"message": {"in_flight_per_peer": IN_FLIGHT}}
+        alice, frank = (
+            Node(simulated.nodes[name], tmp_path / name, extra=limits) for name in ("alice", "frank")
+        )
         with alice, frank:
             command(simulated, "hold", node="frank")
             with ThreadPoolExecutor(24) as pool:

@@ -1,18 +1,24 @@
 """Daphnes of their own beside runimpd: they read, forward everything else, and are woken with and without Redis."""
 
-import os
-
 import pytest
 
 from tests.support.daphnes import AUTHORIZED, KEY, Daphne
 from tests.support.nodes import Node
+from tests.support.servers import RedisServer
 from tests.support.streams import WebsocketStream, data_of, send
 
 
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory):
+    """Of these tests alone: what is told through it reaches all nodes on it."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
+
+
 @pytest.fixture(scope="module", params=["redis", "poll"])
-def pair(request, network, tmp_path_factory):
+def pair(request, network, redis, tmp_path_factory):
     """An engine without HTTP, and two daphnes beside it."""
-    extra = {"redis": {"url": os.environ["TEST_REDIS_URL"]}} if request.param == "redis" else {}
+    extra = {"redis": {"url": redis.url}} if request.param == "redis" else {}
     engine = Node(
         network.nodes["carol"],
         tmp_path_factory.mktemp(request.param),

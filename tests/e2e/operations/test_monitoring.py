@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 from collections.abc import Iterator
 
 import grpc
@@ -10,11 +9,11 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from tests.support.daphnes import Daphne
-from tests.support.databases import control_server, only_on_postgres, only_on_sqlite
+from tests.support.databases import ON_POSTGRES, only_on_postgres, only_on_sqlite
 from tests.support.full_disk import full_disk
 from tests.support.nodes import SERVICES, Node, Reply
-from tests.support.ports import free_port
 from tests.support.scrapes import families, value
+from tests.support.servers import PostgresServer, RedisServer
 from tests.support.streams import (
     GUARD_SECONDS,
     SEND,
@@ -33,41 +32,25 @@ FULL = {"Authorization": f"Bearer {KEY}"}
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-class Redis:
-    """A server of our own, because it is ended."""
-
-    def __init__(self, directory):
-        self.port = free_port()
-        self._command = [
-            "redis-server",
-            "--bind",
-            "127.0.0.1",
-            "--port",
-            str(self.port),
-            "--dir",
-            str(directory),
-        ]
-        self.process: subprocess.Popen | None = None
-
-    def start(self) -> None:
-        options = ["--save", "", "--appendonly", "no"]
-        self.process = subprocess.Popen([*self._command, *options], stdout=subprocess.DEVNULL)
-
-    def stop(self) -> None:
-        self.process.kill()
-        self.process.wait()
+@pytest.fixture(scope="module")
+def redis(tmp_path_factory) -> Iterator[RedisServer]:
+    """Of these tests alone: it is stopped."""
+    with RedisServer(tmp_path_factory.mktemp("redis")) as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def redis(tmp_path_factory) -> Iterator[Redis]:
-    server = Redis(tmp_path_factory.mktemp("redis"))
-    server.start()
-    yield server
-    server.stop()
+def postgres() -> Iterator[PostgresServer | None]:
+    """Of these tests alone, because it is stopped; none where nodes are on SQLite."""
+    if not ON_POSTGRES:
+        yield None
+        return
+    with PostgresServer() as server:
+        yield server
 
 
 @pytest.fixture(scope="module")
-def watched(network, redis, tmp_path_factory) -> Iterator[Node]:
+def watched(network, redis, postgres, tmp_path_factory) -> Iterator[Node]:
     """carol's node, with keys, a budget, a Redis, a part of the log that tells more, and one service off."""
     directory = tmp_path_factory.mktemp("watched")
     scopes = {"reader": (READER, ["read"]), "sender": (SENDER, ["send"])}
@@ -81,11 +64,17 @@ def watched(network, redis, tmp_path_factory) -> Iterator[Node]:
             {"service_type": name, "active": name != "sign", "custom_record_number": number}
             for name, number in SERVICES.items()
         ],
-        "redis": {"url": f"redis://127.0.0.1:{redis.port}/0"},
+        "redis": {"url": redis.url},
         "lightning": {"daily_budget_sat": 1_000_000},
         "logging": {"parts": {"messaging.inbox": "debug", "nodeapi.engine": "error"}},
     }
-    with Node(network.nodes["carol"], directory, extra=extra, environ={"IMPD_SERVER__API_KEY": KEY}) as node:
+    with Node(
+        network.nodes["carol"],
+        directory,
+        extra=extra,
+        environ={"IMPD_SERVER__API_KEY": KEY},
+        database_url=postgres.new_database_url() if postgres else "",
+    ) as node:
         yield node
 
 
@@ -212,8 +201,8 @@ def test_full_disk_is_told(watched):
 
 
 @only_on_postgres
-def test_database_that_is_away_is_told(watched, daphne, alice, bob):
-    control_server("--mode=immediate", "stop")
+def test_database_that_is_away_is_told(watched, daphne, postgres):
+    postgres.stop()
     try:
         for node in (watched, daphne):
             node.wait_until(lambda: told_unready(node, "database", "away"))
@@ -221,9 +210,8 @@ def test_database_that_is_away_is_told(watched, daphne, alice, bob):
             # What needs no database is there all the same.
             assert "process_cpu_seconds_total" in families(node, AUTHORIZED)
     finally:
-        control_server("start")
-    # It is the database of the nodes of other tests too.
-    for node in (watched, daphne, alice, bob):
+        postgres.start()
+    for node in (watched, daphne):
         node.wait_until(lambda: is_ready(node))
 
 

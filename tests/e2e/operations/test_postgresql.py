@@ -12,10 +12,11 @@ from psycopg.conninfo import conninfo_to_dict
 
 from lightning.simulator.process import SimulatedNetwork
 from nodeapi.server_lock import ADVISORY_KEY
-from tests.support.databases import control_server, end_sessions, lock_holders, only_on_postgres
+from tests.support.databases import end_sessions, lock_holders, only_on_postgres
 from tests.support.networks import start_simulated
 from tests.support.nodes import Node
 from tests.support.ports import free_port
+from tests.support.servers import PostgresServer
 from tests.support.streams import SEND, WebsocketStream, b64, send
 from tests.support.traffic import Traffic, assert_all_arrive_once
 
@@ -23,16 +24,24 @@ pytestmark = only_on_postgres
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory) -> Iterator[tuple[Node, Node]]:
-    """A sender and a recipient on a network of their own."""
+def server() -> Iterator[PostgresServer]:
+    """Of these tests alone: it is stopped, and waits for a standby."""
+    with PostgresServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def pair(server, tmp_path_factory) -> Iterator[tuple[Node, Node]]:
+    """A sender and a recipient on a network and a server of their own."""
     tmp_path = tmp_path_factory.mktemp("pair")
     simulated = SimulatedNetwork(tmp_path / "network", ["alice", "bob"])
     asyncio.run(start_simulated(simulated))
     try:
-        with (
-            Node(simulated.nodes["alice"], tmp_path / "alice") as alice,
-            Node(simulated.nodes["bob"], tmp_path / "bob") as bob,
-        ):
+        alice, bob = (
+            Node(simulated.nodes[name], tmp_path / name, database_url=server.new_database_url())
+            for name in ("alice", "bob")
+        )
+        with alice, bob:
             yield alice, bob
     finally:
         asyncio.run(simulated.stop())
@@ -68,16 +77,16 @@ def stream_until(node: Node, message_id: str) -> list[dict]:
         return stream.until(lambda event: event["id"] == message_id)
 
 
-def test_restarted_server_under_traffic_loses_and_repeats_nothing(pair):
+def test_restarted_server_under_traffic_loses_and_repeats_nothing(server, pair):
     alice, bob = pair
     with Traffic(alice, bob) as traffic:
-        control_server("--mode=immediate", "stop")
+        server.stop()
         try:
             # The clients' own calls may all wait to hear what became of the last commit.
             late = alice.post(SEND, {"msg": b64(b"late"), "pubkey": bob.pubkey})
             assert alice.get("/v1/messages").status == 503
         finally:
-            control_server("start")
+            server.start()
         traffic.wait_for_more()
     assert {(reply.status, reply.json["code"]) for reply in [late, *traffic.refused]} == {(503, 14)}
     assert_all_arrive_once(alice, bob, traffic.ids)

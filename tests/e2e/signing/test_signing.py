@@ -65,7 +65,7 @@ def test_stranger_is_believed_only_when_asked_for(alice):
 
 
 def test_node_that_is_a_peer_but_not_in_the_graph(alice):
-    key = PrivateKey(b"\x0c" * 32)
+    key = PrivateKey()
     pubkey = key.public_key.format().hex()
     signature = signed(key, "hello")
     assert verify(alice, "hello", signature) == (False, pubkey)

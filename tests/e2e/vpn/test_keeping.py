@@ -275,19 +275,23 @@ def test_the_operator_extends_and_ends_a_lease(market, shop):
     seller.wait_until(lambda: execute(seller.database_url, outcomes) == done)
 
 
-def changed_copy(directory: Path, file: str, before: str, after: str) -> Path:
-    """A copy of the code with another constant in vpn/."""
+def changed_copy(directory: Path, file: str, changes: dict[str, str]) -> Path:
+    """A copy of the code with other constants in a file of vpn/."""
     copy = copy_of_the_code(directory / "copy")
-    code = copy / "vpn" / file
-    assert before in code.read_text()
-    code.write_text(code.read_text().replace(before, after))
+    path = copy / "vpn" / file
+    code = path.read_text()
+    for before, after in changes.items():
+        assert before in code
+        code = code.replace(before, after)
+    path.write_text(code)
     return copy
 
 
 def test_who_does_not_pay_keeps_nobody_from_buying(lnds, shop, market, tmp_path):
-    """On a copy of the node that lets 6 contracts wait instead of 1,000."""
+    """On a copy of the node that lets 6 contracts wait instead of 1,000, and each for longer than 2 minutes."""
     honest, greedy, modest = market[0], Stranger(lnds.nodes["buyer"]), PrivateKey()
-    copy = changed_copy(tmp_path, "selling.py", "MAX_UNPAID = 1_000", "MAX_UNPAID = 6")
+    changes = {"MAX_UNPAID = 1_000": "MAX_UNPAID = 6", "INVOICE_SECONDS = 120": "INVOICE_SECONDS = 3_600"}
+    copy = changed_copy(tmp_path, "selling.py", changes)
     config = shop.config(subnet="10.80.0.0/28", quotes_per_minute=4)
     with Node(lnds.nodes["slow"], tmp_path / "beset", extra=config, root=copy) as seller:
         wait_for_shop(seller)
@@ -329,7 +333,7 @@ def say_as(key: PrivateKey, lnds: SimulatedNetwork, to: Node, body: dict) -> Non
 def test_a_tunnel_that_does_not_come_to_be_gives_the_money_back(lnds, shop, market, tmp_path):
     """With a `wg` that says yes and sets nothing; on a copy of the node that waits 3 seconds instead of 240."""
     _, buyer = market
-    copy = changed_copy(tmp_path, "seller.py", "GIVE_BACK_SECONDS = 240", "GIVE_BACK_SECONDS = 3")
+    copy = changed_copy(tmp_path, "seller.py", {"GIVE_BACK_SECONDS = 240": "GIVE_BACK_SECONDS = 3"})
     lazy = tmp_path / "wg"
     lazy.write_text(f'#!/bin/sh\n[ "$1" = set ] && exit 0\nexec {shop.server.wg} "$@"\n')
     lazy.chmod(0o755)

@@ -33,8 +33,7 @@ def market(tmp_path_factory) -> Iterator[tuple[Shop, Node, list[Node]]]:
     with ExitStack() as stack:
         shop = stack.enter_context(open_shop(directory))
         lnds = stack.enter_context(running_network(directory / "network", ["first", "seller", "second"]))
-        config = shop.config(quotes_per_minute=1_000)
-        seller = stack.enter_context(Node(lnds.nodes["seller"], directory / "seller", extra=config))
+        seller = stack.enter_context(Node(lnds.nodes["seller"], directory / "seller", extra=shop.config()))
         buyers = [
             stack.enter_context(Node(lnds.nodes[name], directory / name)) for name in ("first", "second")
         ]
