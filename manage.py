@@ -1,15 +1,18 @@
 #!/usr/bin/env python3
 """The node's commands. `--config PATH` (or `-config PATH`) names the configuration, for every command."""
 
+import gc
 import os
 import sys
 
-from impervious_site import launch
-from impervious_site.config import ConfigError
-from impervious_site.version import VERSION
-
 
 def main() -> None:
+    # Imports leave next to no garbage, and the search for it is a tenth of their time. CommandLine turns it on again.
+    gc.disable()
+    from impervious_site import launch
+    from impervious_site.config import ConfigError
+    from impervious_site.version import VERSION
+
     os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
     # gRPC's own lines would stand between the JSON lines of the log.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")

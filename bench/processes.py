@@ -10,6 +10,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+from tests.support.nodes import node_environ
 from tests.support.ports import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -41,7 +42,7 @@ async def daphne(application: str, log: Path, **environ: str) -> AsyncIterator[t
         process = subprocess.Popen(
             [*command, "--websocket_timeout", "-1", application],
             cwd=ROOT,
-            env=os.environ | environ,
+            env=node_environ() | environ,
             stdout=output,
             stderr=output,
         )

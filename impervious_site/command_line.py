@@ -1,5 +1,6 @@
 """How the commands show themselves: as those of ./impervious, without the options that each has from Django."""
 
+import gc
 from functools import partial
 
 from django.core.management import ManagementUtility
@@ -32,6 +33,9 @@ class CommandLine(ManagementUtility):
         if type(command).__module__.startswith(OWN):
             command.suppressed_base_arguments = OF_DJANGO
             command.create_parser = partial(command.create_parser, epilog=about_configuration(subcommand))
+        # What has been imported by now stays: the collector need not walk through it.
+        gc.freeze()
+        gc.enable()
         return command
 
 

@@ -159,7 +159,6 @@ class Runtime:
                     "IMPD started!", extra={"pubkey": lnd.info.identity_pubkey, "network": lnd.network}
                 )
                 # What was made at start stays: the collector need not walk through it again and again.
-                gc.collect()
                 gc.freeze()
         finally:
             health.phase = "stopping"

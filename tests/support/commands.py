@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from tests.support.nodes import ROOT, Node
+from tests.support.nodes import ROOT, Node, node_environ
 
 GUARD_SECONDS = 600
 
@@ -30,8 +30,7 @@ def _command(name: str, arguments: tuple[str, ...], config: Path | None) -> list
 
 
 def _environ(environ: dict[str, str] | None) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("IMPD_")}
-    return kept | {"PYTHONIOENCODING": "utf-8"} | (environ or {})
+    return node_environ() | {"PYTHONIOENCODING": "utf-8"} | (environ or {})
 
 
 def run(

@@ -1,10 +1,9 @@
 """A daphne of its own beside a node's runimpd."""
 
-import os
 import subprocess
 import sys
 
-from tests.support.nodes import ROOT, Node, launched
+from tests.support.nodes import ROOT, Node, launched, node_environ
 from tests.support.ports import free_port
 
 KEY = "a-key-with-more-than-20-characters"
@@ -24,7 +23,7 @@ class Daphne(Node):
 
     def launch(self) -> None:
         command = [sys.executable, "-m", "daphne", *self.endpoint()]
-        environ = os.environ | {"IMPD_CONFIG": str(self.config_path)} | self.environ
+        environ = node_environ() | {"IMPD_CONFIG": str(self.config_path)} | self.environ
         with open(self.log_path, "a") as log:
             self.process = subprocess.Popen(
                 [*command, "impervious_site.asgi:application"], cwd=ROOT, env=environ, stdout=log, stderr=log

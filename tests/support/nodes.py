@@ -39,6 +39,18 @@ END_SIGNAL = signal.SIGTERM if "COVERAGE_PROCESS_CONFIG" in os.environ else sign
 launched: list["Node"] = []
 
 
+def node_environ() -> dict[str, str]:
+    """Return this process's environment without what configures a node, for the process of one.
+
+    Python may keep byte code, as it does for whoever starts a node: else each start compiles 200 modules anew.
+    """
+    return {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("IMPD_") and name != "PYTHONDONTWRITEBYTECODE"
+    }
+
+
 @dataclass
 class Reply:
     status: int
@@ -159,7 +171,6 @@ class Node:
         """Starts the process without waiting for it."""
         if self.process is not None:
             until_unlocked(self.database_url)
-        environ = {name: value for name, value in os.environ.items() if not name.startswith("IMPD_")}
         with open(self.log_path, "a") as log:
             self.process = subprocess.Popen(
                 [
@@ -171,7 +182,7 @@ class Node:
                     *self.arguments,
                 ],
                 cwd=self.directory,
-                env=environ | self.environ,
+                env=node_environ() | self.environ,
                 stdout=log,
                 stderr=subprocess.STDOUT,
             )

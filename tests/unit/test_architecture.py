@@ -21,7 +21,7 @@ MAY_IMPORT = {
     "impervious_site": {"protos", "lightning", "messaging", "federation", "invoices", "vpn", "nodeapi"},
 }
 # Django has to be set up, or not be loaded at all, before these import.
-MAY_IMPORT_INSIDE_FUNCTIONS = {"manage.py", "nodeapi/management/commands/runimpd.py"}
+MAY_IMPORT_INSIDE_FUNCTIONS = {"manage.py"}
 MAY_IMPORT_THE_SIMULATOR = {"nodeapi/partner.py"}
 
 FILES = [*sorted(path for room in ROOMS for path in (ROOT / room).rglob("*.py")), ROOT / "manage.py"]

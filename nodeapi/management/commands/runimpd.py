@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 
 from nodeapi import first_start, welcome
 from nodeapi.errors import StartError
+from nodeapi.runtime import Runtime
 
 logger = logging.getLogger(__name__)
 
@@ -29,8 +30,6 @@ class Command(BaseCommand):
         os.umask(0o077)
         # asgi.py then leaves the making of the API to the runtime.
         os.environ["IMPD_ENGINE_HERE"] = "1"
-        from nodeapi.runtime import Runtime  # noqa: PLC0415 (asgi.py reads the environment set above)
-
         for warning in settings.IMPD.warnings:
             logger.warning("configuration: %s", warning)
         try:
