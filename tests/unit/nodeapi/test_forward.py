@@ -30,11 +30,9 @@ class Channel:
         self.closed_after_seconds: list[float | None] = []
 
     def unary_unary(self, path, *, request_serializer, response_deserializer):
-        async def call(request, *, metadata, timeout):
-            asked = SimpleNamespace(
-                path=path, body=request_serializer(request), metadata=dict(metadata), timeout=timeout
-            )
-            self.asked.append(asked)
+        async def call(request, *, metadata, **options):
+            body = request_serializer(request)
+            self.asked.append(SimpleNamespace(path=path, body=body, metadata=dict(metadata), **options))
             if isinstance(self._answer, AioRpcError):
                 raise self._answer
             return response_deserializer(self._answer.SerializeToString())
@@ -186,7 +184,8 @@ async def test_new_certificate_brings_a_new_channel(monkeypatch):
     assert forwarder.channel is first
     files.pair = object()
     second = forwarder.channel
-    assert second is not first and made == [("10.0.0.7:8881", first_pair), ("10.0.0.7:8881", files.pair)]
+    assert second is not first
+    assert made == [("10.0.0.7:8881", first_pair), ("10.0.0.7:8881", files.pair)]
     await asyncio.sleep(0)
     # Calls over the first go on for as long as a call may take.
     assert first.closed_after_seconds == [forward.CALL_SECONDS]

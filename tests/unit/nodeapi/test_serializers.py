@@ -198,7 +198,8 @@ def test_one_request_leaves_nothing_for_the_next():
     """One serializer serves all requests of its operation."""
     check(SEND, amount=7, expires_in=5)
     refused(SEND, amount=-1)
-    assert check(SEND)["amount"] == 1 and check(SEND)["expires_in"] is None
+    assert check(SEND)["amount"] == 1
+    assert check(SEND)["expires_in"] is None
 
 
 @pytest.mark.parametrize("rpc", ROWS)

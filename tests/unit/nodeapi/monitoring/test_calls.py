@@ -40,7 +40,7 @@ def test_calls_are_counted_by_their_status(error, code):
 
 def test_log_names_the_operation_meanwhile():
     assert tracing.by_whom() == "the node itself"
-    with pytest.raises(ValueError), counted(operation(GET_INFO)):
+    with pytest.raises(KeyError), counted(operation(GET_INFO)):
         assert tracing.by_whom() == GET_INFO
-        raise ValueError
+        raise KeyError
     assert tracing.by_whom() == "the node itself"
