@@ -7,8 +7,20 @@ from typing import Any
 
 from asgiref.testing import ApplicationCommunicator
 
+# Ends what hangs, on however busy a machine.
+GUARD_SECONDS = 600
 Headers = Iterable[tuple[str, str]]
 LOCALHOST = ("host", "localhost:8882")
+
+
+class Client(ApplicationCommunicator):
+    """One call of an application, whose events a test gives and takes one by one."""
+
+    async def receive_output(self, timeout: float = GUARD_SECONDS) -> dict[str, Any]:  # noqa: ASYNC109
+        return await super().receive_output(timeout)
+
+    async def wait(self, timeout: float = GUARD_SECONDS) -> None:  # noqa: ASYNC109
+        await super().wait(timeout)
 
 
 @dataclass(frozen=True)
@@ -52,7 +64,7 @@ async def call(
     if isinstance(body, dict):
         body = json.dumps(body).encode()
     pieces = body if isinstance(body, list) else [body]
-    caller = ApplicationCommunicator(application, scope_of("http", path, method=method, headers=headers))
+    caller = Client(application, scope_of("http", path, method=method, headers=headers))
     for number, piece in enumerate(pieces, 1):
         await caller.send_input({"type": "http.request", "body": piece, "more_body": number < len(pieces)})
     start = await caller.receive_output()
