@@ -1,0 +1,133 @@
+"""Questions that may take long: one under way at a time, and nobody waits long."""
+
+import asyncio
+
+import pytest
+
+from nodeapi.monitoring import asking
+from nodeapi.monitoring.asking import Asked, NoAnswer
+
+
+class Clock:
+    seconds = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.seconds
+
+
+@pytest.fixture
+def clock(monkeypatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(asking, "time", clock)
+    return clock
+
+
+class Question:
+    """Answers 1, 2, …, or with `error`, once `answering` is set."""
+
+    def __init__(self) -> None:
+        self.asked = 0
+        self.error: Exception | None = None
+        self.answering = asyncio.Event()
+        self.answering.set()
+
+    async def __call__(self) -> int:
+        self.asked += 1
+        number = self.asked
+        await self.answering.wait()
+        if self.error:
+            raise self.error
+        return number
+
+
+@pytest.fixture
+async def question() -> Question:
+    return Question()
+
+
+async def settled() -> None:
+    """Until what is ready to run has run."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def test_answer_is_kept_for_a_while(clock, question):
+    asked = Asked(question, keep_seconds=2.0)
+    assert await asked.answer() == 1
+    clock.seconds += 1.9
+    assert await asked.answer() == 1
+    clock.seconds += 0.1
+    assert await asked.answer() == 2
+    assert question.asked == 2
+
+
+async def test_many_who_ask_share_a_question(clock, question):
+    asked = Asked(question, keep_seconds=2.0)
+    question.answering.clear()
+    askers = [asyncio.create_task(asked.answer()) for _ in range(5)]
+    await settled()
+    question.answering.set()
+    assert await asyncio.gather(*askers) == [1] * 5
+
+
+async def test_error_is_an_answer(clock, question):
+    asked = Asked(question, keep_seconds=2.0)
+    question.error = ValueError("of the question")
+    for _ in range(2):
+        with pytest.raises(ValueError, match="of the question"):
+            await asked.answer()
+    assert question.asked == 1
+    question.error = None
+    clock.seconds += 2.0
+    assert await asked.answer() == 2
+
+
+async def test_last_answer_is_told_while_the_next_takes_long(clock, question):
+    asked = Asked(question, keep_seconds=2.0, patience_seconds=0, give_up_seconds=5.0)
+    assert await asked.answer() == 1
+    question.answering.clear()
+    clock.seconds += 2.0
+    assert await asked.answer() == 1
+    clock.seconds += 4.9
+    assert await asked.answer() == 1
+    clock.seconds += 0.1
+    for _ in range(3):
+        with pytest.raises(NoAnswer):
+            await asked.answer()
+    assert question.asked == 2
+    question.answering.set()
+    await settled()
+    assert await asked.answer() == 2
+
+
+async def test_first_answer_is_waited_for_longer(clock, question):
+    """As long as until it is given up, though the patience is none."""
+    asked = Asked(question, keep_seconds=2.0, patience_seconds=0, give_up_seconds=600)
+    question.answering.clear()
+    asker = asyncio.create_task(asked.answer())
+    await settled()
+    assert not asker.done()
+    question.answering.set()
+    assert await asker == 1
+
+
+async def test_question_that_was_never_answered(clock, question):
+    asked = Asked(question, keep_seconds=2.0, give_up_seconds=0)
+    question.answering.clear()
+    for _ in range(2):
+        with pytest.raises(NoAnswer):
+            await asked.answer()
+    assert question.asked == 1
+
+
+async def test_who_leaves_takes_no_answer_from_others(clock, question):
+    asked = Asked(question, keep_seconds=2.0)
+    question.answering.clear()
+    leaving, staying = (asyncio.create_task(asked.answer()) for _ in range(2))
+    await settled()
+    leaving.cancel()
+    await settled()
+    question.answering.set()
+    assert await staying == 1
+    assert leaving.cancelled()
+    assert question.asked == 1
