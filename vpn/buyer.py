@@ -36,9 +36,10 @@ CLTV_LIMIT_BLOCKS = 1_008
 class Buyer:
     """`run` until cancelled."""
 
-    def __init__(self, context: WorkerContext):
+    def __init__(self, context: WorkerContext, wireguard: WireGuard | None = None):
         self._context = context
         self._settings: VpnSettings = context.settings
+        self._wireguard = wireguard or WireGuard(self._settings.binary_path)
         self._clean_due = context.clock.now()
 
     async def run(self) -> None:
@@ -50,16 +51,19 @@ class Buyer:
                 group.create_task(self._renew_forever())
 
     async def _renew_forever(self) -> None:
-        wireguard = WireGuard(self._settings.binary_path)
         while True:
             try:
-                now = self._context.clock.now()
-                for lease in await self._context.database.read(partial(renewing.due, now, self._settings)):
-                    if await renewing.is_in_use(wireguard, lease, now):
-                        await self._commit(partial(renewing.renew, lease, now, self._settings))
+                await self.renew()
             except Exception:
                 logger.exception("VPN: leases could not be renewed; trying again")
             await asyncio.sleep(RENEW_SECONDS)
+
+    async def renew(self) -> None:
+        """Asks for more time for what is in use and ends soon."""
+        now = self._context.clock.now()
+        for lease in await self._context.database.read(partial(renewing.due, now, self._settings)):
+            if await renewing.is_in_use(self._wireguard, lease, now):
+                await self._commit(partial(renewing.renew, lease, now, self._settings))
 
     async def look(self) -> None:
         """Does what can be done now."""

@@ -56,13 +56,15 @@ Told = tuple[list[Message], list[Event]]
 
 
 class Seller:
-    """`run` until cancelled."""
+    """`run` until cancelled. It looks at three things, each by itself: lnd (`look`), the time (`look_at_the_time`) and the
+    interface (`look_at_the_interface`).
+    """
 
-    def __init__(self, context: WorkerContext):
+    def __init__(self, context: WorkerContext, wireguard: WireGuard | None = None):
         self._context = context
         self._settings: VpnSettings = context.settings
         self._client: LndClient = context.client
-        self._wireguard = WireGuard(self._settings.binary_path)
+        self._wireguard = wireguard or WireGuard(self._settings.binary_path)
         self._watch = InvoiceWatch(self._client, self._settings.selling.ring)
         self._exit_rules = ExitRules(self._settings)
         self._began = context.clock.now()
@@ -89,7 +91,11 @@ class Seller:
                 group.create_task(self._keep_time())
                 group.create_task(self._keep_interface())
         finally:
-            self._watch.close()
+            self.close()
+
+    def close(self) -> None:
+        """Follows no invoices any more."""
+        self._watch.close()
 
     async def _keep_time(self) -> None:
         try:
@@ -98,9 +104,10 @@ class Seller:
                 await self._asked_lnd.wait()
         except TimeoutError:
             pass
-        await look_forever(self._look_at_the_time, Wake(), self._pause_seconds, name="the time of leases")
+        await look_forever(self.look_at_the_time, Wake(), self._pause_seconds, name="the time of leases")
 
-    async def _look_at_the_time(self) -> None:
+    async def look_at_the_time(self) -> None:
+        """Carries out what the operator wishes, then what time makes due."""
         await self._wishes()
         await self._pass_time()
 
@@ -276,15 +283,20 @@ class Seller:
         """
         while True:
             try:
-                seconds = await self._reconcile()
-            except WireGuardError as error:
-                self._there = {}
-                seconds = INTERFACE_AGAIN_SECONDS
-                await self._note("", f"{error}"[:500], [])
+                seconds = await self.look_at_the_interface()
             except Exception:
                 logger.exception("VPN: the interface could not be looked after; trying again")
                 seconds = INTERFACE_AGAIN_SECONDS
             await self._peers_changed.wait(seconds)
+
+    async def look_at_the_interface(self) -> float:
+        """Gives it the peers that the database says, and notes those that are gone. Seconds until the next look."""
+        try:
+            return await self._reconcile()
+        except WireGuardError as error:
+            self._there = {}
+            await self._note("", f"{error}"[:500], [])
+            return INTERFACE_AGAIN_SECONDS
 
     async def _reconcile(self) -> float:
         settings = self._settings
