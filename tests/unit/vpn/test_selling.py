@@ -170,7 +170,7 @@ def test_contract_waits_for_its_payment(settings):
 
 
 async def test_contract_wakes_the_worker(database, settings):
-    await database.write(lambda: open_shop())
+    await database.write(open_shop)
     await database.write(lambda: contracted(settings))
     # It would not end if nobody had rung.
     await settings.selling.wait(600)
