@@ -4,8 +4,9 @@ import asyncio
 import random
 
 from bench.soak.hostile import flood
+from tests.support.examples import examples
 
-PAYMENTS = 2_000
+PAYMENTS = examples(2_000)
 
 
 def test_hostile_payments_harm_neither_the_node_nor_good_messages(tmp_path):

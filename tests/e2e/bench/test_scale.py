@@ -19,6 +19,7 @@ def servers(tmp_path, monkeypatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("servers")
+@pytest.mark.long
 def test_every_client_that_returns_with_its_cursor_misses_nothing(tmp_path):
     result = asyncio.run(scale(tmp_path, Plan(clients=200, rates=(20,), seconds=3), say=print))
     assert result.good

@@ -28,7 +28,7 @@ HALF_A_HEADER = "GET /v1/node HTTP/1.1\r\nHost: localhost\r\nX-Long: "
 MOST_KB = {"plain": 20, "tls": 80}
 
 
-@pytest.fixture(scope="module", params=["plain", "tls"])
+@pytest.fixture(scope="module", params=["plain", pytest.param("tls", marks=pytest.mark.long)])
 def flooded(request, network, tmp_path_factory):
     directory = tmp_path_factory.mktemp(request.param)
     server = {"max_connections": IDLE, "max_grpc_connections": GRPC_LIMIT}

@@ -23,7 +23,7 @@ TRY_AGAIN_LATER = 1013
 CLOSE_SECONDS = 5
 
 
-@pytest.fixture(params=["plain", "tls"])
+@pytest.fixture(params=["plain", pytest.param("tls", marks=pytest.mark.long)])
 def receiver(request, bob, network, tmp_path):
     if request.param == "plain":
         yield bob

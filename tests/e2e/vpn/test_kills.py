@@ -10,6 +10,7 @@ import pytest
 
 from lightning.simulator.process import SimulatedNetwork
 from tests.support.databases import execute
+from tests.support.examples import pairs
 from tests.support.nodes import Node
 from tests.support.vpn_market import (
     CONTRACT,
@@ -121,8 +122,7 @@ def settled_sat(market: Market) -> int:
     return Stranger(market.lnds.nodes["seller"]).paid_sat()
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
-@pytest.mark.parametrize("step", STEPS)
+@pytest.mark.parametrize(("step", "victim"), pairs(list(STEPS), VICTIMS))
 def test_a_purchase_that_is_killed(market: Market, step: str, victim: str, record_property):
     # Its `wg` may have waited for so long that it sold nothing.
     wait_for_shop(market.seller)
@@ -171,8 +171,9 @@ def test_a_lease_that_ends_while_a_node_is_away(market: Market, victim: str):
     wait_until_freed(market.seller, lease["id"])
 
 
-@pytest.mark.parametrize("victim", VICTIMS)
-@pytest.mark.parametrize("state", ["wanted", "offered", "held", "settling", "settled"])
+@pytest.mark.parametrize(
+    ("state", "victim"), pairs(["wanted", "offered", "held", "settling", "settled"], VICTIMS)
+)
 def test_a_refresh_that_is_killed_counts_once(market: Market, state: str, victim: str, record_property):
     lease = buy(market.buyer, market.seller, 3_000)
     nonce = bought(market.buyer, lease["id"])["nonce"]

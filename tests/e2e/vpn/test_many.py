@@ -69,6 +69,7 @@ def keys_of(buyer: Node, state: str) -> dict[str, str]:
     return {row["publicKey"]: row["address"] for row in rows}
 
 
+@pytest.mark.long
 def test_two_hundred_leases_at_once_run_and_end(market):
     shop, seller, buyers = market
     with ThreadPoolExecutor() as pool:

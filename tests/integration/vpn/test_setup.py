@@ -203,11 +203,21 @@ def test_a_key_that_is_not_here_makes_no_interface(operator):
     ("damage", "words"),
     [
         (["ip", "link", "set", "IF", "down"], "is down; ip link set"),
-        (["wg", "set", "IF", "listen-port", "4444"], "listens on UDP port 4444, but buyers are told"),
-        (["ip", "address", "del", "10.78.0.1/24", "dev", "IF"], "does not have the address 10.78.0.1/24"),
+        pytest.param(
+            ["wg", "set", "IF", "listen-port", "4444"],
+            "listens on UDP port 4444, but buyers are told",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            ["ip", "address", "del", "10.78.0.1/24", "dev", "IF"],
+            "does not have the address 10.78.0.1/24",
+            marks=pytest.mark.long,
+        ),
         (["sh", "-c", "echo 0 >/proc/sys/net/ipv4/ip_forward"], "IPv4 is not forwarded"),
         (["nft", "flush", "ruleset"], "no rule of nftables translates addresses of 10.78.0.0/24"),
-        (["ip", "link", "delete", "IF"], "no interface has vpn.server_pub_key"),
+        pytest.param(
+            ["ip", "link", "delete", "IF"], "no interface has vpn.server_pub_key", marks=pytest.mark.long
+        ),
     ],
 )
 def test_check_names_what_is_wrong(operator, damage, words):
