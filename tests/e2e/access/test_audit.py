@@ -11,6 +11,8 @@ from tests.support.keys import audit_rows, bearer, keys_command, store_key
 from tests.support.nodes import Node
 from tests.support.streams import b64
 
+pytestmark = pytest.mark.sql
+
 CONFIGURED = "configured-key-of-enough-characters"
 WRONG = "wrong-key-of-enough-characters"
 BODY = "a body that is nobody's business"

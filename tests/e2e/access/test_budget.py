@@ -5,6 +5,8 @@ import pytest
 from tests.support.nodes import Node
 from tests.support.streams import b64, settle_down
 
+pytestmark = pytest.mark.sql
+
 
 @pytest.fixture
 def carol(network, tmp_path):

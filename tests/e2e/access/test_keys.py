@@ -17,6 +17,8 @@ from tests.support.minutes import within_a_minute
 from tests.support.nodes import Node
 from tests.support.streams import LineStream, WebsocketStream, grpc_stream, messaging, send, settle_down
 
+pytestmark = pytest.mark.sql
+
 CONFIGURED = "configured-key-of-enough-characters"
 LIMITS = {"max_fee_sat": 4, "max_fee_percent": 0}
 HELLO = {"msg": "aGVsbG8="}

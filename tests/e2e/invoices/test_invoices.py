@@ -19,6 +19,8 @@ from tests.support.databases import execute
 from tests.support.nodes import Node, Reply
 from tests.support.streams import GUARD_SECONDS, WebsocketStream, data_of, send, settle_down
 
+pytestmark = pytest.mark.sql
+
 GENERATE, PAY, CHECK = (f"/v1/lightning/{name}invoice" for name in ("generate", "pay", "check"))
 DAY_SECONDS = 86_400
 NOBODY = PrivateKey(b"\x0e" * 32).public_key.format().hex()

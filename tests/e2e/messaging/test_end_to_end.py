@@ -24,6 +24,8 @@ from tests.support.streams import (
     settle_down,
 )
 
+pytestmark = pytest.mark.sql
+
 
 def received_ids(node: Node) -> list[str]:
     return [message["id"] for message in node.get("/v1/messages?direction=in&limit=1000").json["messages"]]

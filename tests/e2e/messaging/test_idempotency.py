@@ -5,11 +5,14 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 
 import grpc
+import pytest
 
 from lightning.simulator.process import SimulatedNetwork
 from protos import messaging_pb2, messaging_pb2_grpc
 from tests.support.networks import start_simulated
 from tests.support.nodes import Node
+
+pytestmark = pytest.mark.sql
 
 
 def fresh_key() -> dict[str, str]:

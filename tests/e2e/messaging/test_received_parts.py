@@ -12,6 +12,8 @@ from tests.support.records import RECORD_NUMBER, deflated
 from tests.support.strangers import LongMessage
 from tests.support.streams import WebsocketStream, data_of, send
 
+pytestmark = pytest.mark.sql
+
 
 @pytest.fixture
 def carol(network, tmp_path):

@@ -5,9 +5,13 @@ is not sent again.
 import subprocess
 import sys
 
+import pytest
+
 from tests.support.databases import execute
 from tests.support.nodes import ROOT, Node
 from tests.support.streams import send, settle_down
+
+pytestmark = pytest.mark.sql
 
 
 def prune(node: Node, *arguments: str) -> str:

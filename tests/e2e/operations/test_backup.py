@@ -23,6 +23,8 @@ from tests.support.networks import simulated_network
 from tests.support.nodes import ROOT, Node
 from tests.support.streams import WebsocketStream, delivery_of, send
 
+pytestmark = pytest.mark.sql
+
 
 def command(node: Node, *arguments: str) -> subprocess.CompletedProcess:
     if not node.running:

@@ -7,6 +7,8 @@ from tests.support.nodes import Node
 from tests.support.servers import RedisServer
 from tests.support.streams import WebsocketStream, data_of, send
 
+pytestmark = pytest.mark.sql
+
 
 @pytest.fixture(scope="module")
 def redis(tmp_path_factory):

@@ -201,6 +201,7 @@ def test_full_disk_is_told(watched):
 
 
 @only_on_postgres
+@pytest.mark.sql
 def test_database_that_is_away_is_told(watched, daphne, postgres):
     postgres.stop()
     try:

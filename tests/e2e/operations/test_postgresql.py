@@ -20,7 +20,7 @@ from tests.support.servers import PostgresServer
 from tests.support.streams import SEND, WebsocketStream, b64, send
 from tests.support.traffic import Traffic, assert_all_arrive_once
 
-pytestmark = only_on_postgres
+pytestmark = [only_on_postgres, pytest.mark.sql]
 
 
 @pytest.fixture(scope="module")
