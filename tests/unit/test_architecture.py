@@ -2,9 +2,8 @@
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-
-import pytest
 
 from tests.support.nodes import ROOT
 
@@ -35,6 +34,7 @@ def module_name(path: Path) -> str:
     return place(path).removesuffix(".py").removesuffix("/__init__").replace("/", ".")
 
 
+@cache
 def tree(path: Path) -> ast.Module:
     return ast.parse(path.read_text(), place(path))
 
@@ -58,51 +58,71 @@ def rooms_of(names) -> set[str]:
     return {name.partition(".")[0] for name in names} & set(ROOMS)
 
 
-IDS = {"argvalues": FILES, "ids": [place(path) for path in FILES]}
+def top_names(path: Path) -> set[str]:
+    return {name.partition(".")[0] for name in imports(tree(path), path)}
 
 
-@pytest.mark.parametrize("path", **IDS)
-def test_a_floor_imports_only_from_floors_below(path):
-    room = path.relative_to(ROOT).parts[0]
-    if room == "manage.py":
-        return
-    assert rooms_of(imports(tree(path), path)) - {room} <= MAY_IMPORT[room]
+def test_a_floor_imports_only_from_floors_below():
+    too_high = {}
+    for path in FILES[:-1]:
+        room = path.relative_to(ROOT).parts[0]
+        too_high[place(path)] = rooms_of(imports(tree(path), path)) - {room} - MAY_IMPORT[room]
+    assert not {path: names for path, names in too_high.items() if names}
 
 
-@pytest.mark.parametrize("path", **IDS)
-def test_lightning_knows_no_django(path):
-    if path.is_relative_to(ROOT / "lightning"):
-        top = {name.partition(".")[0] for name in imports(tree(path), path)}
-        assert not top & {"django", "rest_framework", "channels", "django_grpc_framework", "daphne"}
+def test_lightning_knows_no_django():
+    django = {"django", "rest_framework", "channels", "django_grpc_framework", "daphne"}
+    files = [path for path in FILES if path.is_relative_to(ROOT / "lightning")]
+    assert files
+    assert not [place(path) for path in files if top_names(path) & django]
 
 
-@pytest.mark.parametrize("path", **IDS)
-def test_no_import_is_hidden_in_a_function(path):
-    if place(path) in MAY_IMPORT_INSIDE_FUNCTIONS:
-        return
-    functions = [
-        n for n in ast.walk(tree(path)) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-    ]
-    hidden = {name for function in functions for name in imports(function, path)}
+def test_no_import_is_hidden_in_a_function():
     # protoc writes such imports into nothing that is ours.
-    assert not hidden
+    assert (
+        not {place(path): hidden for path in FILES if (hidden := imports_in_functions(path))}.keys()
+        - MAY_IMPORT_INSIDE_FUNCTIONS
+    )
 
 
-@pytest.mark.parametrize("path", **IDS)
-def test_the_simulator_is_no_part_of_the_node(path):
-    if path.is_relative_to(ROOT / "lightning" / "simulator") or place(path) in MAY_IMPORT_THE_SIMULATOR:
-        return
-    assert not [name for name in imports(tree(path), path) if name.startswith("lightning.simulator")]
+def imports_in_functions(path: Path) -> set[str]:
+    kinds = ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda
+    functions = [node for node in ast.walk(tree(path)) if isinstance(node, kinds)]
+    return {name for function in functions for name in imports(function, path)}
 
 
-@pytest.mark.parametrize("path", **IDS)
-def test_only_the_event_log_sends_to_a_group(path):
-    calls = [n for n in ast.walk(tree(path)) if isinstance(n, ast.Attribute) and n.attr == "group_send"]
-    assert not calls or place(path) == "messaging/events.py"
+def test_the_simulator_is_no_part_of_the_node():
+    importers = {
+        place(path)
+        for path in FILES
+        if not path.is_relative_to(ROOT / "lightning" / "simulator")
+        and any(name.startswith("lightning.simulator") for name in imports(tree(path), path))
+    }
+    assert importers <= MAY_IMPORT_THE_SIMULATOR
 
 
-def test_something_sends_to_a_group():
-    assert "group_send" in (ROOT / "messaging" / "events.py").read_text()
+def test_only_the_event_log_sends_to_a_group():
+    senders = [
+        place(path)
+        for path in FILES
+        if any(isinstance(node, ast.Attribute) and node.attr == "group_send" for node in ast.walk(tree(path)))
+    ]
+    assert senders == ["messaging/events.py"]
+
+
+def test_no_test_imports_another_and_bench_imports_helpers_only():
+    importers = {
+        place(path): names
+        for directory in ("tests", "bench")
+        for path in (ROOT / directory).rglob("*.py")
+        if (names := [name for name in imports(tree(path), path) if is_test(name)])
+    }
+    assert not importers
+
+
+def is_test(name: str) -> bool:
+    """Whether this module, or what stands in it, is a test."""
+    return name.startswith(("tests.unit", "tests.integration", "tests.e2e"))
 
 
 def test_modules_do_not_import_in_circles():

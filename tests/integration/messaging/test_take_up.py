@@ -132,7 +132,9 @@ def store_half_paid(carrier: Courier, payer: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("payer", "shipped", "state"), [(OTHER_PAYER, 0, State.FAILED), (OWN_PUBKEY.hex(), 2, State.SETTLED)]
+    ("payer", "shipped", "state"),
+    [(OTHER_PAYER, 0, State.FAILED), (OWN_PUBKEY.hex(), 2, State.SETTLED)],
+    ids=["another lnd", "this lnd"],
 )
 def test_parts_of_a_message_come_from_one_node(payer, shipped, state):
     """Of a message that another lnd has paid for in part nothing more is sent: its recipient could not join it."""
