@@ -2,8 +2,9 @@
 
 import subprocess
 import sys
+from pathlib import Path
 
-from tests.support.protoc import generate
+from tests.support.nodes import ROOT
 from tests.support.streams import WebsocketStream, data_of
 
 CLIENT = """
@@ -23,8 +24,17 @@ with grpc.insecure_channel(address) as channel:
 """
 
 
+def generate_code(target: Path) -> None:
+    """Run protoc from the root, because two files named lightning.proto would clash."""
+    protos = [str(path.relative_to(ROOT)) for path in (ROOT / "protos").rglob("*.proto")]
+    outputs = [f"--python_out={target}", f"--grpc_python_out={target}"]
+    subprocess.run(
+        [sys.executable, "-m", "grpc_tools.protoc", "-I.", *outputs, *protos], cwd=ROOT, check=True
+    )
+
+
 def test_client_generated_from_the_protos(alice, bob, tmp_path):
-    generate(tmp_path)
+    generate_code(tmp_path)
     (tmp_path / "client.py").write_text(CLIENT)
     with WebsocketStream(bob) as stream:
         run = subprocess.run(
