@@ -45,7 +45,8 @@ def example(name: str) -> tuple[str, list[str]]:
 
 
 def printed(command: str, directory: Path, **environ: str) -> list[str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("IMPD_")}
+    """Its output where no terminal bounds the width."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(("IMPD_", "COLUMNS"))}
     done = subprocess.run(
         ["sh", "-euc", command],
         cwd=directory,
