@@ -11,6 +11,7 @@ from bench.streams import Invoices, Stream
 from lightning.simulator.control import SimulatorControl
 from lightning.simulator.process import SimulatedNetwork
 from tests.support.lnd_rpc import BareClient
+from tests.support.networks import new_network
 from tests.support.nodes import Node
 from tests.support.real_lnd import RealNetwork
 
@@ -54,7 +55,7 @@ async def running(nodes: Iterable[Node]) -> AsyncIterator[None]:
 async def simulated(
     directory: Path, *, latency_ms: float = 0, names: Sequence[str] = NAMES
 ) -> AsyncIterator[SimulatedNetwork]:
-    async with SimulatedNetwork(directory, list(names)) as network:
+    async with new_network(directory, list(names)) as network:
         await network.control.set_latency(latency_ms)
         yield network
 

@@ -3,6 +3,7 @@
 The channels are alice – bob – carol. Nothing may depend on the order of the tests: whoever changes a shared part puts it back.
 """
 
+import os
 import signal
 from collections.abc import Iterator
 
@@ -30,6 +31,9 @@ settings.load_profile("tests")
 
 # A script's background job ignores Ctrl-C, and so would all that is started here, which tests end with it.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# xdist tells its workers of a terminal, for which commands that tests run would wrap their lines.
+os.environ.pop("COLUMNS", None)
 
 
 KINDS = ("e2e", "integration", "unit")

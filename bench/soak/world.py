@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from lightning.simulator.process import SimulatedNetwork
+from tests.support.networks import new_network
 from tests.support.nodes import ROOT, Node
 from tests.support.ports import free_port
 
@@ -123,7 +124,7 @@ async def running(
     if redis:
         redis.launch()
         await redis.ready()
-    async with SimulatedNetwork(directory / "net", [*names, *lnds]) as network:
+    async with new_network(directory / "net", [*names, *lnds]) as network:
         members = {}
         for name in names:
             node = Node(network.nodes[name], directory / name, extra=extra)

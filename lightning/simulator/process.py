@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -32,11 +33,18 @@ class LndNode:
 class SimulatedNetwork:
     """`async with SimulatedNetwork(directory, ["alice", "bob"]) as network: network.nodes["alice"]`.
 
-    `private` nodes only get private channels. start() after kill() or stop() brings the same nodes back on the same ports.
+    `private` nodes only get private channels. start() after kill() or stop() brings the same nodes back on the same ports:
+    those of `ports`, by name, or those that the system chose at first, which others may have taken meanwhile.
     """
 
     def __init__(
-        self, directory: Path, names: list[str], *, topology: str = "chain", private: tuple[str, ...] = ()
+        self,
+        directory: Path,
+        names: list[str],
+        *,
+        topology: str = "chain",
+        private: tuple[str, ...] = (),
+        ports: Mapping[str, int] | None = None,
     ):
         self.directory = Path(directory).resolve()
         self.names = list(names)
@@ -44,7 +52,7 @@ class SimulatedNetwork:
         self.control = SimulatorControl(self.directory)
         self._topology = topology
         self._private = private
-        self._ports: dict[str, int] = {}
+        self._ports = dict(ports or {})
         self._process: subprocess.Popen | None = None
 
     async def __aenter__(self) -> "SimulatedNetwork":
@@ -69,7 +77,7 @@ class SimulatedNetwork:
         for name in self._private:
             command += ["--private", name]
         for name in self.names:
-            # Of the first start the system chooses: what is probed here may be another's when it is bound.
+            # 0: the system chooses.
             command += ["--port", f"{name}={self._ports.get(name, 0)}"]
         with open(self.directory / "simulator.log", "ab") as log:
             self._process = subprocess.Popen([*command, *self.names], cwd=ROOT, stdout=log, stderr=log)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lightning.simulator.control import SimulatorControl
 from lightning.simulator.process import SimulatedNetwork
+from tests.support.ports import free_port
 
 NAMES = ["alice", "bob", "carol"]
 
@@ -35,6 +36,11 @@ class Network:
         return self.command("pay", node=sender, dest=dest, records=values, **arguments)
 
 
+def new_network(directory: Path, names: list[str], **options) -> SimulatedNetwork:
+    """On ports that nobody takes while its nodes are away. The options are those of SimulatedNetwork."""
+    return SimulatedNetwork(directory, names, ports={name: free_port() for name in names}, **options)
+
+
 async def start_simulated(simulated: SimulatedNetwork) -> None:
     await simulated.start()
     await simulated.control.close()
@@ -43,7 +49,7 @@ async def start_simulated(simulated: SimulatedNetwork) -> None:
 @contextmanager
 def simulated_network(directory: Path) -> Iterator[Network]:
     """A network of its own, for tests whose nodes answer by themselves: two nodes on one lnd would both answer."""
-    simulated = SimulatedNetwork(directory, NAMES)
+    simulated = new_network(directory, NAMES)
     asyncio.run(start_simulated(simulated))
     try:
         yield Network(simulated)

@@ -20,7 +20,7 @@ from messaging.outbox import Outbox
 from messaging.traffic import Limits
 
 GUARD_SECONDS = 600
-KEY = PrivateKey()
+KEY = PrivateKey(b"\x0f" * 32)
 OWN_PUBKEY = KEY.public_key.format()
 PUBKEY = "02" + "11" * 32
 OTHER_PUBKEY = "02" + "22" * 32

@@ -10,7 +10,7 @@ import signal
 import subprocess
 import tempfile
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 from urllib.parse import urlsplit, urlunsplit
 from uuid import uuid4
 
@@ -65,9 +65,11 @@ class PostgresServer:
 
     def start(self) -> None:
         with open(self._directory / "log", "ab") as log:
-            options = {"cwd": self._directory, "stdout": log, "stderr": log}
-            self._process = subprocess.Popen(self._command, **options, **_unprivileged())
-        until(self._answers)
+            process = subprocess.Popen(
+                self._command, cwd=self._directory, stdout=log, stderr=log, **_unprivileged()
+            )
+        self._process = process
+        until(lambda: self._answers(process))
 
     def stop(self) -> None:
         """At once: nobody's transaction is ended well."""
@@ -111,8 +113,8 @@ class PostgresServer:
         with open(self._directory / "data" / "postgresql.conf", "a") as settings:
             settings.write("fsync = off\n")
 
-    def _answers(self) -> bool:
-        assert self._process.poll() is None, (self._directory / "log").read_text()[-3000:]
+    def _answers(self, process: subprocess.Popen) -> bool:
+        assert process.poll() is None, (self._directory / "log").read_text()[-3000:]
         try:
             with psycopg.connect(self.url):
                 return True
@@ -124,7 +126,7 @@ def _program(name: str) -> str:
     return f"{os.environ['TEST_POSTGRES_BIN']}/{name}"
 
 
-def _unprivileged() -> dict:
+def _unprivileged() -> dict[str, Any]:
     """Options for subprocess: PostgreSQL refuses to run as root."""
     if os.geteuid() != 0:
         return {}

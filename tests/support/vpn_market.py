@@ -23,7 +23,7 @@ from protos.routerrpc import router_pb2
 from tests.support.databases import execute
 from tests.support.lnd_rpc import BareClient
 from tests.support.machines import LISTEN_PORT, WireGuardServer, why_no_machines
-from tests.support.networks import start_simulated
+from tests.support.networks import new_network, start_simulated
 from tests.support.nodes import SERVICES, Node
 from tests.support.records import item, packet
 from tests.support.streams import WebsocketStream, data_of
@@ -190,7 +190,7 @@ def wait_for_shop(seller: Node) -> None:
 
 @contextmanager
 def running_network(directory: Path, names: list[str]) -> Iterator[SimulatedNetwork]:
-    simulated = SimulatedNetwork(directory, names)
+    simulated = new_network(directory, names)
     asyncio.run(start_simulated(simulated))
     try:
         yield simulated

@@ -5,14 +5,14 @@ import asyncio
 import pytest
 
 from lightning.simulator.process import SimulatedNetwork
-from tests.support.networks import start_simulated
+from tests.support.networks import new_network, start_simulated
 from tests.support.nodes import Node
 
 
 @pytest.fixture
 def own_network(tmp_path):
     """A network of this test's own, because its nodes' whole history counts."""
-    simulated = SimulatedNetwork(tmp_path / "network", ["alice", "bob"])
+    simulated = new_network(tmp_path / "network", ["alice", "bob"])
     asyncio.run(start_simulated(simulated))
     try:
         yield simulated

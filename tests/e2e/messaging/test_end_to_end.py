@@ -233,6 +233,7 @@ def test_own_lnd_that_is_away_delays_and_loses_nothing(alice, bob, network):
         network.command("up", node="alice")
     bob.wait_until(lambda: set(ids) <= set(received_ids(bob)))
     assert {alice.ended(message_id)["state"] for message_id in ids} == {"settled"}
+    alice.wait_until(lambda: alice.get("/v1/node").json["lndReachable"])
 
 
 def test_kill_9_of_the_sender_neither_loses_nor_repeats(alice, bob, network):

@@ -7,9 +7,8 @@ from concurrent.futures import ThreadPoolExecutor
 import grpc
 import pytest
 
-from lightning.simulator.process import SimulatedNetwork
 from protos import messaging_pb2, messaging_pb2_grpc
-from tests.support.networks import start_simulated
+from tests.support.networks import new_network, start_simulated
 from tests.support.nodes import Node
 
 pytestmark = pytest.mark.sql
@@ -65,7 +64,7 @@ def test_key_that_is_none(alice, bob):
 
 
 def test_what_was_accepted_is_not_refused_for_a_balance_that_it_spent(tmp_path):
-    simulated = SimulatedNetwork(tmp_path / "network", ["alice", "bob"])
+    simulated = new_network(tmp_path / "network", ["alice", "bob"])
     asyncio.run(start_simulated(simulated))
     try:
         with Node(simulated.nodes["alice"], tmp_path / "alice") as alice:

@@ -9,7 +9,7 @@ from lightning.keysend import SAFE_ROOM_BYTES
 from lightning.simulator.process import SimulatedNetwork
 from protos.lnrpc import lightning_pb2
 from tests.support.lnd_rpc import BareClient
-from tests.support.networks import start_simulated
+from tests.support.networks import new_network, start_simulated
 from tests.support.nodes import Node
 from tests.support.streams import send
 
@@ -48,7 +48,7 @@ def all_messages(node: Node) -> list[dict]:
 
 
 def test_a_way_that_becomes_longer_while_messages_wait(tmp_path):
-    simulated = SimulatedNetwork(tmp_path / "network", NAMES)
+    simulated = new_network(tmp_path / "network", NAMES)
     asyncio.run(start_simulated(simulated))
     try:
         command(

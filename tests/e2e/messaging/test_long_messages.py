@@ -8,7 +8,7 @@ import pytest
 from coincurve import PrivateKey
 
 from lightning.simulator.process import SimulatedNetwork
-from tests.support.networks import start_simulated
+from tests.support.networks import new_network, start_simulated
 from tests.support.nodes import Node
 from tests.support.streams import WebsocketStream, data_of, delivery_of, is_end, send
 
@@ -102,7 +102,7 @@ def test_estimate_names_the_wrong_field(alice):
 @pytest.fixture
 def pair(tmp_path):
     """Two nodes of this test's own, with the network that they are on."""
-    simulated = SimulatedNetwork(tmp_path / "network", ["alice", "bob"])
+    simulated = new_network(tmp_path / "network", ["alice", "bob"])
     asyncio.run(start_simulated(simulated))
     try:
         with (

@@ -4,9 +4,8 @@ import asyncio
 
 import pytest
 
-from lightning.simulator.process import SimulatedNetwork
 from tests.support.databases import execute
-from tests.support.networks import start_simulated
+from tests.support.networks import new_network, start_simulated
 from tests.support.nodes import Node
 from tests.support.streams import WebsocketStream, data_of, send
 
@@ -14,7 +13,7 @@ from tests.support.streams import WebsocketStream, data_of, send
 @pytest.fixture
 def pair(tmp_path):
     """alice – bob – carol, where carol's channel is private."""
-    simulated = SimulatedNetwork(tmp_path / "network", ["alice", "bob", "carol"], private=("carol",))
+    simulated = new_network(tmp_path / "network", ["alice", "bob", "carol"], private=("carol",))
     asyncio.run(start_simulated(simulated))
     try:
         nodes = simulated.nodes

@@ -14,13 +14,12 @@ import pytest
 
 from impervious_site.config import load_config
 from lightning.rpcs import Rpc
-from lightning.simulator.process import SimulatedNetwork
 from nodeapi.cli.doctor import certificate, lnd
 from nodeapi.cli.doctor.findings import Patient, State
 from tests.support.commands import GUARD_SECONDS, Ended, run
 from tests.support.databases import ON_POSTGRES, execute, only_on_sqlite
 from tests.support.macaroons import all_but, baked
-from tests.support.networks import Network, start_simulated
+from tests.support.networks import Network, new_network, start_simulated
 from tests.support.nodes import Node
 
 HALF_A_YEAR = timedelta(days=180)
@@ -37,7 +36,7 @@ def patience(monkeypatch) -> None:
 @pytest.fixture(scope="module")
 def world(tmp_path_factory) -> Iterator[Network]:
     """A network of its own, because its lnds are broken: a channel between two nodes, all of it on the side of one."""
-    simulated = SimulatedNetwork(tmp_path_factory.mktemp("doctors"), ["rich", "poor"])
+    simulated = new_network(tmp_path_factory.mktemp("doctors"), ["rich", "poor"])
     asyncio.run(start_simulated(simulated))
     try:
         yield Network(simulated)
@@ -233,7 +232,7 @@ def test_channels_that_carry_nothing(world, node, running):
 
 
 def test_no_channel(tmp_path):
-    alone = SimulatedNetwork(tmp_path / "network", ["hermit"])
+    alone = new_network(tmp_path / "network", ["hermit"])
     asyncio.run(start_simulated(alone))
     try:
         (found,) = about_lnd(Node(alone.nodes["hermit"], tmp_path / "hermit"))

@@ -6,10 +6,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from lightning.simulator.process import SimulatedNetwork
 from tests.support.databases import only_on_sqlite
 from tests.support.full_disk import full_disk
-from tests.support.networks import Network, start_simulated
+from tests.support.networks import Network, new_network, start_simulated
 from tests.support.nodes import Node
 from tests.support.streams import SEND, b64, send
 from tests.support.traffic import Traffic, assert_all_arrive_once
@@ -24,7 +23,7 @@ NAMES = ["alice", "bob", "carol"]
 def world(tmp_path_factory) -> Iterator[tuple[Network, list[Node]]]:
     """A network of its own, because payments are held in it, and a node on each of its lnds."""
     directory = tmp_path_factory.mktemp("full-disk")
-    simulated = SimulatedNetwork(directory / "network", NAMES)
+    simulated = new_network(directory / "network", NAMES)
     asyncio.run(start_simulated(simulated))
     nodes = [Node(simulated.nodes[name], directory / name) for name in NAMES]
     try:

@@ -10,10 +10,9 @@ import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
 
-from lightning.simulator.process import SimulatedNetwork
 from nodeapi.server_lock import ADVISORY_KEY
 from tests.support.databases import end_sessions, lock_holders, only_on_postgres
-from tests.support.networks import start_simulated
+from tests.support.networks import new_network, start_simulated
 from tests.support.nodes import Node
 from tests.support.ports import free_port
 from tests.support.servers import PostgresServer
@@ -34,7 +33,7 @@ def server() -> Iterator[PostgresServer]:
 def pair(server, tmp_path_factory) -> Iterator[tuple[Node, Node]]:
     """A sender and a recipient on a network and a server of their own."""
     tmp_path = tmp_path_factory.mktemp("pair")
-    simulated = SimulatedNetwork(tmp_path / "network", ["alice", "bob"])
+    simulated = new_network(tmp_path / "network", ["alice", "bob"])
     asyncio.run(start_simulated(simulated))
     try:
         alice, bob = (

@@ -163,3 +163,5 @@ def test_lnd_is_away(alice, network):
     finally:
         network.command("up", node="alice")
     alice.wait_until(lambda: alice.post(SIGN, {"msg": "hello"}).status == 200)
+    # What it tells of its lnd follows later.
+    alice.wait_until(lambda: alice.get("/v1/node").json["lndReachable"])

@@ -9,6 +9,7 @@ import pytest
 from lightning.client import LndClient
 from lightning.simulator.process import LndNode, SimulatedNetwork
 from tests.support import lnd_cases
+from tests.support.networks import new_network
 from tests.support.waiting import GUARD_SECONDS
 
 COMMANDS = {"down": "down", "locked": "lock", "starting": "starting", "up": "up"}
@@ -45,7 +46,7 @@ def run(tmp_path_factory) -> Iterator:
         stack = AsyncExitStack()
 
         async def start() -> Pair:
-            network = SimulatedNetwork(tmp_path_factory.mktemp("simulated"), ["buyer", "seller"])
+            network = new_network(tmp_path_factory.mktemp("simulated"), ["buyer", "seller"])
             pair = Pair(await stack.enter_async_context(network))
             stack.push_async_callback(pair.close)
             return pair

@@ -20,13 +20,14 @@ from coincurve import PrivateKey, PublicKey
 
 from lightning import macaroon
 from lightning.rpcs import Rpc
-from lightning.simulator.process import LndNode, SimulatedNetwork
+from lightning.simulator.process import LndNode
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
 from protos.routerrpc import router_pb2
 from tests.support import real_lnd
 from tests.support.fake_lnd import connected
 from tests.support.lnd_rpc import PREIMAGE_RECORD, ChannelClient, keysend_request, secure_channel
+from tests.support.networks import new_network
 from tests.support.real_lnd import RealNetwork
 
 NAMES = ["alice", "bob", "carol", "dave"]
@@ -91,7 +92,7 @@ async def real_network(directory):
 
 @asynccontextmanager
 async def simulated_network(directory):
-    async with SimulatedNetwork(directory, NAMES) as network:
+    async with new_network(directory, NAMES) as network:
         await network.control.set_keysend(WITHOUT_KEYSEND, on=False)
         yield {name: endpoint(node) for name, node in network.nodes.items()}
 
