@@ -514,16 +514,16 @@ def read_api_key(value: Any, info: ValidationInfo) -> SecretStr:
     return parse_api_key(content.decode("ascii", errors="replace"))
 
 
-def whole(low: int, high: int | None = None) -> Any:
-    """The annotation of a whole number from low to high. The reference of the keys reads the bounds out of it."""
-    return Annotated[int, PlainValidator(partial(parse_integer, low=low, high=high))]
+def whole(low: int, high: int | None = None) -> PlainValidator:
+    """Annotates an int: a whole number from low to high. The reference of the keys reads the bounds out of it."""
+    return PlainValidator(partial(parse_integer, low=low, high=high))
 
 
 Text = Annotated[str, PlainValidator(parse_text)]
 Secret = Annotated[SecretStr, PlainValidator(parse_secret)]
 Flag = Annotated[bool, PlainValidator(parse_flag)]
 Percent = Annotated[float, PlainValidator(parse_percent)]
-Port = whole(1, 65535)
+Port = Annotated[int, whole(1, 65535)]
 PortRange = Annotated[tuple[int, int], PlainValidator(parse_port_range)]
 Ip = Annotated[str, PlainValidator(parse_ip)]
 Host = Annotated[str, PlainValidator(parse_host)]
