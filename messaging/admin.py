@@ -125,7 +125,7 @@ class Noted(NodeModelAdmin):
         self.note_saved(request, obj, form, change)
 
     @transaction.atomic
-    def response_action(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:  # type: ignore[override]
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:  # type: ignore[override]  # the stubs tell no type of it
         return super().response_action(request, queryset)
 
 
