@@ -13,6 +13,7 @@ from federation.models import Federation, Step, Wish
 from federation.states import State
 from messaging.admin import HistoryAdmin, Noted, StateFilter, in_words, short, to_the_second
 from messaging.models import Peer
+from messaging.required import required
 
 
 class MembersFilter(StateFilter):
@@ -98,7 +99,7 @@ class FederationAdmin(HistoryAdmin, Noted):
     def time_left(self, federation: Federation) -> str:
         if federation.state != State.MEMBER:
             return "–"
-        return in_words(federation.expires_at - timezone.now())
+        return in_words(required(federation.expires_at) - timezone.now())
 
     @admin.display(description="history (UTC)")
     def history(self, federation: Federation) -> str:

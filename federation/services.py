@@ -16,6 +16,7 @@ from messaging.idempotency import Claim
 from messaging.models import Message
 from messaging.outbox import Outbox
 from messaging.outgoing import new_message
+from messaging.required import required
 from messaging.times import rfc3339_seconds
 
 ALL = "all"
@@ -103,7 +104,7 @@ def seconds_left(federation: Federation, now: datetime) -> int:
     """Of a member; 0 for all others."""
     if federation.state != State.MEMBER:
         return 0
-    return max(0, int((federation.expires_at - now).total_seconds()))
+    return max(0, int((required(federation.expires_at) - now).total_seconds()))
 
 
 def _rfc3339(moment: datetime | None) -> str:

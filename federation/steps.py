@@ -18,6 +18,7 @@ from federation.telling import EXPIRED, step_event
 from messaging.models import Direction, Event, Message, Peer
 from messaging.outgoing import DEFAULT_EXPIRES_SECONDS, new_message
 from messaging.registry import Reaction
+from messaging.required import required
 from messaging.transitions import require_way
 
 # Clocks of two nodes differ: so much later than our ttl allows may an end be that the other node has set.
@@ -97,14 +98,18 @@ def accept_waiting(pubkey: str, settings: FederationSettings) -> Reaction:
             f"cannot be accepted: the federation is full (federate.max_members: {settings.max_members})"
         )
     return _accept(
-        federation, federation.received_id, federation.ttl_seconds, settings, "accepted by the operator"
+        federation,
+        required(federation.received_id),
+        required(federation.ttl_seconds),
+        settings,
+        "accepted by the operator",
     )
 
 
 def refuse_waiting(pubkey: str, settings: FederationSettings) -> Reaction:
     """Raises NotPossible."""
     federation = _waiting(pubkey)
-    return _refuse(federation, federation.received_id, REFUSED_BY_HAND, settings)
+    return _refuse(federation, required(federation.received_id), REFUSED_BY_HAND, settings)
 
 
 def _waiting(pubkey: str) -> Federation:
@@ -143,23 +148,25 @@ def _too_many_steps(federation: Federation) -> bool:
 def _answer_request(
     federation: Federation, message: Message, body: Body, settings: FederationSettings
 ) -> Reaction:
+    ttl_seconds = required(body.ttl)
     if _is_full(federation.pubkey, settings):
         return _refuse(federation, message.message_id, FULL, settings)
     # Whom we asked ourselves, or have accepted before, needs no further leave; a mark that was taken away counts.
     wanted = federation.asked or (federation.state == State.MEMBER and settings.accept != ACCEPT_KNOWN)
     if wanted or settings.accept == ACCEPT_AUTO:
-        return _accept(federation, message.message_id, body.ttl, settings, "its request was accepted")
+        return _accept(federation, message.message_id, ttl_seconds, settings, "its request was accepted")
     if settings.accept == ACCEPT_KNOWN:
         if Peer.objects.filter(pubkey=federation.pubkey, marked=True).exists():
             return _accept(
-                federation, message.message_id, body.ttl, settings, "its request was accepted: it is known"
+                federation, message.message_id, ttl_seconds, settings, "its request was accepted: it is known"
             )
         return _refuse(federation, message.message_id, NOT_KNOWN, settings)
     waiting = Federation.objects.filter(state=State.RECEIVED).exclude(pubkey=federation.pubkey).count()
     if waiting >= settings.max_members:
         return _refuse(federation, message.message_id, FULL, settings)
-    federation.received_id, federation.ttl_seconds = message.message_id, min(body.ttl, settings.ttl_seconds)
-    federation.waits_until = _in_seconds(federation.ttl_seconds)
+    ttl_seconds = min(ttl_seconds, settings.ttl_seconds)
+    federation.received_id, federation.ttl_seconds = message.message_id, ttl_seconds
+    federation.waits_until = _in_seconds(ttl_seconds)
     federation.expires_at = federation.since = None
     _move(federation, State.RECEIVED, "asks this node")
     return Reaction()
@@ -169,27 +176,29 @@ def accept_received(message: Message, body: Body, settings: FederationSettings) 
     federation = Federation.objects.filter(pubkey=message.pubkey).first()
     if federation is None:
         return Reaction(dropped="accept_unasked")
-    if not _answers_us(federation, message):
+    request_id = message.reply_to
+    if request_id is None or not _answers_us(federation, message):
         return _unasked(federation, message, body, settings)
     now = timezone.now()
     latest = int(now.timestamp()) + settings.ttl_seconds + CLOCK_SLACK_SECONDS
     holds_against = _holds_against(federation, body, settings)
-    if body.expires_at > latest and not holds_against:
-        return _decline(federation, message, body, settings)
-    expires_at = datetime.fromtimestamp(min(body.expires_at, latest), UTC)
+    told_end = required(body.expires_at)
+    if told_end > latest and not holds_against:
+        return _decline(federation, message, request_id, body, settings)
+    expires_at = datetime.fromtimestamp(min(told_end, latest), UTC)
     federation.imp_id = body.imp_id
-    _strike_off(federation, message.reply_to)
+    _strike_off(federation, request_id)
     if holds_against:
         # Ours, which crossed it, holds at both nodes; should it not get there, theirs does.
         federation.before_expires_at = expires_at
         _store(federation)
-        return Reaction(events=[step_event(bodies.ACCEPT, federation, message.reply_to, received=message)])
+        return Reaction(events=[step_event(bodies.ACCEPT, federation, request_id, received=message)])
     told_round = federation.round + 1 if body.round is None else body.round
     federation.round = min(max(federation.round, told_round), bodies.MAX_NUMBER)
     federation.expires_at, federation.before_expires_at = expires_at, None
-    federation.agreed_id, federation.agreed_here = message.reply_to, False
+    federation.agreed_id, federation.agreed_here = request_id, False
     _move_to_member(federation, "accepted by the other node")
-    return Reaction(events=[step_event(bodies.ACCEPT, federation, message.reply_to, received=message)])
+    return Reaction(events=[step_event(bodies.ACCEPT, federation, request_id, received=message)])
 
 
 def _holds_against(federation: Federation, body: Body, settings: FederationSettings) -> bool:
@@ -221,16 +230,19 @@ def _unasked(federation: Federation, message: Message, body: Body, settings: Fed
     """An accept that answers nothing which is still asked. If it was asked once, its sender holds us and may not know
     that we no longer hold it: it is told.
     """
+    request_id = message.reply_to
+    if request_id is None or federation.state == State.REQUESTED:
+        return Reaction(dropped="accept_unasked")
     asked_once = Message.objects.filter(
-        direction=Direction.OUT, pubkey=message.pubkey, message_id=message.reply_to, service=SERVICE
+        direction=Direction.OUT, pubkey=message.pubkey, message_id=request_id, service=SERVICE
     )
-    if federation.state == State.REQUESTED or not asked_once.exists():
+    if not asked_once.exists():
         return Reaction(dropped="accept_unasked")
     if federation.state == State.MEMBER:
         # One that was declined before may hold at its sender against what was agreed since: then neither holds anything.
         if not _outranks(federation, body, settings):
             return Reaction(dropped="accept_unasked")
-        return _decline(federation, message, body, settings)
+        return _decline(federation, message, request_id, body, settings)
     if _too_many_steps(federation):
         return Reaction(dropped="accept_unasked")
     federation.round = max(federation.round, body.round or 0)
@@ -239,28 +251,31 @@ def _unasked(federation: Federation, message: Message, body: Body, settings: Fed
     return Reaction(answers=[_leave_answer(federation, message, settings)], dropped="accept_unasked")
 
 
-def _decline(federation: Federation, message: Message, body: Body, settings: FederationSettings) -> Reaction:
+def _decline(
+    federation: Federation, message: Message, request_id: UUID, body: Body, settings: FederationSettings
+) -> Reaction:
     cause = "its accept ends later than federate.ttl allows"
     federation.round = max(federation.round, body.round or 0)
     answer = _leave_answer(federation, message, settings)
     _end(federation, State.LEFT if federation.state == State.MEMBER else State.REFUSED, cause)
-    event = step_event(bodies.LEAVE, federation, message.reply_to, received=message, reason=cause)
+    event = step_event(bodies.LEAVE, federation, request_id, received=message, reason=cause)
     return Reaction(events=[event], answers=[answer])
 
 
 def refuse_received(message: Message, body: Body, settings: FederationSettings) -> Reaction:
     federation = Federation.objects.filter(pubkey=message.pubkey).first()
-    if federation is None or not _answers_us(federation, message):
+    request_id = message.reply_to
+    if federation is None or request_id is None or not _answers_us(federation, message):
         return Reaction(dropped="refuse_unasked")
     federation.imp_id = body.imp_id
-    _strike_off(federation, message.reply_to)
+    _strike_off(federation, request_id)
     cause = f"refused by the other node: {body.reason}" if body.reason else "refused by the other node"
     if federation.state == State.MEMBER or federation.asked:
         # What was agreed before holds until its end; what was asked later is still to be answered.
         _store(federation, step=cause)
     else:
         _move(federation, State.REFUSED, cause)
-    event = step_event(bodies.REFUSE, federation, message.reply_to, received=message, reason=body.reason)
+    event = step_event(bodies.REFUSE, federation, request_id, received=message, reason=body.reason)
     return Reaction(events=[event])
 
 
@@ -297,7 +312,7 @@ def expire(now: datetime) -> list[Event]:
     told = []
     for federation in Federation.objects.filter(state=State.MEMBER, expires_at__lte=now):
         told.append(step_event(EXPIRED, federation, federation.agreed_id or uuid4()))
-        if federation.asked and federation.waits_until > now:
+        if federation.asked and required(federation.waits_until) > now:
             federation.since = federation.expires_at = None
             _move(federation, State.REQUESTED, "its time was over; asked again by this node")
         else:
@@ -323,7 +338,8 @@ def next_end() -> datetime | None:
         .values_list("expires_at", flat=True)[:1]
     )
     waits = Federation.objects.filter(waits_until__isnull=False).order_by("waits_until")
-    return min((*ends, *waits.values_list("waits_until", flat=True)[:1]), default=None)
+    first = (*ends, *waits.values_list("waits_until", flat=True)[:1])
+    return min((moment for moment in first if moment), default=None)
 
 
 def request_failed(message: Message, cause: str) -> list[Event]:
@@ -341,20 +357,21 @@ def request_failed(message: Message, cause: str) -> list[Event]:
 
 def accept_failed(message: Message, cause: str) -> list[Event]:
     """The other node does not know of our accept: what held before it holds again."""
+    request_id = message.reply_to
+    if request_id is None:
+        return []
     federation = Federation.objects.filter(
-        pubkey=message.pubkey, state=State.MEMBER, agreed_here=True, agreed_id=message.reply_to
+        pubkey=message.pubkey, state=State.MEMBER, agreed_here=True, agreed_id=request_id
     ).first()
     if federation is None:
         return []
     if federation.before_expires_at and federation.before_expires_at > timezone.now():
         federation.expires_at, federation.before_expires_at = federation.before_expires_at, None
         _store(federation, step="the accept was not delivered: the end before it holds")
-        return [
-            step_event(bodies.ACCEPT, federation, message.reply_to, reason="the end before this accept holds")
-        ]
+        return [step_event(bodies.ACCEPT, federation, request_id, reason="the end before this accept holds")]
     cause = f"the accept was not delivered: {cause}"
     _end(federation, State.LEFT, cause)
-    return [step_event(bodies.LEAVE, federation, message.reply_to, reason=cause)]
+    return [step_event(bodies.LEAVE, federation, request_id, reason=cause)]
 
 
 # shared

@@ -21,12 +21,13 @@ def step_event(
 ) -> Event:
     """`received` is the message by which the other node took the step; without it, this node did."""
     asks = type in (bodies.REQUEST, bodies.REFUSE)
-    has_end = federation.expires_at and (federation.state == State.MEMBER or not asks)
+    shows_end = federation.state == State.MEMBER or not asks
+    expires_at = federation.expires_at if shows_end else None
     data = {
         "type": type,
         "pubkey": federation.pubkey,
         "imp_id": federation.imp_id,
-        "expires_at": int(federation.expires_at.timestamp()) if has_end else 0,
+        "expires_at": int(expires_at.timestamp()) if expires_at else 0,
         "reason": reason,
     }
     return Event(

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from functools import partial
 
 from django.utils import timezone
@@ -76,7 +77,7 @@ def _leave(pubkey: str, settings: FederationSettings) -> Reaction:
     return Reaction(events=events_told, answers=[message])
 
 
-_STEPS = {
+_STEPS: dict[str, Callable[[str, FederationSettings], Reaction]] = {
     Wish.Action.ACCEPT: steps.accept_waiting,
     Wish.Action.REFUSE: steps.refuse_waiting,
     Wish.Action.LEAVE: _leave,

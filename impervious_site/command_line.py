@@ -32,7 +32,8 @@ class CommandLine(ManagementUtility):
         command = super().fetch_command(subcommand)
         if type(command).__module__.startswith(OWN):
             command.suppressed_base_arguments = OF_DJANGO
-            command.create_parser = partial(command.create_parser, epilog=about_configuration(subcommand))
+            epilog = about_configuration(subcommand)
+            command.create_parser = partial(command.create_parser, epilog=epilog)  # type: ignore[method-assign]  # as argparse takes it
         # What has been imported by now stays: the collector need not walk through it.
         gc.freeze()
         gc.enable()

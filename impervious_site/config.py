@@ -240,7 +240,7 @@ class _Loader:
         except ValidationError as error:
             wrong = error.errors(include_url=False, include_input=False)
         for item in wrong:
-            name = item["loc"][0]
+            name = str(item["loc"][0])
             if item["type"] == "missing":
                 right = model.model_fields[name].description
                 self.findings.problem(f"{prefix}.{name}", f"is missing; set it to {right}")
@@ -366,7 +366,7 @@ class _Loader:
                 f"is missing, but server.{other} is set; set both or neither "
                 "(./impervious cert makes a pair)",
             )
-        if missing:
+        if server.tls_cert is None or server.tls_key is None:
             return
         try:
             doubts = doubts_about(read_pair(server.tls_cert, server.tls_key), server.tls_key)

@@ -56,9 +56,9 @@ class Server(Section):
     tls_cert: values.FilePath | None = None
     tls_key: values.FilePath | None = None
     trusted_proxies: values.Proxies = ()
-    max_connections: values.whole(10) = 10_000
-    max_connections_per_address: values.whole(1) | None = None
-    max_grpc_connections: values.whole(10) = 1_000
+    max_connections: Annotated[int, values.whole(10)] = 10_000
+    max_connections_per_address: Annotated[int, values.whole(1)] | None = None
+    max_grpc_connections: Annotated[int, values.whole(10)] = 1_000
 
     @property
     def scheme(self) -> str:
@@ -98,10 +98,10 @@ class Lightning(Section):
     may send, and that all may cost in 24 hours; None: no limit.
     """
 
-    max_fee_sat: values.whole(0) = 10
+    max_fee_sat: Annotated[int, values.whole(0)] = 10
     max_fee_percent: values.Percent = 5.0
-    max_amount_sat: values.whole(1) | None = None
-    daily_budget_sat: values.whole(0) | None = None
+    max_amount_sat: Annotated[int, values.whole(1)] | None = None
+    daily_budget_sat: Annotated[int, values.whole(0)] | None = None
 
 
 class Federate(Section):
@@ -109,18 +109,18 @@ class Federate(Section):
     known, or those that the admin accepts (manual).
     """
 
-    ttl: values.whole(1, 3_155_760_000) = 31_560_000
+    ttl: Annotated[int, values.whole(1, 3_155_760_000)] = 31_560_000
     imp_id: values.ImpId = ""
     accept: values.FederateAccept = "auto"
-    max_members: values.whole(1, 1_000) = 100
+    max_members: Annotated[int, values.whole(1, 1_000)] = 100
 
 
 class AutoRenew(Section):
     """Leases this node has bought are renewed lead_seconds before their end, for at most budget_sat in 24 hours."""
 
     enabled: values.Flag = False
-    budget_sat: values.whole(1) | None = None
-    lead_seconds: values.whole(60, 86_400) = 600
+    budget_sat: Annotated[int, values.whole(1)] | None = None
+    lead_seconds: Annotated[int, values.whole(60, 86_400)] = 600
 
 
 class VpnKeys(Section):
@@ -129,7 +129,7 @@ class VpnKeys(Section):
     quotes_per_minute is for one buyer.
     """
 
-    price: values.whole(0) = 100
+    price: Annotated[int, values.whole(0)] = 100
     server_ip: values.Ip = "127.0.0.1"
     server_port: values.Port = 51820
     subnet: values.Subnets = values.parse_subnets("10.0.0.0/24")
@@ -137,11 +137,11 @@ class VpnKeys(Section):
     allowed_ips: values.Networks = (values.parse_network("0.0.0.0/0"),)
     binary_path: values.Program = "/usr/bin/wg"
     dns: values.Ip | None = None
-    min_seconds: values.whole(1, MAX_LEASE_SECONDS) = 3_600
-    max_seconds: values.whole(1, MAX_LEASE_SECONDS) = 30 * 86_400
-    quote_seconds: values.whole(1, 86_400) = 300
-    quotes_per_minute: values.whole(1) = 30
-    quarantine_seconds: values.whole(0, 30 * 86_400) = 180
+    min_seconds: Annotated[int, values.whole(1, MAX_LEASE_SECONDS)] = 3_600
+    max_seconds: Annotated[int, values.whole(1, MAX_LEASE_SECONDS)] = 30 * 86_400
+    quote_seconds: Annotated[int, values.whole(1, 86_400)] = 300
+    quotes_per_minute: Annotated[int, values.whole(1)] = 30
+    quarantine_seconds: Annotated[int, values.whole(0, 30 * 86_400)] = 180
     exit_rules: values.Flag = False
 
 
@@ -155,25 +155,25 @@ class Socket(Section):
     server_ip: values.Ip = "127.0.0.1"
     port_range: values.PortRange | None = None
     pin: values.Flag = True
-    max_bytes_per_second: values.whole(1) | None = None
-    idle_seconds: values.whole(1) | None = None
+    max_bytes_per_second: Annotated[int, values.whole(1)] | None = None
+    idle_seconds: Annotated[int, values.whole(1)] | None = None
 
 
 class Message(Section):
     """A message is tried for expires_seconds at most: receivers keep its parts for an hour more than a day."""
 
-    max_bytes: values.whole(1) = 1_048_576
-    in_flight: values.whole(1) = 256
-    in_flight_per_peer: values.whole(1) = 64
-    expires_seconds: values.whole(1, 86_400) = 86_400
-    incomplete_per_peer: values.whole(1) = 64
-    incomplete: values.whole(2) = 1_024
-    incomplete_bytes: values.whole(2) = 64 * 2**20
-    incomplete_seconds: values.whole(1) = 90_000
+    max_bytes: Annotated[int, values.whole(1)] = 1_048_576
+    in_flight: Annotated[int, values.whole(1)] = 256
+    in_flight_per_peer: Annotated[int, values.whole(1)] = 64
+    expires_seconds: Annotated[int, values.whole(1, 86_400)] = 86_400
+    incomplete_per_peer: Annotated[int, values.whole(1)] = 64
+    incomplete: Annotated[int, values.whole(2)] = 1_024
+    incomplete_bytes: Annotated[int, values.whole(2)] = 64 * 2**20
+    incomplete_seconds: Annotated[int, values.whole(1)] = 90_000
 
 
 class Events(Section):
-    keep_days: values.whole(1) = 30
+    keep_days: Annotated[int, values.whole(1)] = 30
 
 
 class Messages(Section):
@@ -181,7 +181,7 @@ class Messages(Section):
     one, and by what is stored a repeated message is known.
     """
 
-    keep_days: values.whole(2) | None = None
+    keep_days: Annotated[int, values.whole(2)] | None = None
 
 
 class Logging(Section):
@@ -197,12 +197,12 @@ class Inbound(Section):
     None: as the default, which has no limits unless it says so.
     """
 
-    min_amount_sat: values.whole(0, 2_100_000_000_000_000) | None = None
+    min_amount_sat: Annotated[int, values.whole(0, 2_100_000_000_000_000)] | None = None
     only_known: values.Flag | None = None
-    peer_messages_per_hour: values.whole(0, 2**62) | None = None
-    peer_bytes_per_hour: values.whole(0, 2**62) | None = None
-    all_messages_per_hour: values.whole(0, 2**62) | None = None
-    all_bytes_per_hour: values.whole(0, 2**62) | None = None
+    peer_messages_per_hour: Annotated[int, values.whole(0, 2**62)] | None = None
+    peer_bytes_per_hour: Annotated[int, values.whole(0, 2**62)] | None = None
+    all_messages_per_hour: Annotated[int, values.whole(0, 2**62)] | None = None
+    all_bytes_per_hour: Annotated[int, values.whole(0, 2**62)] | None = None
 
 
 class Database(Section):
@@ -279,8 +279,8 @@ class ApiKeyEntry(Section):
     name: values.KeyName = Field(description="a name for the key's owner")
     key_file: values.ApiKeyFile = Field(description="the path of the file that holds the key")
     scopes: values.Scopes = Field(description=f"a list out of {', '.join(values.SCOPES)}")
-    budget_sat: values.whole(0, 21_000_000 * 10**8) | None = None
-    calls_per_minute: values.whole(1, 100_000) | None = None
+    budget_sat: Annotated[int, values.whole(0, 21_000_000 * 10**8)] | None = None
+    calls_per_minute: Annotated[int, values.whole(1, 100_000)] | None = None
 
 
 class LndNode(Section):

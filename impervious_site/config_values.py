@@ -10,7 +10,7 @@ import ssl
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, cast
 from urllib.parse import urlsplit
 
 from pydantic import PlainValidator, SecretStr, ValidationInfo
@@ -403,13 +403,18 @@ def parse_api_key(value: Any) -> SecretStr:
     return SecretStr(text)
 
 
+def _directory(info: ValidationInfo) -> Path:
+    """Of the configuration: relative names are taken from it."""
+    return cast("Path", info.context)
+
+
 def parse_database_url(value: Any, info: ValidationInfo) -> Path | SecretOf[dict[str, str]]:
     """The path of an SQLite file, or libpq's parameters for a PostgreSQL database, the password among them."""
     text = parse_secret(value).get_secret_value().strip()
     if re.match(r"postgres(ql)?(\+\w+)?:", text):
         # By its name, because it imports psycopg, 10 MB that a node on SQLite does without.
         return SecretOf(import_module("impervious_site.postgres_url").parse(text))
-    return parse_sqlite_path(text, info.context)
+    return parse_sqlite_path(text, _directory(info))
 
 
 def parse_sqlite_path(text: str, directory: Path) -> Path:
@@ -440,6 +445,7 @@ def read_file(value: Any, directory: Path, *, secret: bool = False) -> bytes:
     nameable = not secret or text[:1] in ("/", ".", "~")
     refuse_placeholder(text if nameable else "", "the path of the file")
     path = directory / Path(text)
+    name: Path | str
     try:
         path = directory / Path(text).expanduser()
         with path.open("rb") as file:
@@ -462,7 +468,7 @@ def parse_file_path(value: Any, info: ValidationInfo) -> Path:
     text = parse_text(value)
     refuse_placeholder(text, "the path of a file in PEM form")
     try:
-        return info.context / Path(text).expanduser()
+        return _directory(info) / Path(text).expanduser()
     except (ValueError, RuntimeError):
         raise ValueError(
             f"{shown(text)} is no usable file name; must be the path of a file in PEM form"
@@ -491,11 +497,11 @@ def parse_hex(value: Any) -> bytes:
 
 
 def read_certificate(value: Any, info: ValidationInfo) -> bytes:
-    content = read_file(value, info.context)
+    content = read_file(value, _directory(info))
     try:
         return checked_pem(content)
     except ValueError as error:
-        raise ValueError(f"{info.context / Path(parse_text(value)).expanduser()} {error}") from None
+        raise ValueError(f"{_directory(info) / Path(parse_text(value)).expanduser()} {error}") from None
 
 
 def read_macaroon(value: Any, info: ValidationInfo) -> SecretStr:
@@ -503,27 +509,27 @@ def read_macaroon(value: Any, info: ValidationInfo) -> SecretStr:
     text = parse_secret(value).get_secret_value().strip()
     if re.fullmatch(r"[0-9a-fA-F]{64,}", text):
         raise ValueError("is the macaroon itself; must be the path of its file, or use admin_macaroon_hex")
-    content = read_file(text, info.context)
+    content = read_file(text, _directory(info))
     if not content:
-        raise ValueError(f"{info.context / text} is empty; must be the path of lnd's admin.macaroon")
+        raise ValueError(f"{_directory(info) / text} is empty; must be the path of lnd's admin.macaroon")
     return SecretStr(content.hex())
 
 
 def read_api_key(value: Any, info: ValidationInfo) -> SecretStr:
-    content = read_file(value, info.context, secret=True)
+    content = read_file(value, _directory(info), secret=True)
     return parse_api_key(content.decode("ascii", errors="replace"))
 
 
-def whole(low: int, high: int | None = None) -> Any:
-    """The annotation of a whole number from low to high. The reference of the keys reads the bounds out of it."""
-    return Annotated[int, PlainValidator(partial(parse_integer, low=low, high=high))]
+def whole(low: int, high: int | None = None) -> PlainValidator:
+    """Annotates an int: a whole number from low to high. The reference of the keys reads the bounds out of it."""
+    return PlainValidator(partial(parse_integer, low=low, high=high))
 
 
 Text = Annotated[str, PlainValidator(parse_text)]
 Secret = Annotated[SecretStr, PlainValidator(parse_secret)]
 Flag = Annotated[bool, PlainValidator(parse_flag)]
 Percent = Annotated[float, PlainValidator(parse_percent)]
-Port = whole(1, 65535)
+Port = Annotated[int, whole(1, 65535)]
 PortRange = Annotated[tuple[int, int], PlainValidator(parse_port_range)]
 Ip = Annotated[str, PlainValidator(parse_ip)]
 Host = Annotated[str, PlainValidator(parse_host)]

@@ -105,7 +105,8 @@ def _end_with(simulator: subprocess.Popen) -> None:
 
 def _end(simulator: subprocess.Popen) -> None:
     """The simulator ends when its standard input does: so it also ends with a node that was killed."""
-    simulator.stdin.close()
+    if simulator.stdin:
+        simulator.stdin.close()
     try:
         simulator.wait(timeout=10)
     except subprocess.TimeoutExpired:

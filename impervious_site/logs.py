@@ -51,7 +51,7 @@ def logging_settings(level: str, parts: Iterable[tuple[str, str]]) -> dict[str, 
     """Django's LOGGING. `level` is that of the node's own rooms; libraries never tell less than info demands."""
     numbers = logging.getLevelNamesMapping()
     of_others = max(numbers["INFO"], numbers[level.upper()])
-    loggers = {room: {"level": level.upper()} for room in LOG_ROOMS}
+    loggers: dict[str, dict[str, str | int]] = {room: {"level": level.upper()} for room in LOG_ROOMS}
     loggers |= {name: {"level": max(numbers["WARNING"], of_others)} for name in QUIET}
     loggers |= {name: {"level": own.upper()} for name, own in parts}
     return {

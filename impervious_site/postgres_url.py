@@ -19,7 +19,7 @@ DEFAULTS = {
 def parse(text: str) -> dict[str, str]:
     """libpq's parameters by their names, with defaults that end the wait for a server that has vanished."""
     try:
-        parameters = conninfo_to_dict(text)
+        parameters = {name: str(value) for name, value in conninfo_to_dict(text).items()}
     except (psycopg.Error, ValueError):
         parameters = {}
     ports = parameters.get("port", "").split(",")

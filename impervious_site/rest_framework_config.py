@@ -17,7 +17,7 @@ def absent(*names: str) -> Iterator[None]:
     """As if these were not installed. What has been loaded stays; afterwards all can be imported as ever."""
     hidden = [name for name in names if name not in sys.modules]
     # Python finds these here, and takes None for what cannot be imported.
-    sys.modules.update(dict.fromkeys(hidden))
+    sys.modules.update(dict.fromkeys(hidden))  # type: ignore[arg-type]  # see above
     try:
         yield
     finally:

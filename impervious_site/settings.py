@@ -94,13 +94,14 @@ REST_FRAMEWORK = {
 }
 
 DEBUG = False
+_key_path = IMPD.database.secret_key_path if IMPD else None
 try:
-    SECRET_KEY = read_or_make(IMPD.database.secret_key_path) if IMPD else "no node, no sessions"
+    SECRET_KEY = read_or_make(_key_path) if _key_path else "no node, no sessions"
 except OSError as _error:
     _text = f"cannot be read, or made: {_error.strerror}; its directory must have room, and belong to the node's user"
-    raise ConfigError([f"{IMPD.database.secret_key_path}: {_text}"]) from None
+    raise ConfigError([f"{_key_path}: {_text}"]) from None
 except EmptyKeyFile as _error:
-    raise ConfigError([f"{IMPD.database.secret_key_path}: {_error}"]) from None
+    raise ConfigError([f"{_key_path}: {_error}"]) from None
 ALLOWED_HOSTS = ["localhost", "127.0.0.1", "[::1]"]
 CSRF_TRUSTED_ORIGINS = []
 if IMPD:

@@ -17,9 +17,10 @@ from invoices import services
 from invoices.models import InvoicePayment
 from lightning.client import LndClient, LndError
 from messaging import idempotency, notes
-from messaging.budget import Budget
+from messaging.budget import SpendingLimit
 from messaging.database import Database
 from messaging.idempotency import Claim, Claims
+from messaging.required import required
 from protos.lnrpc import lightning_pb2
 from protos.routerrpc import router_pb2
 
@@ -69,7 +70,7 @@ class Payer:
         database: Database,
         client: LndClient,
         own_pubkey: str,
-        budget: Budget,
+        budget: SpendingLimit,
         fee_limit_msat: Callable[[int], int],
     ):
         self._database = database
@@ -86,7 +87,7 @@ class Payer:
         way or settled. Raises KeyReused.
         """
         if claim and (payment_id := await self._claims.answer(claim)):
-            return await self._database.read(partial(services.payment_get, payment_id))
+            return required(await self._database.read(partial(services.payment_get, payment_id)))
         payment = await self._database.read(partial(services.payment_of, payment_hash))
         if payment is None or payment.state == InvoicePayment.State.FAILED:
             return None
@@ -116,7 +117,7 @@ class Payer:
         beginning.add_done_callback(self._beginning.discard)
         # A caller who goes away must not leave behind a payment that is stored and not followed.
         payment_id = await asyncio.shield(beginning)
-        return await self._database.read(partial(services.payment_get, payment_id))
+        return required(await self._database.read(partial(services.payment_get, payment_id)))
 
     async def end_of(self, payment: InvoicePayment, *, seconds: float) -> InvoicePayment:
         """The payment when it has ended, or as it is after so many seconds. Raises OtherPayer."""
@@ -126,7 +127,7 @@ class Payer:
             if payment.payer != self._own_pubkey:
                 raise OtherPayer(payment.payer)
             await asyncio.wait({self._follow(payment)}, timeout=deadline - loop.time())
-            payment = await self._database.read(partial(services.payment_get, payment.pk))
+            payment = required(await self._database.read(partial(services.payment_get, payment.pk)))
         return payment
 
     async def run(self) -> None:

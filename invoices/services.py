@@ -78,9 +78,10 @@ def payment_begin(
     """The payment of this hash, and whether it begins now: what is under way or paid stays as it is, what failed may be
     tried again.
     """
-    known = payment_of(wanted.payment_hash)
-    begins = known is None or known.state == InvoicePayment.State.FAILED
-    payment = wanted if begins else known
+    known = payment_of(bytes(wanted.payment_hash))
+    begins, payment = True, wanted
+    if known is not None and known.state != InvoicePayment.State.FAILED:
+        begins, payment = False, known
     if begins:
         payment.pk, payment.attempts = (known.pk, known.attempts + 1) if known else (wanted.pk, 1)
         payment.save(force_insert=known is None, force_update=known is not None)

@@ -7,8 +7,10 @@ import asyncio
 import enum
 import logging
 from collections.abc import AsyncIterator, Iterable
+from typing import Any
 
 import grpc
+from google.protobuf.message import Message
 
 from lightning import macaroon
 from lightning.rpcs import Rpc
@@ -205,10 +207,10 @@ class LndClient:
                 return False
             raise
 
-    def _method(self, rpc: Rpc):
+    def _method(self, rpc: Rpc) -> Any:
         return getattr(self._stubs[rpc.service], rpc.method)
 
-    async def _invoices_of(self, rpc: Rpc, request) -> AsyncIterator[lightning_pb2.Invoice]:
+    async def _invoices_of(self, rpc: Rpc, request: Message) -> AsyncIterator[lightning_pb2.Invoice]:
         call = self._method(rpc)(request, metadata=self._metadata)
         try:
             async for invoice in call:
@@ -219,13 +221,13 @@ class LndClient:
         finally:
             call.cancel()
 
-    async def _call(self, rpc: Rpc, request):
+    async def _call(self, rpc: Rpc, request: Message) -> Any:
         try:
             return await self._method(rpc)(request, metadata=self._metadata, timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
             raise self._error(rpc, error) from None
 
-    async def _last(self, rpc: Rpc, request) -> lightning_pb2.Payment:
+    async def _last(self, rpc: Rpc, request: Message) -> lightning_pb2.Payment:
         payment = None
         try:
             async for payment in self._method(rpc)(request, metadata=self._metadata):

@@ -4,12 +4,16 @@ Whom the node takes messages from can: it reads peers and inbound policies anew 
 """
 
 import re
-from datetime import timedelta
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from typing import Any, Protocol, cast
 
 from django import forms
 from django.contrib import admin
+from django.contrib.admin.views.main import ChangeList
 from django.db import transaction
-from django.db.models import Count, Q
+from django.db.models import Count, Field, Q, QuerySet
+from django.http import HttpRequest, HttpResponse
 from django.utils.html import format_html
 
 from messaging.models import Assembly, Attempt, Direction, Event, InboundPolicy, Message, Peer, Refused
@@ -53,11 +57,11 @@ def in_words(left: timedelta) -> str:
     return " ".join(words[:2]) or "0 seconds"
 
 
-def to_the_second(moment) -> str:
+def to_the_second(moment: datetime | None) -> str:
     return moment.strftime("%Y-%m-%d %H:%M:%S") if moment else "–"
 
 
-def in_two_lines(moment) -> str:
+def in_two_lines(moment: datetime | None) -> str:
     """For lists: broken between day and time, where there is no room for both, and nowhere else."""
     if not moment:
         return "–"
@@ -65,6 +69,12 @@ def in_two_lines(moment) -> str:
     return format_html(
         '<span style="white-space:nowrap">{}</span> <span style="white-space:nowrap">{}</span>', day, time
     )
+
+
+class NotingSite(Protocol):
+    """The site that these pages are made for: it writes the audit log."""
+
+    def note(self, request: HttpRequest, operation: str, **told: str) -> None: ...
 
 
 class NodeModelAdmin(admin.ModelAdmin):
@@ -78,13 +88,13 @@ class HistoryAdmin(NodeModelAdmin):
     show_full_result_count = False
     list_per_page = 50
 
-    def has_add_permission(self, request) -> bool:
+    def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    def has_change_permission(self, request, obj=None) -> bool:
+    def has_change_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
-    def has_delete_permission(self, request, obj=None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
 
@@ -93,10 +103,13 @@ class Noted(NodeModelAdmin):
 
     noted_as: str
 
-    def note(self, request, what: str, *, peer: str = "", detail: str = "", outcome: str = "done") -> None:
-        self.admin_site.note(request, f"{self.noted_as} {what}", peer=peer, detail=detail, outcome=outcome)
+    def note(
+        self, request: HttpRequest, what: str, *, peer: str = "", detail: str = "", outcome: str = "done"
+    ) -> None:
+        site = cast("NotingSite", self.admin_site)
+        site.note(request, f"{self.noted_as} {what}", peer=peer, detail=detail, outcome=outcome)
 
-    def note_saved(self, request, obj, form, change: bool) -> None:
+    def note_saved(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         """Words that were put in are not told: they may be secret."""
         names = form.changed_data if change else form.fields
         values = {name: form.cleaned_data.get(name) for name in names}
@@ -107,16 +120,16 @@ class Noted(NodeModelAdmin):
         else:
             self.note(request, what, detail=f"{str(obj)!r}: {told}")
 
-    def save_model(self, request, obj, form, change):
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         super().save_model(request, obj, form, change)
         self.note_saved(request, obj, form, change)
 
     @transaction.atomic
-    def response_action(self, request, queryset):
+    def response_action(self, request: HttpRequest, queryset: QuerySet[Any]) -> HttpResponse | None:  # type: ignore[override]  # the stubs tell no type of it
         return super().response_action(request, queryset)
 
 
-def _is_plain(value) -> bool:
+def _is_plain(value: object) -> bool:
     return value is None or isinstance(value, bool | int)
 
 
@@ -129,11 +142,11 @@ class StateFilter(admin.SimpleListFilter):
     usual_words: str
     choices_of_states: list[tuple[str, str]]
 
-    def lookups(self, request, model_admin):
+    def lookups(self, request: HttpRequest, model_admin: Any) -> list[tuple[str, str]]:
         others = [choice for choice in self.choices_of_states if (choice[0],) != tuple(self.usual)]
         return [("all", "all, the history too"), *others]
 
-    def choices(self, changelist):
+    def choices(self, changelist: ChangeList) -> Iterator[Any]:
         yield {
             "selected": self.value() is None,
             "query_string": changelist.get_query_string(remove=[self.parameter_name]),
@@ -146,7 +159,7 @@ class StateFilter(admin.SimpleListFilter):
                 "display": text,
             }
 
-    def queryset(self, request, queryset):
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Any]) -> QuerySet[Any]:
         if self.value() == "all":
             return queryset
         return queryset.filter(state__in=[self.value()] if self.value() else self.usual)
@@ -165,7 +178,7 @@ class When:
     """Times for lists: to the second, in UTC."""
 
     @admin.display(description="time (UTC)", ordering="created_at")
-    def when(self, row) -> str:
+    def when(self, row: Any) -> str:
         return in_two_lines(row.created_at)
 
 
@@ -206,7 +219,9 @@ class MessageAdmin(When, HistoryAdmin):
     )
     readonly_fields = ("text", "amount", "fee")
 
-    def get_search_results(self, request, queryset, search_term):
+    def get_search_results(
+        self, request: HttpRequest, queryset: QuerySet[Message], search_term: str
+    ) -> tuple[QuerySet[Message], bool]:
         identity = search_term.strip().replace("-", "")
         if len(identity) == 32 and all(digit in "0123456789abcdefABCDEF" for digit in identity):
             return queryset.filter(Q(message_id=identity) | Q(reply_to=identity)), False
@@ -218,11 +233,11 @@ class MessageAdmin(When, HistoryAdmin):
 
     @admin.display(description="message")
     def text(self, message: Message) -> str:
-        return shown_bytes(message.body)
+        return shown_bytes(bytes(message.body))
 
     @admin.display(description="message")
     def text_begin(self, message: Message) -> str:
-        return begin(message.body)
+        return begin(bytes(message.body))
 
     @admin.display(description="amount", ordering="amount_msat")
     def amount(self, message: Message) -> str:
@@ -314,11 +329,11 @@ class EventAdmin(When, HistoryAdmin):
 
     @admin.display(description="data")
     def content_begin(self, event: Event) -> str:
-        return begin(event.data)
+        return begin(bytes(event.data))
 
     @admin.display(description="data")
     def content(self, event: Event) -> str:
-        return shown_bytes(event.data)
+        return shown_bytes(bytes(event.data))
 
 
 @admin.register(Assembly)
@@ -358,14 +373,14 @@ class AssemblyAdmin(When, HistoryAdmin):
 class SavesChanges(Noted):
     """The node writes other columns of the same row meanwhile: only what was changed here is stored."""
 
-    def save_model(self, request, obj, form, change):
+    def save_model(self, request: HttpRequest, obj: Any, form: Any, change: bool) -> None:
         obj.save(update_fields=form.changed_data if change else None, force_insert=not change)
         self.note_saved(request, obj, form, change)
 
 
 class PeerForm(forms.ModelForm):
     def clean_pubkey(self) -> str:
-        pubkey = self.cleaned_data["pubkey"].strip().lower()
+        pubkey: str = self.cleaned_data["pubkey"].strip().lower()
         if not re.fullmatch(r"0[23][0-9a-f]{64}", pubkey):
             raise forms.ValidationError("must be 66 hexadecimal digits that begin with 02 or 03")
         return pubkey
@@ -415,24 +430,26 @@ class PeerAdmin(SavesChanges):
     )
     show_full_result_count = False
 
-    def get_fields(self, request, obj=None):
+    def get_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         return self.fields if obj else ("pubkey", "label", "marked", "blocked")
 
-    def get_readonly_fields(self, request, obj=None):
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
         return ("pubkey", *self.readonly_fields) if obj else ()
 
-    def has_delete_permission(self, request, obj=None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
     @admin.action(description="Block the chosen nodes", permissions=["change"])
-    def block(self, request, queryset):
+    def block(self, request: HttpRequest, queryset: QuerySet[Peer]) -> None:
         self._set_blocked(request, queryset, "block", blocked=True)
 
     @admin.action(description="Unblock the chosen nodes", permissions=["change"])
-    def unblock(self, request, queryset):
+    def unblock(self, request: HttpRequest, queryset: QuerySet[Peer]) -> None:
         self._set_blocked(request, queryset, "unblock", blocked=False)
 
-    def _set_blocked(self, request, queryset, what: str, *, blocked: bool) -> None:
+    def _set_blocked(
+        self, request: HttpRequest, queryset: QuerySet[Peer], what: str, *, blocked: bool
+    ) -> None:
         pubkeys = list(queryset.values_list("pk", flat=True))
         Peer.objects.filter(pk__in=pubkeys).update(blocked=blocked)
         for pubkey in pubkeys:
@@ -460,16 +477,17 @@ class PeerAdmin(SavesChanges):
         return self._counts(peer)["received"]
 
     def _counts(self, peer: Peer) -> dict[str, int]:
-        if not hasattr(peer, "counts"):
-            peer.counts = Message.objects.filter(pubkey=peer.pubkey).aggregate(
+        kept: dict[str, dict[str, int]] = vars(peer)
+        if "counts" not in kept:
+            kept["counts"] = Message.objects.filter(pubkey=peer.pubkey).aggregate(
                 sent=Count("pk", filter=Q(direction=Direction.OUT)),
                 received=Count("pk", filter=Q(direction=Direction.IN)),
             )
-        return peer.counts
+        return kept["counts"]
 
 
 class KnownSelect(forms.NullBooleanSelect):
-    def __init__(self, attrs=None):
+    def __init__(self, attrs: dict[str, Any] | None = None) -> None:
         super().__init__(attrs)
         self.choices = [
             ("unknown", "as in the configuration"),
@@ -482,7 +500,7 @@ class InboundPolicyForm(forms.ModelForm):
     class Meta:
         widgets = {"only_known": KnownSelect}
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         for name, value in self.instance.configured.items():
             if name in self.fields:
@@ -514,10 +532,10 @@ class InboundPolicyAdmin(SavesChanges):
     readonly_fields = ("service", "in_force_now")
     ordering = ("service",)
 
-    def has_add_permission(self, request) -> bool:
+    def has_add_permission(self, request: HttpRequest) -> bool:
         return False
 
-    def has_delete_permission(self, request, obj=None) -> bool:
+    def has_delete_permission(self, request: HttpRequest, obj: Any = None) -> bool:
         return False
 
     @admin.display(description="paid")
@@ -542,7 +560,8 @@ class InboundPolicyAdmin(SavesChanges):
     @admin.display(description="set here")
     def set_here(self, row: InboundPolicy) -> str:
         set_here = [name for name in RULES if getattr(row, name) is not None]
-        labels = [str(row._meta.get_field(name).verbose_name) for name in set_here]
+        columns = [cast("Field[Any, Any]", row._meta.get_field(name)) for name in set_here]
+        labels = [str(column.verbose_name) for column in columns]
         return ", ".join(labels) or "nothing: as in the configuration"
 
     @admin.display(description="in force")

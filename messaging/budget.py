@@ -7,8 +7,9 @@ the sum only grows, by what is reserved; before something is refused they are lo
 import asyncio
 import math
 from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
+from typing import Protocol
 
 from django.db.models import Sum
 from django.utils import timezone
@@ -35,8 +36,15 @@ class OverBudget(Exception):
         self.seconds = seconds
 
 
+class SpendingLimit(Protocol):
+    """Where who spends asks first."""
+
+    def reserved(self, msat: int) -> AbstractAsyncContextManager[None]:
+        """Within it, what may cost so much is stored. Raises OverBudget."""
+
+
 class Budget:
-    """Use from one event loop; this process is the only one that spends. Without a limit all is permitted. `name` is what
+    """A SpendingLimit. Use from one event loop; this process is the only one that spends. Without a limit all is permitted. `name` is what
     the limit is called; it may be set anew at any time.
     """
 
@@ -63,11 +71,12 @@ class Budget:
     @asynccontextmanager
     async def reserved(self, msat: int) -> AsyncIterator[None]:
         """Within it, what may cost so much is stored. Raises OverBudget."""
-        if self.limit_sat is not None:
-            if self._spent_msat is None or self._lacking_msat(msat) > 0:
+        limit_sat = self.limit_sat
+        if limit_sat is not None:
+            if self._spent_msat is None or self._lacking_msat(msat, limit_sat) > 0:
                 await self._look()
-            if self._lacking_msat(msat) > 0:
-                raise await self._refusal(msat)
+            if self._lacking_msat(msat, limit_sat) > 0:
+                raise await self._refusal(msat, limit_sat)
         # Without a limit too: it may be set while this is under way.
         self._pending_msat += msat
         try:
@@ -83,19 +92,19 @@ class Budget:
         """
         return None if self._spent_msat is None else self._spent_msat + self._since_msat + self._pending_msat
 
-    def _lacking_msat(self, msat: int) -> int:
+    def _lacking_msat(self, msat: int, limit_sat: int) -> int:
         """By how much this would exceed the limit."""
-        return self.known_msat + msat - self.limit_sat * 1000
+        return (self.known_msat or 0) + msat - limit_sat * 1000
 
-    async def _refusal(self, msat: int) -> OverBudget:
-        left_msat = max(0, msat - self._lacking_msat(msat))
+    async def _refusal(self, msat: int, limit_sat: int) -> OverBudget:
+        left_msat = max(0, msat - self._lacking_msat(msat, limit_sat))
         text = (
-            f"{self._name}: this may cost up to {msat / 1000:g} sat, and {left_msat / 1000:g} of {self.limit_sat} sat are "
+            f"{self._name}: this may cost up to {msat / 1000:g} sat, and {left_msat / 1000:g} of {limit_sat} sat are "
             "left for now"
         )
-        if msat > self.limit_sat * 1000:
+        if msat > limit_sat * 1000:
             return OverBudget(f"{text}; it is more than the whole")
-        seconds = await self._seconds_until_free(self._lacking_msat(msat))
+        seconds = await self._seconds_until_free(self._lacking_msat(msat, limit_sat))
         if seconds is None:
             return OverBudget(text)
         return OverBudget(f"{text}; there will be enough in {_in_words(seconds)}", seconds=seconds)

@@ -14,10 +14,10 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from django.db import DataError, Error, InterfaceError, OperationalError, connection, models, transaction
 
@@ -26,17 +26,21 @@ from messaging import metrics
 logger = logging.getLogger(__name__)
 
 Result = TypeVar("Result")
+Row = TypeVar("Row", bound=models.Model)
+# A job and who waits for it; what that one gets: a result, or an error.
+Entry = tuple[Callable[[], Any], asyncio.Future[Any]]
+Answer = tuple[asyncio.Future[Any], Any, Exception | None]
 MAX_GROUP = 512
 DOUBT_SECONDS = 0.5
 
 
-def insert_new(model: type[models.Model], rows: list[models.Model]) -> None:
+def insert_new(model: type[Row], rows: Sequence[Row]) -> None:
     """Inserts rows whose keys the database gives. A job that runs a second time must not bring the keys that a rolled
     back run was given: others may have them by now.
     """
     for row in rows:
         row.pk = None
-    model.objects.bulk_create(rows)
+    model._default_manager.bulk_create(rows)
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class Doubt:
     """
 
     transaction: str
-    answers: list
+    answers: list[Answer]
     error: Exception
 
 
@@ -55,14 +59,14 @@ class Database:
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._jobs: queue.SimpleQueue = queue.SimpleQueue()
+        self._jobs: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._run_writer, name="database-writer", daemon=True)
         self._writer.start()
         self._reader = ThreadPoolExecutor(1, thread_name_prefix="database-reader")
 
     async def write(self, job: Callable[[], Result]) -> Result:
         """The job's result, once it is committed."""
-        future = self._loop.create_future()
+        future: asyncio.Future[Result] = self._loop.create_future()
         self._jobs.put((job, future))
         return await future
 
@@ -91,7 +95,7 @@ class Database:
             self._loop.call_soon_threadsafe(_answer, answers)
         connection.close()
 
-    def _next_group(self, seconds: float | None) -> list:
+    def _next_group(self, seconds: float | None) -> list[Entry | None]:
         """What waits, or comes within so many seconds."""
         try:
             group = [self._jobs.get(timeout=seconds)]
@@ -116,7 +120,7 @@ def _read(job: Callable[[], Result]) -> Result:
         raise
 
 
-def _commit_counted(group: list, doubts: list[Doubt]) -> list:
+def _commit_counted(group: list[Entry], doubts: list[Doubt]) -> list[Answer]:
     if not group:
         return []
     began = time.perf_counter()
@@ -128,7 +132,7 @@ def _commit_counted(group: list, doubts: list[Doubt]) -> list:
     return answers
 
 
-def _commit_group(group: list, doubts: list[Doubt], *, again: bool = False) -> list:
+def _commit_group(group: list[Entry], doubts: list[Doubt], *, again: bool = False) -> list[Answer]:
     """(future, result, error) for each job, all committed together if all of them succeed, else each by itself. A
     group whose commit the server has not answered is added to `doubts` instead.
     """
@@ -137,7 +141,7 @@ def _commit_group(group: list, doubts: list[Doubt], *, again: bool = False) -> l
     committing, used = None, connection.connection
     try:
         with transaction.atomic():
-            answers = [(future, job(), None) for job, future in group]
+            answers: list[Answer] = [(future, job(), None) for job, future in group]
             committing = _transaction_id()
         return answers
     except Exception as error:
@@ -161,12 +165,14 @@ def _transaction_id() -> str | None:
         return None
     with connection.cursor() as cursor:
         cursor.execute("SELECT pg_current_xact_id_if_assigned()::text")
-        return cursor.fetchone()[0]
+        transaction_id: str | None = cursor.fetchone()[0]
+        return transaction_id
 
 
-def _resolve(doubts: list[Doubt]) -> tuple[list, list[Doubt]]:
+def _resolve(doubts: list[Doubt]) -> tuple[list[Answer], list[Doubt]]:
     """The answers of those whose end the server tells, and the others."""
-    answers, left = [], []
+    answers: list[Answer] = []
+    left: list[Doubt] = []
     for doubt in doubts:
         committed = _was_committed(doubt.transaction)
         if committed is None:
@@ -191,7 +197,7 @@ def _was_committed(transaction_id: str) -> bool | None:
     return None if status == "in progress" else status == "committed"
 
 
-def _failed(doubt: Doubt) -> list:
+def _failed(doubt: Doubt) -> list[Answer]:
     return [(future, None, doubt.error) for future, _, _ in doubt.answers]
 
 
@@ -203,7 +209,7 @@ def _drop_lost_connection() -> bool:
     return True
 
 
-def _answer(answers: list) -> None:
+def _answer(answers: list[Answer]) -> None:
     for future, result, error in answers:
         if future.cancelled():
             continue

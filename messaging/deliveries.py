@@ -23,7 +23,7 @@ def move(
     """Moves those messages that are where they may come from, and tells of them. Their fee_msat, cost_msat, alone,
     attempts and (when retrying) next_try_at are stored as they are.
     """
-    alike: dict[tuple, list[Message]] = {}
+    alike: dict[tuple[int, int, bool, int, datetime | None], list[Message]] = {}
     for message in messages:
         next_try_at = message.next_try_at if state == State.RETRYING else None
         key = (message.fee_msat, message.cost_msat, message.alone, message.attempts, next_try_at)
@@ -81,7 +81,7 @@ def _delivery(message: Message, state: State, cause: str) -> Event:
         "feeMsat": str(message.fee_msat),
         "error": cause[:500],
     }
-    if state == State.RETRYING:
+    if state == State.RETRYING and message.next_try_at:
         data["nextTryAt"] = message.next_try_at.isoformat()
     return Event(
         message_id=message.message_id,

@@ -7,7 +7,7 @@ none is under way any more: what is in flight may still be paid.
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 
-from django.db.models import Count, F, Q, Sum
+from django.db.models import Count, F, Q, QuerySet, Sum
 from django.utils import timezone
 
 from messaging import deliveries, events
@@ -98,9 +98,11 @@ def retry(
     next_try_at = now + timedelta(seconds=delay_seconds)
     message = Message.objects.get(pk=part.message_id)
     if message.expires_at and message.expires_at <= next_try_at:
-        return fail(part, now, cause=f"its time is over; last: {cause}", published=published)
+        fail(part, now, cause=f"its time is over; last: {cause}", published=published)
+        return None
     if Part.objects.filter(message=message, state=State.FAILED).exists():
-        return fail(part, now, cause=cause, published=published)
+        fail(part, now, cause=cause, published=published)
+        return None
     Part.objects.filter(pk=part.pk, state=State.IN_FLIGHT).update(
         state=State.RETRYING, error=cause[:500], next_try_at=next_try_at
     )
@@ -146,20 +148,23 @@ def _conclude(message_keys: set[int], now: datetime, published: events.Published
             _fail(message, parts, counts.get(State.SETTLED, 0), now, published)
         elif counts.get(State.SETTLED) == message.parts:
             _settle(message, parts, now, published)
-        elif counts.get(State.RETRYING) and message.state == State.IN_FLIGHT:
-            first = parts.filter(state=State.RETRYING).order_by("next_try_at").first()
+        elif message.state == State.IN_FLIGHT and (
+            first := parts.filter(state=State.RETRYING).order_by("next_try_at").first()
+        ):
             message.next_try_at = first.next_try_at
             deliveries.move([message], State.RETRYING, now, cause=first.error, published=published)
 
 
-def _settle(message: Message, parts, now: datetime, published: events.Published) -> None:
+def _settle(message: Message, parts: QuerySet[Part], now: datetime, published: events.Published) -> None:
     message.fee_msat = parts.aggregate(fee_msat=Sum("fee_msat"))["fee_msat"]
     message.cost_msat = message.amount_msat + message.fee_msat
     deliveries.move([message], State.SETTLED, now, published=published)
     _forget(message)
 
 
-def _fail(message: Message, parts, paid_parts: int, now: datetime, published: events.Published) -> None:
+def _fail(
+    message: Message, parts: QuerySet[Part], paid_parts: int, now: datetime, published: events.Published
+) -> None:
     cause = (
         parts.filter(state=State.FAILED)
         .exclude(error="")

@@ -58,7 +58,7 @@ class ItemPart:
     body: bytes
     amount_msat: int
     sent_at_ms: int
-    compression: int
+    compression: envelope_pb2.Compression
     index: int
     count: int
     size: int
@@ -158,7 +158,8 @@ def open_packet(sender: bytes, packet: bytes, *, paid_msat: int, max_bytes: int)
     if len(parsed.items) > MAX_ITEMS:
         raise EnvelopeError("too_many_items")
     shares, believed = _shares([item.amount_msat for item in parsed.items], paid_msat)
-    opened, dropped = [], {}
+    opened: list[Item | ItemPart] = []
+    dropped: dict[str, int] = {}
     for item, share in zip(parsed.items, shares, strict=True):
         try:
             opened.append(_open_item(item, share, max_bytes))
@@ -241,7 +242,7 @@ def _shares(claimed: list[int], paid_msat: int) -> tuple[list[int], bool]:
     return [paid_msat] + [0] * (len(claimed) - 1), False
 
 
-def compress(body: bytes) -> tuple[bytes, int]:
+def compress(body: bytes) -> tuple[bytes, envelope_pb2.Compression]:
     """The body as it travels, compressed where that helps and a receiver takes it, and which compression that is."""
     compressor = zlib.compressobj(level=9, wbits=-15)
     small = compressor.compress(body) + compressor.flush()

@@ -7,7 +7,7 @@ from messaging.registry import Reaction
 
 def publish(message: Message) -> Reaction:
     """The message as it is, under the id that its sender gave it."""
-    return _published(message, message.body)
+    return _published(message, bytes(message.body))
 
 
 def publish_socket(message: Message) -> Reaction:

@@ -42,28 +42,26 @@ class Claims:
 
     def __init__(self, database: Database):
         self._database = database
-        self._under_way: dict[tuple[str, str], tuple[bytes, asyncio.Future]] = {}
+        self._under_way: dict[tuple[str, str], tuple[bytes, asyncio.Future[UUID]]] = {}
 
     async def answer(self, claim: Claim) -> UUID | None:
         """The id that this was answered with before, if it was. Raises KeyReused."""
         under_way = self._under_way.get((claim.caller, claim.key))
-        if under_way:
-            request_hash, answer = under_way
-            _same_request(claim, request_hash)
-            return await asyncio.shield(answer)
-        return await self._stored_answer(claim)
+        return await _shared(claim, *under_way) if under_way else await self._stored_answer(claim)
 
     async def all_answers(self, claim: Claim) -> list[UUID] | None:
         """All the ids that this was answered with before, if it was. Raises KeyReused."""
         first = await self.answer(claim)
-        found = await self._database.read(lambda: find(claim)) if first else None
-        return [first, *(UUID(text) for text in found.further_ids)] if found else first and [first]
+        if first is None:
+            return None
+        found = await self._database.read(lambda: find(claim))
+        return [first, *(UUID(text) for text in (found.further_ids if found else ()))]
 
     async def once(self, claim: Claim, make: Callable[[], Awaitable[UUID]]) -> UUID:
         """The id that `make` answered when this was first asked for. Raises KeyReused, and what `make` raises."""
         name = (claim.caller, claim.key)
-        if name in self._under_way:
-            return await self.answer(claim)
+        if under_way := self._under_way.get(name):
+            return await _shared(claim, *under_way)
         answer = asyncio.ensure_future(self._answer_or(claim, make))
         self._under_way[name] = (claim.request_hash, answer)
         answer.add_done_callback(lambda _: self._under_way.pop(name))
@@ -78,6 +76,12 @@ class Claims:
             return None
         _same_request(claim, bytes(found.request_hash))
         return found.message_id
+
+
+async def _shared(claim: Claim, request_hash: bytes, answer: asyncio.Future[UUID]) -> UUID:
+    """The answer of a call that is under way."""
+    _same_request(claim, request_hash)
+    return await asyncio.shield(answer)
 
 
 def find(claim: Claim) -> IdempotencyKey | None:

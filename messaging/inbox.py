@@ -11,6 +11,7 @@ from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
+from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid5
 
 from django.db import IntegrityError, InterfaceError, InternalError, OperationalError, transaction
@@ -293,7 +294,7 @@ def htlc_key(own_pubkey: bytes, payment_hash: bytes, htlc: lightning_pb2.Invoice
     return hashlib.sha256(own_pubkey + payment_hash + place).digest()
 
 
-def store_arrivals(arrivals: list[Arrival], **context) -> Stored:
+def store_arrivals(arrivals: list[Arrival], **context: Any) -> Stored:
     """Messages, parts, their HTLCs' keys, their events and answers, in the caller's transaction. What is known already is
     passed over. The context is that of `_insert`.
     """
@@ -326,7 +327,7 @@ def _insert(
         joined = join(parts, bounds, may_begin=lambda part: judge.admits_beginning(_item_of_part(part)))
         dropped.update({("parts", reason): count for reason, count in joined.dropped.items()})
         heard |= joined.senders
-        complete = [(registry.by_type(whole.service), _received_whole(whole)) for whole in joined.whole]
+        complete = [(registry.of_type(whole.service), _received_whole(whole)) for whole in joined.whole]
         complete = [(service, message) for service, message in complete if judge.admits(_item(message))]
         insert_new(Message, [message for _, message in complete])
         pairs += complete
@@ -352,7 +353,8 @@ def _items(arrivals: list[Arrival]) -> list[Item]:
 
 def _admitted(arrivals: list[Arrival], judge: Judge) -> list[tuple[Service, Message]]:
     """What the policy lets in, without what the same sender sends twice under one id."""
-    admitted, names = [], set()
+    admitted: list[tuple[Service, Message]] = []
+    names: set[tuple[str, UUID]] = set()
     for service, message in (pair for arrival in arrivals for pair in arrival.messages):
         name = (message.pubkey, message.message_id)
         if name not in names and judge.admits(_item(message)):
@@ -406,7 +408,7 @@ def _react(
     """What the services make of new messages: events, and messages that are to be sent, which are stored. What they
     drop is added to `dropped`.
     """
-    reactions = [service.handler(message) for service, message in pairs]
+    reactions = [service.react(message) for service, message in pairs]
     dropped.update(
         (service.service_type, reaction.dropped)
         for (service, _), reaction in zip(pairs, reactions, strict=True)

@@ -213,7 +213,9 @@ class _Room:
 
     def _drop_oldest_stranger(self, reason: str, *, besides: int | None = None) -> None:
         """EnvelopeError when there is none to be dropped."""
-        strangers = Assembly.objects.filter(known=False).exclude(pk=besides)
+        strangers = Assembly.objects.filter(known=False)
+        if besides is not None:
+            strangers = strangers.exclude(pk=besides)
         oldest = strangers.order_by("created_at", "pk").values_list("pk", flat=True).first()
         if oldest is None:
             raise EnvelopeError(reason)

@@ -4,11 +4,10 @@ Every step is committed before its side effect: an attempt is stored before lnd 
 it is told. State changes name the states they may come from, so that a repeated step changes nothing.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from django.db import models
 from django.utils import timezone
 
 from lightning.carrier import Carrier
@@ -21,6 +20,9 @@ from messaging.traffic import WHOLE, Key
 
 # Whether a longer body fits is not tried by compressing it while others wait.
 MAX_TRIED_BYTES = 8_192
+
+
+Carried = Message | Part
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +41,7 @@ class Started:
     message that may be too long for one payment.
     """
 
-    attempts: list[tuple[Attempt, list[Message | Part]]]
+    attempts: list[tuple[Attempt, list[Carried]]]
     left: list[Key]
     long: Message | None = None
 
@@ -58,7 +60,7 @@ def attempt_for(load: Load, payer: Payer, hints: tuple[HopHint, ...]) -> Attempt
     )
 
 
-def loads_of(carried: list[Message | Part], payer: Payer) -> list[tuple[Load, tuple[HopHint, ...]]]:
+def loads_of(carried: Iterable[Carried], payer: Payer) -> list[tuple[Load, tuple[HopHint, ...]]]:
     """What shares a payment, and the hints that go with it: of a divided message only the first part brings them."""
     hints = payer.hints()
     safe_room_bytes = payer.carrier.safe_room_bytes
@@ -80,7 +82,7 @@ def store_accepted(
     messages: list[Message],
     attempts: list[Attempt],
     keys: list[IdempotencyKey],
-    noted: Sequence[models.Model] = (),
+    noted: Sequence[notes.Note] = (),
 ) -> None:
     """New messages, the attempts of those that leave at once, the keys that callers gave, and what calls note."""
     idempotency.store(keys)
@@ -94,7 +96,7 @@ def store_queued(
     messages: list[Message],
     key: IdempotencyKey | None,
     step: Callable[[], None] | None,
-    noted: Sequence[models.Model] = (),
+    noted: Sequence[notes.Note] = (),
 ) -> None:
     """New messages that wait for their turn, all or none, the key that a caller gave for them, what the call notes, and,
     before them, the step that they belong to.
@@ -112,11 +114,12 @@ def start_attempts(keys: list[Key], payer: Payer, *, most: int) -> Started:
     found = _waiting(keys)
     # What was stored during the start waits twice: it was found in the database, and it was told.
     order = [key for key in dict.fromkeys(keys) if key in found]
-    short: list[Message | Part] = []
+    short: list[Carried] = []
     for key in order:
-        if isinstance(found[key], Message) and is_long(found[key], payer.carrier):
+        one = found[key]
+        if isinstance(one, Message) and is_long(one, payer.carrier):
             break
-        short.append(found[key])
+        short.append(one)
     loads = loads_of(short, payer)
     first_long = next(
         (n for n, (load, _) in enumerate(loads) if is_long_load(load, payer.carrier)), len(loads)
@@ -124,7 +127,7 @@ def start_attempts(keys: list[Key], payer: Payer, *, most: int) -> Started:
     starting = loads[: min(most, first_long)]
     attempts = [(attempt_for(load, payer, hints), load.carried) for load, hints in starting]
     _store_attempts(attempts, timezone.now())
-    gone = {_key(one) for _, carried in attempts for one in carried}
+    gone = {_key(taken) for _, carried in attempts for taken in carried}
     left = [key for key in order if key not in gone]
     long = found[left[0]] if left and len(starting) == first_long < most else None
     return Started(attempts, left, long if isinstance(long, Message) else None)
@@ -170,15 +173,20 @@ def give_up(message: Message, *, cause: str, published: events.Published) -> Non
     deliveries.move([message], State.FAILED, timezone.now(), cause=cause, published=published)
 
 
-def _waiting(keys: list[Key]) -> dict[Key, Message | Part]:
+def _waiting(keys: list[Key]) -> dict[Key, Carried]:
     """What may leave under these keys."""
     whole = [message_key for message_key, index in keys if index == WHOLE]
     messages = Message.objects.filter(pk__in=whole, parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
-    found: dict[Key, Message | Part] = {(message.pk, WHOLE): message for message in messages}
+    found: dict[Key, Carried] = {(message.pk, WHOLE): message for message in messages}
     return found | divided.waiting(key for key in keys if key[1] != WHOLE)
 
 
-def _key(carried: Message | Part) -> Key:
+def _messages(carried: list[Carried]) -> list[Message]:
+    """Without parts: a part travels alone."""
+    return [one for one in carried if isinstance(one, Message)]
+
+
+def _key(carried: Carried) -> Key:
     return (carried.message_id, carried.index) if isinstance(carried, Part) else (carried.pk, WHOLE)
 
 
@@ -188,11 +196,11 @@ def is_long_load(load: Load, carrier: Carrier) -> bool:
     return alone and load.size_bytes > carrier.safe_room_bytes
 
 
-def _store_attempts(attempts: list[tuple[Attempt, list[Message | Part]]], now: datetime) -> None:
+def _store_attempts(attempts: list[tuple[Attempt, list[Carried]]], now: datetime) -> None:
     Attempt.objects.bulk_create([attempt for attempt, _ in attempts])
     for attempt, carried in attempts:
-        _take_off_stored([one for one in carried if isinstance(one, Message)], attempt, now)
-    parts = [(attempt, carried[0]) for attempt, carried in attempts if isinstance(carried[0], Part)]
+        _take_off_stored(_messages(carried), attempt, now)
+    parts = [(attempt, first) for attempt, (first, *_) in attempts if isinstance(first, Part)]
     if parts:
         divided.take_off(parts, now)
 
@@ -217,7 +225,7 @@ def take_off(message: Message, attempt: Attempt, now: datetime) -> None:
     message.next_try_at = None
 
 
-def settle(ended: list[tuple[Attempt, list[Message | Part], int]], *, published: events.Published) -> None:
+def settle(ended: list[tuple[Attempt, list[Carried], int]], *, published: events.Published) -> None:
     """Attempts that were paid, each with what it carried and its routing fee in msat."""
     now = timezone.now()
     attempts_by_fee: dict[int, list[Attempt]] = {}
@@ -229,7 +237,7 @@ def settle(ended: list[tuple[Attempt, list[Message | Part], int]], *, published:
             parts.append((carried[0], fee_msat))
             continue
         share, rest = divmod(fee_msat, max(1, len(carried)))
-        for position, message in enumerate(carried):
+        for position, message in enumerate(_messages(carried)):
             message.fee_msat = share + (rest if position == 0 else 0)
             message.cost_msat = message.amount_msat + message.fee_msat
             messages.append(message)
@@ -240,21 +248,22 @@ def settle(ended: list[tuple[Attempt, list[Message | Part], int]], *, published:
         divided.settle(parts, now, published=published)
 
 
-def fail(attempt: Attempt, carried: list[Message | Part], *, cause: str, published: events.Published) -> None:
+def fail(attempt: Attempt, carried: list[Carried], *, cause: str, published: events.Published) -> None:
     """Ends the attempt, and what it carried for good."""
     now = timezone.now()
     _end_attempts([attempt], Attempt.State.FAILED, now, cause=cause)
     if carried and isinstance(carried[0], Part):
         divided.fail(carried[0], now, cause=cause, published=published)
         return
-    for message in carried:
+    failed = _messages(carried)
+    for message in failed:
         message.cost_msat = 0
-    deliveries.move(carried, State.FAILED, now, cause=cause, published=published)
+    deliveries.move(failed, State.FAILED, now, cause=cause, published=published)
 
 
 def retry(
     attempt: Attempt,
-    carried: list[Message | Part],
+    carried: list[Carried],
     *,
     cause: str,
     delay_seconds: float,
@@ -268,11 +277,12 @@ def retry(
     _end_attempts([attempt], Attempt.State.FAILED, now, cause=cause)
     if carried and isinstance(carried[0], Part):
         part = carried[0]
-        next_try_at = divided.retry(part, now, cause=cause, delay_seconds=delay_seconds, published=published)
-        return [(_key(part), next_try_at)] if next_try_at else []
+        again_at = divided.retry(part, now, cause=cause, delay_seconds=delay_seconds, published=published)
+        return [(_key(part), again_at)] if again_at else []
     next_try_at = now + timedelta(seconds=delay_seconds)
-    late = [message for message in carried if message.expires_at and message.expires_at <= next_try_at]
-    waiting = [message for message in carried if message not in late]
+    messages = _messages(carried)
+    late = [message for message in messages if message.expires_at and message.expires_at <= next_try_at]
+    waiting = [message for message in messages if message not in late]
     for message in waiting:
         message.next_try_at = next_try_at
         message.alone = message.alone or alone
@@ -311,14 +321,14 @@ def _late(cause: str) -> str:
     return f"its time is over; last: {cause}" if cause else "its time is over"
 
 
-def unfinished_attempts() -> list[tuple[Attempt, list[Message | Part]]]:
+def unfinished_attempts() -> list[tuple[Attempt, list[Carried]]]:
     attempts = Attempt.objects.filter(state=Attempt.State.IN_FLIGHT).order_by("created_at")
     return [(attempt, _carried_by(attempt)) for attempt in attempts]
 
 
-def _carried_by(attempt: Attempt) -> list[Message | Part]:
-    parts = list(attempt.parts.filter(state=State.IN_FLIGHT).select_related("message"))
-    return parts or list(attempt.messages.filter(state=State.IN_FLIGHT).order_by("pk"))
+def _carried_by(attempt: Attempt) -> list[Carried]:
+    parts = attempt.parts.filter(state=State.IN_FLIGHT).select_related("message")
+    return [*parts] or [*attempt.messages.filter(state=State.IN_FLIGHT).order_by("pk")]
 
 
 def waiting_keys() -> list[tuple[Key, str, datetime | None]]:

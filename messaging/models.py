@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterable
+from typing import Any
 
 from django.db import models
 from django.db.models.expressions import RawSQL
@@ -182,7 +183,9 @@ def _indexed(condition: str) -> models.QuerySet[Message]:
     return Message.objects.filter(of_index)
 
 
-def named(direction: Direction, ids: Iterable[uuid.UUID] | models.QuerySet) -> models.QuerySet[Message]:
+def named(
+    direction: Direction, ids: Iterable[uuid.UUID] | models.QuerySet[Any, Any]
+) -> models.QuerySet[Message]:
     """Messages of one direction, by their ids."""
     return Message.objects.filter(besides("direction", direction), message_id__in=ids)
 

@@ -16,15 +16,24 @@ from messaging.database import insert_new
 from messaging.models import Message
 
 
+class Note(models.Model):
+    """A row that a call stores. `committed` is set when its transaction is."""
+
+    committed = False
+
+    class Meta:
+        abstract = True
+
+
 class Noter(Protocol):
-    def note(self, *, item_id: UUID, peer: str, amount_msat: int) -> models.Model:
-        """A new row about a message, or a payment, that is being stored. Gets `committed` when it is."""
+    def note(self, *, item_id: UUID, peer: str, amount_msat: int) -> Note:
+        """A new row about a message, or a payment, that is being stored."""
 
 
 noter: ContextVar[Noter | None] = ContextVar("noter", default=None)
 
 
-def notes_of(messages: Iterable[Message]) -> list[models.Model]:
+def notes_of(messages: Iterable[Message]) -> list[Note]:
     """Of the call in whose context this is asked."""
     current = noter.get()
     if current is None:
@@ -35,13 +44,13 @@ def notes_of(messages: Iterable[Message]) -> list[models.Model]:
     ]
 
 
-def store(rows: list[models.Model]) -> None:
+def store(rows: list[Note]) -> None:
     """Part of the caller's transaction. The rows are of one model."""
     if rows:
         insert_new(type(rows[0]), rows)
         transaction.on_commit(partial(_mark, rows))
 
 
-def _mark(rows: list[models.Model]) -> None:
+def _mark(rows: list[Note]) -> None:
     for row in rows:
         row.committed = True

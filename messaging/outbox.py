@@ -8,13 +8,13 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
+from typing import Any, TypeVar
 from uuid import UUID
 
-from django.db import models
 from django.utils import timezone
 
 from lightning import signature
@@ -22,11 +22,12 @@ from lightning.carrier import Carrier, Outcome, Shipment, Verdict
 from lightning.client import LndError
 from lightning.hints import HopHint
 from messaging import divided, envelope, ledger, metrics, notes, tracing
-from messaging.budget import Budget
+from messaging.budget import SpendingLimit
 from messaging.database import Database
 from messaging.events import Published
 from messaging.hints import HintBook
 from messaging.idempotency import Claim, Claims
+from messaging.ledger import Carried
 from messaging.models import Attempt, IdempotencyKey, Message, Part, State
 from messaging.outgoing import new_message
 from messaging.packing import Undividable, divide, record_bytes
@@ -52,7 +53,7 @@ BEGUN = (
     "lnd was exchanged for another node while the message's parts were under way, and all must come from one"
 )
 
-Carried = Message | Part
+Result = TypeVar("Result")
 
 
 class ServiceGone(Exception):
@@ -64,9 +65,9 @@ class Accepted:
     """A new message, who waits for its commit, the key that it was asked for under, and what the call notes."""
 
     message: Message
-    stored: asyncio.Future
+    stored: asyncio.Future[None]
     key: IdempotencyKey | None
-    noted: list[models.Model]
+    noted: list[notes.Note]
     by: str
 
 
@@ -85,7 +86,7 @@ class Outbox:
         published: Published,
         hints: HintBook,
         own_hints: Callable[[], tuple[HopHint, ...]],
-        budget: Budget,
+        budget: SpendingLimit,
     ):
         self._database = database
         self._carrier = carrier
@@ -104,10 +105,10 @@ class Outbox:
         self._accepted: list[Accepted] = []
         self._arrived = asyncio.Event()
         self._settled: list[tuple[Attempt, list[Carried], int]] = []
-        self._settled_stored: list[asyncio.Future] = []
+        self._settled_stored: list[asyncio.Future[None]] = []
         self._settling = asyncio.Event()
         self._traffic = Traffic(limits)
-        self._tasks: set[asyncio.Task] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     async def answer(self, claim: Claim) -> UUID | None:
         """The id of the message that was accepted under this claim before, if there is one. Raises KeyReused."""
@@ -151,7 +152,7 @@ class Outbox:
         )
         message.cost_msat = self.ways.most_msat(len(body), message.amount_msat)
         async with self._budget.reserved(message.cost_msat):
-            stored = asyncio.get_running_loop().create_future()
+            stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             key = claim.row(message.message_id) if claim else None
             self._accepted.append(
                 Accepted(message, stored, key, notes.notes_of([message]), tracing.by_whom())
@@ -178,8 +179,8 @@ class Outbox:
         if claim is None:
             await _to_its_end(make)
             return [message.message_id for message in messages]
-        await self._claims.once(claim, make)
-        return await self._claims.all_answers(claim)
+        first = await self._claims.once(claim, make)
+        return await self._claims.all_answers(claim) or [first]
 
     async def _accept_all(
         self, messages: list[Message], claim: Claim | None, step: Callable[[], None] | None
@@ -264,7 +265,7 @@ class Outbox:
                 self._traffic.wait(message.pubkey, (message.pk, WHOLE))
                 self._look_at_room(message)
 
-    def _start_at_once(self, messages: list[Message]) -> list[tuple[Attempt, list[Message]]]:
+    def _start_at_once(self, messages: list[Message]) -> list[tuple[Attempt, list[Carried]]]:
         """Attempts for the messages whose node has nothing before them and room in flight. Long ones, and what comes behind
         them, wait for their turn: their way has to be looked at first.
         """
@@ -274,7 +275,7 @@ class Outbox:
             if ledger.is_long(message, self._carrier):
                 room[message.pubkey] = 0
         candidates = [message for message in messages if room[message.pubkey] > 0] if free > 0 else []
-        starting = []
+        starting: list[tuple[Attempt, list[Carried]]] = []
         now = timezone.now()
         for load, hints in ledger.loads_of(candidates, self._payer):
             if ledger.is_long_load(load, self._carrier):
@@ -284,8 +285,9 @@ class Outbox:
             free -= 1
             room[load.pubkey] -= 1
             attempt = ledger.attempt_for(load, self._payer, hints)
-            for message in load.carried:
-                ledger.take_off(message, attempt, now)
+            for one in load.carried:
+                if isinstance(one, Message):
+                    ledger.take_off(one, attempt, now)
             starting.append((attempt, load.carried))
         return starting
 
@@ -369,18 +371,18 @@ class Outbox:
 
     async def _put_off(self, message: Message, outcome: Outcome) -> None:
         if outcome.verdict is Verdict.FINAL:
-            step = partial(ledger.give_up, message, cause=outcome.cause, published=self._published)
-            await self._database.write(step)
+            give_up = partial(ledger.give_up, message, cause=outcome.cause, published=self._published)
+            await self._database.write(give_up)
             return
         delay_seconds = backoff_seconds(message.attempts + 1)
-        step = partial(
+        put_off = partial(
             ledger.put_off,
             message,
             cause=outcome.cause,
             delay_seconds=delay_seconds,
             published=self._published,
         )
-        if await self._database.write(step):
+        if await self._database.write(put_off):
             self._traffic.wait(message.pubkey, (message.pk, WHOLE), seconds=delay_seconds)
 
     async def _expire_forever(self) -> None:
@@ -404,7 +406,7 @@ class Outbox:
         )
         return signature.compact_from_zbase32(await self._carrier.sign(message))
 
-    async def _ship(self, attempt: Attempt, carried: list[Carried], signing: asyncio.Task) -> None:
+    async def _ship(self, attempt: Attempt, carried: list[Carried], signing: asyncio.Task[bytes]) -> None:
         """Sends an attempt that is stored, and stores its end."""
         held = asyncio.get_running_loop().call_later(HELD_SECONDS, self._traffic.held, attempt)
         try:
@@ -435,7 +437,7 @@ class Outbox:
             logger.exception("an attempt met with an error; lnd is asked what became of it")
             return Outcome(verdict=Verdict.UNKNOWN, cause=type(error).__name__)
 
-    async def _send(self, attempt: Attempt, signing: asyncio.Task) -> Outcome:
+    async def _send(self, attempt: Attempt, signing: asyncio.Task[bytes]) -> Outcome:
         try:
             compact = await signing
         except LndError as error:
@@ -477,7 +479,7 @@ class Outbox:
         logger.info("attempt ended", extra=told)
         metrics.PAYMENTS.labels(attempt.service, outcome.verdict.value).inc()
         if outcome.verdict is Verdict.SETTLED:
-            stored = asyncio.get_running_loop().create_future()
+            stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._settled.append((attempt, carried, outcome.fee_msat))
             self._settled_stored.append(stored)
             self._settling.set()
@@ -501,7 +503,7 @@ class Outbox:
                 if not future.done():
                     future.set_result(None)
 
-    async def _write_surely(self, step: Callable):
+    async def _write_surely(self, step: Callable[[], Result]) -> Result:
         """The end of a payment must not be forgotten: a full disk or a locked database passes."""
         while True:
             try:
@@ -510,7 +512,7 @@ class Outbox:
                 logger.exception("the end of an attempt could not be stored; trying again")
                 await asyncio.sleep(UNKNOWN_RETRY_SECONDS)
 
-    def _setback(self, outcome: Outcome, carried: list[Carried]) -> Callable:
+    def _setback(self, outcome: Outcome, carried: list[Carried]) -> Callable[..., Any]:
         """What becomes of what a failed attempt carried."""
         at_once = outcome.verdict in (Verdict.FINAL, Verdict.TOO_LARGE)
         if at_once and len(carried) == 1 and not self._may_be_divided(outcome, carried[0]):
@@ -574,13 +576,13 @@ class Outbox:
             held.cancel()
             self._traffic.release(attempt)
 
-    def _spawn(self, coroutine) -> asyncio.Task:
+    def _spawn(self, coroutine: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         task = asyncio.get_running_loop().create_task(coroutine)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
-    def _ended(self, task: asyncio.Task) -> None:
+    def _ended(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         if (
             not task.cancelled()
@@ -629,7 +631,7 @@ def _seconds_until(moment: datetime) -> float:
 
 def backoff_seconds(attempts: int) -> float:
     """Exponential, with jitter so that many messages do not come back at the same instant."""
-    base = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, 16))
+    base: float = min(LONGEST_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** min(attempts - 1, 16))
     return base * random.uniform(0.75, 1.25)  # noqa: S311 (no secret)
 
 

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from typing import cast
 from uuid import UUID
 
 from lightning.hints import HopHint
@@ -177,7 +178,7 @@ def _outgoing_part(part: Part) -> envelope.ItemPart:
         body=bytes(division.body[start : start + division.part_bytes]),
         amount_msat=part.amount_msat,
         sent_at_ms=_sent_at_ms(message),
-        compression=division.compression,
+        compression=cast("envelope_pb2.Compression", division.compression),
         index=part.index,
         count=message.parts,
         size=len(division.body),

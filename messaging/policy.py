@@ -8,7 +8,7 @@ an hour.
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 from uuid import UUID
 
 from django.db.models import F
@@ -82,7 +82,8 @@ def tell_configured(configured: Mapping[str, Rules]) -> None:
 
 def in_force(set_here: Mapping[str, int | bool | None], configured: Rules) -> Rules:
     """What the configuration says, and the admin where it says something else (what is not None)."""
-    return replace(configured, **{name: set_here[name] for name in RULES if set_here[name] is not None})
+    here = {name: set_here[name] for name in RULES if set_here[name] is not None}
+    return Rules(**asdict(configured) | here)
 
 
 def refused_totals() -> dict[tuple[str, str], int]:
@@ -242,6 +243,8 @@ class _Answered:
 
     def is_ours(self, item: Item) -> bool:
         """Whether a message of ours, to the sender and of the same service, has the id that it answers."""
+        if item.reply_to is None:
+            return False
         if self._ours is None:
             self._ours = _sent(self._ids)
         # A message that became whole answers what its first part said, which came before this batch.

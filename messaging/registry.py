@@ -77,6 +77,12 @@ class Service:
             return "off"
         return "running" if self.handler else "unavailable"
 
+    def react(self, message: Message) -> Reaction:
+        """What follows from a message. Only of a service that has a handler."""
+        if self.handler is None:
+            raise TypeError(f"the service {self.service_type!r} has no handler")
+        return self.handler(message)
+
 
 class Registry:
     """The services of this node, by type and by record number. Numbers and types are unique. `settings` are what the
@@ -99,6 +105,10 @@ class Registry:
         self._by_type = {service.service_type: service for service in self.services}
         self._by_number = {service.record_number: service for service in self.services}
 
+    def of_type(self, service_type: str) -> Service:
+        """KeyError when the configuration does not name it."""
+        return self._by_type[service_type]
+
     def by_type(self, service_type: str) -> Service | None:
         return self._by_type.get(service_type)
 
@@ -110,7 +120,7 @@ def _handler(service_type: str, settings: Any) -> Handler | None:
     if service_type not in HANDLERS:
         return None
     handler = import_string(HANDLERS[service_type])
-    return handler if settings is None else partial(handler, settings=settings)
+    return partial(handler, settings=settings) if settings is not None else handler
 
 
 def on_failed(service_type: str) -> OnFailed | None:

@@ -1,5 +1,6 @@
 """What can be asked of messages. Reads are synchronous; sending goes through the outbox."""
 
+from typing import Any
 from uuid import UUID
 
 from django.db.models import QuerySet
@@ -29,7 +30,7 @@ async def message_send(
     reply_to: UUID | None,
     expires_seconds: int | None,
     claim: Claim | None,
-) -> dict:
+) -> dict[str, Any]:
     """Accepts a message of `service` to `pubkey` (hex). Answers with its id once it is committed. Raises KeyReused and
     OverBudget.
     """
@@ -67,7 +68,7 @@ async def message_broadcast(
     return await outbox.accept_all(messages, claim=claim)
 
 
-def messages_pubkeys(ids: list[UUID]) -> list[dict]:
+def messages_pubkeys(ids: list[UUID]) -> list[dict[str, str]]:
     """To whom the messages that were sent under these ids go."""
     sent = named(Direction.OUT, ids).order_by("pk")
     return [
@@ -78,7 +79,7 @@ def messages_pubkeys(ids: list[UUID]) -> list[dict]:
 
 async def message_estimate(
     *, ways: Ways, service: str, pubkey: str, size_bytes: int, amount_sat: int
-) -> dict:
+) -> dict[str, Any]:
     """What it would take to send a message now. Raises LndError."""
     announced = await ways.announced(pubkey)
     found = await ways.estimate(
@@ -97,7 +98,7 @@ async def message_estimate(
     }
 
 
-def message_get(*, message_id: UUID) -> dict | None:
+def message_get(*, message_id: UUID) -> dict[str, Any] | None:
     """The message that was sent under this id or, if there is none, the one that was received under it."""
     found = list(Message.objects.filter(message_id=message_id).order_by("-direction", "pk")[:1])
     return _shown(found[0]) if found else None
@@ -111,7 +112,7 @@ def message_list(
     state: str = "",
     before: UUID | None = None,
     limit: int = DEFAULT_PAGE,
-) -> list[dict] | None:
+) -> list[dict[str, Any]] | None:
     """The history, newest first: up to `limit` messages, fewer where their bodies have more than PAGE_BYTES together, but one
     if there is one. None when `before` names no message.
     """
@@ -133,6 +134,7 @@ def _histories(*, pubkey: str, service: str, direction: str, state: str) -> list
     """What is asked for, in one or two parts, of which an index gives each in its order, among however many others."""
     if state and not direction:
         direction = Direction.IN if state == State.RECEIVED else Direction.OUT
+    by: tuple[str, ...]
     asked = {"pubkey": pubkey, "service": service, "direction": direction, "state": state}
     asked = {name: value for name, value in asked.items() if value}
     if state in UNFINISHED:
@@ -156,7 +158,7 @@ def _histories(*, pubkey: str, service: str, direction: str, state: str) -> list
     return [messages.filter(*others) for messages in parts]
 
 
-def _shown(message: Message) -> dict:
+def _shown(message: Message) -> dict[str, Any]:
     return {
         "id": str(message.message_id),
         "direction": Direction(message.direction).value,

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import dataclass
 from ipaddress import ip_address
+from typing import Any
 
 RECORD_ID = "SOCKET"
 MAX_BYTES = 1_024
@@ -56,7 +57,7 @@ def decode(body: bytes) -> SocketOffer:
     )
 
 
-def _matching(pattern: re.Pattern, told: dict, name: str) -> re.Match:
+def _matching(pattern: re.Pattern[str], told: dict[str, Any], name: str) -> re.Match[str]:
     value = told.get(name)
     found = pattern.fullmatch(value) if isinstance(value, str) else None
     if not found:
@@ -64,7 +65,7 @@ def _matching(pattern: re.Pattern, told: dict, name: str) -> re.Match:
     return found
 
 
-def _ip(value) -> str:
+def _ip(value: Any) -> str:
     # Numbers would do for ip_address.
     if not isinstance(value, str) or "%" in value:
         raise NoOffer("has no ip")
@@ -74,7 +75,7 @@ def _ip(value) -> str:
         raise NoOffer("has no ip") from None
 
 
-def _port(told: dict, name: str) -> int:
+def _port(told: dict[str, Any], name: str) -> int:
     port = int(_matching(_PORT, told, name)[1])
     if port > MAX_PORT:
         raise NoOffer(f"has no {name}")

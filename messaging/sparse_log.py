@@ -5,6 +5,8 @@ fill the log.
 import asyncio
 import logging
 from collections import Counter
+from collections.abc import Mapping
+from typing import Any
 
 PAUSE_SECONDS = 60.0
 
@@ -33,8 +35,9 @@ class SparseLog:
         # In this pause.
         self._told: set[tuple[str, ...]] = set()
 
-    def note(self, counts: Counter[tuple[str, ...]]) -> None:
-        self._untold += counts
+    def note(self, counts: Mapping[Any, int]) -> None:
+        """How often what was seen since: by tuples of as many words as there are fields."""
+        self._untold += Counter(counts)
         is_pausing = bool(self._told)
         for names in sorted(self._untold.keys() - self._told):
             count = self._untold.pop(names)

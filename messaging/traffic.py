@@ -58,7 +58,7 @@ class Destination:
     timer: asyncio.TimerHandle | None = None
 
     def take_due(self, now: float, most: int) -> list[Key]:
-        keys = []
+        keys: list[Key] = []
         while len(keys) < most and self.retries and self.retries[0][0] <= now:
             keys.append(heapq.heappop(self.retries)[1])
         while len(keys) < most and self.waiting:

@@ -39,7 +39,11 @@ class WorkerContext:
 
 
 async def run_forever(service: Service, context: WorkerContext) -> None:
-    """Runs a service's worker until cancelled. One that fails is started again: it must not end the node."""
+    """Runs a service's worker, if it has one, until cancelled. One that fails is started again: it must not end the
+    node.
+    """
+    if service.worker is None:
+        return
     while True:
         try:
             await service.worker(context)

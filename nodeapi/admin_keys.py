@@ -11,6 +11,7 @@ from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
 from messaging.admin import SHOWN_IN_LIST, HistoryAdmin, in_two_lines, sat, short, to_the_second
+from messaging.required import required
 from nodeapi import keys
 from nodeapi.key_list import spent_msat
 from nodeapi.models import ApiKey, AuditEntry
@@ -43,12 +44,14 @@ class ApiKeyForm(forms.ModelForm):
         fields = ("name", "scopes", "expires_at", "budget_sat", "calls_per_minute")
 
     def clean(self) -> dict:
-        cleaned = super().clean()
+        cleaned = required(super().clean())
         if self.errors:
             return cleaned
         try:
             if self.instance.pk is None:
-                keys.check_name(cleaned["name"], (key.name for key in settings.IMPD.server.api_keys))
+                keys.check_name(
+                    cleaned["name"], (key.name for key in required(settings.IMPD).server.api_keys)
+                )
             keys.set_limits(ApiKey(), **limits(cleaned))
         except keys.KeyProblem as problem:
             self.add_error(_FIELDS[problem.field], str(problem))

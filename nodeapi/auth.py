@@ -203,7 +203,8 @@ class Keys:
             old, new = was.get(key_hash), is_now.get(key_hash)
             if old != new:
                 change = "made" if old is None else "revoked" if new is None else "changed"
-                audit_logger.info("API key", extra={"key": (new or old).name, "change": change})
+                name = next(key.name for key in (new, old) if key)
+                audit_logger.info("API key", extra={"key": name, "change": change})
 
 
 def _caller(key) -> Caller:

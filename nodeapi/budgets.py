@@ -11,7 +11,7 @@ from nodeapi.calling import current_call
 
 
 class Budgets:
-    """In the place of messaging.budget.Budget: `reserved` is on account of the call in whose context it is asked, if there
+    """A messaging.budget.SpendingLimit: `reserved` is on account of the call in whose context it is asked, if there
     is one.
     """
 

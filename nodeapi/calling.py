@@ -59,4 +59,5 @@ class Call:
 
 def current_call() -> Call | None:
     """The call in whose context this is asked."""
-    return noter.get()
+    current = noter.get()
+    return current if isinstance(current, Call) else None

@@ -5,10 +5,11 @@ from typing import Any
 import grpc
 
 from messaging.idempotency import Claim
+from nodeapi.engine import Engine
 from nodeapi.errors import ApiError, invalid
 
 
-def require_running(engine, service_type: str) -> None:
+def require_running(engine: Engine, service_type: str) -> None:
     service = engine.registry.by_type(service_type)
     state = service.state if service else "off"
     if state != "running":
@@ -17,12 +18,12 @@ def require_running(engine, service_type: str) -> None:
         )
 
 
-def require_other_node(engine, pubkey: str) -> None:
+def require_other_node(engine: Engine, pubkey: str) -> None:
     if pubkey == engine.own_pubkey.hex():
         raise invalid("pubkey", "is this node's own key")
 
 
-def require_sendable(engine, pubkey: str, size_bytes: int, size_field: str, amount_sat: int) -> None:
+def require_sendable(engine: Engine, pubkey: str, size_bytes: int, size_field: str, amount_sat: int) -> None:
     """ApiError when nothing of the kind may be sent from this node."""
     max_bytes = engine.limits.max_bytes
     if size_bytes > max_bytes:
@@ -31,14 +32,14 @@ def require_sendable(engine, pubkey: str, size_bytes: int, size_field: str, amou
     require_permitted(engine, "amount", amount_sat * 1000)
 
 
-def require_permitted(engine, field: str, amount_msat: int) -> None:
+def require_permitted(engine: Engine, field: str, amount_msat: int) -> None:
     """ApiError when one call may not spend so much; `field` is what of the call says it."""
     limit_sat = engine.limits.max_amount_sat
     if limit_sat is not None and amount_msat > limit_sat * 1000:
         raise invalid(field, f"{shown_sat(amount_msat)} are more than lightning.max_amount_sat ({limit_sat})")
 
 
-def require_spendable(engine, field: str, amount_msat: int, what: str = "") -> None:
+def require_spendable(engine: Engine, field: str, amount_msat: int, what: str = "") -> None:
     """ApiError when the channels cannot spend so much now; `what` names it where it is more than one amount."""
     spendable_sat = engine.lnd.spendable_sat
     if spendable_sat is not None and amount_msat > spendable_sat * 1000:
@@ -48,7 +49,7 @@ def require_spendable(engine, field: str, amount_msat: int, what: str = "") -> N
         )
 
 
-async def answered_before(engine, claim: Claim | None) -> dict[str, Any] | None:
+async def answered_before(engine: Engine, claim: Claim | None) -> dict[str, Any] | None:
     """The reply that this claim had before. To be asked before anything that changes is looked at: what was accepted once
     is not refused when it is asked for again.
     """

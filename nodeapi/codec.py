@@ -7,7 +7,7 @@ protobuf's own json_format does the work; base64 that is none, which it lets pas
 import base64
 import re
 from functools import cache
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import grpc
 import orjson
@@ -15,9 +15,11 @@ from google.protobuf import json_format
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
+from messaging.required import required
 from nodeapi.errors import ApiError, invalid
 
 TEXT_FIELDS = frozenset({"msg", "data"})
+Read = TypeVar("Read", bound=Message)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
 # json_format's errors repeat the value that is wrong: only the field's name is taken out of them.
 _FIELD = re.compile(r"^Failed to parse (\w+) field:| at \w+\.(\w+)(?:\[\d+\])?\.?$")
@@ -33,12 +35,12 @@ _WHAT_IT_MUST_BE = _WHOLE_NUMBERS | {
 }
 
 
-def message_from_body(body: bytes, message_class: type[Message], *, as_text: bool = False) -> Message:
+def message_from_body(body: bytes, message_class: type[Read], *, as_text: bool = False) -> Read:
     """The message that a request body holds. No body is {}."""
     return message_from_json(_load(body) if body.strip() else {}, message_class, as_text=as_text)
 
 
-def message_from_json(data: Any, message_class: type[Message], *, as_text: bool = False) -> Message:
+def message_from_json(data: Any, message_class: type[Read], *, as_text: bool = False) -> Read:
     """The message that a JSON object holds. ApiError names the field that is wrong."""
     if not isinstance(data, dict):
         raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "body: must be a JSON object")
@@ -47,7 +49,7 @@ def message_from_json(data: Any, message_class: type[Message], *, as_text: bool 
     try:
         return json_format.ParseDict(data, message_class(), ignore_unknown_fields=True)
     except json_format.ParseError as error:
-        raise _field_error(str(error), message_class.DESCRIPTOR) from None
+        raise _field_error(str(error), descriptor_of(message_class)) from None
 
 
 def json_from_message(message: Message, *, as_text: bool = False) -> dict:
@@ -56,12 +58,17 @@ def json_from_message(message: Message, *, as_text: bool = False) -> dict:
     """
     data = json_format.MessageToDict(message, always_print_fields_with_no_presence=True)
     if as_text:
-        _write_text(data, message.DESCRIPTOR)
+        _write_text(data, descriptor_of(message))
     return {
         field.json_name: data[field.json_name]
         for field in message.DESCRIPTOR.fields
         if field.json_name in data
     }
+
+
+def descriptor_of(message: Message | type[Message]) -> Descriptor:
+    """The stubs of protobuf know two kinds, which are alike."""
+    return cast("Descriptor", message.DESCRIPTOR)
 
 
 def dump(data: dict) -> bytes:
@@ -80,7 +87,7 @@ def _load(body: bytes) -> Any:
 
 
 def _normalise_bytes(data: dict, message_class: type[Message], as_text: bool) -> None:
-    for name in _bytes_fields(message_class):
+    for name in _bytes_fields(descriptor_of(message_class)):
         if data.get(name) is not None:
             read = _base64_of_text if as_text and name in TEXT_FIELDS else _standard_base64
             data[name] = read(name, data[name])
@@ -98,30 +105,30 @@ def _write_text(data: dict, descriptor: Descriptor) -> None:
         value = data.get(field.json_name)
         if field.type == FieldDescriptor.TYPE_MESSAGE and value:
             for inner in value if field.is_repeated else [value]:
-                _write_text(inner, field.message_type)
+                _write_text(inner, required(field.message_type))
         elif field.type == FieldDescriptor.TYPE_BYTES and field.name in TEXT_FIELDS and value is not None:
             data[field.json_name] = base64.b64decode(value).decode(errors="replace")
 
 
 def _refuse_odd_numbers(data: dict, message_class: type[Message]) -> None:
     """Python reads more as a number than JSON does: "1_0" and digits of other scripts."""
-    for name, must in _whole_numbers(message_class).items():
+    for name, must in _whole_numbers(descriptor_of(message_class)).items():
         value = data.get(name)
         if isinstance(value, str) and not (value.isascii() and "_" not in value):
             raise invalid(name, must)
 
 
 @cache
-def _whole_numbers(message_class: type[Message]) -> dict[str, str]:
+def _whole_numbers(descriptor: Descriptor) -> dict[str, str]:
     """What they must be, by both JSON names of each field."""
-    fields = [field for field in message_class.DESCRIPTOR.fields if field.type in _WHOLE_NUMBERS]
+    fields = [field for field in descriptor.fields if field.type in _WHOLE_NUMBERS]
     return {name: _WHOLE_NUMBERS[field.type] for field in fields for name in (field.name, field.json_name)}
 
 
 @cache
-def _bytes_fields(message_class: type[Message]) -> frozenset[str]:
+def _bytes_fields(descriptor: Descriptor) -> frozenset[str]:
     """Both JSON names of each field that holds bytes."""
-    fields = [field for field in message_class.DESCRIPTOR.fields if field.type == FieldDescriptor.TYPE_BYTES]
+    fields = [field for field in descriptor.fields if field.type == FieldDescriptor.TYPE_BYTES]
     return frozenset(name for field in fields for name in (field.name, field.json_name))
 
 
@@ -137,13 +144,12 @@ def _standard_base64(name: str, value: Any) -> str:
 
 def _field_error(text: str, descriptor: Descriptor) -> ApiError:
     found = _FIELD.search(text)
-    field = found and _field_named(found[1] or found[2], descriptor)
+    name = (found[1] or found[2]) if found else ""
+    field = _field_named(name, descriptor)
     if not field:
         return ApiError(grpc.StatusCode.INVALID_ARGUMENT, f"body: is no {descriptor.name}")
     must = _WHAT_IT_MUST_BE.get(field.type, "is not of its type")
-    return invalid(
-        found[1] or found[2], f"must be a list, of which each {must}" if field.is_repeated else must
-    )
+    return invalid(name, f"must be a list, of which each {must}" if field.is_repeated else must)
 
 
 def _field_named(name: str, descriptor: Descriptor) -> FieldDescriptor | None:

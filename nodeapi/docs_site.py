@@ -52,7 +52,7 @@ def _file(path: Path) -> File:
 
 def _etag(request: HttpRequest, name: str = START) -> str | None:
     file = site().get(name)
-    return file and file.etag
+    return file.etag if file else None
 
 
 @require_safe

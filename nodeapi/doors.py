@@ -14,6 +14,7 @@ from messaging.budget import OverBudget
 from messaging.database import Database
 from messaging.idempotency import Claim, KeyReused
 from messaging.notes import noter
+from messaging.required import required
 from nodeapi.audit import AuditLog
 from nodeapi.auth import Caller, Keys, Visit, WebGuard
 from nodeapi.calling import Call
@@ -50,7 +51,7 @@ class Doors:
         """
         caller = self.authenticate(visit, operation.rpc_path)
         if self._is_forwarded(operation, caller):
-            return await self.forwarder.call(operation, read(), visit)
+            return await required(self.forwarder).call(operation, read(), visit)
         if operation.scope == READ:
             self.require(caller, READ, visit, operation.rpc_path)
             return await self._carry_out(operation, read, visit, caller)

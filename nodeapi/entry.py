@@ -7,6 +7,7 @@ from collections.abc import Awaitable, Callable
 import grpc
 from django.db import Error as DatabaseError
 
+from messaging.required import required
 from nodeapi import codec
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
@@ -46,7 +47,7 @@ class ApiEntry:
         await self._made()
         if self._application is not None:
             if scope["type"] == "http" and scope["path"] in pages.METRICS_PATHS:
-                await pages.metrics_page(scope, send, self._doors, self._scrape)
+                await pages.metrics_page(scope, send, required(self._doors), required(self._scrape))
             else:
                 await self._application(scope, receive, send)
         elif scope["type"] == "websocket":

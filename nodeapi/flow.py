@@ -5,6 +5,7 @@ the buffer is over its limit, by pausing its producer.
 """
 
 import asyncio
+from typing import Any
 
 import daphne.server  # noqa: F401  (installs Twisted's asyncio reactor, which has to come first)
 from autobahn.twisted.websocket import ConnectionDeny
@@ -22,10 +23,10 @@ class Connection:
 
     def __init__(self, send):
         # Daphne hands its application partial(server.handle_reply, protocol).
-        protocol = next(iter(getattr(send, "args", ())), None)
+        protocol: Any = next(iter(getattr(send, "args", ())), None)
         self._protocol = protocol
         channel = getattr(protocol, "channel", None) or protocol
-        self._transport = getattr(channel, "transport", None)
+        self._transport: Any = getattr(channel, "transport", None)
         # TLS wraps the transport whose buffer fills up.
         self._socket = self._transport
         while isinstance(self._socket, ProtocolWrapper):

@@ -15,7 +15,7 @@ from typing import Any
 
 import daphne.server  # (installs Twisted's asyncio reactor, which has to come first)
 from daphne import http_protocol, ws_protocol
-from twisted.internet.protocol import Protocol
+from twisted.internet.protocol import Protocol, connectionDone
 from twisted.web import http
 
 from nodeapi import codec
@@ -132,6 +132,8 @@ class Seats:
 class Refused(Protocol):
     """A connection beyond the limits. Under TLS a factory has to give a protocol."""
 
+    transport: Any
+
     def connectionMade(self) -> None:
         self.transport.abortConnection()
 
@@ -162,6 +164,7 @@ class BoundedChannel(http.HTTPChannel):
 
     maxHeaders = 100
     totalHeadersSize = 16_384
+    transport: Any
     _asking = False
 
     def connectionMade(self) -> None:
@@ -169,7 +172,7 @@ class BoundedChannel(http.HTTPChannel):
         self.factory.seats.take(self.transport, getattr(self.transport.getPeer(), "host", ""))
         self.factory.seats.waits(self)
 
-    def connectionLost(self, reason) -> None:
+    def connectionLost(self, reason=connectionDone) -> None:
         self.factory.seats.works(self)
         self.factory.seats.release(self.transport)
         super().connectionLost(reason)

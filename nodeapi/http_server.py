@@ -30,4 +30,8 @@ class HttpServer(daphne.server.Server):
     @http_factory.setter
     def http_factory(self, factory) -> None:
         """Daphne gives to its endpoints what it has put here."""
-        self._factory = TLSMemoryBIOFactory(HttpTls(self._tls), False, factory) if self._tls else factory
+        if self._tls:
+            tls = HttpTls(self._tls)
+            self._factory = TLSMemoryBIOFactory(tls, False, factory)  # type: ignore[arg-type]  # by its decorator it is one
+        else:
+            self._factory = factory

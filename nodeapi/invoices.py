@@ -14,12 +14,13 @@ from messaging.idempotency import Claim
 from messaging.times import rfc3339
 from nodeapi.calling import current_call
 from nodeapi.checks import require_permitted, require_spendable, shown_sat
+from nodeapi.engine import Engine
 from nodeapi.errors import ApiError, invalid
 from nodeapi.models import AuditEntry
 from nodeapi.serializers_invoices import MAX_WAIT_SECONDS
 from protos.lnrpc import lightning_pb2
 
-_STATUS = {
+_STATUS: dict[str, grpc.StatusCode] = {
     InvoicePayment.Failure.REFUSED: grpc.StatusCode.FAILED_PRECONDITION,
     InvoicePayment.Failure.BALANCE: grpc.StatusCode.FAILED_PRECONDITION,
     InvoicePayment.Failure.ROUTE: grpc.StatusCode.UNAVAILABLE,
@@ -104,7 +105,7 @@ async def check_invoice(doors, *, invoice: str) -> dict[str, Any]:
     }
 
 
-async def _read(engine, invoice: str) -> tuple[str, lightning_pb2.PayReq]:
+async def _read(engine: Engine, invoice: str) -> tuple[str, lightning_pb2.PayReq]:
     """The payment request as text, and what is in it. ApiError when it is none of this network."""
     try:
         text = checked_payment_request(invoice, network=engine.lnd.network)
@@ -126,7 +127,7 @@ def _amount_msat(request: lightning_pb2.PayReq, amount_sat: int) -> int:
     return request.num_msat or amount_sat * 1000
 
 
-def _require_payable(engine, request: lightning_pb2.PayReq, amount_msat: int) -> None:
+def _require_payable(engine: Engine, request: lightning_pb2.PayReq, amount_msat: int) -> None:
     if request.destination == engine.own_pubkey.hex():
         raise invalid("invoice", "is this node's own: lnd does not pay itself")
     until = request.timestamp + request.expiry

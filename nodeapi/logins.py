@@ -11,6 +11,7 @@ from django.core.exceptions import ValidationError
 from django.db import transaction
 from django.utils import timezone
 
+from messaging.required import required
 from nodeapi.addresses import ip_of, site_of
 from nodeapi.models import AuditEntry
 from nodeapi.operators import Actor, named_in_admin, note, tell
@@ -27,7 +28,7 @@ class LoginForm(AdminAuthenticationForm):
     def clean(self):
         if not (self.cleaned_data.get("username") and self.cleaned_data.get("password")):
             return super().clean()
-        row = _begin(self.request.META.get("REMOTE_ADDR") or "")
+        row = _begin(required(self.request).META.get("REMOTE_ADDR") or "")
         cleaned = super().clean()
         row.caller = named_in_admin(self.user_cache)[:100]
         row.outcome, row.detail = AuditEntry.Outcome.DONE, ""

@@ -3,6 +3,8 @@
 from django.db import models
 from django.utils import timezone
 
+from messaging.notes import Note
+
 
 class RelayRun(models.Model):
     """The UDP relay from one StartSocket to its end. At most one is `running`, across restarts of the node too.
@@ -69,7 +71,7 @@ class ApiKey(models.Model):
         return self.name
 
 
-class AuditEntry(models.Model):
+class AuditEntry(Note):
     """A call that sends, pays or changes something, or was refused; or what was done to a key. One row for each message
     that a call sends. Never the content of a message, nor a key.
 
@@ -94,9 +96,6 @@ class AuditEntry(models.Model):
     address = models.CharField("client", max_length=64, blank=True)
     message_id = models.UUIDField("message or payment", null=True)
     spends = models.BooleanField(default=False)
-
-    # Set when its transaction is committed (messaging/notes.py).
-    committed = False
 
     class Meta:
         verbose_name = "audit entry"

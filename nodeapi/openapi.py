@@ -5,6 +5,8 @@ from typing import Any
 
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
+from messaging.required import required
+from nodeapi.codec import descriptor_of
 from nodeapi.examples import EXAMPLES, Example
 from nodeapi.operations import Operation
 from nodeapi.proto_comments import field_comments
@@ -82,7 +84,7 @@ def _content(operation: Operation, example: Example | None, schemas: dict[str, A
         if example:
             contents[operation.plain.types[0]]["example"] = example.reply[operation.plain.field]
         return contents
-    content: dict[str, Any] = {"schema": _reference(operation.reply_class.DESCRIPTOR, schemas)}
+    content: dict[str, Any] = {"schema": _reference(descriptor_of(operation.reply_class), schemas)}
     if example:
         content["example"] = example.reply
     return {"application/json": content}
@@ -95,7 +97,7 @@ def summary(operation: Operation) -> str:
 
 
 def _request_body(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
-    content: dict[str, Any] = {"schema": _reference(operation.request_class.DESCRIPTOR, schemas)}
+    content: dict[str, Any] = {"schema": _reference(descriptor_of(operation.request_class), schemas)}
     if operation.rpc_path in EXAMPLES:
         content["example"] = EXAMPLES[operation.rpc_path].request
     return {"required": False, "content": {"application/json": content}}
@@ -103,7 +105,7 @@ def _request_body(operation: Operation, schemas: dict[str, Any]) -> dict[str, An
 
 def _parameters(operation: Operation, example: dict[str, Any]) -> list[dict[str, Any]]:
     parameters = []
-    for field in operation.request_class.DESCRIPTOR.fields:
+    for field in descriptor_of(operation.request_class).fields:
         in_path = f"{{{field.name}}}" in operation.path
         parameter = {
             "name": field.name if in_path else field.json_name,
@@ -131,7 +133,7 @@ def _reference(message: Descriptor, schemas: dict[str, Any]) -> dict[str, Any]:
 
 def _schema(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
     if field.cpp_type == FieldDescriptor.CPPTYPE_MESSAGE:
-        one = _reference(field.message_type, schemas)
+        one = _reference(required(field.message_type), schemas)
     elif field.type == FieldDescriptor.TYPE_BYTES:
         one = {"type": "string", "contentEncoding": "base64"}
     else:
@@ -140,7 +142,8 @@ def _schema(field: FieldDescriptor, schemas: dict[str, Any]) -> dict[str, Any]:
 
 
 def _comment(field: FieldDescriptor) -> str:
-    return field_comments(field.file.name).get(field.full_name, "")
+    file = field.file.name  # type: ignore[attr-defined]  # missing in the stubs
+    return field_comments(file).get(field.full_name, "")
 
 
 def _error_schema() -> dict[str, Any]:

@@ -27,7 +27,7 @@ from nodeapi.auth import Visit
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
 from nodeapi.monitoring.calls import counted
-from nodeapi.operations import OPERATIONS, Operation
+from nodeapi.operations import OPERATIONS, Operation, Plain
 
 logger = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ class RawParser(BaseParser):
 
     media_type = "*/*"
 
-    def parse(self, stream, media_type=None, parser_context=None) -> bytes:
+    def parse(self, stream, media_type=None, parser_context=None) -> Any:
         return stream.read()
 
 
@@ -83,8 +83,9 @@ RENDERERS = {as_text: ProtoJsonRenderer(as_text=as_text) for as_text in (False, 
 class OperationView(APIView):
     """One operation. `doors` and `operation` come from `as_view`."""
 
-    doors: Doors = None
-    operation: Operation = None
+    # as_view() asks for defaults, and is always given others.
+    doors: Doors = None  # type: ignore[assignment]  # see above
+    operation: Operation = None  # type: ignore[assignment]  # see above
 
     def initialize_request(self, request: HttpRequest) -> Request:
         return Request(request, parsers=PARSERS)
@@ -94,7 +95,9 @@ class OperationView(APIView):
         renderer = RENDERERS[self.doors.as_text]
         request.accepted_renderer, request.accepted_media_type = renderer, renderer.media_type
 
-    async def dispatch(self, request: HttpRequest, visit: Visit, **path_fields: str) -> Response:
+    async def dispatch(  # type: ignore[override]  # called by web.py alone
+        self, request: HttpRequest, visit: Visit, **path_fields: str
+    ) -> Response:
         self.args, self.kwargs = (), path_fields
         self.headers = {}
         self.request = request = self.initialize_request(request)
@@ -105,13 +108,13 @@ class OperationView(APIView):
             with counted(self.operation):
                 response = Response(await self.doors.call(self.operation, read, visit))
             if self.operation.plain:
-                self._send_plain(response.data)
+                self._send_plain(self.operation.plain, response.data)
         except Exception as error:
             response = self.handle_exception(error)
         return self.finalize_response(request, response)
 
-    def _send_plain(self, reply: Message) -> None:
-        renderer = PlainRenderer(self.operation.plain.field, reply.content_type)
+    def _send_plain(self, plain: Plain, reply: Any) -> None:
+        renderer = PlainRenderer(plain.field, reply.content_type)
         self.request.accepted_renderer, self.request.accepted_media_type = renderer, renderer.media_type
         self.headers = renderer.headers
 

@@ -165,7 +165,7 @@ async def prune(database: Database, keep: Keep) -> dict[str, int]:
     deleted = {}
     for rule, before in _due(keep):
         deleted[rule.name] = 0
-        page = Page([], None)
+        page: Page | None = Page([], None)
         while page:
             page = await database.read(partial(rule.page, before, page.place))
             if page.keys:
@@ -179,7 +179,8 @@ def prune_here(keep: Keep, *, dry: bool) -> Iterator[tuple[str, int, bool]]:
     whether that is all. `dry`: only counted.
     """
     for rule, before in _due(keep):
-        count, page = 0, Page([], None)
+        count = 0
+        page: Page | None = Page([], None)
         while page:
             page = rule.page(before, page.place)
             count += len(page.keys) if dry else _delete_batch(rule, page.keys)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator, Callable
 from functools import partial
+from typing import Any, cast
 
 import grpc
 from django_grpc_framework.services import Service
@@ -12,6 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from nodeapi.addresses import client_address
 from nodeapi.auth import Visit, join
+from nodeapi.codec import Read
 from nodeapi.doors import IDEMPOTENCY_KEY, Doors
 from nodeapi.errors import ApiError
 from nodeapi.forward import AS_BYTES, forwarded_address
@@ -47,7 +49,7 @@ class Undecodable:
 class OperationService(Service):
     """A gRPC service whose methods are rows of the table. `call` is set for each method by `servicer_for`."""
 
-    doors: Doors = None
+    doors: Doors
 
     @classmethod
     def as_servicer(cls, **initkwargs):
@@ -59,12 +61,13 @@ class OperationService(Service):
 
 def servicer_for(service_name: str, doors: Doors) -> Service:
     """A servicer with a method for each of the service's operations."""
-    methods = {
+    methods: dict[str, Any] = {
         operation.method: _unary(operation) for operation in OPERATIONS if operation.service == service_name
     }
     if service_name == STREAM_SERVICE:
         methods["Subscribe"] = _subscribe
-    service_class = type(f"{service_name.rpartition('.')[2]}Service", (OperationService,), methods)
+    name = f"{service_name.rpartition('.')[2]}Service"
+    service_class = cast("type[OperationService]", type(name, (OperationService,), methods))
     return service_class.as_servicer(doors=doors)
 
 
@@ -103,7 +106,7 @@ async def refuse(context, error: ApiError) -> None:
     await context.abort(error.code, error.message, error.trailing_metadata)
 
 
-def decoded(request, message_class: type[Message]) -> Message:
+def decoded(request: Any, message_class: type[Read]) -> Read:
     """ApiError when the bytes were none."""
     if isinstance(request, Undecodable):
         raise ApiError(

@@ -14,6 +14,7 @@ from channels.routing import get_default_application
 
 from lightning.client import LndError
 from messaging.database import Database
+from messaging.required import required
 from nodeapi import assembly, descriptors, rpc
 from nodeapi.entry import api_entry
 from nodeapi.errors import StartError
@@ -163,7 +164,7 @@ class Runtime:
         finally:
             health.phase = "stopping"
             if server:
-                await serving.enter_graceful_shutdown()
+                await required(serving).enter_graceful_shutdown()
                 await server.stop(GRACE_SECONDS)
             await client.close()
             if doors:
@@ -227,7 +228,7 @@ async def install_api(config, *, version: str) -> None:
     health = api_entry.health
     health.watch_database(database, config.database.sqlite_path)
     if config.server.enabled:
-        health.watch_runimpd(RunimpdHealth(doors.forwarder).ask)
+        health.watch_runimpd(RunimpdHealth(required(doors.forwarder)).ask)
     if config.redis_url:
         health.watch_redis(hub)
     health.phase = None

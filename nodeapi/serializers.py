@@ -1,6 +1,6 @@
 """One ProtoSerializer an operation message, used by REST and gRPC alike: what is checked of a request, and its reply."""
 
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 from django_grpc_framework.proto_serializers import BaseProtoSerializer, ProtoSerializer
 from google.protobuf.message import Message
@@ -33,7 +33,7 @@ class RequestSerializer(ProtoSerializer):
         try:
             return self.run_validation(self.message_to_data(message))
         except serializers.ValidationError as error:
-            field, errors = next(iter(error.detail.items()))
+            field, errors = next(iter(cast("dict[str, list[Any]]", error.detail).items()))
             raise invalid(field, " ".join(str(text) for text in errors)) from None
 
 
@@ -72,7 +72,7 @@ class TextField(serializers.Field):
 
 
 class UUIDField(serializers.UUIDField):
-    default_error_messages: ClassVar[dict[str, str]] = {"invalid": "is not a UUID"}
+    default_error_messages: ClassVar[dict[str, Any]] = {"invalid": "is not a UUID"}
 
 
 class SatField(serializers.IntegerField):

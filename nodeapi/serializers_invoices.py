@@ -27,13 +27,16 @@ class MemoField(TextField):
 
 def _open_amount() -> serializers.IntegerField:
     """Sat; 0 when it is left open."""
-    errors = {"min_value": "must not be negative", "max_value": "is more than there are satoshis"}
+    errors: dict[str, Any] = {
+        "min_value": "must not be negative",
+        "max_value": "is more than there are satoshis",
+    }
     return serializers.IntegerField(default=0, min_value=0, max_value=MAX_SAT, error_messages=errors)
 
 
 def _seconds(most: int) -> serializers.IntegerField:
     text = f"must be 1 to {most} seconds"
-    errors = {"min_value": text, "max_value": text}
+    errors: dict[str, Any] = {"min_value": text, "max_value": text}
     return serializers.IntegerField(default=None, min_value=1, max_value=most, error_messages=errors)
 
 

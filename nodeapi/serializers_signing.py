@@ -1,9 +1,11 @@
 """The messages of the service signing."""
 
+from typing import Any
+
 from nodeapi.serializers import PubkeyField, ReplySerializer, RequestSerializer, TextField
 from protos import signing_pb2
 
-_MISSING = {"required": "is missing or empty"}
+_MISSING: dict[str, Any] = {"required": "is missing or empty"}
 
 
 class SignRequest(RequestSerializer):

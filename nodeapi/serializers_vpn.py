@@ -1,5 +1,7 @@
 """The messages of vpn.VPN."""
 
+from typing import Any
+
 from rest_framework import serializers
 
 from nodeapi.serializers import PubkeyField, ReplySerializer, RequestSerializer, UUIDField
@@ -11,7 +13,7 @@ from vpn.states import BoughtState, Role
 _STATES = (*BoughtState.values, ALL)
 _ROLES = (*Role.values, ALL)
 _LIMIT = "must be 1 to 1000"
-_MISSING = {"required": "is missing"}
+_MISSING: dict[str, Any] = {"required": "is missing"}
 
 
 class NonceField(serializers.RegexField):

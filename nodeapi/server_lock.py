@@ -7,9 +7,11 @@ import os
 import secrets
 import socket
 from collections.abc import Mapping
+from typing import Any
 
 import psycopg
 
+from messaging.required import required
 from nodeapi.errors import StartError
 
 logger = logging.getLogger(__name__)
@@ -48,7 +50,7 @@ class ServerLock:
         return self
 
     def __exit__(self, *_) -> None:
-        self._connection.close()
+        required(self._connection).close()
 
     async def watch(self) -> None:
         """Takes the lock again after its connection was lost. Raises StartError when another process has it by then."""
@@ -57,15 +59,16 @@ class ServerLock:
             await asyncio.to_thread(self._keep)
 
     def _keep(self) -> None:
-        if not self._connection.closed:
+        connection = required(self._connection)
+        if not connection.closed:
             try:
-                self._connection.execute("SELECT 1")
+                connection.execute("SELECT 1")
                 return
             except psycopg.Error as error:
                 logger.warning(
                     "the connection that locks the database is lost (%s); taking the lock again", error
                 )
-                self._connection.close()
+                connection.close()
         try:
             self._take()
         except psycopg.Error as error:
@@ -74,7 +77,7 @@ class ServerLock:
             logger.info("the database is locked again")
 
     def _take(self) -> None:
-        connection = psycopg.connect(**self._parameters, autocommit=True)
+        connection = psycopg.connect(**dict[str, Any](self._parameters), autocommit=True)
         try:
             for setting in SESSION_SETTINGS:
                 connection.execute(setting)
@@ -86,7 +89,8 @@ class ServerLock:
         self._connection = connection
 
     def _lock(self, connection: psycopg.Connection) -> None:
-        if connection.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_KEY]).fetchone()[0]:
+        locked = connection.execute("SELECT pg_try_advisory_lock(%s)", [ADVISORY_KEY]).fetchone()
+        if required(locked)[0]:
             return
         holder = connection.execute(HOLDER, [ADVISORY_KEY]).fetchone()
         name = holder[0] if holder else None
@@ -105,7 +109,7 @@ class ServerLock:
 
 
 def _refuse_lossy(connection: psycopg.Connection) -> None:
-    if connection.execute("SHOW synchronous_commit").fetchone()[0] == "off":
+    if required(connection.execute("SHOW synchronous_commit").fetchone())[0] == "off":
         raise StartError(
             "database.url: synchronous_commit is off on this PostgreSQL server: a power cut would lose what was accepted; "
             "set it on (ALTER ROLE … SET synchronous_commit = on)"

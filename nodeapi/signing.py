@@ -10,6 +10,7 @@ from lightning.client import LndError
 from messaging import peers
 from messaging.envelope import DOMAIN
 from nodeapi.checks import require_running
+from nodeapi.engine import Engine
 from nodeapi.errors import ApiError, invalid
 
 
@@ -55,7 +56,7 @@ async def _is_known(doors, pubkey: bytes) -> bool:
     return True
 
 
-def _bounded(engine, msg: str) -> bytes:
+def _bounded(engine: Engine, msg: str) -> bytes:
     message, limit = msg.encode(), engine.limits.max_bytes
     if len(message) > limit:
         raise invalid("msg", f"{len(message)} bytes are more than message.max_bytes ({limit})")

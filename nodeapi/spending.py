@@ -34,7 +34,8 @@ def spent_by(caller: str, fee_limit_msat: FeeLimit, since: datetime) -> int:
 def expenses_of(caller: str, fee_limit_msat: FeeLimit, since: datetime) -> list[tuple[datetime, int]]:
     """When and how many msat, the oldest of each kind."""
     entries = _entries(caller, since)
-    ids = list(entries.order_by("created_at").values_list("message_id", flat=True)[:MOST_EXPENSES])
+    oldest = entries.order_by("created_at").values_list("message_id", flat=True)[:MOST_EXPENSES]
+    ids = [message_id for message_id in oldest if message_id]
     messages = named(Direction.OUT, ids).filter(cost_msat__gt=0)
     payments = (
         _payments(caller, since, entries.values("message_id")).filter(cost_msat__gt=0).order_by("created_at")

@@ -202,7 +202,7 @@ class Hub:
         """Live from now on, or from behind `after` in the log. End it with `unsubscribe`."""
         live = after is None
         subscription = Subscription(
-            self, position=self.last_seq if live else after, services=services, live=live, door=door
+            self, position=self.last_seq if after is None else after, services=services, live=live, door=door
         )
         self._subscriptions.add(subscription)
         return subscription

@@ -10,6 +10,7 @@ from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
 from messaging import metrics
+from messaging.required import required
 from nodeapi import codec, flow
 from nodeapi.auth import headers_of, visit_of
 from nodeapi.doors import Doors
@@ -66,6 +67,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
         self._doors = doors
         self._subscription: Subscription | None = None
         self._sender: asyncio.Task | None = None
+        self._ending: asyncio.Task | None = None
         self._window: Window | None = None
         self._forget: Callable[[], None] = lambda: None
 
@@ -86,12 +88,16 @@ class StreamConsumer(AsyncWebsocketConsumer):
         await self.accept(subprotocol)
         loop = asyncio.get_running_loop()
         self._sender = loop.create_task(self._send_forever())
-        self._forget = self._doors.keys.watch(caller, lambda error: loop.create_task(self._end(error)))
+
+        def end(error: ApiError) -> None:
+            self._ending = loop.create_task(self._end(error))
+
+        self._forget = self._doors.keys.watch(caller, end)
 
     async def _end(self, error: ApiError) -> None:
         """Its key is valid no more."""
-        self._sender.cancel()
-        self._doors.hub.unsubscribe(self._subscription)
+        required(self._sender).cancel()
+        self._doors.hub.unsubscribe(required(self._subscription))
         await self._close(POLICY_VIOLATION, error.message)
 
     async def _close(self, code: int, reason: str) -> None:
@@ -113,7 +119,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
         connection = flow.Connection(self.base_send)
         send = self.base_send
         try:
-            async for frame in self._subscription.frames():
+            async for frame in required(self._subscription).frames():
                 if connection.stalled and not await connection.drained():
                     await self._close_stalled(connection)
                     return
@@ -130,7 +136,7 @@ class StreamConsumer(AsyncWebsocketConsumer):
     async def _close_stalled(self, connection: flow.Connection) -> None:
         logger.warning("a websocket client reads nothing; closed")
         metrics.STREAM_CLOSED_SLOW.labels("websocket").inc()
-        self._doors.hub.unsubscribe(self._subscription)
+        self._doors.hub.unsubscribe(required(self._subscription))
         await self._close(TRY_AGAIN_LATER, "nothing was read for too long")
         connection.abort()
 

@@ -15,6 +15,7 @@ from twisted.internet.interfaces import IOpenSSLServerConnectionCreator
 from twisted.internet.ssl import CertificateOptions
 from zope.interface import implementer
 
+from messaging.required import required
 from nodeapi.certificates import Pair, PairError, doubts_about, read_pair
 
 logger = logging.getLogger(__name__)
@@ -90,7 +91,7 @@ class HttpTls:
         if pair is not self._pair:
             self._options = _options(pair)
             self._pair = pair
-        return self._options.serverConnectionForTLS(protocol)
+        return required(self._options).serverConnectionForTLS(protocol)
 
 
 def _options(pair: Pair) -> CertificateOptions:
@@ -115,7 +116,9 @@ def grpc_server_credentials(files: PairFiles) -> grpc.ServerCredentials:
         in_use[0] = pair
         return _grpc_configuration(pair)
 
-    return grpc.dynamic_ssl_server_credentials(_grpc_configuration(in_use[0]), fetch)
+    first = _grpc_configuration(in_use[0])
+    # None says that nothing has changed.
+    return grpc.dynamic_ssl_server_credentials(first, fetch)  # type: ignore[arg-type]  # see above
 
 
 def _grpc_configuration(pair: Pair) -> grpc.ServerCertificateConfiguration:

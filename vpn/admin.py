@@ -10,6 +10,7 @@ from django.utils import timezone
 from django.utils.html import format_html
 
 from messaging.admin import HistoryAdmin, Noted, StateFilter, in_words, short, to_the_second
+from messaging.required import required
 from vpn.models import (
     Address,
     Lease,
@@ -143,7 +144,7 @@ class LeaseAdmin(HistoryAdmin, Noted):
 
     @admin.display(description="time left", ordering="expires_at")
     def time_left(self, lease: Lease) -> str:
-        return in_words(lease.expires_at - timezone.now()) if lease.state in RUNNING else "–"
+        return in_words(required(lease.expires_at) - timezone.now()) if lease.state in RUNNING else "–"
 
     @admin.display(description="last handshake (UTC)", ordering="last_handshake_at")
     def handshake(self, lease: Lease) -> str:
@@ -368,7 +369,9 @@ class PurchasedLeaseAdmin(HistoryAdmin):
 
     @admin.display(description="time left", ordering="expires_at")
     def time_left(self, lease: PurchasedLease) -> str:
-        return "–" if lease.state == BoughtState.ENDED else in_words(lease.expires_at - timezone.now())
+        return (
+            "–" if lease.state == BoughtState.ENDED else in_words(required(lease.expires_at) - timezone.now())
+        )
 
 
 @admin.register(Purchase)

@@ -104,7 +104,7 @@ def _uuid(value: Any) -> UUID:
 
 _NONCE_FIELD = _text(MAX_NONCE_CHARACTERS, _NONCE)
 _ASKED = {"nonce": _NONCE_FIELD, "price": _price, "pubkey": _text(MAX_KEY_CHARACTERS)}
-_END = {"id": _uuid, "expires_at": _time}
+_END: dict[str, Take] = {"id": _uuid, "expires_at": _time}
 _FIELDS: dict[str, dict[str, Take]] = {
     QUOTE_REQUEST: {},
     QUOTE: {

@@ -14,6 +14,7 @@ from messaging import events
 from messaging.budget import OverBudget
 from messaging.models import Event, Message
 from messaging.outgoing import store_all
+from messaging.required import required
 from messaging.workers import WorkerContext
 from protos.lnrpc import lightning_pb2
 from vpn import buying, renewing
@@ -88,7 +89,7 @@ class Buyer:
         """From an invoice to a payment that may begin, or to a refusal."""
         request = await self._decoded(purchase)
         wrong = request if isinstance(request, str) else self._wrong(purchase, request)
-        if wrong:
+        if wrong or isinstance(request, str):
             await self._step(purchase, lambda row: buying.refuse(row, "invoice", wrong))
             return
         payment_hash = bytes.fromhex(request.payment_hash)
@@ -126,7 +127,9 @@ class Buyer:
         """Begins the payment, which is stored before lnd hears of it, or notes its end."""
         if purchase.state != PurchaseState.PAYING:
             return
-        payment = await self._context.database.read(partial(payment_of, bytes(purchase.payment_hash)))
+        payment = await self._context.database.read(
+            partial(payment_of, bytes(required(purchase.payment_hash)))
+        )
         if payment is None:
             await self._pay(purchase)
         elif payment.state == InvoicePayment.State.SETTLED:
@@ -139,7 +142,7 @@ class Buyer:
         request = await self._decoded(purchase)
         wrong = request if isinstance(request, str) else self._wrong(purchase, request)
         reason = "invoice"
-        if not wrong:
+        if not wrong and not isinstance(request, str):
             try:
                 await self._context.payer.pay(
                     request,

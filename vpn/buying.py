@@ -15,6 +15,7 @@ from invoices.services import payment_of
 from messaging import metrics
 from messaging.models import Event, Message
 from messaging.registry import Reaction
+from messaging.required import required
 from messaging.times import rfc3339_seconds
 from vpn import bodies, sealing, telling
 from vpn.keys import KeyPair
@@ -60,10 +61,9 @@ def contract_of(seller: str, nonce: str, price: str) -> tuple[ReceivedQuote, int
     if quote is None:
         raise NotPossible("nonce", "is of no quote that this node has had from this node", invalid=True)
     price_sat = _price_within(price, quote.min_price_sat, quote.max_price_sat)
-    if quote.expires_at <= timezone.now():
-        raise NotPossible(
-            "nonce", f"its quote held until {rfc3339_seconds(quote.expires_at)}: ask for another"
-        )
+    expires_at = required(quote.expires_at)
+    if expires_at <= timezone.now():
+        raise NotPossible("nonce", f"its quote held until {rfc3339_seconds(expires_at)}: ask for another")
     used = Purchase.objects.filter(seller=seller, nonce=nonce).exclude(state=PurchaseState.REFUSED)
     if used.exists():
         raise NotPossible("nonce", "was used for a contract before: ask for another quote")
@@ -147,7 +147,10 @@ def _store_purchase(
 
 
 def quote_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
-    asked = ReceivedQuote.objects.filter(request_id=message.reply_to, seller=message.pubkey, nonce="").first()
+    request_id = message.reply_to
+    if request_id is None:
+        return Reaction(dropped="quote_unasked")
+    asked = ReceivedQuote.objects.filter(request_id=request_id, seller=message.pubkey, nonce="").first()
     if asked is None:
         return Reaction(dropped="quote_unasked")
     if ReceivedQuote.objects.filter(seller=message.pubkey, nonce=body["nonce"]).exists():
@@ -162,9 +165,7 @@ def quote_received(message: Message, body: dict[str, Any], settings: VpnSettings
     asked.save()
     told = {name: body[name] for name in ("nonce", "price", "min_price", "max_price", "expires_at")}
     return Reaction(
-        events=[
-            telling.event(bodies.QUOTE, message.reply_to, received=message, pubkey=message.pubkey, **told)
-        ]
+        events=[telling.event(bodies.QUOTE, request_id, received=message, pubkey=message.pubkey, **told)]
     )
 
 
@@ -176,7 +177,7 @@ def invoice_received(message: Message, body: dict[str, Any], settings: VpnSettin
         text = (
             f"the invoice is for {body['seconds']} seconds; {purchase.price_sat} sat buy {purchase.seconds}"
         )
-        return Reaction(events=[refuse(purchase, "less_time", text)])
+        return Reaction(events=[required(refuse(purchase, "less_time", text))])
     purchase.payment_request, purchase.state = body["payment_request"], PurchaseState.INVOICED
     purchase.save()
     transaction.on_commit(settings.buying.ring)
@@ -274,11 +275,15 @@ def refusal_received(message: Message, body: dict[str, Any], settings: VpnSettin
     told = {"reason": body["reason"], "text": body["text"], "pubkey": message.pubkey}
     purchase = _purchase(message)
     if purchase is None:
-        if not ReceivedQuote.objects.filter(
-            request_id=message.reply_to, seller=message.pubkey, nonce=""
-        ).exists():
+        request_id = message.reply_to
+        if (
+            request_id is None
+            or not ReceivedQuote.objects.filter(
+                request_id=request_id, seller=message.pubkey, nonce=""
+            ).exists()
+        ):
             return Reaction(dropped="refusal_unasked")
-        return Reaction(events=[telling.event(bodies.REFUSAL, message.reply_to, received=message, **told)])
+        return Reaction(events=[telling.event(bodies.REFUSAL, request_id, received=message, **told)])
     if purchase.state in (PurchaseState.REFUSED, PurchaseState.DONE) or purchase.cause:
         return Reaction(dropped="refusal_known")
     purchase.cause = f"{body['reason']}: {body['text']}"[:500]
@@ -380,7 +385,7 @@ def _latest_end(purchase: Purchase) -> datetime:
         begins = lease.expires_at if lease else purchase.created_at
     else:
         # Its time runs from the settlement: a seller may have held the money for long.
-        payment = payment_of(bytes(purchase.payment_hash))
+        payment = payment_of(bytes(required(purchase.payment_hash)))
         begins = (
             max(purchase.created_at, payment.ended_at)
             if payment and payment.ended_at
@@ -391,7 +396,7 @@ def _latest_end(purchase: Purchase) -> datetime:
 
 def pass_time(now: datetime) -> list[Event]:
     """Ends what is over and what nobody told the end of, and gives up what is not answered."""
-    told = []
+    told: list[Event | None] = []
     for lease in _over(now):
         told.append(end(lease))
     for purchase in _unanswered(now):

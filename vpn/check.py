@@ -157,7 +157,7 @@ async def _check_reach(wanted: Wanted, interface: str | None, findings: _Finding
         )
 
 
-def _bind_error(address, port: int) -> int:
+def _bind_error(address, port: int) -> int | None:
     kind = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
         with socket.socket(kind, socket.SOCK_DGRAM) as probe:

@@ -8,6 +8,14 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+def is_within(inner: Network, outer: Network) -> bool:
+    if isinstance(inner, ipaddress.IPv4Network):
+        return isinstance(outer, ipaddress.IPv4Network) and inner.subnet_of(outer)
+    return isinstance(outer, ipaddress.IPv6Network) and inner.subnet_of(outer)
+
+
 Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Interface = ipaddress.IPv4Interface | ipaddress.IPv6Interface
 
@@ -57,7 +65,7 @@ class Pool:
 
     def holds(self, network: Network) -> bool:
         """Whether all of it lies within the pool, the server's address included."""
-        return any(network.version == own.version and network.subnet_of(own) for own in self.networks)
+        return any(is_within(network, own) for own in self.networks)
 
 
 def host_networks(addresses: Iterable[Address]) -> frozenset[Network]:

@@ -7,6 +7,8 @@ import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from messaging.required import required
+
 TIMEOUT_SECONDS = 30
 END_SECONDS = 5
 # Some 65,000 peers of `wg show … transfer`.
@@ -58,9 +60,9 @@ async def run(command: Sequence[str], *, stdin: str = "", timeout_seconds: float
         raise ProgramError(f"{name}: cannot be run: {getattr(error, 'strerror', None) or error}") from None
     try:
         async with asyncio.timeout(timeout_seconds), asyncio.TaskGroup() as tasks:
-            tasks.create_task(_write(process.stdin, stdin))
-            stdout = tasks.create_task(_read(process.stdout, name))
-            stderr = tasks.create_task(_read(process.stderr, name))
+            tasks.create_task(_write(required(process.stdin), stdin))
+            stdout = tasks.create_task(_read(required(process.stdout), name))
+            stderr = tasks.create_task(_read(required(process.stderr), name))
             code = await process.wait()
     except TimeoutError:
         raise ProgramTimeout(f"{name}: did not end within {timeout_seconds:g} s") from None
@@ -102,7 +104,7 @@ async def _end(process: asyncio.subprocess.Process) -> None:
     try:
         async with asyncio.timeout(END_SECONDS):
             # wait() waits for its pipes too, and a full one is not read to its end by itself.
-            await asyncio.gather(_drain(process.stdout), _drain(process.stderr))
+            await asyncio.gather(_drain(required(process.stdout)), _drain(required(process.stderr)))
             await process.wait()
     except TimeoutError:
         pass

@@ -58,7 +58,9 @@ def missing_after(desired: Peers, present: Peers) -> list[str]:
 
 def _settable(desired: Peers, own_key: str) -> tuple[dict[str, frozenset[Network]], dict[str, str]]:
     """Two peers with one address would take it from each other for ever: the first one keeps it."""
-    wanted, refused, holders = {}, {}, {}
+    wanted: dict[str, frozenset[Network]] = {}
+    refused: dict[str, str] = {}
+    holders: dict[Network, str] = {}
     for key, networks in desired.items():
         other = next((holders[network] for network in networks if network in holders), None)
         if key == own_key:

@@ -64,7 +64,7 @@ def renew(lease: PurchasedLease, now: datetime, settings: VpnSettings) -> list[M
     lease = PurchasedLease.objects.get(pk=lease.pk)
     if lease.state == BoughtState.ENDED or not _is_due(lease, now):
         return []
-    price_sat = Purchase.objects.filter(lease_id=lease.pk).order_by("-created_at").first().price_sat
+    price_sat = Purchase.objects.filter(lease_id=lease.pk).latest("created_at").price_sat
     spent_sat = spent(now)
     if spent_sat + price_sat > settings.auto_renew_budget_sat:
         logger.info(

@@ -9,7 +9,7 @@ import re
 from collections.abc import Sequence
 
 from vpn import programs
-from vpn.pool import Address, Network
+from vpn.pool import Address, Network, is_within
 
 NFT = "nft"
 DNS_PORT = 53
@@ -129,22 +129,21 @@ def _covers(text: str, subnet: Network) -> bool:
         network = ipaddress.ip_network(text)
     except ValueError:
         return True  # a set or a range, which a person has to judge
-    return network.version == subnet.version and subnet.subnet_of(network)
+    return is_within(subnet, network)
 
 
 def _is_named(network: Network) -> bool:
     if network.prefixlen == network.max_prefixlen:
         return True
-    return any(network.version == private.version and network.subnet_of(private) for private in PRIVATE)
+    return any(is_within(network, private) for private in PRIVATE)
 
 
 def _to(networks: Sequence[Network], line: str) -> list[str]:
     lines = []
     for family, version in (("ip", 4), ("ip6", 6)):
-        of_family = ipaddress.collapse_addresses(
-            network for network in networks if network.version == version
-        )
-        words = [str(network) for network in of_family]
+        of_family = [network for network in networks if network.version == version]
+        merged = ipaddress.collapse_addresses(of_family)  # type: ignore[type-var]  # of one version
+        words = [str(network) for network in merged]
         if words:
             lines.append(line.format(f"{family} daddr {{ {', '.join(words)} }}"))
     return lines

@@ -17,6 +17,7 @@ from lightning.client import LndClient, LndError, Trouble
 from messaging import events
 from messaging.models import Event, Message
 from messaging.outgoing import store_all
+from messaging.required import required
 from messaging.workers import WorkerContext
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
@@ -210,7 +211,7 @@ class Seller:
             self._settings.selling.ring()
 
     def _is_late(self, term: Term, seconds: int) -> bool:
-        since = max(term.held_at, self._began)
+        since = max(required(term.held_at), self._began)
         return self._now >= since + timedelta(seconds=seconds)
 
     async def _settle(self, term: Term) -> None:

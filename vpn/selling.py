@@ -16,6 +16,7 @@ from django.utils import timezone
 from messaging import metrics
 from messaging.models import Event, Message
 from messaging.registry import Reaction
+from messaging.required import required
 from messaging.times import rfc3339_seconds
 from messaging.transitions import require_way
 from vpn import addresses, bodies, telling
@@ -90,8 +91,7 @@ def quote_requested(message: Message, body: dict[str, Any], settings: VpnSetting
 
 def contract_received(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
     _require_open(settings)
-    quote = Quote.objects.filter(nonce=body["nonce"], buyer=message.pubkey).first()
-    _require_usable(quote)
+    quote = _usable_quote(body["nonce"], message.pubkey)
     price_sat = _checked_price(body["price"], quote.min_price_sat, quote.max_price_sat)
     wg_key = _checked_key(body["pubkey"], settings)
     if not addresses.any_free(settings.pool):
@@ -124,7 +124,7 @@ def refresh_received(message: Message, body: dict[str, Any], settings: VpnSettin
         raise Refused("price", "no payment prolongs this lease any more") from None
     price_sat = _checked_price(body["price"], prices.min_sat, prices.max_sat)
     seconds = bought_seconds(price_sat * 1000, lease.price_sat)
-    if lease.expires_at + timedelta(seconds=seconds) > timezone.now() + FURTHEST_END:
+    if required(lease.expires_at) + timedelta(seconds=seconds) > timezone.now() + FURTHEST_END:
         raise Refused("too_long", "the lease would last too long")
     if lease.terms.filter(state__in=OPEN_TERMS).count() >= settings.quotes_per_minute:
         raise Refused("busy", "too many refreshes of this lease wait for their payment")
@@ -179,7 +179,8 @@ def _require_open(settings: VpnSettings) -> None:
         raise Refused("closed", "this node sells no VPN now")
 
 
-def _require_usable(quote: Quote | None) -> None:
+def _usable_quote(nonce: str, buyer: str) -> Quote:
+    quote = Quote.objects.filter(nonce=nonce, buyer=buyer).first()
     if quote is None:
         raise Refused("unknown_nonce", "no quote to you has this nonce")
     if quote.used_at:
@@ -188,6 +189,7 @@ def _require_usable(quote: Quote | None) -> None:
         raise Refused(
             "expired", f"this quote held until {rfc3339_seconds(quote.expires_at)}; ask for another"
         )
+    return quote
 
 
 def _require_few_unpaid(buyer: str, settings: VpnSettings) -> None:
@@ -204,7 +206,7 @@ def _make_room() -> None:
     if unpaid.count() < MAX_UNPAID:
         return
     by_buyer = unpaid.values("buyer").annotate(contracts=Count("pk"), oldest=Min("pk"))
-    greediest = by_buyer.order_by("-contracts", "oldest").first()
+    greediest = required(by_buyer.order_by("-contracts", "oldest").first())
     term = Term.objects.select_related("lease").get(lease_id=greediest["oldest"], kind=Term.Kind.CONTRACT)
     give_back(term, "it was not paid, and gave way to another contract")
 
@@ -328,7 +330,7 @@ def begun_at(term: Term, told: datetime, now: datetime) -> datetime:
 
 
 def extend(lease: Lease, seconds: int, cause: str) -> None:
-    lease.expires_at += timedelta(seconds=seconds)
+    lease.expires_at = required(lease.expires_at) + timedelta(seconds=seconds)
     _set_warning(lease, timezone.now())
     move(lease, LeaseState.ACTIVE, cause) if lease.state == LeaseState.EXPIRING else store(lease, cause)
 
@@ -381,7 +383,7 @@ def pass_time(now: datetime) -> tuple[list[Message], list[Event]]:
     messages, events = [], []
     for lease in Lease.objects.filter(state=LeaseState.ACTIVE, warns_at__lte=now):
         # One that is over already is not told that it will be.
-        if lease.expires_at > now:
+        if required(lease.expires_at) > now:
             messages.append(_end_message(bodies.EXPIRING, lease))
             events.append(_end_event(bodies.EXPIRING, lease))
         move(lease, LeaseState.EXPIRING, "ends soon")
@@ -435,13 +437,14 @@ def end_now(lease: Lease, cause: str) -> None:
         raise ValueError("the lease does not run")
     if lease.terms.filter(state__in=UNDECIDED).exists():
         raise ValueError("a payment for it is held; ask again when it has ended")
-    lease.expires_at = min(lease.expires_at, timezone.now())
+    lease.expires_at = min(required(lease.expires_at), timezone.now())
     move(lease, LeaseState.EXPIRED, cause)
 
 
 def _set_warning(lease: Lease, since: datetime) -> None:
-    left_seconds = max(0.0, (lease.expires_at - since).total_seconds())
-    lease.warns_at = lease.expires_at - timedelta(seconds=min(WARN_SECONDS, left_seconds * WARN_SHARE))
+    expires_at = required(lease.expires_at)
+    left_seconds = max(0.0, (expires_at - since).total_seconds())
+    lease.warns_at = expires_at - timedelta(seconds=min(WARN_SECONDS, left_seconds * WARN_SHARE))
 
 
 def _end_message(type: str, lease: Lease) -> Message:
@@ -503,7 +506,7 @@ def lease_message(term: Term, settings: VpnSettings, *, reply_to) -> Message:
         bodies.LEASE,
         lease.buyer,
         reply_to=reply_to,
-        for_seconds=(lease.expires_at - timezone.now()).total_seconds(),
+        for_seconds=(required(lease.expires_at) - timezone.now()).total_seconds(),
         id=lease.contract_id,
         **peering(lease, settings),
         expires_at=lease.expires_at,

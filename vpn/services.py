@@ -1,8 +1,10 @@
 """What can be asked of the VPN. Reads are synchronous; asking goes through the outbox."""
 
 import io
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import segno
@@ -15,6 +17,7 @@ from messaging.idempotency import Claim
 from messaging.models import Message
 from messaging.outbox import Outbox
 from messaging.outgoing import new_message
+from messaging.required import required
 from messaging.times import rfc3339_seconds
 from vpn import bodies, buying, sealing
 from vpn.keys import new_key_pair
@@ -73,9 +76,11 @@ def lease_list(*, state: str = "", pubkey: str = "", role: str = "", limit: int)
     """The leases that this node has bought, or has `sold`, or `all`: those that run, or `ended`, or `all`; the newest
     first.
     """
-    lists = {Role.BOUGHT: _bought, Role.SOLD: _sold}
+    lists: dict[Role, Callable[[str, str], QuerySet[Any]]] = {Role.BOUGHT: _bought, Role.SOLD: _sold}
     roles = list(lists) if role == ALL else [Role(role or Role.BOUGHT)]
-    leases = [lease for one in roles for lease in lists[one](state, pubkey)[:limit]]
+    leases: list[PurchasedLease | Lease] = [
+        lease for one in roles for lease in lists[one](state, pubkey)[:limit]
+    ]
     now = timezone.now()
     newest = sorted(leases, key=lambda lease: lease.created_at, reverse=True)[:limit]
     return [
@@ -102,7 +107,7 @@ def _sold(state: str, pubkey: str) -> QuerySet[Lease]:
 
 def _shown_sold(lease: Lease, now: datetime) -> dict:
     """Of the server's side there is nothing to tell: it is this node's own."""
-    runs = lease.state in RUNNING
+    runs, expires_at = lease.state in RUNNING, required(lease.expires_at)
     return {
         "role": Role.SOLD.value,
         "id": str(lease.contract_id),
@@ -111,8 +116,8 @@ def _shown_sold(lease: Lease, now: datetime) -> dict:
         "state": LeaseState(lease.state).value if runs else BoughtState.ENDED.value,
         "address": lease.addresses,
         "public_key": lease.wg_key,
-        "expires_at": rfc3339_seconds(lease.expires_at),
-        "seconds_left": max(0, int((lease.expires_at - now).total_seconds())) if runs else 0,
+        "expires_at": rfc3339_seconds(expires_at),
+        "seconds_left": max(0, int((expires_at - now).total_seconds())) if runs else 0,
     }
 
 

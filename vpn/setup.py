@@ -10,6 +10,7 @@ import os
 import secrets
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 from vpn import keys, programs, rules
@@ -146,7 +147,7 @@ class Setup:
                 steps.append(
                     Step(
                         f"forward IPv{version} between interfaces: write 1 to {FORWARDING[version]}",
-                        lambda version=version: self._forward(state, version),
+                        partial(self._forward, state, version),
                     )
                 )
         nat = rules.nat_rules(name, wanted.subnet)
@@ -180,7 +181,7 @@ class Setup:
             steps.append(
                 Step(
                     f"no longer forward IPv{version}, as before: write 0 to {FORWARDING[version]}",
-                    lambda version=version: _write_forwarding(version, "0"),
+                    partial(_write_forwarding, version, "0"),
                 )
             )
         if await self._ours(state, await self._interfaces()):

@@ -7,6 +7,7 @@ from datetime import timedelta
 from django.utils import timezone
 
 from messaging.models import Event, Message
+from messaging.required import required
 from vpn import selling
 from vpn.models import LeaseWish, Term
 from vpn.settings import VpnSettings
@@ -43,7 +44,7 @@ def _carry_out(wish: LeaseWish, settings: VpnSettings) -> list[Message]:
         return []
     if lease.state not in RUNNING:
         raise ValueError("the lease does not run")
-    if lease.expires_at + timedelta(seconds=wish.seconds) > timezone.now() + selling.FURTHEST_END:
+    if required(lease.expires_at) + timedelta(seconds=wish.seconds) > timezone.now() + selling.FURTHEST_END:
         raise ValueError("the lease would last too long")
     selling.extend(lease, wish.seconds, f"extended by the operator: {wish.seconds} s")
     term = lease.terms.get(kind=Term.Kind.CONTRACT)

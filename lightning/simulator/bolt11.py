@@ -165,7 +165,7 @@ def _field(tag: str, groups: list[int]) -> list[int]:
 
 
 def _integer(value: int, length: int | None = None) -> list[int]:
-    groups = []
+    groups: list[int] = []
     while value or not groups:
         groups.append(value & 31)
         value >>= 5

@@ -3,6 +3,7 @@
 import re
 import secrets
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -43,7 +44,7 @@ def write_config(
     return path
 
 
-def _lnd_of(path: Path) -> dict:
+def _lnd_of(path: Path) -> dict[str, Any]:
     try:
         return yaml.safe_load(path.read_text())["lightning"]["lnd_node"] or {}
     except (OSError, yaml.YAMLError, KeyError, TypeError):

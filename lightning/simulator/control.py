@@ -43,8 +43,9 @@ class SimulatorControl:
         if channel is not None:
             await channel.close()
 
-    async def info(self) -> list[dict]:
-        return await self.command("info")
+    async def info(self) -> list[dict[str, Any]]:
+        nodes: list[dict[str, Any]] = await self.command("info")
+        return nodes
 
     async def set_latency(self, ms: float, node: str | None = None) -> None:
         await self.command("latency", ms=ms, node=node)
@@ -63,10 +64,10 @@ class SimulatorControl:
         await self.command("release", node=node)
 
     async def hang_streams(self, node: str) -> int:
-        return await self.command("hang_streams", node=node)
+        return int(await self.command("hang_streams", node=node))
 
     async def drop_streams(self, node: str) -> int:
-        return await self.command("drop_streams", node=node)
+        return int(await self.command("drop_streams", node=node))
 
     async def disconnect(self, a: str, b: str, seconds: float = 1.0) -> None:
         await self.command("disconnect", a=a, b=b, seconds=seconds)
@@ -97,10 +98,11 @@ class SimulatorControl:
         capacity_sat: int = 10_000_000,
         remote_sat: int | None = None,
         private: bool = False,
-    ) -> dict:
-        return await self.command(
+    ) -> dict[str, Any]:
+        opened: dict[str, Any] = await self.command(
             "open_channel", a=a, b=b, capacity_sat=capacity_sat, remote_sat=remote_sat, private=private
         )
+        return opened
 
     async def pay(
         self,
@@ -113,9 +115,9 @@ class SimulatorControl:
         payment_hash: bytes | None = None,
         fee_limit_msat: int = 100_000,
         keysend: bool = True,
-    ) -> dict:
+    ) -> dict[str, Any]:
         """Pays what lnd's own API would refuse: any record number, a preimage that is known. Waits for the end."""
-        return await self.command(
+        ended: dict[str, Any] = await self.command(
             "pay",
             node=node,
             dest=dest,
@@ -126,6 +128,7 @@ class SimulatorControl:
             fee_limit_msat=fee_limit_msat,
             keysend=keysend,
         )
+        return ended
 
     def _connect(self) -> grpc.aio.Channel:
         """A channel to where the simulator is now: it may have been started again on another port."""
@@ -155,7 +158,7 @@ def _argument(text: str) -> tuple[str, Any]:
         return name, value
 
 
-async def _run(directory: Path, command: str, arguments: dict) -> None:
+async def _run(directory: Path, command: str, arguments: dict[str, Any]) -> None:
     control = SimulatorControl(directory)
     try:
         result = await control.command(command, **arguments)

@@ -10,6 +10,7 @@ import json
 import os
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -49,9 +50,9 @@ class ControlServer:
             (self._directory / PORT_FILE).unlink(missing_ok=True)
             await self._server.stop(0)
 
-    async def _run(self, request: dict, context):
-        metadata = dict(context.invocation_metadata())
-        if not credentials.same_macaroon(metadata.get("macaroon", ""), self._token):
+    async def _run(self, request: dict[str, Any], context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        metadata = dict(context.invocation_metadata() or ())
+        if not credentials.same_macaroon(str(metadata.get("macaroon", "")), self._token):
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, "the token in control.macaroon is wanted")
         try:
             return await self._commands.run(request)
@@ -70,7 +71,7 @@ class Commands:
         self._faults = services.faults
         self._servers = servers
 
-    async def run(self, request: dict):
+    async def run(self, request: dict[str, Any]) -> Any:
         arguments = dict(request)
         name = arguments.pop("command", "")
         command = None if name.startswith("_") or name == "run" else getattr(self, name, None)
@@ -79,7 +80,7 @@ class Commands:
         inspect.signature(command).bind(**arguments)
         return await command(**arguments)
 
-    async def info(self):
+    async def info(self) -> list[dict[str, Any]]:
         """What the nodes are and how they are."""
         return [
             {
@@ -95,36 +96,36 @@ class Commands:
             for node in self._network.nodes
         ]
 
-    async def latency(self, ms: float, node: str | None = None):
+    async def latency(self, ms: float, node: str | None = None) -> None:
         """Time a payment (to a node) is on its way."""
         self._faults.latency[self._id(node)] = ms / 1000
 
-    async def rate(self, per_second: float):
+    async def rate(self, per_second: float) -> None:
         """Payments the network carries a second; 0: no cap."""
         self._faults.payments_per_second = per_second
 
-    async def fail(self, count: int, reason: str, node: str | None = None):
+    async def fail(self, count: int, reason: str, node: str | None = None) -> None:
         """The next payments (to a node) fail with this reason."""
         self._faults.fail_next(self._id(node), count, reason)
 
-    async def hold(self, node: str | None = None):
+    async def hold(self, node: str | None = None) -> None:
         """Payments (to a node) stay in flight until released."""
         self._faults.hold(self._id(node))
 
-    async def release(self, node: str | None = None):
+    async def release(self, node: str | None = None) -> None:
         self._faults.release(self._id(node))
 
-    async def hang_streams(self, node: str):
+    async def hang_streams(self, node: str) -> int:
         return self._network.node(node).streams.hang()
 
-    async def drop_streams(self, node: str):
+    async def drop_streams(self, node: str) -> int:
         return self._network.node(node).streams.drop()
 
-    async def disconnect(self, a: str, b: str, seconds: float = 1.0):
+    async def disconnect(self, a: str, b: str, seconds: float = 1.0) -> None:
         """Two peers lose each other for a while."""
         self._services.messages.disconnect(self._network.node(a), self._network.node(b), seconds)
 
-    async def down(self, node: str, drop_in_flight: bool = False):
+    async def down(self, node: str, drop_in_flight: bool = False) -> None:
         """Closes the node's port. What is in flight to it waits, or fails with ERROR."""
         stopped = self._network.node(node)
         if drop_in_flight:
@@ -132,24 +133,24 @@ class Commands:
         self._network.set_state(stopped, DOWN)
         await self._servers[node].stop()
 
-    async def up(self, node: str):
+    async def up(self, node: str) -> None:
         """The node runs again, wherever it was."""
         await self._servers[self._network.node(node).name].start()
         self._network.set_state(self._network.node(node), RUNNING)
 
-    async def lock(self, node: str):
+    async def lock(self, node: str) -> None:
         """The node's port answers, but its wallet is locked."""
         await self._servers[self._network.node(node).name].start()
         self._network.set_state(self._network.node(node), LOCKED)
 
-    async def starting(self, node: str):
+    async def starting(self, node: str) -> None:
         await self._servers[self._network.node(node).name].start()
         self._network.set_state(self._network.node(node), STARTING)
 
-    async def keysend(self, node: str, on: bool):
+    async def keysend(self, node: str, on: bool) -> None:
         self._network.node(node).accepts_keysend = on
 
-    async def synced(self, node: str, on: bool):
+    async def synced(self, node: str, on: bool) -> None:
         self._network.node(node).synced = on
 
     async def open_channel(
@@ -159,7 +160,7 @@ class Commands:
         capacity_sat: int = 10_000_000,
         remote_sat: int | None = None,
         private: bool = False,
-    ):
+    ) -> dict[str, int]:
         """remote_sat is b's side. Returns the channel's id and alias."""
         nodes = self._network.node(a), self._network.node(b)
         channel = self._network.open_channel(
@@ -178,7 +179,7 @@ class Commands:
         fee_limit_msat: int = 100_000,
         keysend: bool = True,
         any_size: bool = False,
-    ):
+    ) -> dict[str, Any]:
         """Pays whatever is asked for, also what lnd's own API refuses: any record number, a preimage known before.
 
         `records`: number to hex. `dest`: a node's name or its key. `any_size`: records that no onion has room for.
@@ -198,17 +199,21 @@ class Commands:
         )
         return await self._pay(self._network.node(node), request, secret, any_size)
 
-    async def pay_many(self, node: str, dest: str, payments: list[dict]):
+    async def pay_many(self, node: str, dest: str, payments: list[dict[str, Any]]) -> Counter[str]:
         """All at once, each with the arguments of `pay`. How many ended in which way."""
         ends = await asyncio.gather(
             *(self.pay(node, dest, **asked) for asked in payments), return_exceptions=True
         )
+        statuses: Counter[str] = Counter()
         for end in ends:
-            if isinstance(end, Exception) and not isinstance(end, CallError):
+            if isinstance(end, BaseException) and not isinstance(end, CallError):
                 raise end
-        return Counter("REFUSED" if isinstance(end, CallError) else end["status"] for end in ends)
+            statuses["REFUSED" if isinstance(end, CallError) else end["status"]] += 1
+        return statuses
 
-    async def _pay(self, sender: Node, request: router_pb2.SendPaymentRequest, secret: bytes, any_size: bool):
+    async def _pay(
+        self, sender: Node, request: router_pb2.SendPaymentRequest, secret: bytes, any_size: bool
+    ) -> dict[str, Any]:
         _, stream = self._services.payments.send(sender, request, raw=True, any_size=any_size)
         try:
             async for payment in stream:
@@ -228,5 +233,5 @@ class Commands:
         return None if name is None else self._network.node(name).id
 
 
-def _to_json(value) -> bytes:
+def _to_json(value: Any) -> bytes:
     return json.dumps(value).encode()

@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass, field
+from typing import cast
 
 from protos.lnrpc import lightning_pb2
 
@@ -14,7 +15,7 @@ class Failure:
     """The next `count` payments to a node fail. None for the node: to any."""
 
     count: int
-    reason: int
+    reason: lightning_pb2.PaymentFailureReason
 
 
 @dataclass
@@ -30,7 +31,7 @@ class Faults:
     def latency_to(self, node: int) -> float:
         return self.latency.get(node, self.latency.get(None, 0))
 
-    def take_failure(self, node: int) -> int | None:
+    def take_failure(self, node: int) -> "lightning_pb2.PaymentFailureReason | None":
         """The failure reason this payment meets, if any."""
         for key in (node, None):
             failure = self.failures.get(key)
@@ -68,9 +69,9 @@ class Faults:
         return start - now
 
 
-def reason_number(reason: str) -> int:
+def reason_number(reason: str) -> lightning_pb2.PaymentFailureReason:
     name = REASON_PREFIX + reason.upper().removeprefix(REASON_PREFIX)
     try:
-        return lightning_pb2.PaymentFailureReason.Value(name)
+        return cast("lightning_pb2.PaymentFailureReason", lightning_pb2.PaymentFailureReason.Value(name))
     except ValueError:
         raise ValueError(f"{reason!r} is no failure reason: {', '.join(REASONS)}") from None

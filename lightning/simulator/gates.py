@@ -1,5 +1,8 @@
 """What stands before every call of a simulated lnd: its state, then the macaroon."""
 
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
 import grpc
 
 from lightning.simulator.bakery import Bakery
@@ -10,18 +13,24 @@ STATE_TEXTS = {
     STARTING: "the RPC server is in the process of starting up, but not yet ready to accept calls",
 }
 
+Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"
+
 
 class Gate(grpc.aio.ServerInterceptor):
     def __init__(self, node: Node, bakery: Bakery):
         self._node = node
         self._bakery = bakery
 
-    async def intercept_service(self, continuation, details):
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable["Handler | None"]],
+        details: grpc.HandlerCallDetails,
+    ) -> "Handler | None":
         handler = await continuation(details)
         text = self._refusal(details)
         return handler if handler is None or text is None else _refuse(handler, text)
 
-    def _refusal(self, details) -> str | None:
+    def _refusal(self, details: grpc.HandlerCallDetails) -> str | None:
         if self._node.state in STATE_TEXTS:
             return STATE_TEXTS[self._node.state]
         given = [value for key, value in details.invocation_metadata if key == "macaroon"]
@@ -30,10 +39,10 @@ class Gate(grpc.aio.ServerInterceptor):
         return self._bakery.refusal(given[0], details.method)
 
 
-def _refuse(handler, text: str):
+def _refuse(handler: Handler, text: str) -> Handler:
     """A handler of the same kind that only refuses."""
 
-    async def refuse(request, context):
+    async def refuse(_: Any, context: grpc.aio.ServicerContext[Any, Any]) -> None:
         await context.abort(grpc.StatusCode.UNKNOWN, text)
 
     make = (

@@ -96,7 +96,7 @@ class Search:
 
 
 class Graph:
-    def __init__(self):
+    def __init__(self) -> None:
         self.channels: dict[int, Channel] = {}
         self._by_node: dict[int, list[Channel]] = {}
         self.offline: set[int] = set()
@@ -139,7 +139,9 @@ class Graph:
 
         A route that is too long for the payload or too dear is dropped silently, as lnd drops it.
         """
-        heap = [(0, 0, search.target, search.amount, search.final_size, ())]
+        heap: list[tuple[int, int, int, int, int, tuple[Hop, ...]]] = [
+            (0, 0, search.target, search.amount, search.final_size, ())
+        ]
         done: set[int] = set()
         while heap:
             _, hops, node, amount, size, route = heapq.heappop(heap)

@@ -5,6 +5,7 @@ import itertools
 import re
 from collections.abc import Collection
 from dataclasses import dataclass, field
+from typing import Any
 
 from coincurve import PrivateKey
 
@@ -124,7 +125,7 @@ class Network:
         self.by_id[node_id] = self.by_name[name] = self.by_pubkey[node.pubkey] = node
         return node
 
-    def _load_channel(self, row: tuple) -> None:
+    def _load_channel(self, row: tuple[Any, ...]) -> None:
         channel_id, node_a, node_b, capacity_sat, private, *sides = row
         self.graph.add(
             Channel(

@@ -5,7 +5,9 @@ A payment is a task of its own: it goes on after the client is gone, and after a
 
 import asyncio
 import time
+from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 from lightning.simulator import bolt11, onion
 from lightning.simulator.errors import (
@@ -102,7 +104,7 @@ def read_intent(request: router_pb2.SendPaymentRequest, *, sender: bytes, raw: b
     )
 
 
-def read_hints(route_hints) -> tuple[tuple[bytes, int], ...]:
+def read_hints(route_hints: Iterable[lightning_pb2.RouteHint]) -> tuple[tuple[bytes, int], ...]:
     """(node, channel) of each hop hint."""
     try:
         return tuple(
@@ -143,7 +145,7 @@ class Payments:
         self._open: dict[tuple[int, bytes], Attempt] = {}
         # Attempts that a hold invoice has accepted, by its node and hash.
         self._accepted: dict[tuple[int, bytes], list[Attempt]] = {}
-        self._tasks: set[asyncio.Task] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     # what clients ask
 
@@ -166,8 +168,10 @@ class Payments:
         delay = self._faults.slot_delay()
         with self._store.transaction():
             self._tell(attempt)
-            launched = self._launch(attempt) if not delay else self._save(attempt)
-        if delay or launched:
+            if delay:
+                self._save(attempt)
+            begins = bool(delay) or self._launch(attempt)
+        if begins:
             self._spawn(self._run(attempt, delay))
         return attempt, stream
 
@@ -307,7 +311,9 @@ class Payments:
             self._tell(attempt)
         return True
 
-    def _find(self, sender: Node, intent: Intent, *, need_balance: bool = True) -> list[Hop] | int:
+    def _find(
+        self, sender: Node, intent: Intent, *, need_balance: bool = True
+    ) -> "list[Hop] | lightning_pb2.PaymentFailureReason":
         """The route, or the reason why there is none."""
         graph, target = self._network.graph, self._network.by_pubkey.get(intent.target)
         known = target is not None and graph.knows(sender.id, target.id)
@@ -353,7 +359,7 @@ class Payments:
         payment.fee_msat, payment.fee_sat = fee, fee // 1000
         self._end(attempt, settled=True)
 
-    def _fail(self, attempt: Attempt, reason: int) -> None:
+    def _fail(self, attempt: Attempt, reason: lightning_pb2.PaymentFailureReason) -> None:
         attempt.payment.status, attempt.payment.failure_reason = Payment.FAILED, reason
         self._end(attempt, settled=False)
 
@@ -402,13 +408,15 @@ class Payments:
         snapshot.CopyFrom(attempt.payment)
         self._store.after_commit(lambda: streams.publish(topic, snapshot))
 
-    def _spawn(self, way) -> None:
+    def _spawn(self, way: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(way)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
 
-async def _wait(cancelled: asyncio.Event, delay_seconds: float, timeout_seconds: float) -> int | None:
+async def _wait(
+    cancelled: asyncio.Event, delay_seconds: float, timeout_seconds: float
+) -> "lightning_pb2.PaymentFailureReason | None":
     """Waits before the first HTLC. The failure reason when the payment ends there."""
     try:
         await asyncio.wait_for(cancelled.wait(), min(delay_seconds, timeout_seconds))

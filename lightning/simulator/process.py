@@ -8,6 +8,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import grpc
 
@@ -53,13 +54,13 @@ class SimulatedNetwork:
         self._topology = topology
         self._private = private
         self._ports = dict(ports or {})
-        self._process: subprocess.Popen | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     async def __aenter__(self) -> "SimulatedNetwork":
         await self.start()
         return self
 
-    async def __aexit__(self, *exception) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         await self.stop()
         await self.control.close()
 
@@ -81,7 +82,7 @@ class SimulatedNetwork:
             command += ["--port", f"{name}={self._ports.get(name, 0)}"]
         with open(self.directory / "simulator.log", "ab") as log:
             self._process = subprocess.Popen([*command, *self.names], cwd=ROOT, stdout=log, stderr=log)
-        await self._wait_until_ready()
+        await self._wait_until_ready(self._process)
 
     async def stop(self) -> None:
         """Ends it as SIGTERM does."""
@@ -97,10 +98,10 @@ class SimulatedNetwork:
             process.send_signal(number)
             await asyncio.to_thread(process.wait)
 
-    async def _wait_until_ready(self) -> None:
+    async def _wait_until_ready(self, process: subprocess.Popen[bytes]) -> None:
         deadline = time.monotonic() + START_SECONDS
         while time.monotonic() < deadline:
-            if self._process.poll() is not None:
+            if process.poll() is not None:
                 self._process = None
                 raise RuntimeError(f"the simulator ended: {self._log_tail()}")
             try:
@@ -114,7 +115,7 @@ class SimulatedNetwork:
         await self.kill()
         raise TimeoutError(f"the simulator was not ready within {START_SECONDS} s: {self._log_tail()}")
 
-    def _node(self, entry: dict) -> LndNode:
+    def _node(self, entry: dict[str, Any]) -> LndNode:
         home = self.directory / entry["name"]
         return LndNode(
             name=entry["name"],

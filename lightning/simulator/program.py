@@ -57,7 +57,14 @@ async def run(
             store.close()
 
 
-async def _serve(directory, services: Services, servers: list[NodeServer], stop, ready, announce) -> None:
+async def _serve(
+    directory: Path,
+    services: Services,
+    servers: list[NodeServer],
+    stop: asyncio.Event,
+    ready: Callable[[], None] | None,
+    announce: Callable[[str], None] | None,
+) -> None:
     control = ControlServer(directory, services, {server.node.name: server for server in servers})
     try:
         services.invoices.start()
@@ -66,8 +73,9 @@ async def _serve(directory, services: Services, servers: list[NodeServer], stop,
             await server.start()
         await control.start()
         _write_configs(servers)
-        for line in map(describe, servers) if announce else ():
-            announce(line)
+        if announce:
+            for line in map(describe, servers):
+                announce(line)
         # What is there now stays: the collector need not look at it again.
         gc.collect()
         gc.freeze()

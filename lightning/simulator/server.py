@@ -52,7 +52,7 @@ class NodeServer:
             await server.stop(grace_seconds)
 
 
-def bind(server: grpc.aio.Server, port: int, server_credentials=None) -> int:
+def bind(server: grpc.aio.Server, port: int, server_credentials: grpc.ServerCredentials | None = None) -> int:
     """Binds to loopback; port 0 takes a free one. Returns the port."""
     address = f"{HOST}:{port}"
     try:

@@ -4,6 +4,8 @@ single calls. Amounts in msat unless named _sat.
 
 import functools
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeVar
 
 import grpc
 
@@ -27,7 +29,7 @@ from lightning.simulator.payments import ENDED
 from lightning.simulator.services import Services
 from protos.invoicesrpc import invoices_pb2, invoices_pb2_grpc
 from protos.lnrpc import lightning_pb2, lightning_pb2_grpc
-from protos.routerrpc import router_pb2_grpc
+from protos.routerrpc import router_pb2, router_pb2_grpc
 
 VERSION = "simulated-0.1 (lnd API 0.21)"
 NETWORK_NAME = "simulated"
@@ -36,9 +38,16 @@ FEATURES = {9: "tlv-onion", 14: "payment-addr", 17: "multi-path-payments"}
 DEFAULT_PAGE = 100
 
 
-def unary(method):
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+def unary(
+    method: Callable[[Any, Request], Response],
+) -> Callable[[Any, Request, Context], Awaitable[Response]]:
     @functools.wraps(method)
-    async def call(self, request, context):
+    async def call(self: Any, request: Request, context: Context) -> Response:
         try:
             return method(self, request)
         except CallError as error:
@@ -47,9 +56,11 @@ def unary(method):
     return call
 
 
-def streaming(method):
+def streaming(
+    method: Callable[[Any, Request], AsyncIterator[Response]],
+) -> Callable[[Any, Request, Context], AsyncIterator[Response]]:
     @functools.wraps(method)
-    async def call(self, request, context):
+    async def call(self: Any, request: Request, context: Context) -> AsyncIterator[Response]:
         try:
             async for response in method(self, request):
                 yield response
@@ -70,7 +81,7 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         self._address = address
 
     @unary
-    def GetInfo(self, request):
+    def GetInfo(self, request: lightning_pb2.GetInfoRequest) -> lightning_pb2.GetInfoResponse:
         node, graph = self._node, self._network.graph
         pubkey = node.pubkey.hex()
         return lightning_pb2.GetInfoResponse(
@@ -89,7 +100,9 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         )
 
     @unary
-    def ChannelBalance(self, request):
+    def ChannelBalance(
+        self, request: lightning_pb2.ChannelBalanceRequest
+    ) -> lightning_pb2.ChannelBalanceResponse:
         channels, node = self._network.graph.of(self._node.id), self._node.id
         local = sum(channel.balances[channel.side(node)] for channel in channels)
         remote = sum(channel.balances[1 - channel.side(node)] for channel in channels)
@@ -98,7 +111,7 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         )
 
     @unary
-    def ListChannels(self, request):
+    def ListChannels(self, request: lightning_pb2.ListChannelsRequest) -> lightning_pb2.ListChannelsResponse:
         peer = need_vertex(request.peer) if request.peer else None
         graph, response = self._network.graph, lightning_pb2.ListChannelsResponse()
         for channel in graph.of(self._node.id):
@@ -125,7 +138,7 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         )
 
     @unary
-    def GetChanInfo(self, request):
+    def GetChanInfo(self, request: lightning_pb2.ChanInfoRequest) -> lightning_pb2.ChannelEdge:
         if not request.chan_id:
             raise CallError("specify either chan_id or chan_point")
         channel = self._network.graph.channels.get(request.chan_id)
@@ -142,7 +155,7 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         )
 
     @unary
-    def GetNodeInfo(self, request):
+    def GetNodeInfo(self, request: lightning_pb2.NodeInfoRequest) -> lightning_pb2.NodeInfo:
         node = self._network.by_pubkey.get(need_vertex_hex(request.pub_key))
         graph = self._network.graph
         if node is None or not graph.knows(self._node.id, node.id):
@@ -158,7 +171,7 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         )
 
     @unary
-    def QueryRoutes(self, request):
+    def QueryRoutes(self, request: lightning_pb2.QueryRoutesRequest) -> lightning_pb2.QueryRoutesResponse:
         hops = self._payments.query_route(self._node, request, need_vertex_hex(request.pub_key))
         reached = [self._network.graph.channels[hop.channel].other(hop.sender) for hop in hops]
         route = lightning_pb2.Route(
@@ -171,11 +184,13 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         return lightning_pb2.QueryRoutesResponse(routes=[route], success_prob=0.95)
 
     @unary
-    def SignMessage(self, request):
+    def SignMessage(self, request: lightning_pb2.SignMessageRequest) -> lightning_pb2.SignMessageResponse:
         return lightning_pb2.SignMessageResponse(signature=signing.sign_message(self._node.key, request.msg))
 
     @unary
-    def VerifyMessage(self, request):
+    def VerifyMessage(
+        self, request: lightning_pb2.VerifyMessageRequest
+    ) -> lightning_pb2.VerifyMessageResponse:
         pubkey = signing.recover_signer(request.msg, request.signature)
         if pubkey is None:
             return lightning_pb2.VerifyMessageResponse(valid=False)
@@ -184,7 +199,7 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         return lightning_pb2.VerifyMessageResponse(valid=valid, pubkey=pubkey.hex())
 
     @unary
-    def AddInvoice(self, request):
+    def AddInvoice(self, request: lightning_pb2.Invoice) -> lightning_pb2.AddInvoiceResponse:
         invoice = self._invoices.add(self._node, request)
         return lightning_pb2.AddInvoiceResponse(
             r_hash=invoice.r_hash,
@@ -194,13 +209,13 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         )
 
     @unary
-    def LookupInvoice(self, request):
+    def LookupInvoice(self, request: lightning_pb2.PaymentHash) -> lightning_pb2.Invoice:
         if len(request.r_hash) != 32:
             raise CallError(f"payment hash must be exactly 32 bytes, is instead {len(request.r_hash)}")
         return self._invoices.lookup(self._node, request.r_hash)
 
     @unary
-    def ListInvoices(self, request):
+    def ListInvoices(self, request: lightning_pb2.ListInvoiceRequest) -> lightning_pb2.ListInvoiceResponse:
         store = self._network.store
         page = store.invoices_before if request.reversed else store.invoices_after
         count = request.num_max_invoices or DEFAULT_PAGE
@@ -212,7 +227,9 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         )
 
     @streaming
-    async def SubscribeInvoices(self, request):
+    async def SubscribeInvoices(
+        self, request: lightning_pb2.InvoiceSubscription
+    ) -> AsyncIterator[lightning_pb2.Invoice]:
         stream = self._invoices.subscribe(self._node, request.add_index, request.settle_index)
         try:
             async for invoice in stream:
@@ -221,7 +238,7 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
             stream.close()
 
     @unary
-    def DecodePayReq(self, request):
+    def DecodePayReq(self, request: lightning_pb2.PayReqString) -> lightning_pb2.PayReq:
         asked = bolt11.decode(request.pay_req)
         return lightning_pb2.PayReq(
             destination=asked.destination.hex(),
@@ -236,31 +253,39 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
         )
 
     @unary
-    def BakeMacaroon(self, request):
+    def BakeMacaroon(self, request: lightning_pb2.BakeMacaroonRequest) -> lightning_pb2.BakeMacaroonResponse:
         raw = self._bakery.bake([(one.entity, one.action) for one in request.permissions])
         return lightning_pb2.BakeMacaroonResponse(macaroon=raw.hex())
 
     @unary
-    def CheckMacaroonPermissions(self, request):
+    def CheckMacaroonPermissions(
+        self, request: lightning_pb2.CheckMacPermRequest
+    ) -> lightning_pb2.CheckMacPermResponse:
         wanted = [(one.entity, one.action) for one in request.permissions]
         if text := self._bakery.refusal(request.macaroon.hex(), request.fullMethod, wanted):
             raise CallError(text, grpc.StatusCode.INVALID_ARGUMENT)
         return lightning_pb2.CheckMacPermResponse(valid=True)
 
     @unary
-    def ListPermissions(self, request):
+    def ListPermissions(
+        self, request: lightning_pb2.ListPermissionsRequest
+    ) -> lightning_pb2.ListPermissionsResponse:
         response = lightning_pb2.ListPermissionsResponse()
         for method, (entity, action) in PERMISSIONS.items():
             response.method_permissions[method].permissions.add(entity=entity, action=action)
         return response
 
     @unary
-    def SendCustomMessage(self, request):
+    def SendCustomMessage(
+        self, request: lightning_pb2.SendCustomMessageRequest
+    ) -> lightning_pb2.SendCustomMessageResponse:
         self._messages.send(self._node, need_vertex(request.peer), request.type, request.data)
         return lightning_pb2.SendCustomMessageResponse(status="message sent successfully")
 
     @streaming
-    async def SubscribeCustomMessages(self, request):
+    async def SubscribeCustomMessages(
+        self, request: lightning_pb2.SubscribeCustomMessagesRequest
+    ) -> AsyncIterator[lightning_pb2.CustomMessage]:
         stream = self._node.streams.open("messages")
         try:
             async for message in stream:
@@ -275,7 +300,9 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
         self._payments = services.payments
 
     @streaming
-    async def SendPaymentV2(self, request):
+    async def SendPaymentV2(
+        self, request: router_pb2.SendPaymentRequest
+    ) -> AsyncIterator[lightning_pb2.Payment]:
         attempt, stream = self._payments.send(self._node, request)
         ended = False
         try:
@@ -291,7 +318,9 @@ class RouterServicer(router_pb2_grpc.RouterServicer):
                 self._payments.cancel(attempt)
 
     @streaming
-    async def TrackPaymentV2(self, request):
+    async def TrackPaymentV2(
+        self, request: router_pb2.TrackPaymentRequest
+    ) -> AsyncIterator[lightning_pb2.Payment]:
         stream = self._payments.track(self._node, need_hash(request.payment_hash))
         try:
             async for payment in stream:
@@ -311,7 +340,7 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServicer):
         self._payments = services.payments
 
     @unary
-    def AddHoldInvoice(self, request):
+    def AddHoldInvoice(self, request: invoices_pb2.AddHoldInvoiceRequest) -> invoices_pb2.AddHoldInvoiceResp:
         order = Order(
             payment_hash=need_hash(request.hash),
             preimage=b"",
@@ -329,7 +358,9 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServicer):
         )
 
     @streaming
-    async def SubscribeSingleInvoice(self, request):
+    async def SubscribeSingleInvoice(
+        self, request: invoices_pb2.SubscribeSingleInvoiceRequest
+    ) -> AsyncIterator[lightning_pb2.Invoice]:
         stream = self._invoices.subscribe_single(self._node, need_hash(request.r_hash))
         try:
             async for invoice in stream:
@@ -340,12 +371,12 @@ class InvoicesServicer(invoices_pb2_grpc.InvoicesServicer):
             stream.close()
 
     @unary
-    def SettleInvoice(self, request):
+    def SettleInvoice(self, request: invoices_pb2.SettleInvoiceMsg) -> invoices_pb2.SettleInvoiceResp:
         self._payments.settle_invoice(self._node, need_preimage(request.preimage))
         return invoices_pb2.SettleInvoiceResp()
 
     @unary
-    def CancelInvoice(self, request):
+    def CancelInvoice(self, request: invoices_pb2.CancelInvoiceMsg) -> invoices_pb2.CancelInvoiceResp:
         self._payments.cancel_invoice(self._node, need_hash(request.payment_hash))
         return invoices_pb2.CancelInvoiceResp()
 

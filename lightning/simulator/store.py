@@ -9,6 +9,7 @@ import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any, cast
 
 from protos.lnrpc import lightning_pb2
 from protos.routerrpc import router_pb2
@@ -82,15 +83,16 @@ class Store:
     # nodes and channels
 
     def add_node(self, name: str, secret: bytes) -> int:
-        return self._db.execute("INSERT INTO node (name, secret) VALUES (?, ?)", (name, secret)).lastrowid
+        cursor = self._db.execute("INSERT INTO node (name, secret) VALUES (?, ?)", (name, secret))
+        return cast("int", cursor.lastrowid)
 
     def nodes(self) -> list[tuple[int, str, bytes]]:
         return self._db.execute("SELECT id, name, secret FROM node ORDER BY id").fetchall()
 
-    def add_channel(self, row: tuple) -> None:
+    def add_channel(self, row: tuple[Any, ...]) -> None:
         self._db.execute("INSERT INTO channel VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)", row)
 
-    def channels(self) -> list[tuple]:
+    def channels(self) -> list[tuple[Any, ...]]:
         return self._db.execute("SELECT * FROM channel ORDER BY id").fetchall()
 
     def set_balances(self, channel_id: int, balances: list[int], htlcs: list[int]) -> None:
@@ -114,13 +116,17 @@ class Store:
         ).fetchone()
         return lightning_pb2.Invoice.FromString(row[0]) if row else None
 
-    def invoices_after(self, node: int, offset: int, count: int = -1, *, pending: bool = False) -> list:
+    def invoices_after(
+        self, node: int, offset: int, count: int = -1, *, pending: bool = False
+    ) -> list[lightning_pb2.Invoice]:
         """In order of add_index, strictly after `offset`."""
         return self._invoices(
             f"node=? AND add_index>? {_only(pending)} ORDER BY add_index", node, offset, count
         )
 
-    def invoices_before(self, node: int, offset: int, count: int, *, pending: bool = False) -> list:
+    def invoices_before(
+        self, node: int, offset: int, count: int, *, pending: bool = False
+    ) -> list[lightning_pb2.Invoice]:
         """The newest ones strictly before `offset` (0: the very newest), in order of add_index."""
         offset = offset or _MAX_INDEX
         condition = f"node=? AND add_index<? {_only(pending)} ORDER BY add_index DESC"
@@ -162,7 +168,7 @@ class Store:
         node: int,
         payment: lightning_pb2.Payment,
         request: router_pb2.SendPaymentRequest | None,
-        route: list | None,
+        route: list[Any] | None,
     ) -> None:
         """The request and the route are kept only while the payment is in flight."""
         self._db.execute(
@@ -188,7 +194,7 @@ class Store:
         ).fetchone()
         return lightning_pb2.Payment.FromString(row[0]) if row else None
 
-    def open_payments(self) -> list[tuple]:
+    def open_payments(self) -> list[tuple[Any, ...]]:
         """(node, payment, request, route, accepted) of each payment in flight."""
         rows = self._db.execute(
             "SELECT node, payment, request, route, accepted FROM payment WHERE status=1"

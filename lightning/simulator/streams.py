@@ -18,7 +18,7 @@ class Stream:
     def __init__(self, owner: "Streams", topic: Hashable):
         self._owner = owner
         self.topic = topic
-        self._queue: asyncio.Queue = asyncio.Queue()
+        self._queue: asyncio.Queue[Any] = asyncio.Queue()
         self.hung = False
         # Newest add_index and settle_index this subscriber was told; only for SubscribeInvoices.
         self.add_index = self.settle_index = 0
@@ -41,7 +41,7 @@ class Stream:
 
 
 class Streams:
-    def __init__(self):
+    def __init__(self) -> None:
         self._topics: dict[Hashable, set[Stream]] = {}
 
     def open(self, topic: Hashable) -> Stream:

@@ -3,9 +3,11 @@
 import django.db.models.deletion
 import django.utils.timezone
 from django.db import migrations, models
+from django.db.backends.base.schema import BaseDatabaseSchemaEditor
+from django.db.migrations.state import StateApps
 
 
-def note_who_was_written_to(apps, schema_editor):
+def note_who_was_written_to(apps: StateApps, schema_editor: BaseDatabaseSchemaEditor) -> None:
     sent = apps.get_model("messaging", "Message").objects.filter(direction="out")
     apps.get_model("messaging", "Peer").objects.filter(pubkey__in=sent.values("pubkey")).update(
         written_to=True

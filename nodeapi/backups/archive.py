@@ -9,7 +9,9 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
+
+from messaging.required import required
 
 FORMAT = 1
 MANIFEST, MANIFEST_SUM = "manifest.json", "manifest.sha256"
@@ -83,24 +85,28 @@ def extract(path: Path, directory: Path) -> Manifest:
     return manifest
 
 
-def _next(archive: tarfile.TarFile, name: str) -> BinaryIO:
+def _next(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     member = archive.next()
     if member is None or member.name != name or not member.isreg():
-        raise BackupError(f"{archive.name} is no whole backup: {name} is missing")
-    return archive.extractfile(member)
+        raise BackupError(f"{_name_of(archive)} is no whole backup: {name} is missing")
+    return required(archive.extractfile(member))
+
+
+def _name_of(archive: tarfile.TarFile) -> str:
+    return str(archive.name)
 
 
 def _read_manifest(archive: tarfile.TarFile) -> Manifest:
     content = _next(archive, MANIFEST).read(MAX_MANIFEST_BYTES)
     told = _next(archive, MANIFEST_SUM).read(100)
-    problem = BackupError(f"{archive.name} is no whole backup: its manifest is damaged")
+    problem = BackupError(f"{_name_of(archive)} is no whole backup: its manifest is damaged")
     if hashlib.sha256(content).hexdigest().encode() != told:
         raise problem
     try:
         fields = json.loads(content)
         if fields["format"] != FORMAT:
             raise BackupError(
-                f"{archive.name} has the format {fields['format']}; this version reads {FORMAT}"
+                f"{_name_of(archive)} has the format {fields['format']}; this version reads {FORMAT}"
             )
         manifest = Manifest(**fields)
     except (ValueError, TypeError, KeyError):
@@ -120,4 +126,4 @@ def _take(archive: tarfile.TarFile, name: str, told: dict[str, Any], target: Pat
         file.flush()
         os.fsync(file.fileno())
     if (size, digest.hexdigest()) != (told["bytes"], told["sha256"]):
-        raise BackupError(f"{archive.name} is damaged: {name} is not what its manifest says")
+        raise BackupError(f"{_name_of(archive)} is damaged: {name} is not what its manifest says")

@@ -8,6 +8,7 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
+from messaging.required import required
 from nodeapi.backups import archive, postgres
 from nodeapi.backups.archive import CONFIGURATION, DATABASES, VPN_KEY, BackupError, Manifest
 from nodeapi.backups.places import places_of
@@ -83,10 +84,10 @@ def _dump(parameters, copy: Path) -> tuple[list[list[str]], int]:
     """Manifest and dump see the same moment."""
     with postgres.connect(parameters) as connection:
         connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        snapshot = connection.execute("SELECT pg_export_snapshot()").fetchone()[0]
+        snapshot = required(connection.execute("SELECT pg_export_snapshot()").fetchone())[0]
         try:
             migrations = [list(row) for row in connection.execute(MIGRATIONS)]
-            last_seq = connection.execute(LAST_SEQ).fetchone()[0]
+            last_seq = required(connection.execute(LAST_SEQ).fetchone())[0]
         except postgres.psycopg.errors.UndefinedTable:
             raise BackupError("no node has run on this database yet") from None
         postgres.dump(parameters, copy, snapshot=snapshot)

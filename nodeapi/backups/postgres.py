@@ -4,10 +4,12 @@ import os
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from messaging.required import required
 from nodeapi.backups.archive import BackupError
 
 # The database is the node's own (docs/operating.md). Tables take their indexes and sequences along.
@@ -21,7 +23,7 @@ END $$;
 
 def connect(parameters: Mapping[str, str]) -> psycopg.Connection:
     try:
-        return psycopg.connect(**parameters)
+        return psycopg.connect(**dict[str, Any](parameters))
     except psycopg.Error as error:
         raise BackupError(f"database.url: the PostgreSQL database cannot be used ({error})") from None
 
@@ -48,8 +50,8 @@ def script_of(dumped: Path, target: Path) -> None:
 
 def is_empty(parameters: Mapping[str, str]) -> bool:
     with connect(parameters) as connection:
-        count = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()[0]
-        return count == 0
+        tables = connection.execute("SELECT count(*) FROM pg_tables WHERE schemaname = 'public'").fetchone()
+        return required(tables)[0] == 0
 
 
 def replace(parameters: Mapping[str, str], *scripts: Path) -> None:

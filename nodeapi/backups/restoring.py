@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from messaging.required import required
 from nodeapi.backups import archive, postgres, returned
 from nodeapi.backups.archive import DATABASES, BackupError, Manifest
 from nodeapi.backups.making import LAST_SEQ, check_whole
@@ -216,7 +217,7 @@ class Postgres:
     def last_seq(self) -> int:
         with postgres.connect(self._parameters) as connection:
             try:
-                return connection.execute(LAST_SEQ).fetchone()[0]
+                return required(connection.execute(LAST_SEQ).fetchone())[0]
             except postgres.psycopg.Error:
                 return 0
 

@@ -10,6 +10,7 @@ import ssl
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import grpc
@@ -246,7 +247,7 @@ class NodeClient:
     def _messaging(self) -> messaging_pb2_grpc.MessagingStub:
         return messaging_pb2_grpc.MessagingStub(self._channel)
 
-    def _call(self, method, request: Message, *metadata: tuple[str, str]) -> Message:
+    def _call(self, method, request: Message, *metadata: tuple[str, str]) -> Any:
         try:
             return method(request, metadata=(*self._metadata, *metadata), timeout=self._call_seconds)
         except grpc.RpcError as error:

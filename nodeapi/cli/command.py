@@ -3,7 +3,7 @@ traceback.
 """
 
 import logging
-from typing import ClassVar
+from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand
@@ -15,7 +15,7 @@ from nodeapi.cli.client import Door, NodeClient, NodeError, find_key
 class NodeCommand(BaseCommand):
     """A command about a node. `requires_scopes`: what its API key must be good for."""
 
-    requires_system_checks: ClassVar[list[str]] = []
+    requires_system_checks = ()
     requires_scopes = frozenset({"read"})
 
     def add_arguments(self, parser):
@@ -37,7 +37,7 @@ class NodeCommand(BaseCommand):
         except BrokenPipeError:
             raise SystemExit(1) from None
 
-    def run(self, **options) -> int | None:
+    def run(self, *args: Any, **options: Any) -> int | None:
         """The command's exit code, None for 0. May raise NodeError."""
         raise NotImplementedError
 

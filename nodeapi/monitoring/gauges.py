@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from typing import TypeVar
 
 from django.db import Error as DatabaseError
 from prometheus_client import Metric, exposition
@@ -15,6 +16,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from messaging import metrics
 from messaging.database import Database
 from messaging.models import UNFINISHED
+from messaging.required import required
 from nodeapi.engine import Engine
 from nodeapi.monitoring.asking import Asked, NoAnswer
 from nodeapi.monitoring.health import PARTS, Health, Report
@@ -22,6 +24,9 @@ from nodeapi.monitoring.stored import Numbers, read_numbers
 from nodeapi.relay.process import PumpState
 from nodeapi.stream import Hub
 from vpn.states import BoughtState, LeaseState
+
+Family = TypeVar("Family", GaugeMetricFamily, CounterMetricFamily)
+Labels = TypeVar("Labels", bound=tuple[str, ...])
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +164,7 @@ def _of_lnd(engine: Engine) -> Iterator[Metric]:
     yield _gauge("impervious_lnd_block_height", "lnd's newest block.", lnd.info.block_height)
     if lnd.spendable_sat is not None:
         yield _gauge("impervious_lnd_spendable_sat", "What the active channels can send.", lnd.spendable_sat)
-        yield _gauge("impervious_lnd_receivable_sat", "What they can receive.", lnd.receivable_sat)
+        yield _gauge("impervious_lnd_receivable_sat", "What they can receive.", required(lnd.receivable_sat))
 
 
 def _of_budget(engine: Engine) -> Iterator[Metric]:
@@ -193,17 +198,15 @@ def _gauge(name: str, text: str, value: float) -> Metric:
     return GaugeMetricFamily(name, text, value=float(value))
 
 
-def _gauges(name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]) -> Metric:
+def _gauges(name: str, text: str, labels: tuple[str, ...], values: Mapping[Labels, float]) -> Metric:
     return _filled(GaugeMetricFamily(name, text, labels=labels), values)
 
 
-def _counters(
-    name: str, text: str, labels: tuple[str, ...], values: Mapping[tuple[str, ...], float]
-) -> Metric:
+def _counters(name: str, text: str, labels: tuple[str, ...], values: Mapping[Labels, float]) -> Metric:
     return _filled(CounterMetricFamily(name, text, labels=labels), values)
 
 
-def _filled(family: Metric, values: Mapping[tuple[str, ...], float]) -> Metric:
+def _filled(family: Family, values: Mapping[Labels, float]) -> Family:
     for labels, value in values.items():
         family.add_metric(labels, value)
     return family

@@ -13,7 +13,7 @@ from nodeapi.errors import ApiError
 from nodeapi.monitoring import rpc_scrape
 from nodeapi.monitoring.gauges import Scrape
 from nodeapi.monitoring.health import Health, Report
-from nodeapi.web import JSON_HEADERS, respond
+from nodeapi.web import JSON_HEADERS, Headers, respond
 
 LIVE_PATH, READY_PATH = "/health/live", "/health/ready"
 # The second is of runimpd, whichever process is asked.
@@ -54,9 +54,7 @@ async def metrics_page(scope, send, doors: Doors, scrape: Scrape) -> None:
     await _answer(scope, send, 200, body, [(b"content-type", content_type.encode())])
 
 
-async def _answer(
-    scope, send, status: int, body: bytes, named: list[tuple[bytes, bytes]] = JSON_HEADERS
-) -> None:
+async def _answer(scope, send, status: int, body: bytes, named: Headers = JSON_HEADERS) -> None:
     if scope["method"] not in ("GET", "HEAD"):
         status, body, named = 501, codec.dump(NOT_ALLOWED), JSON_HEADERS
     await respond(send, status, b"" if scope["method"] == "HEAD" else body, NO_STORE, named)

@@ -4,6 +4,7 @@ No part of the API: a request is the header Accept, an answer the content type, 
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import grpc
 
@@ -34,7 +35,7 @@ def handler_for(scrape: Scrape, admit: Callable[[grpc.aio.ServicerContext], None
 
 async def ask(forwarder: Forwarder, visit: Visit) -> tuple[str, bytes]:
     """Content type and page of runimpd, with the caller's credentials. ApiError."""
-    method = forwarder.channel.unary_unary(f"/{SERVICE}/{METHOD}")
+    method: Any = forwarder.channel.unary_unary(f"/{SERVICE}/{METHOD}")
     try:
         accept = visit.metadata.get("accept", "").encode("latin-1")
         answer = await method(accept, metadata=credentials_of(visit), timeout=ASK_SECONDS)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from messaging.required import required
 from nodeapi.relay.ports import Pair
 
 logger = logging.getLogger(__name__)
@@ -57,10 +58,10 @@ class PumpProcess:
     async def _keep_alive(self) -> None:
         while True:
             try:
-                await self._spawn()
-                async for line in self._process.stdout:
+                process = await self._spawn()
+                async for line in required(process.stdout):
                     self._hear(line)
-                trouble = f"it ended with {await self._process.wait()}"
+                trouble = f"it ended with {await process.wait()}"
             except OSError as error:
                 trouble = str(error)
             if self._ending or self.ended_idle:
@@ -68,9 +69,9 @@ class PumpProcess:
             logger.error("the relay's process: %s; starting it again", trouble)
             await asyncio.sleep(AGAIN_SECONDS)
 
-    async def _spawn(self) -> None:
+    async def _spawn(self) -> asyncio.subprocess.Process:
         descriptors = [one.fileno() for one in self._sockets]
-        self._process = await asyncio.create_subprocess_exec(
+        process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-I",
             "-S",
@@ -82,9 +83,11 @@ class PumpProcess:
             start_new_session=True,
         )
         settings = {"descriptors": descriptors, **self._settings, **asdict(self.state)}
-        self._process.stdin.write(json.dumps(settings).encode() + b"\n")
+        self._process, stdin = process, required(process.stdin)
+        stdin.write(json.dumps(settings).encode() + b"\n")
         if self._ending:
-            self._process.stdin.close()
+            stdin.close()
+        return process
 
     def _hear(self, line: bytes) -> None:
         told = json.loads(line)
@@ -96,12 +99,13 @@ class PumpProcess:
         """Frees the ports; `state` is the last one afterwards."""
         self._ending = True
         if self._process:
-            self._process.stdin.close()
-        _, late = await asyncio.wait({self._watching}, timeout=END_SECONDS)
+            required(self._process.stdin).close()
+        watching = required(self._watching)
+        _, late = await asyncio.wait({watching}, timeout=END_SECONDS)
         if late:
             if self._process and self._process.returncode is None:
                 self._process.kill()
-            self._watching.cancel()
+            watching.cancel()
             await asyncio.wait(late)
         for one in self._sockets:
             one.close()

@@ -17,6 +17,7 @@ from django.utils import timezone
 from messaging import events
 from messaging.database import Database, insert_new
 from messaging.models import Event
+from messaging.required import required
 from messaging.socket_offer import SocketOffer
 from nodeapi.models import RelayRun
 from nodeapi.relay.ports import NoPorts, Pair, bind_pair
@@ -158,7 +159,7 @@ class Relay:
             await self._end("idle")
 
     def _offer(self) -> SocketOffer:
-        port1, port2 = self._pump.ports
+        port1, port2 = required(self._pump).ports
         return SocketOffer(ip=self._options.server_ip, port1=port1, port2=port2)
 
     async def _begin(self) -> None:
@@ -179,10 +180,9 @@ class Relay:
 
     async def _end(self, cause: str) -> None:
         told = [self._event({"state": "ended", "cause": cause})] if cause == "idle" else []
-        await self._database.write(
-            partial(_finish, self._run_id, self._pump.state, cause, told, self._published)
-        )
-        pump, run_id, self._pump = self._pump, self._run_id, None
+        pump, run_id = required(self._pump), required(self._run_id)
+        await self._database.write(partial(_finish, run_id, pump.state, cause, told, self._published))
+        self._pump = None
         await pump.end()
         logger.info("the relay has ended: %s", cause)
         await self._keep_last(run_id, pump.state)
@@ -190,7 +190,7 @@ class Relay:
     async def _sample(self) -> None:
         if self._pump and self._pump.state != self._stored:
             state = self._pump.state
-            await self._database.write(partial(_keep, self._run_id, state))
+            await self._database.write(partial(_keep, required(self._run_id), state))
             self._stored = state
 
     async def _leave(self) -> None:
@@ -199,7 +199,7 @@ class Relay:
             return
         pump, self._pump = self._pump, None
         await pump.end()
-        await self._keep_last(self._run_id, pump.state)
+        await self._keep_last(required(self._run_id), pump.state)
 
     async def _keep_last(self, run_id: int, state: PumpState) -> None:
         try:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from messaging.required import required
 from nodeapi.certificates import names_of
 
 CONNECT_SECONDS = 5.0
@@ -24,7 +25,7 @@ def shown_by(host: str, port: int) -> x509.Certificate:
         socket.create_connection((host, port), timeout=CONNECT_SECONDS) as plain,
         context.wrap_socket(plain, server_hostname=host) as secured,
     ):
-        return x509.load_der_x509_certificate(secured.getpeercert(binary_form=True))
+        return x509.load_der_x509_certificate(required(secured.getpeercert(binary_form=True)))
 
 
 def is_among(certificate: x509.Certificate, pem: bytes) -> bool:

@@ -41,8 +41,8 @@ def _block_at(patient: Patient) -> datetime | None:
 
 
 def _by_block(patient: Patient, now: datetime) -> Iterator[Finding]:
-    block_at = _block_at(patient)
-    if block_at is None:
+    block_at, lnd_info = _block_at(patient), patient.lnd_info
+    if block_at is None or lnd_info is None:
         return
     if block_at - now > BLOCK_AHEAD:
         yield wrong(
@@ -50,8 +50,8 @@ def _by_block(patient: Patient, now: datetime) -> Iterator[Finding]:
             f"{terminal.duration((block_at - now).total_seconds())} from now",
             SET_IT,
         )
-    network = patient.lnd_info.chains[0].network if patient.lnd_info.chains else ""
-    if network in BUSY_NETWORKS and patient.lnd_info.synced_to_chain and now - block_at > BLOCK_OLD:
+    network = lnd_info.chains[0].network if lnd_info.chains else ""
+    if network in BUSY_NETWORKS and lnd_info.synced_to_chain and now - block_at > BLOCK_OLD:
         yield note(
             f"lnd's newest block is {terminal.duration((now - block_at).total_seconds())} old: the clock may be "
             "ahead",

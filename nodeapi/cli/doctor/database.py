@@ -1,6 +1,7 @@
 """The database: there, usable, migrated, and one that loses nothing."""
 
 from collections.abc import Iterator
+from typing import Any, cast
 
 from django.db import Error, connection
 from django.db.migrations.executor import MigrationExecutor
@@ -39,7 +40,7 @@ def _server(patient: Patient) -> Iterator[Finding]:
             "SELECT current_setting('synchronous_commit'), current_setting('server_version'), now()"
         )
         synchronous, version, patient.database_now = cursor.fetchone()
-    if connection.pg_version < OLDEST_SERVER:
+    if cast("Any", connection).pg_version < OLDEST_SERVER:
         yield wrong(f"the server is PostgreSQL {version}", "14 or newer is needed")
     if synchronous == "off":
         yield wrong(

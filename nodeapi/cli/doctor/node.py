@@ -5,10 +5,12 @@ import os
 import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any, TypeGuard
 
 import grpc
 import psycopg
 
+from messaging.required import required
 from nodeapi.cli.client import NodeClient, NodeError, ask_http
 from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
 from nodeapi.server_lock import ADVISORY_KEY, HOLDER
@@ -62,7 +64,7 @@ def _runs(patient: Patient, info: node_pb2.GetInfoResponse) -> Iterator[Finding]
 
 def _http(patient: Patient) -> Finding:
     address = patient.config.server.http_addr
-    told = ask_http(patient.door)
+    told = ask_http(required(patient.door))
     if told is None:
         return wrong(
             f"HTTP is not answered at {address}", "after --no-http, start a daphne there (docs/operating.md)"
@@ -72,14 +74,14 @@ def _http(patient: Patient) -> Finding:
     return ok(f"HTTP is answered at {address}")
 
 
-def _is_ours(said: object) -> bool:
+def _is_ours(said: object) -> TypeGuard[dict[str, Any]]:
     """Whether an answer to GET /v1/node is a node's, be it a refusal."""
     return isinstance(said, dict) and ("pubkey" in said or {"code", "message", "details"} <= said.keys())
 
 
 def _no_answer(patient: Patient, error: NodeError) -> Iterator[Finding]:
     server, holder = patient.config.server, _lock_holder(patient.config.database)
-    told = ask_http(patient.door)
+    told = ask_http(required(patient.door))
     if told is not None and told[0] == 503 and _is_ours(told[1]):
         patient.running = True
         yield note(f"a node runs, but {told[1]['message']}")
@@ -165,7 +167,7 @@ def _lock_holder(database) -> str:
 
 def _session_holder(parameters: Mapping[str, str]) -> str:
     try:
-        with psycopg.connect(**parameters) as connection:
+        with psycopg.connect(**dict[str, Any](parameters)) as connection:
             found = connection.execute(HOLDER, [ADVISORY_KEY]).fetchone()
     except psycopg.Error:
         # The check of the database says more.

@@ -6,6 +6,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
+from messaging.required import required
 from nodeapi import first_start, keys, operators
 from nodeapi.errors import StartError
 from nodeapi.key_list import HEADINGS, key_rows, parse_expiry
@@ -82,7 +83,7 @@ class Command(BaseCommand):
             closed_text = (
                 "There are no API keys: the node listens beyond loopback, and does not start without one."
             )
-            self.stdout.write(closed_text if settings.IMPD.server.exposed else open_text)
+            self.stdout.write(closed_text if required(settings.IMPD).server.exposed else open_text)
             return
         table = [HEADINGS, *([str(row[name]) for name in HEADINGS] for row in rows)]
         widths = [max(len(line[column]) for line in table) for column in range(len(HEADINGS))]
@@ -105,5 +106,5 @@ class Command(BaseCommand):
 def _prepare_database() -> None:
     """A key is needed before the first start, where the node is to be reached by others."""
     if not first_start.is_migrated():
-        with lock_of(settings.IMPD.database):
+        with lock_of(required(settings.IMPD).database):
             first_start.migrate(settings.IMPD)

@@ -4,6 +4,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db.migrations.loader import MigrationLoader
 
+from messaging.required import required
 from nodeapi import welcome
 from nodeapi.backups.archive import BackupError
 from nodeapi.backups.restoring import Restored, restore_backup
@@ -52,6 +53,7 @@ class Command(BaseCommand):
         if restored.keys:
             names = ", ".join(repr(name) for name in restored.keys)
             return f"Valid again are the API keys {names}: revoke those that were revoked since (./impervious keys revoke NAME).\n"
-        if settings.IMPD.server.api_keys or settings.IMPD.server.exposed or restored.keys is None:
+        server = required(settings.IMPD).server
+        if server.api_keys or server.exposed or restored.keys is None:
             return ""
         return "No API key in it is valid: ./impervious keys list says whether the node is open.\n"

@@ -52,12 +52,17 @@ class Command(NodeCommand):
         out = terminal.errors() if as_json else terminal.console()
         if not as_json:
             out.print(Text.assemble("accepted  ", (message_id, "id")))
+
+        def show(message: messaging_pb2.Message) -> None:
+            if not as_json:
+                out.print(send.in_words(message))
+
         with send.progress(out, "on its way"):
             message = send.wait_for_end(
                 client,
                 message_id,
                 timeout_seconds=timeout_seconds,
-                on_change=lambda message: as_json or out.print(send.in_words(message)),
+                on_change=show,
             )
         if as_json:
             terminal.print_json(codec.json_from_message(message), indent=None)
