@@ -6,6 +6,8 @@ from django.views.generic import RedirectView, TemplateView
 
 from nodeapi import docs_site
 
+admin.autodiscover()
+
 urlpatterns = [
     path("", RedirectView.as_view(url="/admin/")),
     path("admin/", admin.site.urls),
