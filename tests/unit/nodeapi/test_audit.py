@@ -18,6 +18,7 @@ from nodeapi.errors import ApiError, invalid
 from nodeapi.models import AuditEntry
 from protos import lightning_pb2, messaging_pb2, socket_pb2
 from tests.support.doors import ADDRESS, PUBKEY, SEND_MESSAGE, caller
+from tests.support.waiting import until_in_loop
 
 NO_REPLY = socket_pb2.StartSocketResponse()
 
@@ -261,8 +262,10 @@ class Failing:
 
 
 async def until_stored(database: Database, count: int) -> None:
-    while await database.read(AuditEntry.objects.count) < count:
-        await asyncio.sleep(0)
+    async def stored() -> bool:
+        return await database.read(AuditEntry.objects.count) == count
+
+    await until_in_loop(stored)
 
 
 async def test_rows_are_stored_when_the_database_is_back(database, monkeypatch, lines):
@@ -279,6 +282,37 @@ async def test_rows_are_stored_when_the_database_is_back(database, monkeypatch, 
     assert await rows(log, database, "caller") == [("first",), ("second",), ("third",)]
     problems = [line["message"] for line in lines() if line["levelname"] == "ERROR"]
     assert problems == ["audit entries could not be stored: away; trying again"] * 2
+
+
+class Interrupted:
+    """A database at whose first write something else happens."""
+
+    def __init__(self, database: Database, meanwhile: Callable[[], None]):
+        self._database, self._meanwhile = database, meanwhile
+
+    async def write(self, job):
+        await self._database.write(job)
+        self._meanwhile()
+        self._meanwhile = lambda: None
+
+
+async def test_what_comes_while_others_are_stored_is_stored_next(database):
+    during = await with_messages(database)
+
+    def meanwhile() -> None:
+        log.done(call("during"), NO_REPLY, once=False)
+        log.refused(during, ApiError(grpc.StatusCode.FAILED_PRECONDITION, "no route"))
+
+    log = AuditLog(Interrupted(database, meanwhile), stores=True)
+    log.done(call("before"), NO_REPLY, once=False)
+    await log.flush()
+    assert await rows(log, database, "caller", "outcome") == [
+        ("app", "FailedPrecondition"),
+        ("before", "done"),
+        ("during", "done"),
+    ]
+    await log.flush()
+    assert await database.read(AuditEntry.objects.count) == 3
 
 
 async def test_outcome_waits_with_the_rows(database):

@@ -17,6 +17,7 @@ from nodeapi.auth import NOBODY, Caller, Keys, Visit, WebGuard, headers_of, visi
 from nodeapi.errors import ApiError
 from nodeapi.keys import StoredKey, StoredKeys, hash_of
 from tests.support.doors import caller, secret_of, visit
+from tests.support.waiting import until_in_loop
 
 CODE = grpc.StatusCode
 LOOPBACK, ELSEWHERE = "127.0.0.1", "203.0.113.5"
@@ -77,8 +78,7 @@ async def looking(keys: Keys) -> AsyncIterator[None]:
 async def looked(table: Table) -> None:
     """Until what is there now has been read and heeded."""
     wanted = table.looks + 2
-    while table.looks < wanted:
-        await asyncio.sleep(0)
+    await until_in_loop(lambda: table.looks >= wanted)
 
 
 @pytest.fixture(autouse=True)

@@ -20,6 +20,7 @@ from tests.support.engines import LIMITS, make_engine, running, send_message
 from tests.support.fake_lnd import FakeLnd, connected
 from tests.support.lnd_cases import send_request
 from tests.support.waiting import GUARD_SECONDS
+from tests.support.waiting import until_in_loop as until
 
 TABLES = (Invoice, InboundPolicy, Peer, ReceivedHtlc)
 
@@ -54,24 +55,16 @@ async def engine(database, lnds, told) -> Engine:
     return engine
 
 
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(GUARD_SECONDS):
-        while not condition():
-            await asyncio.sleep(0)
-
-
 async def bodies(database: Database) -> list[bytes]:
     """Of the messages that are stored as received."""
     found = Message.objects.filter(state=State.RECEIVED).order_by("pk")
     return [bytes(body) for body in await database.read(lambda: list(found.values_list("body", flat=True)))]
 
 
-async def marked(database: Database, lnd: FakeLnd, add_index: int) -> None:
-    """Until the walk over this lnd's invoices has come so far."""
+def is_marked(database: Database, lnd: FakeLnd, add_index: int) -> Callable[[], Awaitable[bool]]:
+    """Whether the walk over this lnd's invoices has come so far."""
     mark = InvoiceMark.objects.filter(pubkey=lnd.pubkey, add_index=add_index)
-    async with asyncio.timeout(GUARD_SECONDS):
-        while not await database.read(mark.exists):
-            await asyncio.sleep(0)
+    return lambda: database.read(mark.exists)
 
 
 def is_subscribed(lnd: FakeLnd, times: int = 1) -> Callable[[], bool]:
@@ -124,7 +117,7 @@ async def test_walk_goes_on_from_its_mark(database, lnds, told, engine):
     again = await make_engine(database, own, events=told)
     await again.begin()
     async with running(again):
-        await marked(database, own, 2)
+        await until(is_marked(database, own, 2))
     assert await bodies(database) == [b"one", b"two"]
     assert len(told) == 2
 

@@ -20,6 +20,7 @@ from nodeapi.web import ApiApplication
 from protos import websocket_pb2
 from tests.support.asgi import Client, scope_of
 from tests.support.doors import caller, make_doors, secret_of
+from tests.support.waiting import until_in_loop
 
 PATH = "/v1/subscribe"
 KEY = ("authorization", f"Bearer {secret_of('app')}")
@@ -47,12 +48,6 @@ async def publish(doors: Doors, *services: str) -> list[int]:
     await doors.database.write(partial(events.append, made, published=told.extend))
     doors.hub.feed(told)
     return [event.seq for event in told]
-
-
-async def gone(doors: Doors) -> None:
-    """Until no client is left."""
-    while doors.hub.subscriptions:
-        await asyncio.sleep(0)
 
 
 @asynccontextmanager
@@ -212,7 +207,7 @@ async def test_websocket_ends_with_its_key(doors, monkeypatch):
         closed = await client.receive_output()
         assert (closed["type"], closed["code"]) == ("websocket.close", 1008)
         assert closed["reason"] == "the API key 'app' was revoked"
-        await gone(doors)
+        await until_in_loop(lambda: not doors.hub.subscriptions)
     assert watching.ends == []
 
 
