@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import asynccontextmanager
 
 from coincurve import PrivateKey
@@ -57,12 +57,20 @@ class Courier:
         return Outcome(verdict=Verdict.PASSING, cause="lost on its way")
 
 
-def make_outbox(database: Database, carrier, *, in_flight: int = 8, budget: Budget | None = None) -> Outbox:
+def make_outbox(
+    database: Database,
+    carrier,
+    *,
+    in_flight: int = 8,
+    budget: Budget | None = None,
+    services: Mapping[str, int] | None = None,
+) -> Outbox:
+    """`services`: their record numbers by their type; unless told only that of messages."""
     return Outbox(
         database=database,
         carrier=carrier,
         own_pubkey=OWN_PUBKEY,
-        record_numbers={"message": 400_000},
+        record_numbers=services or {"message": 400_000},
         limits=Limits(in_flight=in_flight, in_flight_per_peer=4),
         expires_seconds=86_400,
         published=lambda events: None,

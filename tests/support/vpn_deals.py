@@ -13,9 +13,10 @@ from uuid import UUID, uuid4
 import orjson
 from django.db import models
 
+from invoices.models import InvoicePayment
 from messaging.clock import Clock
 from messaging.database import Database
-from messaging.models import Direction, Event, IdempotencyKey, Message, Peer, State
+from messaging.models import Attempt, Direction, Event, IdempotencyKey, Message, Peer, State
 from messaging.workers import WorkerContext
 from tests.support.fake_lnd import FakeLnd
 from vpn import bodies
@@ -36,6 +37,7 @@ from vpn.models import (
     Term,
 )
 from vpn.settings import SERVICE, VpnSettings
+from vpn.waking import Wake
 
 GUARD_SECONDS = 600
 BUYER, SELLER, OTHER = ("02" + digits * 32 for digits in ("11", "22", "33"))
@@ -58,7 +60,9 @@ TABLES: tuple[type[models.Model], ...] = (
     Purchase,
     PurchasedLease,
     ClientKey,
+    InvoicePayment,
     Message,
+    Attempt,
     Event,
     Peer,
     IdempotencyKey,
@@ -91,7 +95,7 @@ def vpn_settings(**changes: Any) -> VpnSettings:
 def received(
     type: str,
     *,
-    pubkey: str = BUYER,
+    sender: str = BUYER,
     reply_to: UUID | None = None,
     message_id: UUID | None = None,
     **fields: Any,
@@ -100,7 +104,7 @@ def received(
     return Message(
         message_id=message_id or uuid4(),
         direction=Direction.IN,
-        pubkey=pubkey,
+        pubkey=sender,
         service=SERVICE,
         reply_to=reply_to,
         body=bodies.encode(type, **fields),
@@ -137,11 +141,24 @@ def types_of(items: Iterable[Message | Event]) -> list[str]:
     return [orjson.loads(bytes(one.body if isinstance(one, Message) else one.data))["type"] for one in items]
 
 
-class SetClock(Clock):
-    """Starts now; from there only `advance` moves it."""
+class CountingWake(Wake):
+    """A bell that remembers how often it was rung."""
 
     def __init__(self) -> None:
-        self._passed_seconds, self._wall_seconds = 0.0, time.time()
+        super().__init__()
+        self.rings = 0
+
+    def ring(self) -> None:
+        self.rings += 1
+        super().ring()
+
+
+class SetClock(Clock):
+    """Starts now, unless told; from there only `advance` moves it."""
+
+    def __init__(self, start_seconds: float | None = None) -> None:
+        self._passed_seconds = 0.0
+        self._wall_seconds = time.time() if start_seconds is None else start_seconds
         super().__init__(wall=lambda: self._wall_seconds, steady=lambda: self._passed_seconds)
 
     def advance(self, seconds: float) -> None:

@@ -26,6 +26,7 @@ from tests.support.vpn_deals import (
     GUARD_SECONDS,
     INTERFACE,
     SERVER_KEY,
+    CountingWake,
     SetClock,
     Side,
     body_of,
@@ -47,7 +48,9 @@ pytestmark = pytest.mark.sql
 
 UNKNOWN, NOT_FOUND = grpc.StatusCode.UNKNOWN, grpc.StatusCode.NOT_FOUND
 Invoice, Payment = lightning_pb2.Invoice, lightning_pb2.Payment
-SECONDS = 600
+SECONDS = 6_000
+# Longer than any test takes: lnd tells the wall clock's time, workers go by that of the test.
+SPARE_SECONDS = 150
 
 
 class Sale:
@@ -247,6 +250,14 @@ async def test_running_worker_sells_by_its_bells(sale, monkeypatch):
     assert (await sale.row(term)).lease.wg_key in sale.peers
 
 
+async def test_look_at_the_interface_wakes_the_look_at_lnd(database):
+    bell = CountingWake()
+    sale = Sale(database, vpn_settings(selling=bell))
+    await sale.look_at_the_interface()
+    assert bell.rings == 1
+    await sale.close()
+
+
 async def test_refresh_is_sold_without_touching_the_peer(sale):
     term = await sale.sold()
     sale.wireguard.wg.commands.clear()
@@ -350,6 +361,27 @@ async def test_payment_is_seen_when_lnd_is_back(sale):
     assert await sale.states(term) == (TermState.OFFERED, LeaseState.CONTRACTED)
     await sale.look()
     assert await sale.states(term) == (TermState.HELD, LeaseState.PROVISIONING)
+
+
+async def test_what_has_moved_on_meanwhile_is_left_alone(sale, monkeypatch):
+    """The contract gives way to another one while lnd is asked whether it is paid."""
+    term = await sale.offered()
+    await sale.pay(term)
+    lookup = sale.lnd.lookup_invoice
+
+    async def lookup_late(payment_hash: bytes) -> Invoice:
+        monkeypatch.undo()
+        await sale.database.write(
+            lambda: selling.give_back(Term.objects.select_related("lease").get(pk=term.pk), "it gave way")
+        )
+        return await lookup(payment_hash)
+
+    monkeypatch.setattr(sale.lnd, "lookup_invoice", lookup_late)
+    await sale.look()
+    # In the same look it is given back already.
+    assert await sale.states(term) == (TermState.CANCELED, LeaseState.CANCELED)
+    assert (await sale.row(term)).cause == "it gave way"
+    assert (await sale.payment()).status == Payment.FAILED
 
 
 async def test_stream_that_broke_is_made_up_for_by_looking_up(sale, monkeypatch):
@@ -579,7 +611,7 @@ async def test_refresh_that_is_paid_after_the_end_is_given_back(sale):
     lease = (await sale.sold()).lease
     refresh = await sale.refresh(lease)
     await sale.look()
-    sale.clock.advance(SECONDS + 1)
+    sale.clock.advance(SECONDS + SPARE_SECONDS)
     await sale.look_at_the_time()
     assert await sale.states(refresh) == (TermState.OFFERED, LeaseState.EXPIRED)
     await sale.pay(refresh)
@@ -594,7 +626,7 @@ async def test_refresh_that_is_held_when_the_end_comes_moves_it(sale):
     await sale.look()
     await sale.pay(refresh)
     await sale.look()
-    sale.clock.advance(SECONDS + 1)
+    sale.clock.advance(SECONDS + SPARE_SECONDS)
     await sale.look_at_the_time()
     assert await sale.states(refresh) == (TermState.HELD, LeaseState.EXPIRING)
     assert lease.wg_key in sale.peers
@@ -711,10 +743,10 @@ async def test_end_of_a_lease(sale):
     term = await sale.sold()
     key = term.lease.wg_key
     sale.side.take_sent()
-    sale.clock.advance(SECONDS - 30)
+    sale.clock.advance(SECONDS - selling.WARN_SECONDS + SPARE_SECONDS)
     await sale.look_at_the_time()
     assert types_of(sale.side.take_sent()) == ["expiring"]
-    sale.clock.advance(31)
+    sale.clock.advance(selling.WARN_SECONDS)
     await sale.look_at_the_time()
     assert await sale.states(term) == (TermState.SETTLED, LeaseState.EXPIRED)
     assert key in sale.peers
@@ -734,7 +766,7 @@ async def test_lease_is_over_when_its_peer_cannot_be_removed_but_not_told_so(sal
     term = await sale.sold()
     sale.side.take_sent()
     sale.wireguard.wg.set_fails_with = "Unable to modify interface: Operation not permitted"
-    sale.clock.advance(SECONDS + 1)
+    sale.clock.advance(SECONDS + SPARE_SECONDS)
     await sale.look_at_the_time()
     assert await sale.look_at_the_interface() == seller.INTERFACE_AGAIN_SECONDS
     assert await sale.states(term) == (TermState.SETTLED, LeaseState.EXPIRED)
@@ -748,7 +780,7 @@ async def test_lease_ends_without_its_interface(sale):
     """No interface, no peers."""
     term = await sale.sold()
     without_interface(sale)
-    sale.clock.advance(SECONDS + 1)
+    sale.clock.advance(SECONDS + SPARE_SECONDS)
     await sale.look_at_the_time()
     await sale.look_at_the_interface()
     assert await sale.states(term) == (TermState.SETTLED, LeaseState.QUARANTINED)
@@ -757,7 +789,7 @@ async def test_lease_ends_without_its_interface(sale):
 async def test_time_does_not_wait_for_lnd(sale):
     term = await sale.sold()
     sale.lnd.stop()
-    sale.clock.advance(SECONDS + 1)
+    sale.clock.advance(SECONDS + SPARE_SECONDS)
     await sale.look_at_the_time()
     await sale.look_at_the_interface()
     assert await sale.states(term) == (TermState.SETTLED, LeaseState.QUARANTINED)

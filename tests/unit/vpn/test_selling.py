@@ -14,6 +14,7 @@ from tests.support.vpn_deals import (
     OTHER,
     PRICE_SAT,
     SERVER_KEY,
+    CountingWake,
     body_of,
     open_shop,
     received,
@@ -40,14 +41,14 @@ def shop(tables: None) -> None:
 
 def quoted(settings, pubkey: str = BUYER) -> Quote:
     """Asked for by this buyer."""
-    message = received(bodies.QUOTE_REQUEST, pubkey=pubkey)
+    message = received(bodies.QUOTE_REQUEST, sender=pubkey)
     (answer,) = selling.quote_requested(message, {}, settings).answers
     return Quote.objects.get(nonce=body_of(answer)["nonce"])
 
 
 def contract(settings, nonce: str, *, pubkey: str = BUYER, price: str = "600", wg_key: str = "") -> Term:
     """The payment that a contract has led to."""
-    message = received(bodies.CONTRACT, pubkey=pubkey)
+    message = received(bodies.CONTRACT, sender=pubkey)
     body = {"nonce": nonce, "price": price, "pubkey": wg_key or new_key_pair().public}
     reaction = selling.contract_received(message, body, settings)
     assert (reaction.answers, reaction.events) == ([], [])
@@ -169,11 +170,13 @@ def test_contract_waits_for_its_payment(settings):
     ]
 
 
-async def test_contract_wakes_the_worker(database, settings):
-    await database.write(open_shop)
-    await database.write(lambda: contracted(settings))
-    # It would not end if nobody had rung.
-    await settings.selling.wait(600)
+def test_contract_and_refresh_wake_the_worker():
+    bell = CountingWake()
+    settings = vpn_settings(selling=bell)
+    term = settled(settings)
+    assert bell.rings == 1
+    refresh(settings, term.lease)
+    assert bell.rings == 2
 
 
 def expired(quote: Quote) -> None:
@@ -457,7 +460,7 @@ def test_refresh_that_is_refused(settings, change, reason):
 def test_refresh_of_anothers_lease_or_of_one_that_does_not_run(settings):
     lease = settled(settings).lease
     body = {"nonce": lease.nonce, "price": "100", "pubkey": lease.wg_key}
-    strangers = received(bodies.REFRESH, pubkey=OTHER)
+    strangers = received(bodies.REFRESH, sender=OTHER)
     assert refusal(selling.refresh_received, strangers, body, settings) == "unknown_lease"
     Lease.objects.update(state=LeaseState.EXPIRED)
     assert refusal(selling.refresh_received, received(bodies.REFRESH), body, settings) == "unknown_lease"
@@ -502,7 +505,7 @@ def test_refresh_that_is_paid_when_the_lease_is_over_is_given_back(settings):
 
 
 def lease_request(term: Term, settings, *, pubkey: str = BUYER):
-    message = received(bodies.LEASE_REQUEST, pubkey=pubkey, id=term.contract_id)
+    message = received(bodies.LEASE_REQUEST, sender=pubkey, id=term.contract_id)
     return selling.lease_requested(message, body_of(message), settings)
 
 
@@ -534,7 +537,7 @@ def test_refusals_are_answered_until_there_are_too_many():
         assert body_of(answer) == {"type": "refusal", "reason": "price", "text": "price is too low"}
         assert (answer.pubkey, answer.reply_to) == (BUYER, message.message_id)
     assert selling.refusal(message, refused, settings).dropped == "flood"
-    assert selling.refusal(received(bodies.CONTRACT, pubkey=OTHER), refused, settings).answers
+    assert selling.refusal(received(bodies.CONTRACT, sender=OTHER), refused, settings).answers
     Answered.objects.update(created_at=timezone.now() - timedelta(minutes=2))
     assert selling.refusal(message, refused, settings).answers
 

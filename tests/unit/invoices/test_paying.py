@@ -1,0 +1,449 @@
+"""Payments of invoices beside an lnd in memory: stored before lnd hears of them, paid once, and their end asked for."""
+
+import asyncio
+import hashlib
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from datetime import timedelta
+from functools import partial
+from typing import Any
+
+import grpc
+import pytest
+from django.db import OperationalError
+from django.utils import timezone
+
+from invoices import paying, services
+from invoices.models import InvoicePayment
+from invoices.paying import MAX_PARTS, OtherPayer, Payer
+from invoices.services import spent_on_invoices
+from lightning.rpcs import Rpc
+from messaging.budget import Budget, OverBudget
+from messaging.database import Database
+from messaging.idempotency import Claim, KeyReused
+from protos.lnrpc import lightning_pb2
+from tests.support.fake_lnd import connected
+from tests.support.lnd_cases import hold_request, send_request
+from tests.support.waiting import GUARD_SECONDS
+
+pytestmark = pytest.mark.sql
+
+State, Failure = InvoicePayment.State, InvoicePayment.Failure
+UNKNOWN, UNAVAILABLE = grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE
+OTHER_LND = "02" + "55" * 32
+
+
+class Till:
+    """A payer, as it is after a start, and the lnd of a payee."""
+
+    def __init__(self, database: Database):
+        self.lnd, self.payee = connected("payer", "payee")
+        self.database = database
+        self.budget = Budget(database=database, limit_sat=None, sources=[spent_on_invoices])
+        self._begin()
+
+    def _begin(self) -> None:
+        self.payer = Payer(
+            database=self.database,
+            client=self.lnd,
+            own_pubkey=self.lnd.pubkey,
+            budget=self.budget,
+            fee_limit_msat=lambda amount_msat: amount_msat // 10,
+        )
+        self._running = asyncio.create_task(self.payer.run())
+
+    async def restart(self) -> None:
+        """As after kill -9: what was under way in this process is forgotten."""
+        await self.close()
+        self._begin()
+
+    async def close(self) -> None:
+        self._running.cancel()
+        await asyncio.gather(self._running, return_exceptions=True)
+
+    async def invoice(self, **fields: Any) -> str:
+        asked = lightning_pb2.Invoice(**({"value": 21, "memo": "tea"} | fields))
+        return (await self.payee.add_invoice(asked)).payment_request
+
+    async def pay(self, text: str, *, claim: Claim | None = None, amount_msat: int = 0) -> InvoicePayment:
+        request = await self.lnd.decode_payment_request(text)
+        amount_msat = amount_msat or request.num_msat
+        return await self.payer.pay(request, text=text, amount_msat=amount_msat, claim=claim)
+
+    async def end_of(self, payment: InvoicePayment) -> InvoicePayment:
+        return await self.payer.end_of(payment, seconds=GUARD_SECONDS)
+
+    async def paid(self, text: str, **fields: Any) -> InvoicePayment:
+        """The payment when it has ended."""
+        return await self.end_of(await self.pay(text, **fields))
+
+    async def rows(self) -> list[InvoicePayment]:
+        return await self.database.read(lambda: list(InvoicePayment.objects.order_by("created_at")))
+
+    @property
+    def sent(self) -> list[Any]:
+        """What lnd was asked to pay."""
+        return self.lnd.requests(Rpc.SEND_PAYMENT)
+
+
+@pytest.fixture
+async def till(database: Database, monkeypatch) -> AsyncIterator[Till]:
+    monkeypatch.setattr(paying, "AGAIN_SECONDS", 0.0)
+    till = Till(database)
+    # A test that waits for what does not come ends all the same.
+    async with asyncio.timeout(GUARD_SECONDS):
+        yield till
+    await till.close()
+
+
+def claim(key: str = "key", request_hash: bytes = bytes(32)) -> Claim:
+    return Claim(caller="tester", key=key, request_hash=request_hash)
+
+
+async def until(condition: Callable[[], object]) -> None:
+    while not condition():
+        await asyncio.sleep(0)
+
+
+# how a payment goes
+
+
+async def test_payment_is_stored_sent_and_settled(till):
+    text = await till.invoice()
+    payment = await till.pay(text)
+    assert (payment.payer, payment.payee) == (till.lnd.pubkey, till.payee.pubkey)
+    assert (payment.amount_msat, payment.fee_limit_msat, payment.memo) == (21_000, 2_100, "tea")
+    ended = await till.end_of(payment)
+    invoice = till.payee.invoice(bytes(ended.payment_hash))
+    assert (ended.pk, ended.state, ended.cost_msat, ended.fee_msat) == (payment.pk, State.SETTLED, 21_000, 0)
+    assert bytes(ended.preimage) == invoice.r_preimage
+    assert invoice.amt_paid_msat == 21_000
+    (request,) = till.sent
+    assert (request.payment_request, request.fee_limit_msat, request.max_parts) == (text, 2_100, MAX_PARTS)
+    assert (request.amt_msat, request.cltv_limit) == (0, 0)
+
+
+async def test_payment_is_stored_before_lnd_hears_of_it(till, monkeypatch):
+    stored: list[str] = []
+    send = till.lnd.send_payment
+
+    async def send_seen(request) -> lightning_pb2.Payment:
+        stored.extend(row.state for row in await till.rows())
+        return await send(request)
+
+    monkeypatch.setattr(till.lnd, "send_payment", send_seen)
+    await till.paid(await till.invoice())
+    assert stored == [State.IN_FLIGHT]
+
+
+async def test_amount_of_an_open_invoice_is_the_callers(till):
+    ended = await till.paid(await till.invoice(value=0), amount_msat=7_500)
+    assert (ended.state, ended.amount_given, ended.amount_msat) == (State.SETTLED, True, 7_500)
+    assert till.sent[0].amt_msat == 7_500
+
+
+async def test_bound_of_how_long_it_may_be_held_is_kept_over_a_restart(till):
+    text = await till.invoice()
+    request = await till.lnd.decode_payment_request(text)
+    till.lnd.refuse(Rpc.SEND_PAYMENT, UNAVAILABLE, "away")
+    till.lnd.refuse(Rpc.TRACK_PAYMENT, UNAVAILABLE, "away", times=1_000_000)
+    payment = await till.payer.pay(
+        request, text=text, amount_msat=21_000, claim=None, cltv_limit_blocks=1_008
+    )
+    await till.restart()
+    till.lnd.recover()
+    assert (await till.end_of(payment)).state == State.SETTLED
+    assert till.sent[-1].cltv_limit == 1_008
+
+
+async def test_memo_of_strangers_can_be_stored(till):
+    request = await till.lnd.decode_payment_request(text := await till.invoice())
+    request.description = "a\0b"
+    payment = await till.payer.pay(request, text=text, amount_msat=21_000, claim=None)
+    assert payment.memo == "a\ufffdb"
+
+
+# why a payment fails
+
+
+@pytest.mark.parametrize(
+    ("reason", "failure", "cause"),
+    [
+        ("TIMEOUT", Failure.TIMEOUT, "found no way in time"),
+        ("NO_ROUTE", Failure.ROUTE, "no route now"),
+        ("ERROR", Failure.ROUTE, "failed on its way"),
+        ("INCORRECT_PAYMENT_DETAILS", Failure.REFUSED, "the payee refused"),
+        ("INSUFFICIENT_BALANCE", Failure.BALANCE, "balance is too low"),
+        ("CANCELED", Failure.REFUSED, "canceled in lnd"),
+        pytest.param("NONE", Failure.ROUTE, "lnd: NONE", id="one that has no words here"),
+    ],
+)
+async def test_why_a_payment_failed(till, reason, failure, cause):
+    till.payee.fail_payments_to(reason)
+    ended = await till.paid(await till.invoice())
+    assert (ended.state, ended.failure, ended.cost_msat) == (State.FAILED, failure, 0)
+    assert cause in ended.cause
+
+
+async def test_payment_that_failed_may_be_tried_again(till):
+    till.payee.fail_payments_to("NO_ROUTE")
+    text = await till.invoice()
+    first = await till.paid(text)
+    assert first.state == State.FAILED
+    second = await till.paid(text)
+    assert (second.pk, second.state, second.attempts) == (first.pk, State.SETTLED, 2)
+    assert (second.cause, second.failure) == ("", "")
+
+
+async def test_payment_that_lnd_refuses_and_never_begun_fails_with_its_words(till):
+    till.lnd.refuse(Rpc.SEND_PAYMENT, UNKNOWN, "self-payments not allowed")
+    ended = await till.paid(await till.invoice())
+    assert (ended.state, ended.failure) == (State.FAILED, Failure.REFUSED)
+    assert ended.cause == "lnd refuses it: self-payments not allowed"
+    assert len(till.sent) == 1
+
+
+async def test_payment_that_lnd_refuses_because_it_has_it_ends_as_lnd_has_it(till):
+    """It was paid by hand before."""
+    text = await till.invoice()
+    await till.lnd.send_payment(send_request(text))
+    ended = await till.paid(text)
+    assert (ended.state, ended.cost_msat) == (State.SETTLED, 21_000)
+    assert len(till.lnd.requests(Rpc.TRACK_PAYMENT)) == 1
+
+
+async def test_refusal_is_not_believed_while_lnd_does_not_say_that_it_never_began(till):
+    till.lnd.refuse(Rpc.SEND_PAYMENT, UNKNOWN, "something went wrong")
+    till.lnd.refuse(Rpc.TRACK_PAYMENT, UNAVAILABLE, "away")
+    ended = await till.paid(await till.invoice())
+    # Then lnd had never heard of it, and it was sent again.
+    assert ended.state == State.SETTLED
+    assert len(till.sent) == 2
+
+
+# lnd goes away
+
+
+async def test_payment_whose_answer_was_lost_is_not_sent_again(till):
+    till.lnd.lose_answer(Rpc.SEND_PAYMENT)
+    ended = await till.paid(await till.invoice())
+    assert ended.state == State.SETTLED
+    assert len(till.sent) == 1
+
+
+async def test_payment_goes_on_when_its_stream_breaks(till):
+    preimage = os.urandom(32)
+    hold = hold_request(hashlib.sha256(preimage).digest())
+    text = (await till.payee.add_hold_invoice(hold)).payment_request
+    payment = await till.pay(text)
+    await until(lambda: till.payee.invoice(hold.hash).state == lightning_pb2.Invoice.ACCEPTED)
+    till.lnd.break_streams()
+    await until(lambda: till.lnd.requests(Rpc.TRACK_PAYMENT))
+    await till.payee.settle_invoice(preimage)
+    assert (await till.end_of(payment)).state == State.SETTLED
+    assert len(till.sent) == 1
+
+
+async def test_payment_waits_for_an_lnd_that_is_away(till):
+    text = await till.invoice()
+    request = await till.lnd.decode_payment_request(text)
+    till.lnd.stop()
+    payment = await till.payer.pay(request, text=text, amount_msat=21_000, claim=None)
+    assert payment.state == State.IN_FLIGHT
+    till.lnd.start()
+    assert (await till.end_of(payment)).state == State.SETTLED
+
+
+@pytest.mark.parametrize(
+    ("age", "state"), [(timedelta(minutes=9), State.SETTLED), (timedelta(minutes=11), State.FAILED)]
+)
+async def test_payment_that_lnd_never_heard_of_is_sent_while_it_may_be_wanted(till, age, state):
+    text = await till.invoice()
+    request = await till.lnd.decode_payment_request(text)
+    row = InvoicePayment(
+        payer=till.lnd.pubkey,
+        payee=till.payee.pubkey,
+        payment_hash=bytes.fromhex(request.payment_hash),
+        payment_request=text,
+        amount_msat=21_000,
+        fee_limit_msat=2_100,
+        cost_msat=23_100,
+        created_at=timezone.now() - age,
+    )
+    await till.database.write(partial(services.payment_begin, row, None))
+    await till.restart()
+    ended = await till.end_of(row)
+    assert ended.state == state
+    assert len(till.sent) == (state == State.SETTLED)
+    if state == State.FAILED:
+        assert ended.cause == "lnd was away when it was asked for, and has never heard of it"
+
+
+async def test_payment_under_way_is_taken_up_after_a_restart(till):
+    till.payee.hold_payments_to()
+    payment = await till.pay(await till.invoice())
+    await until(lambda: till.sent)
+    await till.restart()
+    till.payee.release_payments_to()
+    while (await till.rows())[0].state == State.IN_FLIGHT:
+        await asyncio.sleep(0)
+    assert [row.state for row in await till.rows()] == [State.SETTLED]
+    assert (await till.end_of(payment)).state == State.SETTLED
+    assert len(till.sent) == 1
+
+
+async def test_start_waits_for_a_database_that_is_away(till, monkeypatch, caplog):
+    till.payee.hold_payments_to()
+    await till.pay(await till.invoice())
+    await till.close()
+    read, failures = till.database.read, iter([OperationalError("away"), OperationalError("away")])
+
+    async def read_later(job):
+        if (error := next(failures, None)) is not None:
+            raise error
+        return await read(job)
+
+    monkeypatch.setattr(till.database, "read", read_later)
+    with caplog.at_level(logging.ERROR):
+        await till.restart()
+        await until(lambda: caplog.text.count("payments under way could not be read") == 2)
+    till.payee.release_payments_to()
+    while (await till.rows())[0].state == State.IN_FLIGHT:
+        await asyncio.sleep(0)
+
+
+async def test_end_that_cannot_be_stored_now_is_stored_later(till, monkeypatch):
+    payment_held = await till.invoice()
+    till.payee.hold_payments_to()
+    payment = await till.pay(payment_held)
+    write, failures = till.database.write, iter([OperationalError("the disk is full")])
+
+    async def write_later(job):
+        if (error := next(failures, None)) is not None:
+            raise error
+        return await write(job)
+
+    monkeypatch.setattr(till.database, "write", write_later)
+    till.payee.release_payments_to()
+    assert (await till.end_of(payment)).state == State.SETTLED
+    assert next(failures, None) is None
+    assert len(till.sent) == 1
+
+
+# once
+
+
+async def test_same_invoice_is_paid_once_however_often_it_is_asked_for(till):
+    text = await till.invoice()
+    payments = await asyncio.gather(*(till.pay(text) for _ in range(5)))
+    assert len({payment.pk for payment in payments}) == 1
+    await till.end_of(payments[0])
+    again = await till.paid(text)
+    assert (again.pk, again.state) == (payments[0].pk, State.SETTLED)
+    assert len(till.sent) == 1
+
+
+async def test_same_key_is_answered_with_the_same_payment(till):
+    text, other = await till.invoice(), await till.invoice()
+    first = await till.pay(text, claim=claim())
+    assert (await till.pay(text, claim=claim())).pk == first.pk
+    with pytest.raises(KeyReused):
+        await till.pay(other, claim=claim(request_hash=b"\1" * 32))
+    await till.end_of(first)
+    assert len(await till.rows()) == 1
+
+
+async def test_known_payment_is_told_by_hash_or_by_key(till):
+    text = await till.invoice()
+    payment_hash = bytes.fromhex((await till.lnd.decode_payment_request(text)).payment_hash)
+    assert await till.payer.known(payment_hash, claim()) is None
+    payment = await till.paid(text)
+    assert (await till.payer.known(payment_hash, None)).pk == payment.pk
+    # From now on the key stands for it too.
+    assert (await till.payer.known(payment_hash, claim())).pk == payment.pk
+    with pytest.raises(KeyReused):
+        await till.payer.known(payment_hash, claim(request_hash=b"\1" * 32))
+
+
+async def test_failed_payment_is_known_to_its_key_alone(till):
+    till.payee.fail_payments_to("NO_ROUTE")
+    text = await till.invoice()
+    payment = await till.paid(text, claim=claim())
+    payment_hash = bytes(payment.payment_hash)
+    assert (await till.payer.known(payment_hash, claim())).state == State.FAILED
+    assert await till.payer.known(payment_hash, None) is None
+    assert await till.payer.known(payment_hash, claim("another key")) is None
+
+
+async def test_payment_goes_on_without_its_caller(till, monkeypatch):
+    text = await till.invoice()
+    request = await till.lnd.decode_payment_request(text)
+    asking = asyncio.create_task(till.payer.pay(request, text=text, amount_msat=21_000, claim=None))
+    await asyncio.sleep(0)
+    asking.cancel()
+    await asyncio.gather(asking, return_exceptions=True)
+    assert asking.cancelled()
+    while not [row for row in await till.rows() if row.state == State.SETTLED]:
+        await asyncio.sleep(0)
+
+
+# what is not begun
+
+
+async def test_payment_over_the_budget_is_not_stored(till):
+    till.budget.limit_sat = 23
+    text = await till.invoice()
+    with pytest.raises(OverBudget):
+        await till.pay(text)
+    assert await till.rows() == []
+    assert till.sent == []
+    till.budget.limit_sat = 24
+    assert (await till.paid(text)).state == State.SETTLED
+
+
+async def test_what_a_payment_did_not_cost_may_be_spent_again(till):
+    till.budget.limit_sat = 24
+    till.payee.fail_payments_to("NO_ROUTE")
+    first, second = await till.invoice(), await till.invoice()
+    assert (await till.paid(first)).state == State.FAILED
+    assert (await till.paid(second)).state == State.SETTLED
+    with pytest.raises(OverBudget):
+        await till.pay(first)
+
+
+# waiting
+
+
+async def test_payment_that_takes_longer_is_answered_as_it_is(till):
+    till.payee.hold_payments_to()
+    payment = await till.pay(await till.invoice())
+    assert (await till.payer.end_of(payment, seconds=0)).state == State.IN_FLIGHT
+    waiting = asyncio.create_task(till.end_of(payment))
+    till.payee.release_payments_to()
+    assert (await waiting).state == State.SETTLED
+
+
+async def test_payment_of_another_lnd_cannot_be_followed(till):
+    payment = InvoicePayment(payer=OTHER_LND, state=State.IN_FLIGHT)
+    with pytest.raises(OtherPayer, match=OTHER_LND):
+        await till.end_of(payment)
+
+
+async def test_payments_of_another_lnd_are_not_taken_up(till):
+    await till.close()
+    row = InvoicePayment(
+        payer=OTHER_LND,
+        payment_hash=os.urandom(32),
+        payment_request=await till.invoice(),
+        amount_msat=21_000,
+        fee_limit_msat=0,
+        cost_msat=21_000,
+    )
+    await till.database.write(partial(services.payment_begin, row, None))
+    own = await till.pay(await till.invoice())
+    await till.restart()
+    assert (await till.end_of(own)).state == State.SETTLED
+    states = {row.payer: row.state for row in await till.rows()}
+    assert states == {OTHER_LND: State.IN_FLIGHT, till.lnd.pubkey: State.SETTLED}
+    assert len(till.sent) == 1
