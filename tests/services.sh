@@ -18,16 +18,16 @@ need() {
     exit 1
 }
 
-# What only tests in tests/vpn need: without it they tell that they did not run, and why.
+# What only VPN tests need: without it they tell that they did not run, and why.
 wish() {
-    provide "$@" || say "$1 could not be installed: tests in tests/vpn that need it do not run."
+    provide "$@" || say "$1 could not be installed: VPN tests that need it do not run."
 }
 
 # wireguard-go needs it where the kernel has no WireGuard.
 make_tun() {
     [ -e /dev/net/tun ] && return 0
     { $as_root mkdir -p /dev/net && $as_root mknod /dev/net/tun c 10 200; } >/dev/null 2>&1 || true
-    [ -e /dev/net/tun ] || say "There is no /dev/net/tun: tests in tests/vpn that need it do not run."
+    [ -e /dev/net/tun ] || say "There is no /dev/net/tun: VPN tests that need it do not run."
 }
 
 prepare_vpn() {
