@@ -198,6 +198,9 @@ class Payer:
     async def _see_to_its_end(self, payment: InvoicePayment, fresh: bool) -> None:
         while True:
             try:
+                # Who follows it may have read it before its end was stored: it must not be sent again.
+                if not fresh and await self._has_ended(payment):
+                    return
                 ended = await (self._sent(payment) if fresh else self._tracked(payment))
                 if ended:
                     await self._database.write(ended)
@@ -206,6 +209,10 @@ class Payer:
                 logger.exception("a payment's end could not be stored; it is asked for again")
             fresh = False
             await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _has_ended(self, payment: InvoicePayment) -> bool:
+        stored = await self._database.read(partial(services.payment_get, payment.pk))
+        return stored is None or stored.state != InvoicePayment.State.IN_FLIGHT
 
     async def _sent(self, payment: InvoicePayment) -> Callable[[], None] | None:
         """Pays and waits. The step that stores how it ended; None when that cannot be told now."""

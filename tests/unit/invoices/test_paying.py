@@ -204,13 +204,24 @@ async def test_payment_that_lnd_refuses_and_never_begun_fails_with_its_words(til
     assert len(till.sent) == 1
 
 
+async def test_payment_that_has_failed_is_not_sent_again_by_who_still_waits_for_it(till):
+    """The end was stored after its caller had read the payment."""
+    till.lnd.refuse(Rpc.SEND_PAYMENT, UNKNOWN, "self-payments not allowed")
+    payment = await till.pay(await till.invoice())
+    payment.state = State.IN_FLIGHT
+    while (await till.rows())[0].state == State.IN_FLIGHT:
+        await asyncio.sleep(0)
+    assert (await till.end_of(payment)).state == State.FAILED
+    assert len(till.sent) == 1
+
+
 async def test_payment_that_lnd_refuses_because_it_has_it_ends_as_lnd_has_it(till):
     """It was paid by hand before."""
     text = await till.invoice()
     await till.lnd.send_payment(send_request(text))
     ended = await till.paid(text)
     assert (ended.state, ended.cost_msat) == (State.SETTLED, 21_000)
-    assert len(till.lnd.requests(Rpc.TRACK_PAYMENT)) == 1
+    assert till.payee.invoice(bytes(ended.payment_hash)).amt_paid_msat == 21_000
 
 
 async def test_refusal_is_not_believed_while_lnd_does_not_say_that_it_never_began(till):
@@ -223,6 +234,52 @@ async def test_refusal_is_not_believed_while_lnd_does_not_say_that_it_never_bega
 
 
 # lnd goes away
+
+
+@pytest.mark.parametrize(
+    ("code", "details"),
+    [
+        (UNKNOWN, "wallet locked, unlock it to enable full RPC access"),
+        (UNKNOWN, "the RPC server is in the process of starting up"),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded"),
+        (UNAVAILABLE, "connection refused"),
+        (grpc.StatusCode.INTERNAL, "Received RST_STREAM"),
+    ],
+)
+async def test_payment_is_tried_again_after_what_passes(till, code, details):
+    till.lnd.refuse(Rpc.SEND_PAYMENT, code, details)
+    ended = await till.paid(await till.invoice())
+    assert (ended.state, ended.attempts) == (State.SETTLED, 1)
+    assert len(till.sent) == 2
+
+
+async def test_payment_is_not_sent_again_before_lnd_has_said_that_it_never_heard_of_it(till):
+    """A process was killed after lnd had paid, and lnd is away when the next one asks."""
+    text = await till.invoice()
+    row = await stored(till, text)
+    await till.lnd.send_payment(send_request(text))
+    till.lnd.refuse(Rpc.TRACK_PAYMENT, UNAVAILABLE, "away", times=3)
+    await till.restart()
+    assert (await till.end_of(row)).state == State.SETTLED
+    assert len(till.lnd.requests(Rpc.TRACK_PAYMENT)) > 3
+    assert len(till.sent) == 1
+
+
+async def stored(till: Till, text: str, *, age: timedelta = timedelta(0)) -> InvoicePayment:
+    """By an earlier process, which lnd may have heard of or not."""
+    request = await till.lnd.decode_payment_request(text)
+    row = InvoicePayment(
+        payer=till.lnd.pubkey,
+        payee=till.payee.pubkey,
+        payment_hash=bytes.fromhex(request.payment_hash),
+        payment_request=text,
+        amount_msat=21_000,
+        fee_limit_msat=2_100,
+        cost_msat=23_100,
+        created_at=timezone.now() - age,
+    )
+    await till.database.write(partial(services.payment_begin, row, None))
+    return row
 
 
 async def test_payment_whose_answer_was_lost_is_not_sent_again(till):
@@ -259,19 +316,7 @@ async def test_payment_waits_for_an_lnd_that_is_away(till):
     ("age", "state"), [(timedelta(minutes=9), State.SETTLED), (timedelta(minutes=11), State.FAILED)]
 )
 async def test_payment_that_lnd_never_heard_of_is_sent_while_it_may_be_wanted(till, age, state):
-    text = await till.invoice()
-    request = await till.lnd.decode_payment_request(text)
-    row = InvoicePayment(
-        payer=till.lnd.pubkey,
-        payee=till.payee.pubkey,
-        payment_hash=bytes.fromhex(request.payment_hash),
-        payment_request=text,
-        amount_msat=21_000,
-        fee_limit_msat=2_100,
-        cost_msat=23_100,
-        created_at=timezone.now() - age,
-    )
-    await till.database.write(partial(services.payment_begin, row, None))
+    row = await stored(till, await till.invoice(), age=age)
     await till.restart()
     ended = await till.end_of(row)
     assert ended.state == state
