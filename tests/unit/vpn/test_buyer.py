@@ -40,7 +40,7 @@ from tests.support.vpn_deals import (
     types_of,
     vpn_settings,
 )
-from vpn import bodies, buying
+from vpn import bodies, buyer, buying
 from vpn.buyer import CLTV_LIMIT_BLOCKS, MAX_FINAL_CLTV_BLOCKS, Buyer
 from vpn.keys import new_key_pair
 from vpn.models import ClientKey, Purchase, PurchasedLease, ReceivedQuote
@@ -220,6 +220,19 @@ async def test_purchase_with_a_restart_before_each_step(deal, preimage):
     assert types_of(deal.side.take_sent()) == ["lease_request"]
     await deal.worker.look()
     assert deal.side.sent == []
+
+
+async def test_running_worker_pays_by_its_bell(deal, preimage, monkeypatch):
+    """No look comes by itself."""
+    monkeypatch.setattr(buyer, "LOOK_SECONDS", 10.0 * GUARD_SECONDS)
+    running = asyncio.create_task(deal.worker.run())
+    try:
+        purchase = await deal.invoiced(preimage=preimage)
+        await deal.until_held(preimage)
+    finally:
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+    assert (await deal.row(purchase)).state == PurchaseState.PAYING
 
 
 async def test_payment_that_was_begun_by_a_killed_process_is_not_begun_again(deal, preimage):

@@ -1,5 +1,6 @@
 """Bought leases that are renewed: only those in use, a little before their end, and within the budget."""
 
+import asyncio
 from datetime import timedelta
 from uuid import uuid4
 
@@ -8,8 +9,17 @@ from django.utils import timezone
 
 from tests.support.fake_lnd import connected
 from tests.support.fake_wireguard import FakeWireGuard
-from tests.support.vpn_deals import SELLER, SERVER_KEY, SetClock, body_of, make_side, types_of, vpn_settings
-from vpn import renewing
+from tests.support.vpn_deals import (
+    GUARD_SECONDS,
+    SELLER,
+    SERVER_KEY,
+    SetClock,
+    body_of,
+    make_side,
+    types_of,
+    vpn_settings,
+)
+from vpn import buyer, renewing
 from vpn.buyer import Buyer
 from vpn.keys import new_key_pair
 from vpn.models import Purchase, PurchasedLease
@@ -189,3 +199,33 @@ async def test_worker_renews_what_is_in_use_once(database):
     assert body_of(side.sent[0])["pubkey"] == used.public_key
     await worker.renew()
     assert len(side.sent) == 1
+
+
+async def test_running_worker_renews_after_a_look_that_failed(database, monkeypatch):
+    monkeypatch.setattr(buyer, "RENEW_SECONDS", 0.0)
+
+    def rows() -> PurchasedLease:
+        lease = lease_of(300)
+        purchase_of(lease)
+        return lease
+
+    used = await database.write(rows)
+    (lnd,) = connected("buyer")
+    side = make_side(database, lnd, SETTINGS, SetClock(NOW.timestamp()))
+    worker = Buyer(side.context, tunnel(used, age_seconds=0))
+    due, failures = renewing.due, iter([RuntimeError("a mistake")])
+
+    def due_later(now, settings):
+        if (error := next(failures, None)) is not None:
+            raise error
+        return due(now, settings)
+
+    monkeypatch.setattr(renewing, "due", due_later)
+    running = asyncio.create_task(worker.run())
+    async with asyncio.timeout(GUARD_SECONDS):
+        while not side.sent:
+            await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert types_of(side.sent) == ["refresh"]
+    assert next(failures, None) is None

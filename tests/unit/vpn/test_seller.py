@@ -250,6 +250,26 @@ async def test_running_worker_sells_by_its_bells(sale, monkeypatch):
     assert (await sale.row(term)).lease.wg_key in sale.peers
 
 
+async def test_worker_goes_on_after_a_look_at_the_interface_that_failed(sale, monkeypatch):
+    """Of a mistake in the code, or because the database was away."""
+    monkeypatch.setattr(seller, "INTERFACE_AGAIN_SECONDS", 0.0)
+    peers, failures = sale.wireguard.peers, iter([RuntimeError("a mistake")])
+
+    async def peers_later(interface: str):
+        if (error := next(failures, None)) is not None:
+            raise error
+        return await peers(interface)
+
+    monkeypatch.setattr(sale.wireguard, "peers", peers_later)
+    running = asyncio.create_task(sale.worker.run())
+    while not await sale.stored(Shop.objects.exists):
+        await asyncio.sleep(0)
+    running.cancel()
+    await asyncio.gather(running, return_exceptions=True)
+    assert await shop_of(sale) == (INTERFACE, "")
+    assert next(failures, None) is None
+
+
 async def test_look_at_the_interface_wakes_the_look_at_lnd(database):
     bell = CountingWake()
     sale = Sale(database, vpn_settings(selling=bell))
@@ -823,7 +843,8 @@ async def test_wishes_of_the_operator(sale):
     )
     assert await wish(sale, lease, LeaseWish.Action.END) == "done"
     assert (await sale.row(term)).lease.state == LeaseState.EXPIRED
-    assert await wish(sale, lease, LeaseWish.Action.END) == "not done: the lease does not run"
+    for action in LeaseWish.Action:
+        assert await wish(sale, lease, action) == "not done: the lease does not run"
 
 
 async def test_old_quotes_and_answers_are_forgotten(sale):

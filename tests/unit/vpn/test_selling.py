@@ -592,6 +592,16 @@ def test_lease_is_warned_ends_rests_and_is_freed(settings):
     ]
 
 
+def test_address_that_has_rested_goes_to_the_next_buyer():
+    settings = vpn_settings(networks=(ipaddress.ip_network("10.77.0.0/30"),))
+    lease = settled(settings).lease
+    selling.pass_time(lease.expires_at)
+    selling.peers_gone(set(), lease.expires_at, settings)
+    assert refusal(contracted, settings) == "full"
+    selling.pass_time(lease.expires_at + timedelta(seconds=settings.quarantine_seconds))
+    assert held(settings).lease.addresses == "10.77.0.2/32"
+
+
 def test_lease_that_ended_while_the_node_was_away_is_not_warned(settings):
     term = settled(settings)
     assert selling.pass_time(term.lease.expires_at + SECOND) == ([], [])
