@@ -60,5 +60,10 @@ def make_doors(database: Database, *callers: Caller, keys: Keys | None = None, *
     guard = WebGuard(
         allowed_hosts=["node.example"], allowed_origins=["https://app.example"], bound_hosts=["10.0.0.7"]
     )
-    parts = {"hub": None, "version": "1.2.3", "audit": AuditLog(database, stores=True), "guard": guard}
+    parts: dict[str, Any] = {
+        "hub": None,
+        "version": "1.2.3",
+        "audit": AuditLog(database, stores=True),
+        "guard": guard,
+    }
     return Doors(database=database, keys=keys, **(parts | fields))

@@ -46,6 +46,7 @@ async def make_engine(database: Database, client: FakeLnd, *, events: list[Event
     """Whose lnd has answered; `events` gets what it publishes."""
     lnd = LndStatus(client)
     await lnd.refresh()
+    published = [] if events is None else events
     return Engine(
         database=database,
         client=client,
@@ -54,7 +55,7 @@ async def make_engine(database: Database, client: FakeLnd, *, events: list[Event
         limits=LIMITS,
         relay=RELAY,
         version="1.2.3",
-        feed=[].extend if events is None else events.extend,
+        feed=published.extend,
     )
 
 

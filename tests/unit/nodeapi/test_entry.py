@@ -1,0 +1,105 @@
+"""Where calls enter a process: before its API is there, and from then on."""
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from django.db import OperationalError
+
+from nodeapi.entry import ApiEntry
+from nodeapi.monitoring.health import Fault
+from tests.support.asgi import Client, call, scope_of
+from tests.support.doors import caller, make_doors, secret_of
+
+
+class Application:
+    """The API, which remembers what reaches it."""
+
+    def __init__(self) -> None:
+        self.paths: list[str] = []
+
+    async def __call__(self, scope, receive, send) -> None:
+        self.paths.append(scope["path"])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"of the API"})
+
+
+class Scraped:
+    async def page(self, accept: str) -> tuple[str, bytes]:
+        return "text/plain", b"up 1\n"
+
+
+def installed(database) -> tuple[ApiEntry, Application]:
+    entry, application = ApiEntry(), Application()
+    entry.install(application, make_doors(database, caller("reader", "read")), Scraped())
+    entry.health.phase = None
+    return entry, application
+
+
+async def test_calls_before_the_node_has_started():
+    entry = ApiEntry()
+    reply = await call(entry, "GET", "/v1/node")
+    assert (reply.status, reply.json["code"], reply.json["message"]) == (503, 14, "the node is starting")
+    entry.waiting_for = "the node waits for lnd at 127.0.0.1:10009"
+    assert (await call(entry, "GET", "/metrics")).json["message"] == entry.waiting_for
+
+
+async def test_websocket_before_the_node_has_started():
+    client = Client(ApiEntry(), scope_of("websocket", "/v1/subscribe"))
+    await client.send_input({"type": "websocket.connect"})
+    closed = await client.receive_output()
+    assert (closed["type"], closed["code"]) == ("websocket.close", 1013)
+
+
+async def test_health_before_the_node_has_started():
+    entry = ApiEntry()
+    assert (await call(entry, "GET", "/health/live")).status == 200
+    reply = await call(entry, "GET", "/health/ready")
+    assert (reply.status, reply.json["reasons"]) == (503, [Fault("node", "starting").as_json()])
+
+
+async def test_node_that_runs(database):
+    entry, application = installed(database)
+    assert (await call(entry, "GET", "/v1/node")).body == b"of the API"
+    assert (await call(entry, "GET", "/health/ready")).json["status"] == "ready"
+    headers = [("x-api-key", secret_of("reader"))]
+    for path in ("/metrics", "/metrics/runimpd"):
+        assert (await call(entry, "GET", path, headers=headers)).body == b"up 1\n"
+    assert (await call(entry, "GET", "/metrics")).status == 401
+    assert application.paths == ["/v1/node"]
+
+
+@pytest.mark.parametrize("path", ["/v1/node", "/health/ready"])
+async def test_process_beside_runimpd_makes_its_api_at_the_first_call(database, path):
+    entry, made = ApiEntry(), []
+
+    async def make() -> None:
+        made.append(1)
+        await asyncio.sleep(0)
+        entry.install(Application(), make_doors(database), Scraped())
+        entry.health.phase = None
+
+    entry.make_with(make)
+    assert (await call(entry, "GET", "/health/live")).status == 200
+    assert not made
+    replies = await asyncio.gather(*(call(entry, "GET", path) for _ in range(5)))
+    assert [reply.status for reply in replies] == [200] * 5
+    assert made == [1]
+
+
+async def test_process_that_cannot_begin(database, caplog):
+    entry, trouble = ApiEntry(), SimpleNamespace(error=OperationalError("secret host"))
+
+    async def make() -> None:
+        if trouble.error:
+            raise trouble.error
+        entry.install(Application(), make_doors(database), Scraped())
+        entry.health.phase = None
+
+    entry.make_with(make)
+    reply = await call(entry, "GET", "/health/ready")
+    assert (reply.status, reply.json["reasons"]) == (503, [Fault("database", "away").as_json()])
+    assert caplog.messages == ["health: this process cannot begin: OperationalError"]
+    trouble.error = None
+    assert (await call(entry, "GET", "/v1/node")).status == 200
+    assert (await call(entry, "GET", "/health/ready")).status == 200
