@@ -1,6 +1,10 @@
-"""One simulated network and two nodes for the whole run: alice and bob. Carol's lnd is free for tests with nodes of their own.
+"""One simulated network and two nodes for the whole run of a worker: alice and bob. Carol's lnd is free for tests with
+nodes of their own.
 
-The channels are alice – bob – carol. Nothing may depend on the order of the tests: whoever changes a shared part puts it back.
+The channels are alice – bob – carol. Nothing may depend on the order of the tests, on how fast they are, or on who runs
+beside them: whoever changes a shared part puts it back, and whoever meets a limit of the defaults, such as quotes or lines of
+the log a minute, sets it in a node of the test's own, or takes one that nobody else uses. Workers share the servers that
+tests/services.sh starts, and nothing else; tests/support/servers.py has others, for tests that stop them or set them.
 """
 
 import os

@@ -40,8 +40,10 @@ class Traffic:
                 continue
             due += 1 / self.rate
             await asyncio.sleep(max(0.0, due - time.monotonic()))
-            group.create_task(self._send())
+            # Where it was set to 0 meanwhile, nobody counts with one more.
+            if self.rate:
+                self.begun += 1
+                group.create_task(self._send())
 
     async def _send(self) -> None:
-        self.begun += 1
         await self._producer.send(await self._producer.prepare(1))
