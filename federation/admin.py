@@ -6,6 +6,8 @@ transaction and notes its outcome. A wish that is made while the node does not r
 """
 
 from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest
 from django.utils import timezone
 from django.utils.html import format_html
 
@@ -46,22 +48,22 @@ class FederationAdmin(HistoryAdmin, Noted):
     )
     readonly_fields = ("label", "member_since", "ends", "time_left", "history")
 
-    def has_act_permission(self, request) -> bool:
+    def has_act_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("federation.change_federation")
 
     @admin.action(description="Accept the request of the chosen nodes", permissions=["act"])
-    def accept(self, request, queryset):
+    def accept(self, request: HttpRequest, queryset: QuerySet[Federation]) -> None:
         self._wish(request, queryset, Wish.Action.ACCEPT)
 
     @admin.action(description="Refuse the request of the chosen nodes", permissions=["act"])
-    def refuse(self, request, queryset):
+    def refuse(self, request: HttpRequest, queryset: QuerySet[Federation]) -> None:
         self._wish(request, queryset, Wish.Action.REFUSE)
 
     @admin.action(description="Leave the chosen nodes", permissions=["act"])
-    def leave(self, request, queryset):
+    def leave(self, request: HttpRequest, queryset: QuerySet[Federation]) -> None:
         self._wish(request, queryset, Wish.Action.LEAVE)
 
-    def _wish(self, request, queryset, action: Wish.Action) -> None:
+    def _wish(self, request: HttpRequest, queryset: QuerySet[Federation], action: Wish.Action) -> None:
         asked_by = request.user.get_username()
         pubkeys = queryset.values_list("pk", flat=True)
         wishes = [Wish(pubkey=pubkey, action=action, asked_by=asked_by) for pubkey in pubkeys]

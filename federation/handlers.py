@@ -2,6 +2,7 @@
 
 from federation import bodies, steps
 from federation.settings import FederationSettings
+from messaging.json_bodies import Unreadable
 from messaging.models import Event, Message
 from messaging.registry import Reaction
 
@@ -17,7 +18,7 @@ _FAILED_STEPS = {bodies.REQUEST: steps.request_failed, bodies.ACCEPT: steps.acce
 def handle(message: Message, *, settings: FederationSettings) -> Reaction:
     try:
         body = bodies.decode(bytes(message.body))
-    except bodies.Unreadable as error:
+    except Unreadable as error:
         return Reaction(dropped=error.reason)
     return _STEPS[body.type](message, body, settings)
 
@@ -26,7 +27,7 @@ def failed(message: Message, cause: str) -> list[Event]:
     """One of our messages will never be delivered."""
     try:
         body = bodies.decode(bytes(message.body))
-    except bodies.Unreadable:
+    except Unreadable:
         # The end of a payment must be stored, whatever stands in its message.
         return []
     step = _FAILED_STEPS.get(body.type)

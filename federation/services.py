@@ -1,7 +1,9 @@
 """What can be asked of the federation. Reads are synchronous; asking and leaving go through the outbox."""
 
+from collections.abc import Callable
 from datetime import datetime
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 from django.utils import timezone
@@ -13,7 +15,7 @@ from federation.states import State
 from messaging import events
 from messaging.events import Published
 from messaging.idempotency import Claim
-from messaging.models import Message
+from messaging.models import Event, Message
 from messaging.outbox import Outbox
 from messaging.outgoing import new_message
 from messaging.required import required
@@ -61,7 +63,12 @@ async def federation_leave(
     return (await outbox.accept_all([message], claim=claim, step=step))[0]
 
 
-def _tell(step, message: Message, settings: FederationSettings, published: Published) -> None:
+def _tell(
+    step: Callable[[Message, FederationSettings], list[Event]],
+    message: Message,
+    settings: FederationSettings,
+    published: Published,
+) -> None:
     events.append(step(message, settings), published=published)
 
 
@@ -76,7 +83,7 @@ def states_of(pubkeys: list[str]) -> dict[str, str]:
     return dict(Federation.objects.filter(pubkey__in=pubkeys).values_list("pubkey", "state"))
 
 
-def federation_list(*, state: str = "", pubkey: str = "", limit: int) -> list[dict]:
+def federation_list(*, state: str = "", pubkey: str = "", limit: int) -> list[dict[str, Any]]:
     """How this node stands to others: the members, or those in another state, or `all`; the last change first."""
     federations = Federation.objects.order_by("-updated_at", "pubkey")
     if state != ALL:
@@ -87,7 +94,7 @@ def federation_list(*, state: str = "", pubkey: str = "", limit: int) -> list[di
     return [_shown(federation, now) for federation in federations[:limit]]
 
 
-def _shown(federation: Federation, now: datetime) -> dict:
+def _shown(federation: Federation, now: datetime) -> dict[str, Any]:
     return {
         "pubkey": federation.pubkey,
         "imp_id": federation.imp_id,

@@ -15,6 +15,7 @@ from federation.models import Federation, Step
 from federation.settings import ACCEPT_AUTO, ACCEPT_KNOWN, SERVICE, FederationSettings
 from federation.states import WAYS, State
 from federation.telling import EXPIRED, step_event
+from messaging.json_bodies import MAX_NUMBER
 from messaging.models import Direction, Event, Message, Peer
 from messaging.outgoing import DEFAULT_EXPIRES_SECONDS, new_message
 from messaging.registry import Reaction
@@ -194,7 +195,7 @@ def accept_received(message: Message, body: Body, settings: FederationSettings) 
         _store(federation)
         return Reaction(events=[step_event(bodies.ACCEPT, federation, request_id, received=message)])
     told_round = federation.round + 1 if body.round is None else body.round
-    federation.round = min(max(federation.round, told_round), bodies.MAX_NUMBER)
+    federation.round = min(max(federation.round, told_round), MAX_NUMBER)
     federation.expires_at, federation.before_expires_at = expires_at, None
     federation.agreed_id, federation.agreed_here = request_id, False
     _move_to_member(federation, "accepted by the other node")
@@ -384,7 +385,7 @@ def _accept(
     now = timezone.now()
     federation.before_expires_at = federation.expires_at if federation.state == State.MEMBER else None
     federation.expires_at = now.replace(microsecond=0) + timedelta(seconds=ttl_seconds)
-    federation.round = min(federation.round + 1, bodies.MAX_NUMBER)
+    federation.round = min(federation.round + 1, MAX_NUMBER)
     federation.agreed_id, federation.agreed_here = request_id, True
     federation.received_id = None
     if not federation.asked:

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Callable
+from datetime import datetime
 from functools import partial
 
 from django.utils import timezone
@@ -44,12 +45,12 @@ async def look(context: WorkerContext) -> float:
     return min(LOOK_SECONDS, (next_end - now).total_seconds()) if next_end else LOOK_SECONDS
 
 
-def _due():
+def _due() -> tuple[datetime | None, list[int]]:
     wishes = Wish.objects.filter(done_at__isnull=True).order_by("pk")
     return steps.next_end(), list(wishes.values_list("pk", flat=True)[:100])
 
 
-def _expire(now, context: WorkerContext) -> None:
+def _expire(now: datetime, context: WorkerContext) -> None:
     events.append(steps.expire(now), published=context.published)
 
 

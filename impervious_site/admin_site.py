@@ -1,8 +1,12 @@
 """The admin's first page shows what the configuration says of the services, beside the tables."""
 
+from typing import Any
+
 from django.conf import settings
 from django.contrib.admin import AdminSite
 from django.db import transaction
+from django.http import HttpRequest
+from django.template.response import TemplateResponse
 
 from messaging.registry import Registry
 from nodeapi import operators
@@ -32,22 +36,24 @@ class NodeAdminSite(AdminSite):
     index_template = "nodeapi/admin_index.html"
     login_form = LoginForm
 
-    def index(self, request, extra_context=None):
+    def index(self, request: HttpRequest, extra_context: dict[str, Any] | None = None) -> TemplateResponse:
         return super().index(request, {**(extra_context or {}), "services": services()})
 
-    def note(self, request, operation: str, **told) -> None:
+    def note(self, request: HttpRequest, operation: str, **told: str) -> None:
         """For the audit log: what a page (messaging.admin.Noted) does, in its transaction."""
         operators.tell(operators.note(operation, operators.actor_in_admin(request), **told))
 
     @transaction.atomic
-    def password_change(self, request, extra_context=None):
+    def password_change(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> TemplateResponse:
         response = super().password_change(request, extra_context)
         if request.method == "POST" and response.status_code == 302:
             self.note(request, "accounts change", detail=f"{request.user.get_username()!r}: password")
         return response
 
 
-def services() -> list[dict]:
+def services() -> list[dict[str, Any]]:
     """Each row of service_list, for people."""
     registry = Registry(settings.IMPD.services if settings.IMPD else ())
     return [

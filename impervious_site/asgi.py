@@ -6,6 +6,7 @@ which reads the database and forwards all else to runimpd.
 
 import os
 import sys
+from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -36,7 +37,7 @@ if "IMPD_ENGINE_HERE" not in os.environ:
     api_entry.make_with(lambda: install_api(settings.IMPD, version=settings.VERSION))
 
 
-async def _http(scope, receive, send) -> None:
+async def _http(scope: dict[str, Any], receive: Any, send: Any) -> None:
     path = scope["path"]
     door = api_entry if path == "/v1" or path.startswith("/v1/") or path in PATHS else _pages
     await door(scope, receive, send)

@@ -229,7 +229,7 @@ def _parse_record_number(value: Any) -> int:
     return number
 
 
-def _parse_service_data(value: Any) -> dict:
+def _parse_service_data(value: Any) -> dict[str, Any]:
     if is_unset(value):
         return {}
     if not isinstance(value, dict):
@@ -245,7 +245,7 @@ class ServiceConfig(Section):
     custom_record_number: Annotated[int, PlainValidator(_parse_record_number)] = Field(
         description="a number such as 400000"
     )
-    additional_service_data: Annotated[dict, PlainValidator(_parse_service_data)] = Field(
+    additional_service_data: Annotated[dict[str, Any], PlainValidator(_parse_service_data)] = Field(
         default_factory=dict
     )
 

@@ -8,7 +8,7 @@ import difflib
 import json
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from yaml.constructor import SafeConstructor
@@ -79,9 +79,9 @@ def nearest(name: str, known: Collection[str]) -> str:
 class _RefusingLoader(yaml.SafeLoader):
     """Composes nodes only; aliases are refused, because they make small files endless."""
 
-    def compose_node(self, parent, index):
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
+            mark = cast("Any", self).peek_event().start_mark
             raise yaml.MarkedYAMLError(
                 problem="an alias (*) is not supported; put a text that begins with * in quotes",
                 problem_mark=mark,

@@ -7,10 +7,11 @@ Pure, but for the few kinds that are the content of a file. Each function raises
 import ipaddress
 import re
 import ssl
+from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple, cast
+from typing import Annotated, Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
 from pydantic import PlainValidator, SecretStr, ValidationInfo
@@ -34,6 +35,9 @@ _PLACEHOLDER = re.compile(
 )
 _TRUE, _FALSE = {"true", "yes", "on", "1"}, {"false", "no", "off", "0"}
 _DEFAULT_PORTS = {"http": 80, "https": 443}
+
+
+Item = TypeVar("Item")
 
 
 class Address(NamedTuple):
@@ -206,13 +210,14 @@ def parse_origin(value: Any) -> str:
     )
 
 
-def parse_list(value: Any, parse_item) -> tuple:
+def parse_list(value: Any, parse_item: Callable[[Any], Item]) -> tuple[Item, ...]:
     """A YAML list, or the items in one text with commas between them."""
     if isinstance(value, str):
         value = [part for part in value.split(",") if part.strip()]
     if not isinstance(value, (list, tuple)):
         raise ValueError(f"is {shown(value)}; must be a list")
-    items, problems = [], []
+    items: list[Item] = []
+    problems: list[str] = []
     for index, item in enumerate(value):
         try:
             items.append(parse_item(item))

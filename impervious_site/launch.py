@@ -82,7 +82,7 @@ def prepare_simulation(arguments: list[str], environ: MutableMapping[str, str]) 
     environ["IMPD_SIMULATED"] = str(directory)
 
 
-def _start_simulator(directory: Path) -> subprocess.Popen:
+def _start_simulator(directory: Path) -> subprocess.Popen[bytes]:
     command = [sys.executable, str(ROOT / "manage.py"), "simulate", "--dir", str(directory), "--attached"]
     simulator = subprocess.Popen(
         [*command, "--echo", PARTNER, NODE, PARTNER],
@@ -95,7 +95,7 @@ def _start_simulator(directory: Path) -> subprocess.Popen:
     return simulator
 
 
-def _end_with(simulator: subprocess.Popen) -> None:
+def _end_with(simulator: subprocess.Popen[bytes]) -> None:
     """Without its network the node would wait for lnd for ever."""
     code = simulator.wait()
     if code:
@@ -103,7 +103,7 @@ def _end_with(simulator: subprocess.Popen) -> None:
         os.kill(os.getpid(), signal.SIGINT)
 
 
-def _end(simulator: subprocess.Popen) -> None:
+def _end(simulator: subprocess.Popen[bytes]) -> None:
     """The simulator ends when its standard input does: so it also ends with a node that was killed."""
     if simulator.stdin:
         simulator.stdin.close()
@@ -113,7 +113,7 @@ def _end(simulator: subprocess.Popen) -> None:
         simulator.kill()
 
 
-def _wait_for(config: Path, simulator: subprocess.Popen) -> None:
+def _wait_for(config: Path, simulator: subprocess.Popen[bytes]) -> None:
     for _ in range(START_SECONDS * 20):
         if config.exists():
             return

@@ -2,6 +2,7 @@
 page, whatever another node has written into it; and show none in a frame.
 """
 
+from django.http import HttpRequest, HttpResponse
 from django.utils.deprecation import MiddlewareMixin
 
 POLICY = (
@@ -11,6 +12,6 @@ POLICY = (
 
 
 class PagePolicy(MiddlewareMixin):
-    def process_response(self, request, response):
+    def process_response(self, request: HttpRequest, response: HttpResponse) -> HttpResponse:
         response.headers.setdefault("Content-Security-Policy", POLICY)
         return response

@@ -7,7 +7,7 @@ from impervious_site.config import PLACES, Config, ConfigError, find_config, loa
 from impervious_site.databases import postgres_settings, sqlite_settings
 from impervious_site.logs import logging_settings
 from impervious_site.secret_key import EmptyKeyFile, read_or_make
-from impervious_site.version import VERSION  # noqa: F401 (read as settings.VERSION)
+from impervious_site.version import VERSION as VERSION  # noqa: PLC0414 (read as settings.VERSION)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
 

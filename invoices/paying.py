@@ -79,8 +79,8 @@ class Payer:
         self._budget = budget
         self._fee_limit_msat = fee_limit_msat
         self._claims = Claims(database)
-        self._beginning: set[asyncio.Future] = set()
-        self._under_way: dict[UUID, asyncio.Task] = {}
+        self._beginning: set[asyncio.Future[UUID]] = set()
+        self._under_way: dict[UUID, asyncio.Task[None]] = {}
 
     async def known(self, payment_hash: bytes, claim: Claim | None) -> InvoicePayment | None:
         """The payment that this claim was answered with before, whatever became of it; else one of this hash that is under
@@ -135,7 +135,9 @@ class Payer:
             await self._take_up()
             await asyncio.Event().wait()
         finally:
-            for task in [*self._beginning, *self._under_way.values()]:
+            for beginning in self._beginning:
+                beginning.cancel()
+            for task in self._under_way.values():
                 task.cancel()
 
     async def _take_up(self) -> None:
@@ -181,7 +183,7 @@ class Payer:
                 self._follow(payment, fresh=True)
             return payment.pk
 
-    def _follow(self, payment: InvoicePayment, *, fresh: bool = False) -> asyncio.Task:
+    def _follow(self, payment: InvoicePayment, *, fresh: bool = False) -> asyncio.Task[None]:
         """The task that sees a payment to its end. One that is not `fresh` is asked for in lnd first."""
         task = self._under_way.get(payment.pk)
         # What begins anew follows a task that has ended, whose callback may not have run yet.
@@ -191,7 +193,7 @@ class Payer:
             task.add_done_callback(partial(self._forget, payment.pk))
         return task
 
-    def _forget(self, payment_id: UUID, task: asyncio.Task) -> None:
+    def _forget(self, payment_id: UUID, task: asyncio.Task[None]) -> None:
         if self._under_way.get(payment_id) is task:
             del self._under_way[payment_id]
 

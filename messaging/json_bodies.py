@@ -1,7 +1,7 @@
 """Bodies that are JSON objects with `type`, and come from strangers. Pure."""
 
 from collections.abc import Container
-from typing import Any
+from typing import Any, TypeGuard
 
 import orjson
 
@@ -32,7 +32,7 @@ def load(raw: bytes, *, max_bytes: int, types: Container[str]) -> dict[str, Any]
     return data
 
 
-def is_whole(value: Any, low: int) -> bool:
+def is_whole(value: Any, low: int) -> TypeGuard[int]:
     """Whether it is a whole number from `low` on. A bool is an int to Python; a number beyond 64 bits is a float to
     orjson.
     """

@@ -106,7 +106,7 @@ def _grpc_peer(peer: str) -> str:
 class ClientsOfProxies:
     """An ASGI application in front of others: tells them the client and the scheme, not those of a trusted proxy."""
 
-    def __init__(self, application):
+    def __init__(self, application: Any) -> None:
         self._application = application
 
     async def __call__(self, scope, receive, send) -> None:

@@ -4,8 +4,12 @@ ones.
 The admin may run in another process than the node, so an action only stores a wish (vpn/wishes.py).
 """
 
+from typing import Any
+
 from django.conf import settings
 from django.contrib import admin, messages
+from django.db.models import QuerySet
+from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
 
@@ -94,22 +98,24 @@ class LeaseAdmin(HistoryAdmin, Noted):
         "history",
     )
 
-    def has_act_permission(self, request) -> bool:
+    def has_act_permission(self, request: HttpRequest) -> bool:
         return request.user.has_perm("vpn.change_lease")
 
     @admin.action(description="Extend the chosen leases by an hour, free of charge", permissions=["act"])
-    def extend_by_an_hour(self, request, queryset):
+    def extend_by_an_hour(self, request: HttpRequest, queryset: QuerySet[Lease]) -> None:
         self._wish(request, queryset, LeaseWish.Action.EXTEND, HOUR_SECONDS)
 
     @admin.action(description="Extend the chosen leases by a day, free of charge", permissions=["act"])
-    def extend_by_a_day(self, request, queryset):
+    def extend_by_a_day(self, request: HttpRequest, queryset: QuerySet[Lease]) -> None:
         self._wish(request, queryset, LeaseWish.Action.EXTEND, DAY_SECONDS)
 
     @admin.action(description="End the chosen leases now", permissions=["act"])
-    def end_now(self, request, queryset):
+    def end_now(self, request: HttpRequest, queryset: QuerySet[Lease]) -> None:
         self._wish(request, queryset, LeaseWish.Action.END, 0)
 
-    def _wish(self, request, queryset, action: LeaseWish.Action, seconds: int) -> None:
+    def _wish(
+        self, request: HttpRequest, queryset: QuerySet[Lease], action: LeaseWish.Action, seconds: int
+    ) -> None:
         asked_by = request.user.get_username()
         made = [
             LeaseWish(lease=lease, action=action, seconds=seconds, asked_by=asked_by) for lease in queryset
@@ -281,7 +287,9 @@ class AddressAdmin(HistoryAdmin):
     list_select_related = ("lease",)
     ordering = ("client",)
 
-    def changelist_view(self, request, extra_context=None):
+    def changelist_view(
+        self, request: HttpRequest, extra_context: dict[str, Any] | None = None
+    ) -> HttpResponse:
         return super().changelist_view(request, (extra_context or {}) | {"pool": pool_map()})
 
     @admin.display(description="addresses")
@@ -297,7 +305,7 @@ class AddressAdmin(HistoryAdmin):
         return "–" if address.lease else to_the_second(address.free_since)
 
 
-def pool_map() -> dict:
+def pool_map() -> dict[str, Any]:
     """One cell an address, in their order: free, or the state of the lease that has it."""
     config = getattr(settings, "IMPD", None)
     if config is None:
@@ -357,11 +365,11 @@ class PurchasedLeaseAdmin(HistoryAdmin):
 
     @admin.display(description="address")
     def address(self, lease: PurchasedLease) -> str:
-        return lease.peering["address"]
+        return str(lease.peering["address"])
 
     @admin.display(description="server")
     def endpoint(self, lease: PurchasedLease) -> str:
-        return lease.peering["endpoint"]
+        return str(lease.peering["endpoint"])
 
     @admin.display(description="ends (UTC)", ordering="expires_at")
     def ends(self, lease: PurchasedLease) -> str:

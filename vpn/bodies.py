@@ -57,7 +57,7 @@ def decode(raw: bytes) -> dict[str, Any]:
 Take = Callable[[Any], Any]
 
 
-def _text(max_characters: int, pattern: re.Pattern | None = None, *, optional: bool = False) -> Take:
+def _text(max_characters: int, pattern: re.Pattern[str] | None = None, *, optional: bool = False) -> Take:
     """Without control characters, and without those that change the direction of what follows."""
 
     def take(value: Any) -> str:
@@ -87,7 +87,7 @@ def _price(value: Any) -> str:
     """Some write it as a number. Whether it is one that is accepted is for the reader to say."""
     if is_whole(value, 0):
         return str(value)
-    return _text(MAX_PRICE_CHARACTERS)(value)
+    return str(_text(MAX_PRICE_CHARACTERS)(value))
 
 
 def _time(value: Any) -> datetime:

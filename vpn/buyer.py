@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from functools import partial
 
@@ -159,14 +159,14 @@ class Buyer:
     async def _step(self, purchase: Purchase, step: Callable[[Purchase], Event | Message | None]) -> None:
         """On the row as it is now; nothing if it has moved on."""
 
-        def job() -> list:
+        def job() -> list[Event | Message]:
             row = Purchase.objects.get(pk=purchase.pk)
             told = step(row) if row.state == purchase.state else None
             return [told] if told else []
 
         await self._commit(job)
 
-    async def _commit(self, step: Callable[[], list]) -> None:
+    async def _commit(self, step: Callable[[], Sequence[Event | Message]]) -> None:
         def job() -> list[Message]:
             told = step()
             messages = [one for one in told if isinstance(one, Message)]

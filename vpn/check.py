@@ -7,7 +7,7 @@ import socket
 from dataclasses import dataclass
 
 from vpn import rules, setup
-from vpn.pool import Pool
+from vpn.pool import Address, Pool
 from vpn.rules import RulesError
 from vpn.setup import SetupError, Wanted
 from vpn.wireguard import NotPermitted, WireGuard, WireGuardError, sudo_rule
@@ -77,7 +77,7 @@ async def _interface(wanted: Wanted, findings: _Findings) -> str | None:
     return None
 
 
-def _state(wanted: Wanted):
+def _state(wanted: Wanted) -> setup.State | None:
     try:
         return setup.read_state(wanted)
     except SetupError:
@@ -157,7 +157,7 @@ async def _check_reach(wanted: Wanted, interface: str | None, findings: _Finding
         )
 
 
-def _bind_error(address, port: int) -> int | None:
+def _bind_error(address: Address, port: int) -> int | None:
     kind = socket.AF_INET6 if address.version == 6 else socket.AF_INET
     try:
         with socket.socket(kind, socket.SOCK_DGRAM) as probe:
@@ -167,9 +167,9 @@ def _bind_error(address, port: int) -> int | None:
     return 0
 
 
-def _is_local(address) -> bool:
+def _is_local(address: Address) -> bool:
     return _bind_error(address, 0) == 0
 
 
-def _is_taken(address, port: int) -> bool:
+def _is_taken(address: Address, port: int) -> bool:
     return _bind_error(address, port) == errno.EADDRINUSE

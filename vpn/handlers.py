@@ -1,5 +1,6 @@
 """What the vpn service makes of received messages, and of its own that could not be delivered."""
 
+from messaging.json_bodies import Unreadable
 from messaging.models import Event, Message
 from messaging.registry import Reaction
 from vpn import bodies, buying, selling
@@ -24,7 +25,7 @@ _FROM_SELLERS = {
 def handle(message: Message, *, settings: VpnSettings) -> Reaction:
     try:
         body = bodies.decode(bytes(message.body))
-    except bodies.Unreadable as error:
+    except Unreadable as error:
         return Reaction(dropped=error.reason)
     if body["type"] in _FROM_SELLERS:
         return _FROM_SELLERS[body["type"]](message, body, settings)

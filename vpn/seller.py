@@ -28,7 +28,7 @@ from vpn.models import Answered, Lease, Quote, Shop, Term
 from vpn.pool import Network
 from vpn.reconcile import missing_after, reconcile
 from vpn.settings import VpnSettings
-from vpn.states import LeaseState, TermState
+from vpn.states import OPEN_TERMS, LeaseState, TermState
 from vpn.waking import Wake
 from vpn.watch import InvoiceWatch
 from vpn.wireguard import WireGuard, WireGuardError
@@ -397,7 +397,7 @@ def _without_words(step: Callable[[Term], None]) -> Callable[[Term], Told]:
 
 
 def _open_terms() -> list[Term]:
-    return list(Term.objects.select_related("lease").filter(state__in=selling.OPEN_TERMS).order_by("pk"))
+    return list(Term.objects.select_related("lease").filter(state__in=OPEN_TERMS).order_by("pk"))
 
 
 def _in_state(terms: list[Term], state: TermState) -> list[Term]:

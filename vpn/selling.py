@@ -8,6 +8,7 @@ import secrets
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
 from django.db.models import Count, Exists, Min, OuterRef, QuerySet
@@ -500,7 +501,7 @@ def tell_changes(settings: VpnSettings) -> list[Message]:
     return [lease_message(term, settings, reply_to=None) for term in terms.order_by("pk")]
 
 
-def lease_message(term: Term, settings: VpnSettings, *, reply_to) -> Message:
+def lease_message(term: Term, settings: VpnSettings, *, reply_to: UUID | None) -> Message:
     lease = term.lease
     return telling.message(
         bodies.LEASE,

@@ -68,11 +68,11 @@ async def contract_refresh(
     return await _send(outbox, message, partial(buying.send_refresh, message, nonce, price), claim)
 
 
-async def _send(outbox: Outbox, message: Message, step, claim: Claim | None) -> UUID:
+async def _send(outbox: Outbox, message: Message, step: Callable[[], None], claim: Claim | None) -> UUID:
     return (await outbox.accept_all([message], claim=claim, step=step))[0]
 
 
-def lease_list(*, state: str = "", pubkey: str = "", role: str = "", limit: int) -> list[dict]:
+def lease_list(*, state: str = "", pubkey: str = "", role: str = "", limit: int) -> list[dict[str, Any]]:
     """The leases that this node has bought, or has `sold`, or `all`: those that run, or `ended`, or `all`; the newest
     first.
     """
@@ -105,7 +105,7 @@ def _sold(state: str, pubkey: str) -> QuerySet[Lease]:
     return leases.filter(buyer=pubkey) if pubkey else leases
 
 
-def _shown_sold(lease: Lease, now: datetime) -> dict:
+def _shown_sold(lease: Lease, now: datetime) -> dict[str, Any]:
     """Of the server's side there is nothing to tell: it is this node's own."""
     runs, expires_at = lease.state in RUNNING, required(lease.expires_at)
     return {
@@ -121,7 +121,7 @@ def _shown_sold(lease: Lease, now: datetime) -> dict:
     }
 
 
-def _shown(lease: PurchasedLease, now: datetime) -> dict:
+def _shown(lease: PurchasedLease, now: datetime) -> dict[str, Any]:
     left = 0 if lease.state == BoughtState.ENDED else max(0, int((lease.expires_at - now).total_seconds()))
     return {
         "role": Role.BOUGHT.value,

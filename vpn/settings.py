@@ -3,10 +3,9 @@
 import ipaddress
 from dataclasses import dataclass, field
 
-from vpn.pool import Network, Pool
+from vpn.pool import Address, Network, Pool
 from vpn.pricing import Prices, price_bounds
 from vpn.waking import Wake
-from vpn.wgquick import Address
 
 SERVICE = "vpn"
 KEEPALIVE_SECONDS = 25

@@ -12,6 +12,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from vpn import keys, programs, rules
 from vpn.pool import Address, Network, Pool
@@ -40,7 +41,7 @@ class Wanted:
     exit_rules: bool
 
     @classmethod
-    def from_config(cls, path: Path, vpn) -> "Wanted":
+    def from_config(cls, path: Path, vpn: Any) -> "Wanted":
         """Of the configuration's file and its section `vpn`."""
         return cls(
             config_path=path,
@@ -259,7 +260,7 @@ class Setup:
             path.unlink(missing_ok=True)
 
 
-async def links() -> list[dict]:
+async def links() -> list[dict[str, Any]]:
     """The interfaces of this machine, as `ip -json address show` tells."""
     return [
         link for link in json.loads(await _call("ip", "-json", "address", "show") or "[]") if "ifname" in link

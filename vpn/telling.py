@@ -39,4 +39,5 @@ def message(
 
 
 def fields_of(told: Event) -> dict[str, Any]:
-    return orjson.loads(bytes(told.data))
+    fields: dict[str, Any] = orjson.loads(bytes(told.data))
+    return fields

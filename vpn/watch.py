@@ -18,7 +18,7 @@ class InvoiceWatch:
     def __init__(self, client: LndClient, changed: Callable[[], None]):
         self._client = client
         self._changed = changed
-        self._tasks: dict[bytes, asyncio.Task] = {}
+        self._tasks: dict[bytes, asyncio.Task[None]] = {}
         self._told: set[bytes] = set()
 
     @property

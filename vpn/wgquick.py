@@ -6,7 +6,7 @@ A PostUp, which wg-quick would run as root, cannot be expressed.
 
 import ipaddress
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -175,7 +175,7 @@ def _check_number(name: str, value: object, low: int, high: int) -> None:
         raise ValueError(f"{name}: must be a whole number from {low} to {high}")
 
 
-def _named(name: str, check, value: object) -> None:
+def _named(name: str, check: Callable[[str], object], value: object) -> None:
     try:
         check(value) if isinstance(value, str) else check("")
     except ValueError as error:

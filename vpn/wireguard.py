@@ -15,7 +15,7 @@ import re
 from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from vpn import programs
 from vpn.keys import decoded
@@ -25,6 +25,8 @@ from vpn.reconcile import Changes
 
 # 5,000 peers one by one take 12 s, in batches half a second; a batch's arguments stay far below the system's limit.
 PEERS_PER_CALL = 500
+
+Item = TypeVar("Item")
 
 _INTERFACE = re.compile(r"[A-Za-z0-9_=+.][A-Za-z0-9_=+.-]{0,14}", re.ASCII)
 _WORDS_OF_WG = ("all", "interfaces")
@@ -122,8 +124,8 @@ class WireGuard:
         """
         for batch in _batches(changes.remove):
             await self._set(interface, [word for key in batch for word in ("peer", _checked(key), "remove")])
-        for batch in _batches([*changes.add.items(), *changes.replace.items()]):
-            await self._set(interface, [word for key, networks in batch for word in _peer(key, networks)])
+        for peers in _batches([*changes.add.items(), *changes.replace.items()]):
+            await self._set(interface, [word for key, networks in peers for word in _peer(key, networks)])
 
     async def configure(self, interface: str, *, listen_port: int, key_file: Path) -> None:
         """Gives a new interface its port, and its private key from the file."""
@@ -201,7 +203,7 @@ def _peer(key: str, networks: frozenset[Network]) -> list[str]:
     return ["peer", _checked(key), "allowed-ips", ",".join(sorted(str(network) for network in networks))]
 
 
-def _batches(items: Sequence) -> list[Sequence]:
+def _batches(items: Sequence[Item]) -> list[Sequence[Item]]:
     return [items[start : start + PEERS_PER_CALL] for start in range(0, len(items), PEERS_PER_CALL)]
 
 

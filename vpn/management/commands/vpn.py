@@ -1,7 +1,8 @@
 import asyncio
+from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand, CommandError
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 
 from vpn import rules
 from vpn.check import check
@@ -13,7 +14,7 @@ class Command(BaseCommand):
     help = "The WireGuard interface with which this node sells VPN: make it, check it, and the rules for its clients."
     requires_system_checks = []
 
-    def add_arguments(self, parser):
+    def add_arguments(self, parser: CommandParser) -> None:
         parts = parser.add_subparsers(dest="part", required=True)
         setup = parts.add_parser(
             "setup", help="makes the interface, its keys, forwarding and address translation"
@@ -31,7 +32,7 @@ class Command(BaseCommand):
         exits.add_argument("--apply", action="store_true", help="put them in force")
         exits.add_argument("--remove", action="store_true", help="take them away")
 
-    def handle(self, *args, part: str, **options):
+    def handle(self, *args: Any, part: str, **options: Any) -> None:
         if settings.IMPD is None or settings.IMPD.path is None:
             raise CommandError(
                 f"needs a configuration: --config PATH, or one of {', '.join(settings.CONFIG_PLACES)}"
@@ -42,7 +43,7 @@ class Command(BaseCommand):
         except (SetupError, WireGuardError, rules.RulesError) as error:
             raise CommandError(str(error)) from None
 
-    async def _setup(self, wanted: Wanted, options: dict) -> None:
+    async def _setup(self, wanted: Wanted, options: dict[str, Any]) -> None:
         setup = Setup(wanted)
         steps = await (setup.removal_plan() if options["remove"] else setup.plan(options["interface"]))
         self.stdout.write("This will:\n" + "".join(f"  - {step.words}\n" for step in steps))
@@ -66,7 +67,7 @@ class Command(BaseCommand):
                 ) from None
         self.stdout.write("Done.")
 
-    async def _check(self, wanted: Wanted, options: dict) -> None:
+    async def _check(self, wanted: Wanted, options: dict[str, Any]) -> None:
         findings = await check(wanted)
         for finding in findings:
             self.stdout.write(f"{'WRONG' if finding.wrong else 'ok   '} {finding.words}")
@@ -74,7 +75,7 @@ class Command(BaseCommand):
         if wrong:
             raise CommandError(f"{wrong} of these {'has' if wrong == 1 else 'have'} to be put right")
 
-    async def _rules(self, wanted: Wanted, options: dict) -> None:
+    async def _rules(self, wanted: Wanted, options: dict[str, Any]) -> None:
         interface = options["interface"] or await self._interface(wanted)
         text = rules.exit_rules(interface, wanted.allowed_ips, wanted.dns)
         if options["remove"]:
