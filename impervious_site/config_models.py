@@ -28,7 +28,8 @@ NOT_AVAILABLE: frozenset[str] = frozenset()
 class Section(BaseModel):
     """A mapping of the file; descriptions are what a message asks for when a required key is missing."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    # Built at the first validation: of several sections there never is one.
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True)
 
 
 class ApiKey(Section):
