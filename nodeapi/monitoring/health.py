@@ -107,7 +107,6 @@ class Health:
         self.phase: str | None = "starting"
         self._lnd: LndStatus | None = None
         self._hub: Hub | None = None
-        self._with_redis = False
         self._probes: list[tuple[Asked, Fault]] = []
         self._report = Report((Fault("node", "starting"),))
         self._looked_at = 0.0
