@@ -673,6 +673,7 @@ def test_operator_ends_no_lease_that_is_being_paid_for(settings):
 def test_buyers_are_told_of_another_tunnel_once(settings):
     assert selling.tell_changes(settings) == []
     running = settled(settings)
+    refresh(settings, running.lease)
     over = settled(settings)
     Lease.objects.filter(pk=over.lease_id).update(state=LeaseState.QUARANTINED)
     held(settings)
