@@ -58,8 +58,12 @@ class Repository:
 
     def _walk(self) -> Iterator[PurePosixPath]:
         for directory, subdirectories, files in os.walk(self.root):
-            subdirectories[:] = [name for name in subdirectories if _is_of_the_project(name)]
             relative = PurePosixPath(Path(directory).relative_to(self.root).as_posix())
+            subdirectories[:] = [
+                name
+                for name in subdirectories
+                if _is_of_the_project(name) and str(relative / name) not in MADE_LATER
+            ]
             yield from (relative / name for name in (*subdirectories, *files))
 
     @cached_property

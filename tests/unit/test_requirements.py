@@ -11,9 +11,10 @@ from packaging.utils import canonicalize_name
 from tests.support.nodes import ROOT
 
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
-INSTALLED = ("requirements", "requirements-docs", "requirements-test", "requirements-check")
-# Only where the machine has no Node.js.
-FILES = (*INSTALLED, "requirements-javascript")
+# What ./impervious test installs, and so what can be looked into.
+INSTALLED = ("requirements", "requirements-docs", "requirements-test")
+# The second one only where the machine has no Node.js.
+FILES = (*INSTALLED, "requirements-check", "requirements-javascript")
 
 
 def wanted(name: str) -> list[Requirement]:
