@@ -37,15 +37,15 @@ class OverBudget(Exception):
 
 
 class SpendingLimit(Protocol):
-    """Where who spends asks first."""
+    """Reserves what a message or a payment may cost before it is stored."""
 
     def reserved(self, msat: int) -> AbstractAsyncContextManager[None]:
         """Within it, what may cost so much is stored. Raises OverBudget."""
 
 
 class Budget:
-    """A SpendingLimit. Use from one event loop; this process is the only one that spends. Without a limit all is permitted. `name` is what
-    the limit is called; it may be set anew at any time.
+    """A SpendingLimit. Use from one event loop; this process is the only one that spends. Without a limit all is
+    permitted. `name` is what the limit is called; it may be set anew at any time.
     """
 
     def __init__(

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import logging
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -25,7 +25,7 @@ from messaging.idempotency import Claim, KeyReused
 from protos.lnrpc import lightning_pb2
 from tests.support.fake_lnd import connected
 from tests.support.lnd_cases import hold_request, send_request
-from tests.support.waiting import GUARD_SECONDS
+from tests.support.waiting import GUARD_SECONDS, until_in_loop
 
 pytestmark = pytest.mark.sql
 
@@ -99,11 +99,6 @@ async def till(database: Database, monkeypatch) -> AsyncIterator[Till]:
 
 def claim(key: str = "key", request_hash: bytes = bytes(32)) -> Claim:
     return Claim(caller="tester", key=key, request_hash=request_hash)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    while not condition():
-        await asyncio.sleep(0)
 
 
 # how a payment goes
@@ -294,9 +289,9 @@ async def test_payment_goes_on_when_its_stream_breaks(till):
     hold = hold_request(hashlib.sha256(preimage).digest())
     text = (await till.payee.add_hold_invoice(hold)).payment_request
     payment = await till.pay(text)
-    await until(lambda: till.payee.invoice(hold.hash).state == lightning_pb2.Invoice.ACCEPTED)
+    await until_in_loop(lambda: till.payee.invoice(hold.hash).state == lightning_pb2.Invoice.ACCEPTED)
     till.lnd.break_streams()
-    await until(lambda: till.lnd.requests(Rpc.TRACK_PAYMENT))
+    await until_in_loop(lambda: till.lnd.requests(Rpc.TRACK_PAYMENT))
     await till.payee.settle_invoice(preimage)
     assert (await till.end_of(payment)).state == State.SETTLED
     assert len(till.sent) == 1
@@ -328,7 +323,7 @@ async def test_payment_that_lnd_never_heard_of_is_sent_while_it_may_be_wanted(ti
 async def test_payment_under_way_is_taken_up_after_a_restart(till):
     till.payee.hold_payments_to()
     payment = await till.pay(await till.invoice())
-    await until(lambda: till.sent)
+    await until_in_loop(lambda: till.sent)
     await till.restart()
     till.payee.release_payments_to()
     while (await till.rows())[0].state == State.IN_FLIGHT:
@@ -352,7 +347,7 @@ async def test_start_waits_for_a_database_that_is_away(till, monkeypatch, caplog
     monkeypatch.setattr(till.database, "read", read_later)
     with caplog.at_level(logging.ERROR):
         await till.restart()
-        await until(lambda: caplog.text.count("payments under way could not be read") == 2)
+        await until_in_loop(lambda: caplog.text.count("payments under way could not be read") == 2)
     till.payee.release_payments_to()
     while (await till.rows())[0].state == State.IN_FLIGHT:
         await asyncio.sleep(0)

@@ -18,21 +18,15 @@ from nodeapi.errors import ApiError, invalid
 from nodeapi.models import AuditEntry
 from protos import lightning_pb2, messaging_pb2, socket_pb2
 from tests.support.doors import ADDRESS, PUBKEY, SEND_MESSAGE, caller
+from tests.support.monotonic import MonotonicClock
 from tests.support.waiting import until_in_loop
 
 NO_REPLY = socket_pb2.StartSocketResponse()
 
 
-class Clock:
-    seconds = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
 @pytest.fixture
-def clock(monkeypatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch) -> MonotonicClock:
+    clock = MonotonicClock()
     monkeypatch.setattr(audit, "time", clock)
     return clock
 

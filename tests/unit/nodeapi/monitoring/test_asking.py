@@ -6,18 +6,12 @@ import pytest
 
 from nodeapi.monitoring import asking
 from nodeapi.monitoring.asking import Asked, NoAnswer
-
-
-class Clock:
-    seconds = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
+from tests.support.monotonic import MonotonicClock
 
 
 @pytest.fixture
-def clock(monkeypatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch) -> MonotonicClock:
+    clock = MonotonicClock()
     monkeypatch.setattr(asking, "time", clock)
     return clock
 

@@ -30,21 +30,15 @@ from nodeapi.monitoring.health import (
     lnd_faults,
 )
 from protos.lnrpc import lightning_pb2
+from tests.support.monotonic import MonotonicClock
 
 STOPS, DEGRADES = Fault("disk", "full"), Fault("redis", "away")
 EVERY_FAULT = [Fault(part, reason) for part, reason in TEXTS]
 
 
-class Clock:
-    seconds = 1_000.0
-
-    def monotonic(self) -> float:
-        return self.seconds
-
-
 @pytest.fixture
-def clock(monkeypatch) -> Clock:
-    clock = Clock()
+def clock(monkeypatch) -> MonotonicClock:
+    clock = MonotonicClock()
     monkeypatch.setattr(asking, "time", clock)
     monkeypatch.setattr(health, "time", clock)
     return clock
