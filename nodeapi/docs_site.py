@@ -70,7 +70,7 @@ def page(request: HttpRequest, name: str = START) -> HttpResponse:
     """One file of the site. Host is checked by Django's middleware, as for the admin."""
     file = site().get(name)
     if file is None and not site():
-        return HttpResponse(NOT_MADE, status=503, content_type=OTHER_CONTENT_TYPE)
+        return HttpResponse(NOT_MADE, status=404, content_type=OTHER_CONTENT_TYPE)
     if file is None:
         raise Http404
     return HttpResponse(file.content, content_type=file.content_type, headers=HEADERS)
