@@ -5,7 +5,8 @@ ARG BASE=docker.io/library/python:3.13-slim-bookworm
 
 FROM ${BASE} AS packages
 WORKDIR /app
-COPY requirements.txt requirements-postgresql.txt ./
+COPY requirements.txt ./
+COPY requirements-postgresql.txt ./
 RUN python3 -m venv .venv \
  && .venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-compile \
     --require-hashes --only-binary :all: -r requirements.txt -r requirements-postgresql.txt \
