@@ -2,6 +2,7 @@
 
 import fcntl
 import os
+import shlex
 import socket
 from collections.abc import Iterator
 from pathlib import Path
@@ -92,7 +93,10 @@ def _no_answer(patient: Patient, error: NodeError) -> Iterator[Finding]:
             "its log says what it waits for",
         )
     else:
-        yield note("the node does not run", f"start it: ./impervious --config {patient.config.path}")
+        yield note(
+            "the node does not run",
+            f"start it: ./impervious --config {shlex.quote(str(patient.config.path))}",
+        )
     for key, address in (("server.grpc_addr", server.grpc_addr), ("server.http_addr", server.http_addr)):
         if problem := _bind_problem(address):
             yield (
