@@ -226,7 +226,10 @@ class World:
         leases = list(Lease.objects.filter(buyer=PUBKEYS[sender]).order_by("pk"))
         quote = quotes[choice % len(quotes)] if quotes else None
         lease = leases[choice % len(leases)] if leases else None
-        asked = {"price": "600", "pubkey": lease.wg_key if lease and kind % 2 else new_key_pair().public}
+        asked = {
+            "price": ["10", "600"][choice % 2],
+            "pubkey": lease.wg_key if lease and kind % 2 else new_key_pair().public,
+        }
         made: list[Callable[[], bytes]] = [
             lambda: bodies.encode(bodies.QUOTE_REQUEST),
             lambda: bodies.encode(bodies.CONTRACT, nonce=quote.nonce if quote else "none", **asked),
@@ -304,22 +307,40 @@ class World:
     # what always holds
 
     def check(self) -> None:
+        """What each stranger causes, and each received message and each sale by itself."""
         cost_msat: Counter[str] = Counter()
+        parts_msat: Counter[tuple[str, int]] = Counter()
         for message in Message.objects.filter(direction=Direction.OUT):
             if message.message_id in self.asked_for:
                 continue
             assert message.origin in (Origin.ANSWER, Origin.SALE)
             at_stake_msat = message.amount_msat + message.fee_limit_msat
             has_ended = message.state in (State.SETTLED, State.FAILED)
-            cost_msat[_payer_of(message)] += message.cost_msat if has_ended else at_stake_msat
+            message_msat = message.cost_msat if has_ended else at_stake_msat
+            cost_msat[_payer_of(message)] += message_msat
+            parts_msat[_part_of(message)] += message_msat
             assert message.parts == 1
             assert message.max_attempts in (1, 2)
         for pubkey, msat in cost_msat.items():
             assert msat <= self.paid_msat[pubkey], (pubkey, msat, self.paid_msat)
+        for (kind, key), msat in parts_msat.items():
+            assert msat <= _paid_msat(kind, key), (kind, key, msat)
 
 
 def _with_settings(context: WorkerContext, settings: FederationSettings) -> Any:
     return type("Context", (), {**vars(context), "settings": settings})
+
+
+def _part_of(message: Message) -> tuple[str, int]:
+    if message.origin == Origin.SALE:
+        return "lease", int(message.account.removeprefix("vpn lease "))
+    return "message", message.paid_by
+
+
+def _paid_msat(kind: str, key: int) -> int:
+    if kind == "message":
+        return Message.objects.get(pk=key).amount_msat
+    return 1000 * sum(term.price_sat for term in Term.objects.filter(lease=key, state=TermState.SETTLED))
 
 
 def _payer_of(message: Message) -> str:
