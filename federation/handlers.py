@@ -23,6 +23,16 @@ def handle(message: Message, *, settings: FederationSettings) -> Reaction:
     return _STEPS[body.type](message, body, settings)
 
 
+def is_answer(asked: bytes, body: bytes | None) -> bool:
+    """Whether a message is what one of ours asks for."""
+    try:
+        if bodies.decode(asked).type != bodies.REQUEST:
+            return False
+        return body is None or bodies.decode(body).type in (bodies.ACCEPT, bodies.REFUSE)
+    except Unreadable:
+        return False
+
+
 def failed(message: Message, cause: str) -> list[Event]:
     """One of our messages will never be delivered."""
     try:

@@ -38,6 +38,8 @@ async def federation_request(
         service=SERVICE,
         pubkey=pubkey,
         body=steps.request_body(settings),
+        # It carries what the answer costs.
+        amount_sat=await outbox.ways.postage_sat(pubkey, SERVICE),
         expires_seconds=min(expires_seconds, settings.ttl_seconds),
     )
     step = partial(_tell, steps.request, message, settings, published)

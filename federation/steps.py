@@ -5,22 +5,27 @@ what rounds are for (bodies.py). A step that is repeated, or that nothing calls 
 """
 
 from datetime import UTC, datetime, timedelta
+from typing import TypeVar
 from uuid import UUID, uuid4
 
+from django.db.models import Model, QuerySet
 from django.utils import timezone
 
 from federation import bodies
 from federation.bodies import Body
 from federation.models import Federation, Step
-from federation.settings import ACCEPT_AUTO, ACCEPT_KNOWN, SERVICE, FederationSettings
+from federation.settings import ACCEPT_AUTO, ACCEPT_KNOWN, ACCEPT_MANUAL, SERVICE, FederationSettings
 from federation.states import WAYS, State
 from federation.telling import EXPIRED, step_event
+from messaging import peers
 from messaging.json_bodies import MAX_NUMBER
 from messaging.models import Direction, Event, Message, Peer
 from messaging.outgoing import DEFAULT_EXPIRES_SECONDS, new_message
 from messaging.registry import Reaction
 from messaging.required import required
 from messaging.transitions import require_way
+
+Row = TypeVar("Row", bound=Model)
 
 # Clocks of two nodes differ: so much later than our ttl allows may an end be that the other node has set.
 CLOCK_SLACK_SECONDS = 30
@@ -127,6 +132,9 @@ def request_received(message: Message, body: Body, settings: FederationSettings)
     federation = Federation.objects.filter(pubkey=message.pubkey).first() or Federation(pubkey=message.pubkey)
     if _too_many_steps(federation):
         return Reaction(dropped="too_many_requests")
+    if _has_no_room(federation, settings) and not _is_known(federation):
+        # Nothing is said to strangers: whatever they ask would only cost.
+        return Reaction(dropped=FULL)
     federation.imp_id = body.imp_id
     federation.round = max(federation.round, body.round or 0)
     told = step_event(bodies.REQUEST, federation, message.message_id, received=message)
@@ -135,15 +143,49 @@ def request_received(message: Message, body: Body, settings: FederationSettings)
 
 
 def _too_many_steps(federation: Federation) -> bool:
-    """Each answer is a payment of ours: strangers, whose keys cost nothing, must not make this node pay without end. What
-    all strangers do together keeps nobody from being answered whom we have asked.
+    """Each makes work and rows: strangers, whose keys cost nothing, must not do so without end. What all strangers do
+    together keeps nobody from being answered whom we have asked; half of it is kept for known peers.
     """
     if Peer.objects.filter(pubkey=federation.pubkey, marked=True).exists():
         return False
     lately = Step.objects.filter(created_at__gte=timezone.now() - timedelta(hours=1))
     if lately.filter(pubkey=federation.pubkey).count() >= MAX_STEPS_OF_A_PEER_AN_HOUR:
         return True
-    return not federation.asked and lately.count() >= MAX_STEPS_AN_HOUR
+    if federation.asked:
+        return False
+    if lately.count() >= MAX_STEPS_AN_HOUR:
+        return True
+    return not _is_known(federation) and _of_strangers(lately).count() >= MAX_STEPS_AN_HOUR // 2
+
+
+def _is_known(federation: Federation) -> bool:
+    """Whom this node has asked, or written to, or that its operator knows."""
+    return bool(federation.asked) or bool(peers.are_known([federation.pubkey]))
+
+
+def _of_strangers(rows: QuerySet[Row]) -> QuerySet[Row]:
+    return rows.exclude(pubkey__in=peers.known().values("pubkey"))
+
+
+def _has_no_room(federation: Federation, settings: FederationSettings) -> bool:
+    """Whether a request of this node can neither be accepted nor wait for the operator."""
+    if _is_full(federation.pubkey, settings):
+        return True
+    return (
+        settings.accept == ACCEPT_MANUAL
+        and not federation.asked
+        and federation.state != State.MEMBER
+        and _no_more_may_wait(federation, settings)
+    )
+
+
+def _no_more_may_wait(federation: Federation, settings: FederationSettings) -> bool:
+    """Half of the requests that may wait for the operator are those of known peers."""
+    waiting = Federation.objects.filter(state=State.RECEIVED).exclude(pubkey=federation.pubkey)
+    if waiting.count() >= settings.max_members:
+        return True
+    strangers_share = -(-settings.max_members // 2)
+    return not _is_known(federation) and _of_strangers(waiting).count() >= strangers_share
 
 
 def _answer_request(
@@ -162,8 +204,7 @@ def _answer_request(
                 federation, message.message_id, ttl_seconds, settings, "its request was accepted: it is known"
             )
         return _refuse(federation, message.message_id, NOT_KNOWN, settings)
-    waiting = Federation.objects.filter(state=State.RECEIVED).exclude(pubkey=federation.pubkey).count()
-    if waiting >= settings.max_members:
+    if _no_more_may_wait(federation, settings):
         return _refuse(federation, message.message_id, FULL, settings)
     ttl_seconds = min(ttl_seconds, settings.ttl_seconds)
     federation.received_id, federation.ttl_seconds = message.message_id, ttl_seconds

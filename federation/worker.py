@@ -12,7 +12,7 @@ from federation import steps
 from federation.models import Wish
 from federation.settings import SERVICE, FederationSettings
 from messaging import events
-from messaging.models import Message
+from messaging.models import Message, Origin
 from messaging.outgoing import new_message, store_all
 from messaging.registry import Reaction
 from messaging.workers import WorkerContext
@@ -67,9 +67,12 @@ def carry_out(wish_key: int, context: WorkerContext) -> list[Message]:
         wish.outcome = f"not done: the node {error}"
     wish.done_at = timezone.now()
     wish.save()
-    store_all(reaction.answers, context.cost_msat)
+    for message in reaction.answers:
+        # The operator wants it, whatever the other node has paid.
+        message.origin = Origin.CALLER
+    sending = store_all(reaction.answers, context)
     events.append(reaction.events, published=context.published)
-    return reaction.answers
+    return sending
 
 
 def _leave(pubkey: str, settings: FederationSettings) -> Reaction:

@@ -212,6 +212,7 @@ class _Loader:
             messages=sections["messages"],
             logging=sections["logging"],
             inbound={name: sections[f"inbound.{name}"] for name in INBOUND},
+            answers=sections["inbound.answers"],
             warnings=tuple(self.findings.warnings),
         )
 

@@ -206,6 +206,15 @@ class Inbound(Section):
     all_bytes_per_hour: Annotated[int, values.whole(0, 2**62)] | None = None
 
 
+class InboundAnswers(Section):
+    """What this node sends because others have written to it: how much more it may cost in 24 hours than they have paid (sat),
+    and how many are sent in an hour over hints that are not known to work.
+    """
+
+    allowance_sat: Annotated[int, values.whole(0, 2_100_000_000_000_000)] = 0
+    unproven_hints_per_hour: Annotated[int, values.whole(0, 100_000)] = 10
+
+
 class Database(Section):
     """Where all is stored: an SQLite file, or a PostgreSQL database by libpq's parameters, the password among them. One
     of the two is None. `secret_key_path` is of Django's secret key.
@@ -269,6 +278,7 @@ class Config(Section):
     messages: Messages
     logging: Logging
     inbound: dict[str, Inbound]
+    answers: InboundAnswers
     warnings: tuple[str, ...]
 
 
@@ -318,6 +328,7 @@ SECTIONS: dict[str, type[Section]] = {
     "database": DatabaseUrl,
     "redis": RedisUrl,
     **{f"inbound.{name}": Inbound for name in INBOUND},
+    "inbound.answers": InboundAnswers,
 }
 # Of these an unknown key is no mere warning: who mistypes a key that protects must not believe to be protected.
 STRICT_SECTIONS = ("inbound",)

@@ -36,7 +36,9 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Shipment:
-    """One record on its way to `destination` with `amount_msat`. `secret` names it, before and after a crash."""
+    """One record on its way to `destination` with `amount_msat`. `secret` names it, before and after a crash.
+    `fee_limit_msat`: None for the carrier's own.
+    """
 
     destination: bytes
     record_number: int
@@ -44,6 +46,7 @@ class Shipment:
     amount_msat: int
     secret: bytes
     hints: tuple[HopHint, ...] = ()
+    fee_limit_msat: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,9 +73,12 @@ class Way:
 
 
 class Carrier(Protocol):
-    """Records of up to `safe_room_bytes` need no survey. `survey` answers an Outcome when there is no way now."""
+    """Records of up to `safe_room_bytes` need no survey. `survey` answers an Outcome when there is no way now. No record has
+    more than `most_room_bytes`.
+    """
 
     safe_room_bytes: int
+    most_room_bytes: int
 
     def new_secret(self) -> bytes: ...
     def name_of(self, secret: bytes) -> bytes: ...
@@ -80,6 +86,7 @@ class Carrier(Protocol):
     async def sign(self, message: bytes) -> str: ...
     async def survey(self, parcel: Parcel) -> Way | Outcome: ...
     async def announced(self, destination: bytes) -> bool: ...
+    async def exists(self, destination: bytes) -> bool: ...
     async def send(self, shipment: Shipment) -> Outcome: ...
     async def outcome(self, secret: bytes) -> Outcome: ...
 
@@ -88,6 +95,7 @@ class KeysendCarrier:
     """Records as keysend payments over one lnd. The secret is the preimage, the name its payment hash."""
 
     safe_room_bytes = keysend.SAFE_ROOM_BYTES
+    most_room_bytes = keysend.ROOM_ONE_HOP_BYTES
 
     def __init__(self, client: LndClient, *, max_fee_sat: int, max_fee_percent: float):
         self._client = client
@@ -151,6 +159,16 @@ class KeysendCarrier:
             raise
         return keysend.is_announced(info.node.features)
 
+    async def exists(self, destination: bytes) -> bool:
+        """Whether it is in the graph, or a channel peer. Raises LndError."""
+        try:
+            await self._client.node_info(destination)
+        except LndError as error:
+            if error.code is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return await self._is_channel_peer(destination)
+        return True
+
     async def outcome(self, secret: bytes) -> Outcome:
         """What became of a shipment whose end was not seen, for example before a crash."""
         try:
@@ -166,7 +184,9 @@ class KeysendCarrier:
             destination=shipment.destination,
             preimage=shipment.secret,
             amount_msat=shipment.amount_msat,
-            fee_limit_msat=self.fee_limit_msat(shipment.amount_msat),
+            fee_limit_msat=self.fee_limit_msat(shipment.amount_msat)
+            if shipment.fee_limit_msat is None
+            else shipment.fee_limit_msat,
             records={shipment.record_number: shipment.record},
             route_hints=tuple(hint.as_route_hint() for hint in shipment.hints),
         )

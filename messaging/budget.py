@@ -15,7 +15,7 @@ from django.db.models import Sum
 from django.utils import timezone
 
 from messaging.database import Database
-from messaging.models import costing
+from messaging.models import Origin, costing
 
 WINDOW = timedelta(hours=24)
 
@@ -133,13 +133,21 @@ class Budget:
         return sum(spent(since) for spent in self._sources)
 
 
+# Unasked messages have a budget of their own (messaging/answers.py). Null: stored before they were told apart.
+_ASKED_FOR = (Origin.CALLER, None)
+
+
 def spent_on_messages(since: datetime) -> int:
-    return costing().filter(created_at__gte=since).aggregate(sum=Sum("cost_msat"))["sum"] or 0
+    found = [costing(origin).filter(created_at__gte=since) for origin in _ASKED_FOR]
+    return sum(messages.aggregate(sum=Sum("cost_msat"))["sum"] or 0 for messages in found)
 
 
 def expenses_of_messages(since: datetime) -> list[tuple[datetime, int]]:
-    found = costing().filter(created_at__gte=since).order_by("created_at")
-    return list(found.values_list("created_at", "cost_msat")[:MOST_EXPENSES])
+    found: list[tuple[datetime, int]] = []
+    for origin in _ASKED_FOR:
+        messages = costing(origin).filter(created_at__gte=since).order_by("created_at")
+        found += messages.values_list("created_at", "cost_msat")[:MOST_EXPENSES]
+    return sorted(found)[:MOST_EXPENSES]
 
 
 def _in_words(seconds: float) -> str:

@@ -10,7 +10,7 @@ from functools import partial
 
 from django.db import transaction
 
-from messaging import events, metrics
+from messaging import answers, events, metrics
 from messaging.models import TRANSITIONS, Event, Message, State
 from messaging.registry import on_failed
 
@@ -42,6 +42,10 @@ def move(
             updated_at=now,
         )
         moved += group if count == len(group) else _moved_now(group, now)
+    if state in (State.SETTLED, State.FAILED):
+        for message in moved:
+            if message.is_unasked:
+                answers.give_back(message)
     told = [_delivery(message, state, cause) for message in moved]
     if state == State.FAILED:
         told += [

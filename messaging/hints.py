@@ -2,6 +2,7 @@
 
 from collections import OrderedDict
 from functools import partial
+from typing import Any
 
 from lightning.hints import HopHint
 from messaging.database import Database
@@ -47,7 +48,13 @@ def read(pubkey: str) -> tuple[HopHint, ...]:
 
 def store(pubkey: str, hints: tuple[HopHint, ...]) -> bool:
     """Part of the caller's transaction, in which the peer was touched. Whether they were new."""
-    rows = [
+    rows = as_rows(hints)
+    return bool(Peer.objects.filter(pubkey=pubkey).exclude(reply_hints=rows).update(reply_hints=rows))
+
+
+def as_rows(hints: tuple[HopHint, ...]) -> list[dict[str, Any]]:
+    """As they stand in the database."""
+    return [
         {
             "node_id": hint.node_id.hex(),
             "chan_id": hint.chan_id,
@@ -57,4 +64,3 @@ def store(pubkey: str, hints: tuple[HopHint, ...]) -> bool:
         }
         for hint in hints
     ]
-    return bool(Peer.objects.filter(pubkey=pubkey).exclude(reply_hints=rows).update(reply_hints=rows))

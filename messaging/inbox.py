@@ -17,12 +17,13 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from django.db import IntegrityError, InterfaceError, InternalError, OperationalError, transaction
 
 from lightning.hints import HopHint
-from messaging import envelope, events, hints, metrics, peers
+from messaging import answers, envelope, events, hints, metrics, peers
+from messaging.answers import AnswerTerms
 from messaging.database import Database, insert_new
 from messaging.hints import HintBook
 from messaging.joining import Arrived, Bounds, Whole, forget_old, join
 from messaging.models import Direction, Message, ReceivedHtlc, State, named
-from messaging.outgoing import store_all
+from messaging.packing import MIN_AMOUNT_MSAT
 from messaging.policy import Item, Judge, Rules, forget_old_uses
 from messaging.registry import FOREIGN_WELCOME, Registry, Service
 from messaging.sparse_log import SparseLog
@@ -97,7 +98,7 @@ class Inbox:
         published: events.Published,
         hints: HintBook,
         send_stored: Callable[[Iterable[Message]], None],
-        cost_msat: Callable[[int, int], int],
+        answer_terms: AnswerTerms,
         policies: Mapping[str, Rules],
         now_seconds: Callable[[], float],
     ):
@@ -112,7 +113,7 @@ class Inbox:
             logger, logging.WARNING, "shares claim more than was paid", ("service",)
         )
         self._send_stored = send_stored
-        self._cost_msat = cost_msat
+        self._answer_terms = answer_terms
         self._registry = registry
         self._own_pubkey = own_pubkey
         self._bounds = bounds
@@ -200,7 +201,7 @@ class Inbox:
             registry=self._registry,
             bounds=self._bounds,
             published=self._published,
-            cost_msat=self._cost_msat,
+            answer_terms=self._answer_terms,
             policies=self._policies,
             now_seconds=self._now_seconds(),
         )
@@ -253,7 +254,14 @@ class Inbox:
                 if packet.reply_hints:
                     hints[sender] = packet.reply_hints
             paid_msat = 0
-        return Arrival(key=key, messages=tuple(whole), parts=tuple(parts), hints=tuple(hints.items()))
+        return Arrival(key=key, messages=self._paid(whole), parts=tuple(parts), hints=tuple(hints.items()))
+
+    def _paid(self, whole: list[tuple[Service, Message]]) -> tuple[tuple[Service, Message], ...]:
+        """Without those that pay nothing: one payment has room for many, and each makes work."""
+        for service, message in whole:
+            if message.amount_msat < MIN_AMOUNT_MSAT:
+                self._drop(service.service_type, "unpaid")
+        return tuple(pair for pair in whole if pair[1].amount_msat >= MIN_AMOUNT_MSAT)
 
     def _read(self, service: Service, record: bytes, paid_msat: int) -> envelope.ReceivedPacket | None:
         try:
@@ -312,12 +320,14 @@ def _insert(
     registry: Registry,
     bounds: Bounds,
     published: events.Published,
-    cost_msat: Callable[[int, int], int],
+    answer_terms: AnswerTerms,
     policies: Mapping[str, Rules],
     now_seconds: float,
 ) -> Stored:
     ReceivedHtlc.objects.bulk_create([ReceivedHtlc(key=arrival.key) for arrival in arrivals])
-    judge = Judge(policies, _items(arrivals), now_seconds)
+    items = _items(arrivals)
+    answers.note_income(sum(item.amount_msat for item in items))
+    judge = Judge(policies, items, now_seconds)
     pairs = _admitted(arrivals, judge)
     insert_new(Message, [message for _, message in pairs])
     heard = {message.pubkey for _, message in pairs}
@@ -339,10 +349,14 @@ def _insert(
         if pubkey in heard and hints.store(pubkey, hop_hints)
     ]
     refused = judge.store()
-    answers = _react(pairs, published, cost_msat, dropped)
-    transaction.on_commit(partial(_told, pairs, parts, answers), robust=True)
+    answering = _react(pairs, published, answer_terms, dropped)
+    transaction.on_commit(partial(_told, pairs, parts, answering), robust=True)
     return Stored(
-        payments=len(arrivals), dropped=dropped, refused=refused, hinted=tuple(hinted), answers=tuple(answers)
+        payments=len(arrivals),
+        dropped=dropped,
+        refused=refused,
+        hinted=tuple(hinted),
+        answers=tuple(answering),
     )
 
 
@@ -370,6 +384,7 @@ def _item(message: Message) -> Item:
         reply_to=message.reply_to,
         amount_msat=message.amount_msat,
         size_bytes=len(message.body),
+        body=bytes(message.body),
     )
 
 
@@ -402,11 +417,11 @@ def _told(pairs: list[tuple[Service, Message]], parts: list[Arrived], answers: l
 def _react(
     pairs: list[tuple[Service, Message]],
     published: events.Published,
-    cost_msat: Callable[[int, int], int],
+    answer_terms: AnswerTerms,
     dropped: Counter[tuple[str, str]],
 ) -> list[Message]:
-    """What the services make of new messages: events, and messages that are to be sent, which are stored. What they
-    drop is added to `dropped`.
+    """What the services make of new messages: events, and messages that are to be sent, which are stored as far as the
+    received ones pay for them, whatever a service says. What they drop is added to `dropped`.
     """
     reactions = [service.react(message) for service, message in pairs]
     dropped.update(
@@ -414,10 +429,16 @@ def _react(
         for (service, _), reaction in zip(pairs, reactions, strict=True)
         if reaction.dropped
     )
-    events.append([event for reaction in reactions for event in reaction.events], published=published)
-    answers = [message for reaction in reactions for message in reaction.answers]
-    store_all(answers, cost_msat)
-    return answers
+    told = [event for reaction in reactions for event in reaction.events]
+    answering: list[Message] = []
+    for (_, item), reaction in zip(pairs, reactions, strict=True):
+        if reaction.answers:
+            admitted = answers.admit(reaction.answers, answer_terms, item=item)
+            told += admitted.events
+            answering += admitted.messages
+    events.append(told, published=published)
+    peers.touch(message.pubkey for message in answering)
+    return answering
 
 
 def _fresh_arrivals(arrivals: list[Arrival]) -> list[Arrival]:

@@ -8,13 +8,25 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from django.db.models import Q
 from django.utils import timezone
 
 from lightning.carrier import Carrier
 from lightning.hints import HopHint
 from messaging import deliveries, divided, envelope, events, idempotency, notes, peers
 from messaging.database import insert_new
-from messaging.models import TRANSITIONS, Attempt, Division, IdempotencyKey, Message, Part, State, unfinished
+from messaging.models import (
+    TRANSITIONS,
+    UNASKED,
+    Attempt,
+    Division,
+    IdempotencyKey,
+    Message,
+    Origin,
+    Part,
+    State,
+    unfinished,
+)
 from messaging.packing import Load, pack
 from messaging.traffic import WHOLE, Key
 
@@ -57,7 +69,16 @@ def attempt_for(load: Load, payer: Payer, hints: tuple[HopHint, ...]) -> Attempt
         service=load.service,
         packet=envelope.encode_packet(load.items, hints),
         amount_msat=load.amount_msat,
+        fee_limit_msat=_fee_limit_msat(load, payer),
     )
+
+
+def _fee_limit_msat(load: Load, payer: Payer) -> int:
+    """The carrier's for the amount, but no more than all together permit that are carried."""
+    usual_msat = payer.carrier.fee_limit_msat(load.amount_msat)
+    limits = [one.fee_limit_msat if isinstance(one, Message) else None for one in load.carried]
+    permitted_msat = sum(usual_msat if limit is None else limit for limit in limits)
+    return min(usual_msat, permitted_msat)
 
 
 def loads_of(carried: Iterable[Carried], payer: Payer) -> list[tuple[Load, tuple[HopHint, ...]]]:
@@ -142,6 +163,22 @@ def start_whole(message: Message, payer: Payer) -> Started:
     ]
     _store_attempts(attempts, timezone.now())
     return Started(attempts, [])
+
+
+def start_answer(key: int, payer: Payer) -> Started:
+    """Stores the attempt of an unasked message, which travels alone; none if it does not wait any more."""
+    found = list(_waiting([(key, WHOLE)]).values())
+    attempts = [(attempt_for(load, payer, hints), load.carried) for load, hints in loads_of(found, payer)]
+    _store_attempts(attempts, timezone.now())
+    return Started(attempts, [])
+
+
+def give_up_answer(key: int, *, cause: str, published: events.Published) -> str:
+    """An unasked message that may not be sent; its service, or nothing if it did not wait any more."""
+    found = _messages(list(_waiting([(key, WHOLE)]).values()))
+    for message in found:
+        give_up(message, cause=cause, published=published)
+    return found[0].service if found else ""
 
 
 def start_divided(division: Division, parts: list[Part], *, cost_msat: int) -> list[Key]:
@@ -248,8 +285,17 @@ def settle(ended: list[tuple[Attempt, list[Carried], int]], *, published: events
         divided.settle(parts, now, published=published)
 
 
-def fail(attempt: Attempt, carried: list[Carried], *, cause: str, published: events.Published) -> None:
-    """Ends the attempt, and what it carried for good."""
+def fail(
+    attempt: Attempt,
+    carried: list[Carried],
+    *,
+    cause: str,
+    published: events.Published,
+    may_be_paid: bool = False,
+) -> None:
+    """Ends the attempt, and what it carried for good. An unasked message that may have been paid all the same goes on
+    counting as if it was.
+    """
     now = timezone.now()
     _end_attempts([attempt], Attempt.State.FAILED, now, cause=cause)
     if carried and isinstance(carried[0], Part):
@@ -257,7 +303,8 @@ def fail(attempt: Attempt, carried: list[Carried], *, cause: str, published: eve
         return
     failed = _messages(carried)
     for message in failed:
-        message.cost_msat = 0
+        if not (may_be_paid and message.is_unasked):
+            message.cost_msat = 0
     deliveries.move(failed, State.FAILED, now, cause=cause, published=published)
 
 
@@ -281,16 +328,26 @@ def retry(
         return [(_key(part), again_at)] if again_at else []
     next_try_at = now + timedelta(seconds=delay_seconds)
     messages = _messages(carried)
-    late = [message for message in messages if message.expires_at and message.expires_at <= next_try_at]
-    waiting = [message for message in messages if message not in late]
+    given_up = [message for message in messages if _is_last_attempt(message)]
+    late = [
+        message
+        for message in messages
+        if message not in given_up and message.expires_at and message.expires_at <= next_try_at
+    ]
+    waiting = [message for message in messages if message not in late and message not in given_up]
     for message in waiting:
         message.next_try_at = next_try_at
         message.alone = message.alone or alone
-    for message in late:
+    for message in late + given_up:
         message.cost_msat = 0
     deliveries.move(waiting, State.RETRYING, now, cause=cause, published=published)
+    deliveries.move(given_up, State.FAILED, now, cause=cause, published=published)
     deliveries.move(late, State.FAILED, now, cause=_late(cause), published=published)
     return [(_key(message), next_try_at) for message in waiting]
+
+
+def _is_last_attempt(message: Message) -> bool:
+    return message.max_attempts is not None and message.attempts >= message.max_attempts
 
 
 def expire(*, published: events.Published) -> None:
@@ -331,9 +388,16 @@ def _carried_by(attempt: Attempt) -> list[Carried]:
     return [*parts] or [*attempt.messages.filter(state=State.IN_FLIGHT).order_by("pk")]
 
 
+def waiting_answers() -> list[tuple[Message, datetime | None]]:
+    """Unasked messages that wait for an attempt, without their bodies, and the time of their next one; oldest first."""
+    waiting = unfinished().filter(state__in=TRANSITIONS[State.IN_FLIGHT], origin__in=UNASKED)
+    return [(message, message.next_try_at) for message in waiting.defer("body").order_by("pk")]
+
+
 def waiting_keys() -> list[tuple[Key, str, datetime | None]]:
-    """(key, peer, next try) of all that waits for an attempt, oldest first."""
+    """(key, peer, next try) of all that was asked for and waits for an attempt, oldest first."""
     waiting = unfinished().filter(parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
+    waiting = waiting.filter(Q(origin=None) | Q(origin=Origin.CALLER))
     whole = [
         ((key, WHOLE), pubkey, at) for key, pubkey, at in waiting.values_list("pk", "pubkey", "next_try_at")
     ]

@@ -6,7 +6,7 @@ a text of others. A step that the database may run twice counts after its commit
 """
 
 from collections import Counter as Tally
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from datetime import datetime
 
 from prometheus_client import (
@@ -54,6 +54,12 @@ RECEIVED_MSAT = Counter(
     "impervious_received_msat",
     "Millisatoshis received with messages and for invoices.",
     ["service"],
+    registry=ENGINE,
+)
+ANSWERS_DROPPED = Counter(
+    "impervious_answers_dropped",
+    "Messages that nobody here asked for and that were not sent, by service and reason.",
+    ["service", "reason"],
     registry=ENGINE,
 )
 ACCEPT_SECONDS = Histogram(
@@ -161,6 +167,11 @@ def count_received(messages: list[Message]) -> None:
 def count_paid(service: str, cost_msat: int, fee_msat: int) -> None:
     PAID_MSAT.labels(service).inc(cost_msat)
     FEES_MSAT.labels(service).inc(fee_msat)
+
+
+def count_answers_dropped(counts: Mapping[tuple[str, str], int]) -> None:
+    for (service, reason), count in counts.items():
+        ANSWERS_DROPPED.labels(service, reason).inc(count)
 
 
 def count_vpn(direction: str, kind: str, price_sat: int) -> None:

@@ -38,8 +38,27 @@ class Direction(models.TextChoices):
     IN = "in", "received"
 
 
+class Origin(models.TextChoices):
+    """Why a message is sent: a caller of this node wants it (a call, an operator, this node's own purchase), another node
+    caused it and has paid for it with what it sent, or it is about something that was sold. Null: stored by a version
+    that did not tell them apart.
+    """
+
+    CALLER = "caller", "asked for at this node"
+    ANSWER = "answer", "caused by another node"
+    SALE = "sale", "about what was sold"
+
+
+# Nobody here asked for these; what they cost was paid by others before.
+UNASKED = (Origin.ANSWER, Origin.SALE)
+
+
 class Peer(models.Model):
-    """A node that this one has written to or heard from."""
+    """A node that this one has written to or heard from.
+
+    Of its hints: `proven_hints` are those that a payment of this node got there with, `tried_hints` those that an answer
+    was sent over without knowing that, at `hint_tried_at`.
+    """
 
     pubkey = models.CharField(max_length=66, primary_key=True, help_text="The node's key in hexadecimal.")
     label = models.CharField(max_length=100, blank=True, help_text="Your own name for this node.")
@@ -58,8 +77,20 @@ class Peer(models.Model):
     reply_hints = models.JSONField(
         default=list, blank=True, help_text="Private channels over which it can be reached, as it told last."
     )
+    proven_hints = models.JSONField(null=True, blank=True, editable=False)
+    tried_hints = models.JSONField(null=True, blank=True, editable=False)
+    hint_tried_at = models.DateTimeField(null=True, blank=True, editable=False)
     first_seen_at = models.DateTimeField(default=timezone.now)
     last_seen_at = models.DateTimeField(default=timezone.now, db_index=True)
+
+    class Meta:
+        indexes = [
+            models.Index(
+                fields=["hint_tried_at"],
+                name="peer_hint_tried",
+                condition=models.Q(hint_tried_at__isnull=False),
+            )
+        ]
 
     def __str__(self) -> str:
         return self.label or self.pubkey
@@ -86,6 +117,9 @@ class Attempt(models.Model):
     packet = models.BinaryField(help_text="Kept until the payment has ended.")
     amount_msat = models.BigIntegerField()
     fee_msat = models.BigIntegerField(default=0)
+    fee_limit_msat = models.BigIntegerField(
+        null=True, help_text="Null: what the configuration says when it is paid."
+    )
     state = models.CharField(max_length=16, choices=State, default=State.IN_FLIGHT)
     cause = models.CharField(max_length=500, blank=True)
     created_at = models.DateTimeField(default=timezone.now)
@@ -122,6 +156,8 @@ class Message(Carried):
 
     One that is divided into parts (`parts` > 1) is never carried itself; its parts are. `amount_msat` is what is paid in
     all, `cost_msat` what the message may cost with its fees while it is under way, and what it has cost when it has ended.
+
+    An unasked message names who has paid for it: `paid_by` is the key of a received message, `account` that of an Account.
     """
 
     message_id = models.UUIDField()
@@ -135,6 +171,18 @@ class Message(Carried):
     parts = models.PositiveIntegerField(default=1, help_text="How many payments carry it.")
     cost_msat = models.BigIntegerField(default=0)
     alone = models.BooleanField(default=False, help_text="Failed in company: not joined with others again.")
+    # Null rather than a default: a column without one is added to millions of rows in no time.
+    origin = models.CharField("reason", max_length=8, choices=Origin, null=True)  # noqa: DJ001 (see above)
+    fee_limit_msat = models.BigIntegerField(null=True, help_text="Null: as the configuration says.")
+    max_attempts = models.PositiveIntegerField(null=True, help_text="Null: until its time is over.")
+    paid_by = models.BigIntegerField(null=True)
+    account = models.CharField(max_length=64, null=True)  # noqa: DJ001 (see above)
+    answers_msat = models.BigIntegerField(
+        null=True, help_text="Of a received message: what the answers to it cost, or may cost."
+    )
+    free_answers = models.PositiveIntegerField(
+        null=True, help_text="Of a sent message: answers to it that came in below the price."
+    )
     created_at = models.DateTimeField(default=timezone.now)
     updated_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField(null=True)
@@ -148,9 +196,11 @@ class Message(Carried):
             models.Index(fields=["pubkey", "id"], name="message_by_peer"),
             models.Index(fields=["direction", "id"], name="message_by_direction"),
             models.Index(fields=["service", "direction", "id"], name="message_by_service"),
-            # For the budget, which asks for nothing but these columns.
+            # For the budgets, which ask for nothing but these columns.
             models.Index(
-                fields=["created_at", "cost_msat"], name="message_cost", condition=models.Q(cost_msat__gt=0)
+                fields=["origin", "created_at", "cost_msat"],
+                name="message_cost_by_origin",
+                condition=models.Q(cost_msat__gt=0),
             ),
             models.Index(fields=["id"], name="message_unfinished", condition=models.Q(state__in=UNFINISHED)),
             models.Index(fields=["id"], name="message_failed", condition=models.Q(state="failed")),
@@ -158,6 +208,10 @@ class Message(Carried):
 
     def __str__(self) -> str:
         return str(self.message_id)
+
+    @property
+    def is_unasked(self) -> bool:
+        return self.origin in UNASKED
 
 
 def unfinished() -> models.QuerySet[Message]:
@@ -170,9 +224,9 @@ def failed() -> models.QuerySet[Message]:
     return _indexed(f""""messaging_message"."state" = '{State.FAILED.value}'""")
 
 
-def costing() -> models.QuerySet[Message]:
-    """Messages that were sent and have a cost, or may have one."""
-    return _indexed('"messaging_message"."cost_msat" > 0')
+def costing(origin: Origin | None) -> models.QuerySet[Message]:
+    """Messages that were sent for this reason and have a cost, or may have one."""
+    return _indexed('"messaging_message"."cost_msat" > 0').filter(origin=origin)
 
 
 def _indexed(condition: str) -> models.QuerySet[Message]:
@@ -262,6 +316,33 @@ class ReceivedPart(models.Model):
 
     class Meta:
         constraints = [models.UniqueConstraint(fields=["assembly", "index"], name="received_part_once")]
+
+
+class Account(models.Model):
+    """What others have paid for something that this node sells, of which messages about it are paid: each counts with
+    what it may cost until it has ended, then with what it has cost.
+    """
+
+    name = models.CharField(max_length=64, primary_key=True)
+    paid_msat = models.BigIntegerField()
+    spent_msat = models.BigIntegerField(default=0)
+
+    def __str__(self) -> str:
+        return self.name
+
+
+class Income(models.Model):
+    """What others have paid with messages in one step of time (messaging/answers.py). Old rows are deleted."""
+
+    step = models.BigIntegerField(primary_key=True)
+    paid_msat = models.BigIntegerField()
+
+    class Meta:
+        verbose_name = "income with messages"
+        verbose_name_plural = "income with messages"
+
+    def __str__(self) -> str:
+        return str(self.step)
 
 
 class ReceivedHtlc(models.Model):

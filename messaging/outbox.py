@@ -21,16 +21,19 @@ from lightning import signature
 from lightning.carrier import Carrier, Outcome, Shipment, Verdict
 from lightning.client import LndError
 from lightning.hints import HopHint
-from messaging import divided, envelope, ledger, metrics, notes, tracing
+from messaging import divided, envelope, ledger, metrics, notes, reach, tracing
+from messaging.answer_queue import AnswerQueue, Waiting
+from messaging.answers import ATTEMPTS
 from messaging.budget import SpendingLimit
 from messaging.database import Database
 from messaging.events import Published
 from messaging.hints import HintBook
 from messaging.idempotency import Claim, Claims
 from messaging.ledger import Carried
-from messaging.models import Attempt, IdempotencyKey, Message, Part, State
+from messaging.models import Attempt, IdempotencyKey, Message, Origin, Part, State
 from messaging.outgoing import new_message
 from messaging.packing import Undividable, divide, record_bytes
+from messaging.reach import Reach
 from messaging.rooms import Rooms
 from messaging.traffic import WHOLE, Batch, Depth, Key, Limits, Traffic
 from messaging.ways import Ways, too_far
@@ -87,6 +90,7 @@ class Outbox:
         hints: HintBook,
         own_hints: Callable[[], tuple[HopHint, ...]],
         budget: SpendingLimit,
+        unproven_hints_per_hour: int = 0,
     ):
         self._database = database
         self._carrier = carrier
@@ -108,6 +112,15 @@ class Outbox:
         self._settled_stored: list[asyncio.Future[None]] = []
         self._settling = asyncio.Event()
         self._traffic = Traffic(limits)
+        self._answers = AnswerQueue()
+        self._reach = Reach(
+            carrier=carrier,
+            database=database,
+            hints=hints,
+            unproven_hints_per_hour=unproven_hints_per_hour,
+        )
+        # Hints with which attempts are under way.
+        self._hinted: dict[UUID, tuple[HopHint, ...]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     async def answer(self, claim: Claim) -> UUID | None:
@@ -149,6 +162,7 @@ class Outbox:
             amount_sat=amount_sat,
             reply_to=reply_to,
             expires_seconds=expires_seconds,
+            origin=Origin.CALLER,
         )
         message.cost_msat = self.ways.most_msat(len(body), message.amount_msat)
         async with self._budget.reserved(message.cost_msat):
@@ -186,6 +200,7 @@ class Outbox:
         self, messages: list[Message], claim: Claim | None, step: Callable[[], None] | None
     ) -> UUID:
         for message in messages:
+            message.origin = Origin.CALLER
             message.cost_msat = self.ways.most_msat(len(message.body), message.amount_msat)
         first, *further = (message.message_id for message in messages)
         key = claim.row(first, further) if claim else None
@@ -205,7 +220,10 @@ class Outbox:
         messages = list(messages)
         _note_accepted([(tracing.by_whom(), message) for message in messages])
         for message in messages:
-            self._traffic.wait(message.pubkey, (message.pk, WHOLE))
+            if message.is_unasked:
+                self._answers.wait(_waiting(message))
+            else:
+                self._traffic.wait(message.pubkey, (message.pk, WHOLE))
 
     async def run(self) -> None:
         """Takes up what an earlier process left, then works until cancelled."""
@@ -214,6 +232,7 @@ class Outbox:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self._accept_forever())
                 group.create_task(self._start_forever())
+                group.create_task(self._answer_forever())
                 group.create_task(self._settle_forever())
                 group.create_task(self._expire_forever())
         finally:
@@ -393,6 +412,41 @@ class Outbox:
                 logger.exception("messages whose time is over could not be looked for; trying again")
             await asyncio.sleep(EXPIRE_SECONDS)
 
+    # unasked messages
+
+    async def _answer_forever(self) -> None:
+        while True:
+            await self._answers.work.wait()
+            self._answers.work.clear()
+            while waiting := self._answers.take():
+                self._spawn(self._answer(waiting))
+
+    async def _answer(self, waiting: Waiting) -> None:
+        """Sends an unasked message, where there is a node to send it to, and stores its end."""
+        try:
+            if problem := await self._reach.problem(waiting.pubkey):
+                await self._drop_answer(waiting, problem)
+                return
+            started = await self._database.write(partial(ledger.start_answer, waiting.key, self._payer))
+        except Exception as error:
+            if not isinstance(error, LndError):
+                logger.exception("an answer could not be started; it is tried again")
+            self._answers.wait(waiting, seconds=UNKNOWN_RETRY_SECONDS)
+            return
+        else:
+            _note_started(started.attempts)
+            for attempt, carried in started.attempts:
+                await self._follow(attempt, carried, self._send(attempt, self._spawn(self._sign(attempt))))
+        finally:
+            self._answers.release(known=waiting.known)
+
+    async def _drop_answer(self, waiting: Waiting, problem: str) -> None:
+        give_up = partial(
+            ledger.give_up_answer, waiting.key, cause=reach.CAUSES[problem], published=self._published
+        )
+        if service := await self._database.write(give_up):
+            metrics.count_answers_dropped({(service, problem): 1})
+
     # on the way
 
     async def _sign(self, attempt: Attempt) -> bytes:
@@ -457,6 +511,8 @@ class Outbox:
         return await self._carrier.send(await self._shipment(attempt, compact))
 
     async def _shipment(self, attempt: Attempt, compact: bytes) -> Shipment:
+        hints = await self._hints.of(attempt.destination)
+        self._hinted[attempt.pk] = hints
         return Shipment(
             destination=bytes.fromhex(attempt.destination),
             record_number=self._record_numbers[attempt.service],
@@ -465,7 +521,8 @@ class Outbox:
             ),
             amount_msat=attempt.amount_msat,
             secret=bytes(attempt.secret),
-            hints=await self._hints.of(attempt.destination),
+            hints=hints,
+            fee_limit_msat=attempt.fee_limit_msat,
         )
 
     async def _finish(self, attempt: Attempt, carried: list[Carried], outcome: Outcome) -> None:
@@ -478,18 +535,25 @@ class Outbox:
         }
         logger.info("attempt ended", extra=told)
         metrics.PAYMENTS.labels(attempt.service, outcome.verdict.value).inc()
+        hints = self._hinted.pop(attempt.pk, ())
         if outcome.verdict is Verdict.SETTLED:
             stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._settled.append((attempt, carried, outcome.fee_msat))
             self._settled_stored.append(stored)
             self._settling.set()
             await stored
+            if hints:
+                self._spawn(self._reach.note_worked(attempt.destination, hints))
             return
         if outcome.verdict is Verdict.TOO_LARGE:
             self._rooms.forget(attempt.destination)
         waiting = await self._write_surely(partial(self._setback(outcome, carried), attempt, carried))
         for key, next_try_at in waiting or ():
-            self._traffic.wait(attempt.destination, key, seconds=_seconds_until(next_try_at))
+            seconds = _seconds_until(next_try_at)
+            if isinstance(carried[0], Message) and carried[0].is_unasked:
+                self._answers.wait(_waiting(carried[0]), seconds=seconds)
+            else:
+                self._traffic.wait(attempt.destination, key, seconds=seconds)
 
     async def _settle_forever(self) -> None:
         """All that settles while a commit is under way is written by the next."""
@@ -530,7 +594,7 @@ class Outbox:
 
     def _may_be_divided(self, outcome: Outcome, carried: Carried) -> bool:
         """Whether a route that has become longer is no more than a reason to look at it again."""
-        if outcome.verdict is not Verdict.TOO_LARGE or isinstance(carried, Part):
+        if outcome.verdict is not Verdict.TOO_LARGE or isinstance(carried, Part) or carried.is_unasked:
             return False
         return record_bytes(carried, hints=self._payer.hints()) > self._carrier.safe_room_bytes
 
@@ -538,7 +602,13 @@ class Outbox:
 
     @property
     def depth(self) -> Depth:
-        return self._traffic.counted()
+        """Of what was asked for here and of what was not."""
+        counted, answers = self._traffic.counted(), self._answers
+        return Depth(
+            queued=counted.queued + answers.queued,
+            retrying=counted.retrying + answers.retrying,
+            in_flight=counted.in_flight + answers.in_flight,
+        )
 
     async def _take_up(self) -> None:
         give_up = partial(
@@ -549,9 +619,16 @@ class Outbox:
         unfinished = await self._database.read(ledger.unfinished_attempts)
         # Both are read before anything moves: a message whose attempt fails now would be found here, and wait twice.
         waiting = await self._database.read(ledger.waiting_keys)
+        answers = await self._database.read(ledger.waiting_answers)
         for attempt, carried in unfinished:
-            self._traffic.occupy(attempt)
-            self._spawn(self._resume(attempt, carried))
+            if carried and isinstance(carried[0], Message) and carried[0].is_unasked:
+                self._answers.occupy(known=_waiting(carried[0]).known)
+                self._spawn(self._resume_answer(attempt, carried))
+            else:
+                self._traffic.occupy(attempt)
+                self._spawn(self._resume(attempt, carried))
+        for message, at in answers:
+            self._answers.wait(_waiting(message), seconds=_seconds_until(at) if at else 0.0)
         for key, pubkey, next_try_at in waiting:
             self._traffic.wait(pubkey, key, seconds=_seconds_until(next_try_at) if next_try_at else None)
 
@@ -562,19 +639,30 @@ class Outbox:
             max(0.0, HELD_SECONDS - age_seconds), self._traffic.held, attempt
         )
         try:
-            if attempt.payer in ("", self._own_pubkey.hex()):
-                await self._follow(attempt, carried, self._carrier.outcome(bytes(attempt.secret)))
-            else:
-                # Whatever it carries, in company too: nothing that may have been paid for is sent again.
-                logger.warning(
-                    EXCHANGED, extra={"attempt": str(attempt.pk), "messages": [_name(one) for one in carried]}
-                )
-                await self._write_surely(
-                    partial(ledger.fail, attempt, carried, cause=EXCHANGED, published=self._published)
-                )
+            await self._follow_up(attempt, carried)
         finally:
             held.cancel()
             self._traffic.release(attempt)
+
+    async def _resume_answer(self, attempt: Attempt, carried: list[Carried]) -> None:
+        known = any(isinstance(one, Message) and _waiting(one).known for one in carried)
+        try:
+            await self._follow_up(attempt, carried)
+        finally:
+            self._answers.release(known=known)
+
+    async def _follow_up(self, attempt: Attempt, carried: list[Carried]) -> None:
+        if attempt.payer in ("", self._own_pubkey.hex()):
+            await self._follow(attempt, carried, self._carrier.outcome(bytes(attempt.secret)))
+            return
+        # Whatever it carries, in company too: nothing that may have been paid for is sent again.
+        logger.warning(
+            EXCHANGED, extra={"attempt": str(attempt.pk), "messages": [_name(one) for one in carried]}
+        )
+        fail = partial(
+            ledger.fail, attempt, carried, cause=EXCHANGED, published=self._published, may_be_paid=True
+        )
+        await self._write_surely(fail)
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         task = asyncio.get_running_loop().create_task(coroutine)
@@ -612,6 +700,11 @@ def _name(carried: Carried) -> str:
     if isinstance(carried, Part):
         return f"{carried.message.message_id} part {carried.index}"
     return str(carried.message_id)
+
+
+def _waiting(message: Message) -> Waiting:
+    """Of an unasked message; one to a known peer may be tried more often than others."""
+    return Waiting(message.pk, message.pubkey, known=(message.max_attempts or 0) > ATTEMPTS)
 
 
 def _is_over(carried: list[Carried]) -> bool:

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from django.db import transaction
-from django.db.models import Q
+from django.db.models import Q, QuerySet
 from django.utils import timezone
 
 from messaging.models import Peer
@@ -28,7 +28,8 @@ def touch(pubkeys: Iterable[str], *, written_to: bool = False) -> None:
         [Peer(pubkey=pubkey, written_to=written_to) for pubkey in due],
         update_conflicts=True,
         unique_fields=["pubkey"],
-        update_fields=["last_seen_at", "written_to"] if written_to else ["last_seen_at"],
+        # Who is written to may be answered once more over hints that did not work.
+        update_fields=["last_seen_at", "written_to", "tried_hints"] if written_to else ["last_seen_at"],
     )
     transaction.on_commit(lambda: _remember({(pubkey, written_to) for pubkey in due}, now.timestamp()))
 
@@ -41,8 +42,12 @@ def _remember(touched: set[tuple[str, bool]], now_seconds: float) -> None:
 
 def are_known(pubkeys: Iterable[str]) -> set[str]:
     """Those that this node has written to, or that were marked."""
-    known = Peer.objects.filter(Q(written_to=True) | Q(marked=True), pubkey__in=list(pubkeys))
-    return set(known.values_list("pubkey", flat=True))
+    return set(known().filter(pubkey__in=list(pubkeys)).values_list("pubkey", flat=True))
+
+
+def known() -> QuerySet[Peer]:
+    """Peers that this node has written to, or that were marked; all others are strangers."""
+    return Peer.objects.filter(Q(written_to=True) | Q(marked=True))
 
 
 def is_stored(pubkey: str) -> bool:

@@ -11,12 +11,23 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from uuid import UUID
 
-from django.db.models import F
+from django.db.models import F, Q
+from django.db.models.functions import Coalesce
 from django.utils import timezone
 
 from messaging import peers
 from messaging.database import insert_new
-from messaging.models import Direction, InboundPolicy, InboundUse, Peer, Refused, named
+from messaging.models import (
+    Direction,
+    InboundPolicy,
+    InboundUse,
+    Message,
+    Origin,
+    Peer,
+    Refused,
+    named,
+)
+from messaging.registry import ANSWERS, is_answer
 
 Cause = Refused.Cause
 
@@ -24,8 +35,9 @@ Cause = Refused.Cause
 STEP_SECONDS = 300
 STEPS = 12
 ALL, STRANGERS = "*", "* strangers"
-# Answers that pass whatever the policy says, of one peer and service in an hour.
+# Answers that pass whatever the policy says: of one peer and service in an hour, and to one message.
 MAX_FREE_ANSWERS = 100
+MAX_FREE_ANSWERS_TO_ONE = 4
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +73,16 @@ RULES = tuple(field.name for field in fields(Rules))
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """What is judged: a message, or a part of one, with its sender (hex; empty when it names none)."""
+    """What is judged: a message, or a part of one, with its sender (hex; empty when it names none). Of a part the body is
+    not known.
+    """
 
     sender: str
     service: str
     reply_to: UUID | None
     amount_msat: int
     size_bytes: int
+    body: bytes | None = None
 
 
 def tell_configured(configured: Mapping[str, Rules]) -> None:
@@ -135,6 +150,7 @@ class Judge:
     def store(self) -> Counter[tuple[str, str]]:
         """Writes down what was counted; how many were refused, by service and cause."""
         self._uses.store()
+        self._answered.store()
         now = timezone.now()
         for (service, cause), count in self._refused.items():
             amount_msat = self._refused_msat[service, cause]
@@ -221,39 +237,82 @@ class Judge:
         return None
 
     def _is_free_answer(self, item: Item, *, count: bool = False) -> bool:
-        """Whether it answers a message of ours, from the node that this was sent to: we have asked for it."""
+        """Whether it is what a message of ours has asked for, from the node that this was sent to."""
         if not item.sender or item.reply_to is None:
             return False
         answers = f"answers of {item.sender}"
-        if not self._answered.is_ours(item) or self._uses.used(item.service, answers)[0] >= MAX_FREE_ANSWERS:
+        if not self._answered.may_pass(item) or self._uses.used(item.service, answers)[0] >= MAX_FREE_ANSWERS:
             return False
         if count:
+            self._answered.note(item)
             self._uses.add(item.service, answers, item.size_bytes)
         return True
+
+
+@dataclass
+class _Asked:
+    """A message of ours that may ask for answers, and how many it has let in."""
+
+    key: int
+    answers: int
+    body: bytes | None = None
+
+
+_Name = tuple[UUID, str, str]
 
 
 class _Answered:
     """The messages of ours that a batch answers. Looked up once, and only if it matters: whatever a stranger names there
     must not cost a question each.
+
+    Only what was asked for at this node asks: an answer of its own, such as a refusal, permits nothing.
     """
 
     def __init__(self, ids: set[UUID]):
         self._ids = ids
-        self._ours: set[tuple[UUID, str, str]] | None = None
+        self._ours: dict[_Name, _Asked] | None = None
+        self._let_in: Counter[int] = Counter()
 
-    def is_ours(self, item: Item) -> bool:
-        """Whether a message of ours, to the sender and of the same service, has the id that it answers."""
-        if item.reply_to is None:
+    def may_pass(self, item: Item) -> bool:
+        """Whether a message of ours, to the sender and of the same service, asks for just this, and for one more."""
+        asked = self._asked(item)
+        if asked is None or asked.answers >= MAX_FREE_ANSWERS_TO_ONE:
             return False
+        if item.service not in ANSWERS:
+            return True
+        if asked.body is None:
+            asked.body = bytes(Message.objects.values_list("body", flat=True).get(pk=asked.key))
+        return is_answer(item.service, asked.body, item.body)
+
+    def note(self, item: Item) -> None:
+        if asked := self._asked(item):
+            asked.answers += 1
+            self._let_in[asked.key] += 1
+
+    def store(self) -> None:
+        for key, count in self._let_in.items():
+            Message.objects.filter(pk=key).update(free_answers=Coalesce("free_answers", 0) + count)
+
+    def _asked(self, item: Item) -> _Asked | None:
+        if item.reply_to is None:
+            return None
         if self._ours is None:
             self._ours = _sent(self._ids)
-        # A message that became whole answers what its first part said, which came before this batch.
-        ours = self._ours if item.reply_to in self._ids else _sent({item.reply_to})
-        return (item.reply_to, item.sender, item.service) in ours
+        if item.reply_to not in self._ids:
+            # A message that became whole answers what its first part said, which came before this batch.
+            self._ids = self._ids | {item.reply_to}
+            self._ours |= _sent({item.reply_to})
+        return self._ours.get((item.reply_to, item.sender, item.service))
 
 
-def _sent(ids: set[UUID]) -> set[tuple[UUID, str, str]]:
-    return set(named(Direction.OUT, ids).values_list("message_id", "pubkey", "service"))
+def _sent(ids: set[UUID]) -> dict[_Name, _Asked]:
+    # Null: stored by a version that did not tell them apart.
+    asking = named(Direction.OUT, ids).filter(Q(origin=None) | Q(origin=Origin.CALLER))
+    rows = asking.values_list("message_id", "pubkey", "service", "pk", "free_answers")
+    return {
+        (message_id, pubkey, service): _Asked(key, answers or 0)
+        for message_id, pubkey, service, key, answers in rows
+    }
 
 
 class _Uses:

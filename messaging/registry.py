@@ -6,6 +6,10 @@ sent after the commit. A service that was given settings (assembly.py) gets them
 
 WORKERS: `async def run(context: WorkerContext)` (messaging/workers.py), run by the engine while the service is active.
 
+ANSWERS: `def is_answer(asked: bytes, body: bytes | None) -> bool`, whether a message with this body (None while it is not
+known) is what a message of this node with the body `asked` asks for. Such a message is let in below the price. Without it
+whatever replies to a message is an answer.
+
 ON_FAILED: `def failed(message: Message, cause: str) -> list[Event]`, for each message of the service that will never be
 delivered, in the transaction that says so, whether or not the service is active.
 """
@@ -22,7 +26,8 @@ from messaging.models import Event, Message
 
 @dataclass(frozen=True)
 class Reaction:
-    """Events to publish, and messages to send (made by `messaging.outgoing.new_message`), of whatever service.
+    """Events to publish, and messages to send (made by `messaging.outgoing.new_message`), of whatever service: 1 sat each,
+    and sent only as far as the received message pays for them with their fees (messaging/answers.py).
     `dropped` is the reason, a word, when nothing follows from a message because something is wrong with it: it is counted.
     """
 
@@ -49,6 +54,10 @@ WORKERS = {
 ON_FAILED = {
     "federate": "federation.handlers.failed",
     "vpn": "vpn.handlers.failed",
+}
+ANSWERS = {
+    "federate": "federation.handlers.is_answer",
+    "vpn": "vpn.handlers.is_answer",
 }
 # Of these services a record without our magic bytes is published too, as it is.
 FOREIGN_WELCOME = frozenset({"message", "websocket"})
@@ -121,6 +130,11 @@ def _handler(service_type: str, settings: Any) -> Handler | None:
         return None
     handler = import_string(HANDLERS[service_type])
     return partial(handler, settings=settings) if settings is not None else handler
+
+
+def is_answer(service_type: str, asked: bytes, body: bytes | None) -> bool:
+    """Whether a received message is what one of ours, of the same service, asks for."""
+    return service_type not in ANSWERS or bool(import_string(ANSWERS[service_type])(asked, body))
 
 
 def on_failed(service_type: str) -> OnFailed | None:

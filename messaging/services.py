@@ -68,6 +68,12 @@ async def message_broadcast(
     return await outbox.accept_all(messages, claim=claim)
 
 
+def sent_amount_sat(message_id: UUID) -> int:
+    """What the message that was sent under this id carries; 0 if there is none any more."""
+    found = named(Direction.OUT, [message_id]).values_list("amount_msat", flat=True).first()
+    return (found or 0) // 1000
+
+
 def messages_pubkeys(ids: list[UUID]) -> list[dict[str, str]]:
     """To whom the messages that were sent under these ids go."""
     sent = named(Direction.OUT, ids).order_by("pk")

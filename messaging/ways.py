@@ -91,6 +91,16 @@ class Ways:
             return way
         return Estimate(parts=parts, hops=way.hops, fee_msat=parts * way.fee_msat, amount_msat=paid_msat)
 
+    async def postage_sat(self, pubkey: str, service: str) -> int:
+        """What a request carries that wants an answer: 1 sat, which the answer carries back, the fee of the way as it is
+        now, and 1 sat more. Who answers need not pay more than that; 2 sat when no way is known.
+        """
+        way = await self._carrier.survey(
+            await self._parcel(pubkey, service, self._carrier.safe_room_bytes, MIN_AMOUNT_MSAT)
+        )
+        fee_msat = 0 if isinstance(way, Outcome) else way.fee_msat
+        return 2 - (-fee_msat // 1000)
+
     async def announced(self, pubkey: str) -> bool:
         """Whether the recipient is known to take what the carrier brings. Raises LndError."""
         return await self._carrier.announced(bytes.fromhex(pubkey))

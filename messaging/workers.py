@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from lightning.client import LndClient
+from messaging.answers import AnswerTerms
 from messaging.clock import Clock
 from messaging.database import Database
 from messaging.events import Published
@@ -22,10 +23,10 @@ AGAIN_SECONDS = 5.0
 class WorkerContext:
     """What a worker works with.
 
-    `database.write` its steps; append events in them with `published`. Messages: stored as queued in a step, with
-    `cost_msat(bytes of the body, amount_msat)` as their cost_msat, and given to `send_stored` after the commit.
-    `messaging.outgoing.store_all` does the former. `clock.now()` is the time by which things end. `payer` pays invoices
-    (invoices.paying.Payer). `settings` are those of the service.
+    `database.write` its steps; append events in them with `published`. Messages: stored in a step by
+    `messaging.outgoing.store_all(messages, context)`, and those that it returns given to `send_stored` after the commit.
+    `await postage_sat(pubkey, service)` is what a message carries that wants an answer. `clock.now()` is the time by which
+    things end. `payer` pays invoices (invoices.paying.Payer). `settings` are those of the service.
     """
 
     database: Database
@@ -33,6 +34,8 @@ class WorkerContext:
     published: Published
     send_stored: Callable[[Iterable[Message]], None]
     cost_msat: Callable[[int, int], int]
+    answer_terms: AnswerTerms
+    postage_sat: Callable[[str, str], Awaitable[int]]
     client: LndClient
     payer: Any
     settings: Any

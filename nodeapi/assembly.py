@@ -93,6 +93,8 @@ def make_engine(
         max_fee_percent=config.lightning.max_fee_percent,
         max_amount_sat=config.lightning.max_amount_sat,
         daily_budget_sat=config.lightning.daily_budget_sat,
+        answers_allowance_sat=config.answers.allowance_sat,
+        unproven_hints_per_hour=config.answers.unproven_hints_per_hour,
         keep=make_keep(config),
     )
     registry = Registry(config.services, service_settings(config, lnd.info.identity_pubkey, lnd.network))

@@ -5,9 +5,10 @@ from typing import Any
 from uuid import UUID
 
 import grpc
+from django.db import Error as DatabaseError
 
 from lightning.client import LndError
-from messaging import services
+from messaging import answers, services
 from messaging.idempotency import Claim
 from nodeapi.checks import answered_before, require_running, require_sendable, require_spendable
 from nodeapi.errors import ApiError, invalid
@@ -91,11 +92,25 @@ async def list_messages(doors, **filters) -> dict[str, Any]:
     return {"messages": found}
 
 
+async def _answers(doors) -> dict[str, Any]:
+    """What answers to others may cost and have cost; nothing while the database is away, which keeps nobody from the rest."""
+    allowance_msat = doors.engine.answer_terms.allowance_msat
+    try:
+        budget = await doors.database.read(partial(answers.budget, allowance_msat))
+    except DatabaseError:
+        return {}
+    return {
+        "answers_limit_sat": budget.limit_msat // 1000,
+        "answers_used_sat": -(-budget.used_msat // 1000),
+    }
+
+
 async def get_info(doors) -> dict[str, Any]:
     """This node: its key, network, lnd, balances and services."""
     engine = doors.engine
     return {
         **engine.lnd.describe(),
+        **await _answers(doors),
         "pubkey": engine.own_pubkey.hex(),
         "version": engine.version,
         "last_seq": doors.hub.last_seq,

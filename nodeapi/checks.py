@@ -1,10 +1,14 @@
 """What a call is checked for before anything is stored. Each raises ApiError."""
 
+from functools import partial
 from typing import Any
+from uuid import UUID
 
 import grpc
 
+from messaging.database import Database
 from messaging.idempotency import Claim
+from messaging.services import sent_amount_sat
 from nodeapi.engine import Engine
 from nodeapi.errors import ApiError, invalid
 
@@ -55,6 +59,12 @@ async def answered_before(engine: Engine, claim: Claim | None) -> dict[str, Any]
     """
     accepted = await engine.outbox.answer(claim) if claim else None
     return {"id": str(accepted)} if accepted else None
+
+
+async def with_amount(database: Database, reply: dict[str, Any]) -> dict[str, Any]:
+    """The reply of a call that sends a request, with what the message of this id carries; the same when it is repeated."""
+    amount_sat = await database.read(partial(sent_amount_sat, UUID(reply["id"])))
+    return reply | {"amount_sat": amount_sat}
 
 
 def shown_sat(amount_msat: int) -> str:

@@ -12,6 +12,7 @@ from invoices.services import expenses_of_invoices, spent_on_invoices
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
 from messaging import metrics
+from messaging.answers import AnswerTerms
 from messaging.budget import Budget, expenses_of_messages, spent_on_messages
 from messaging.catchup import Walk
 from messaging.clock import Clock
@@ -43,8 +44,9 @@ OLD_PARTS_SECONDS = 600.0
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
     """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits
-    (the larger of the two holds); the most that one call may send, and all of them in 24 hours (None: no limit); how long
-    things are kept.
+    (the larger of the two holds); the most that one call may send, and all of them in 24 hours (None: no limit); by how
+    much answers to others may exceed what those have paid, and over how many hints that nobody knows to work they are sent
+    in an hour; how long things are kept.
     """
 
     bounds: Bounds
@@ -55,6 +57,8 @@ class EngineLimits:
     max_fee_percent: float
     max_amount_sat: int | None
     daily_budget_sat: int | None
+    answers_allowance_sat: int = 0
+    unproven_hints_per_hour: int = 0
     keep: retention.Keep
 
     @property
@@ -110,6 +114,13 @@ class Engine:
             hints=hints,
             own_hints=lambda: lnd.reply_hints,
             budget=self.budgets,
+            unproven_hints_per_hour=limits.unproven_hints_per_hour,
+        )
+        self.answer_terms = AnswerTerms(
+            fee_limit_msat=carrier.fee_limit_msat,
+            room_bytes=carrier.most_room_bytes,
+            own_hints=lambda: lnd.reply_hints,
+            allowance_msat=limits.answers_allowance_sat * 1000,
         )
         self.inbox = Inbox(
             database=database,
@@ -119,7 +130,7 @@ class Engine:
             published=self._waker.published,
             hints=hints,
             send_stored=self.outbox.send_stored,
-            cost_msat=self.outbox.ways.most_msat,
+            answer_terms=self.answer_terms,
             policies=limits.inbound,
             now_seconds=self._clock.now_seconds,
         )
@@ -184,6 +195,8 @@ class Engine:
             published=self.published,
             send_stored=self.outbox.send_stored,
             cost_msat=self.outbox.ways.most_msat,
+            answer_terms=self.answer_terms,
+            postage_sat=self.outbox.ways.postage_sat,
             client=self.client,
             payer=self.payer,
             settings=service.settings,

@@ -114,7 +114,7 @@ EXAMPLES = {
     "/websocket.Websocket/Send": Example(
         {"pubkey": PUBKEY, "data": "aGVsbG8=", "amount": "1"}, {"id": MESSAGE_ID}
     ),
-    "/federate.Federate/RequestFederate": Example({"pubkey": PUBKEY}, {"id": MESSAGE_ID}),
+    "/federate.Federate/RequestFederate": Example({"pubkey": PUBKEY}, {"id": MESSAGE_ID, "amountSat": "3"}),
     "/federate.Federate/LeaveFederation": Example({"pubkey": PUBKEY}, {"id": MESSAGE_ID}),
     "/federate.Federate/ListFederations": Example(
         {"state": "member", "limit": "10"},
@@ -174,12 +174,12 @@ EXAMPLES = {
             "settledAt": "",
         },
     ),
-    "/vpn.VPN/RequestQuote": Example({"pubkey": PUBKEY}, {"id": MESSAGE_ID}),
+    "/vpn.VPN/RequestQuote": Example({"pubkey": PUBKEY}, {"id": MESSAGE_ID, "amountSat": "3"}),
     "/vpn.VPN/AcceptContract": Example(
-        {"pubkey": PUBKEY, "nonce": NONCE, "price": "100"}, {"id": MESSAGE_ID}
+        {"pubkey": PUBKEY, "nonce": NONCE, "price": "100"}, {"id": MESSAGE_ID, "amountSat": "3"}
     ),
     "/vpn.VPN/RefreshContract": Example(
-        {"pubkey": PUBKEY, "nonce": NONCE, "price": "100"}, {"id": MESSAGE_ID}
+        {"pubkey": PUBKEY, "nonce": NONCE, "price": "100"}, {"id": MESSAGE_ID, "amountSat": "3"}
     ),
     "/vpn.VPN/ListLeases": Example(
         {"state": "active", "pubkey": PUBKEY, "limit": "10", "role": "bought"},

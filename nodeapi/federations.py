@@ -15,13 +15,15 @@ from nodeapi.checks import (
     require_running,
     require_sendable,
     require_spendable,
+    with_amount,
 )
 from nodeapi.errors import ApiError
 
 
 async def request_federate(doors, *, pubkey: str, claim: Claim | None) -> dict[str, Any]:
     """Asks another node to be federated with this one."""
-    return await _ask(doors, services.federation_request, pubkey, claim)
+    asked = await _ask(doors, services.federation_request, pubkey, claim)
+    return await with_amount(doors.database, asked)
 
 
 async def leave_federation(doors, *, pubkey: str, claim: Claim | None) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from nodeapi.checks import (
     require_permitted,
     require_running,
     require_spendable,
+    with_amount,
 )
 from nodeapi.errors import ApiError
 from vpn import services
@@ -78,9 +79,9 @@ async def _ask(
     require_running(engine, SERVICE)
     require_other_node(engine, pubkey)
     if answer := await answered_before(engine, claim):
-        return answer
+        return await with_amount(doors.database, answer)
     try:
-        return {"id": str(await ask(pubkey=pubkey, claim=claim))}
+        return await with_amount(doors.database, {"id": str(await ask(pubkey=pubkey, claim=claim))})
     except NotPossible as error:
         code = grpc.StatusCode.INVALID_ARGUMENT if error.invalid else grpc.StatusCode.FAILED_PRECONDITION
         raise ApiError(code, f"{error.field}: {error}") from None

@@ -13,10 +13,12 @@ class RequestFederateRequest(_message.Message):
     def __init__(self, pubkey: _Optional[str] = ...) -> None: ...
 
 class RequestFederateResponse(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "amount_sat")
     ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_SAT_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    amount_sat: int
+    def __init__(self, id: _Optional[str] = ..., amount_sat: _Optional[int] = ...) -> None: ...
 
 class LeaveFederationRequest(_message.Message):
     __slots__ = ("pubkey",)

@@ -13,10 +13,12 @@ class RequestQuoteRequest(_message.Message):
     def __init__(self, pubkey: _Optional[str] = ...) -> None: ...
 
 class RequestQuoteResponse(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "amount_sat")
     ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_SAT_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    amount_sat: int
+    def __init__(self, id: _Optional[str] = ..., amount_sat: _Optional[int] = ...) -> None: ...
 
 class AcceptContractRequest(_message.Message):
     __slots__ = ("pubkey", "nonce", "price")
@@ -29,10 +31,12 @@ class AcceptContractRequest(_message.Message):
     def __init__(self, pubkey: _Optional[str] = ..., nonce: _Optional[str] = ..., price: _Optional[str] = ...) -> None: ...
 
 class AcceptContractResponse(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "amount_sat")
     ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_SAT_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    amount_sat: int
+    def __init__(self, id: _Optional[str] = ..., amount_sat: _Optional[int] = ...) -> None: ...
 
 class RefreshContractRequest(_message.Message):
     __slots__ = ("pubkey", "nonce", "price")
@@ -45,10 +49,12 @@ class RefreshContractRequest(_message.Message):
     def __init__(self, pubkey: _Optional[str] = ..., nonce: _Optional[str] = ..., price: _Optional[str] = ...) -> None: ...
 
 class RefreshContractResponse(_message.Message):
-    __slots__ = ("id",)
+    __slots__ = ("id", "amount_sat")
     ID_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_SAT_FIELD_NUMBER: _ClassVar[int]
     id: str
-    def __init__(self, id: _Optional[str] = ...) -> None: ...
+    amount_sat: int
+    def __init__(self, id: _Optional[str] = ..., amount_sat: _Optional[int] = ...) -> None: ...
 
 class ListLeasesRequest(_message.Message):
     __slots__ = ("state", "pubkey", "limit", "role")

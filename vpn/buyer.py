@@ -20,7 +20,7 @@ from protos.lnrpc import lightning_pb2
 from vpn import buying, renewing
 from vpn.looking import each, look_forever
 from vpn.models import Purchase
-from vpn.settings import VpnSettings
+from vpn.settings import SERVICE, VpnSettings
 from vpn.states import PurchaseState
 from vpn.wireguard import WireGuard
 
@@ -64,7 +64,8 @@ class Buyer:
         now = self._context.clock.now()
         for lease in await self._context.database.read(partial(renewing.due, now, self._settings)):
             if await renewing.is_in_use(self._wireguard, lease, now):
-                await self._commit(partial(renewing.renew, lease, now, self._settings))
+                postage_sat = await self._context.postage_sat(lease.seller, SERVICE)
+                await self._commit(partial(renewing.renew, lease, now, self._settings, postage_sat))
 
     async def look(self) -> None:
         """Does what can be done now."""
@@ -83,7 +84,8 @@ class Buyer:
         elif purchase.state == PurchaseState.PAYING:
             await self._follow(purchase)
         elif purchase.ask_again_at and purchase.ask_again_at <= now:
-            await self._step(purchase, lambda row: buying.ask_again(row, now))
+            postage_sat = await self._context.postage_sat(purchase.seller, SERVICE)
+            await self._step(purchase, lambda row: buying.ask_again(row, now, postage_sat))
 
     async def _check(self, purchase: Purchase) -> None:
         """From an invoice to a payment that may begin, or to a refusal."""
@@ -170,9 +172,9 @@ class Buyer:
         def job() -> list[Message]:
             told = step()
             messages = [one for one in told if isinstance(one, Message)]
-            store_all(messages, self._context.cost_msat)
+            sending = store_all(messages, self._context)
             events.append([one for one in told if isinstance(one, Event)], published=self._context.published)
-            return messages
+            return sending
 
         self._context.send_stored(await self._context.database.write(job))
 

@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from invoices.services import payment_of
 from messaging import metrics
-from messaging.models import Event, Message
+from messaging.models import Event, Message, Origin
 from messaging.registry import Reaction
 from messaging.required import required
 from messaging.times import rfc3339_seconds
@@ -364,7 +364,7 @@ def refuse(purchase: Purchase, reason: str, text: str) -> Event | None:
     )
 
 
-def ask_again(purchase: Purchase, now: datetime) -> Message | Event:
+def ask_again(purchase: Purchase, now: datetime, postage_sat: int = 1) -> Message | Event:
     """The seller is asked for the lease, for as long as it can last."""
     if now >= _latest_end(purchase) + END_GRACE:
         told = _note(purchase, "no_lease", "it was paid, and the seller never told of the lease")
@@ -375,7 +375,9 @@ def ask_again(purchase: Purchase, now: datetime) -> Message | Event:
     pause = min(ASK_AGAIN_SECONDS * 2 ** min(purchase.asked_again, 10), LONGEST_ASK_SECONDS)
     purchase.ask_again_at = now + timedelta(seconds=pause)
     purchase.save()
-    return telling.message(bodies.LEASE_REQUEST, purchase.seller, for_seconds=pause, id=purchase.pk)
+    asking = telling.message(bodies.LEASE_REQUEST, purchase.seller, for_seconds=pause, id=purchase.pk)
+    asking.origin, asking.amount_msat = Origin.CALLER, postage_sat * 1000
+    return asking
 
 
 def _latest_end(purchase: Purchase) -> datetime:

@@ -2,6 +2,7 @@
 
 from messaging.json_bodies import Unreadable
 from messaging.models import Event, Message
+from messaging.peers import are_known
 from messaging.registry import Reaction
 from vpn import bodies, buying, selling
 from vpn.settings import VpnSettings
@@ -21,6 +22,13 @@ _FROM_SELLERS = {
     bodies.ENDED: buying.ended_received,
 }
 
+_ANSWERS = {
+    bodies.QUOTE_REQUEST: (bodies.QUOTE, bodies.REFUSAL),
+    bodies.CONTRACT: (bodies.INVOICE, bodies.LEASE, bodies.REFUSAL),
+    bodies.REFRESH: (bodies.INVOICE, bodies.LEASE, bodies.REFUSAL),
+    bodies.LEASE_REQUEST: (bodies.LEASE, bodies.REFUSAL),
+}
+
 
 def handle(message: Message, *, settings: VpnSettings) -> Reaction:
     try:
@@ -32,7 +40,19 @@ def handle(message: Message, *, settings: VpnSettings) -> Reaction:
     try:
         return _FROM_BUYERS[body["type"]](message, body, settings)
     except selling.Refused as refused:
+        if refused.reason == selling.CLOSED and not are_known([message.pubkey]):
+            # A shop that is not open says nothing to strangers: whatever they ask would only cost.
+            return Reaction(dropped=selling.CLOSED)
         return selling.refusal(message, refused, settings)
+
+
+def is_answer(asked: bytes, body: bytes | None) -> bool:
+    """Whether a message is what one of ours asks for."""
+    try:
+        answers = _ANSWERS.get(bodies.decode(asked)["type"], ())
+        return bool(answers) and (body is None or bodies.decode(body)["type"] in answers)
+    except Unreadable:
+        return False
 
 
 def failed(message: Message, cause: str) -> list[Event]:

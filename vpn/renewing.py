@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from django.db.models import Sum
 
-from messaging.models import Message
+from messaging.models import Message, Origin
 from messaging.outgoing import new_message
 from vpn import bodies, buying
 from vpn.models import Purchase, PurchasedLease
@@ -59,7 +59,7 @@ async def is_in_use(wireguard: WireGuard, lease: PurchasedLease, now: datetime) 
     return bool(peer and peer.latest_handshake and now - peer.latest_handshake <= IN_USE)
 
 
-def renew(lease: PurchasedLease, now: datetime, settings: VpnSettings) -> list[Message]:
+def renew(lease: PurchasedLease, now: datetime, settings: VpnSettings, postage_sat: int = 1) -> list[Message]:
     """As much time as was bought last, if the budget of renewals has room for it. Part of the caller's transaction."""
     lease = PurchasedLease.objects.get(pk=lease.pk)
     if lease.state == BoughtState.ENDED or not _is_due(lease, now):
@@ -73,7 +73,14 @@ def renew(lease: PurchasedLease, now: datetime, settings: VpnSettings) -> list[M
         )
         return []
     body = buying.asked_body(bodies.REFRESH, lease.nonce, price_sat, lease.public_key)
-    message = new_message(service=SERVICE, pubkey=lease.seller, body=body, expires_seconds=REQUEST_SECONDS)
+    message = new_message(
+        service=SERVICE,
+        pubkey=lease.seller,
+        body=body,
+        amount_sat=postage_sat,
+        expires_seconds=REQUEST_SECONDS,
+        origin=Origin.CALLER,
+    )
     buying.send_refresh(message, lease.nonce, str(price_sat), automatic=True)
     return [message]
 

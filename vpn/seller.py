@@ -376,9 +376,9 @@ class Seller:
     async def _commit(self, step: Callable[[], Told]) -> None:
         def job() -> list[Message]:
             messages, told = step()
-            store_all(messages, self._context.cost_msat)
+            sending = store_all(messages, self._context)
             events.append(told, published=self._context.published)
-            return messages
+            return sending
 
         self._context.send_stored(await self._context.database.write(job))
 

@@ -11,10 +11,11 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Count, Exists, Min, OuterRef, QuerySet
+from django.db.models import Count, Exists, Min, OuterRef, QuerySet, Sum
 from django.utils import timezone
 
-from messaging import metrics
+from messaging import metrics, peers
+from messaging.answers import paid_from, pay_in
 from messaging.models import Event, Message
 from messaging.registry import Reaction
 from messaging.required import required
@@ -41,8 +42,12 @@ from vpn.wgquick import Peering, peering_fields
 INVOICE_SECONDS = 120
 FINAL_CLTV_BLOCKS = 80
 MINUTE = timedelta(minutes=1)
-# Contracts of all buyers that wait for their payment.
+# Keys cost nothing, so what one buyer may do is bounded for all of them together too, and half of that is kept for known
+# peers: contracts and refreshes of all buyers that wait for their payment, and how many times as much as one of them all
+# may ask for in a minute.
 MAX_UNPAID = 1_000
+ALL_BUYERS = 10
+CLOSED = "closed"
 # However often it is refreshed, no lease ends later than this.
 FURTHEST_END = timedelta(days=10 * 366)
 # What this machine's clock and that of lnd may differ by.
@@ -64,7 +69,7 @@ class Refused(Exception):
 def quote_requested(message: Message, body: dict[str, Any], settings: VpnSettings) -> Reaction:
     _require_open(settings)
     now = timezone.now()
-    if _in_the_last_minute(Quote, message.pubkey, now) >= settings.quotes_per_minute:
+    if _asked_too_often(Quote, message.pubkey, now, settings):
         raise Refused("too_many", f"at most {settings.quotes_per_minute} quotes a minute; try again later")
     prices = settings.bounds(settings.price_sat)
     quote = Quote.objects.create(
@@ -100,7 +105,7 @@ def contract_received(message: Message, body: dict[str, Any], settings: VpnSetti
     _require_few_unpaid(message.pubkey, settings)
     if not Quote.objects.filter(pk=quote.pk, used_at=None).update(used_at=timezone.now()):
         raise Refused("used", "this quote was used")
-    _make_room()
+    _make_room(message.pubkey)
     lease = Lease(
         contract_id=message.message_id,
         buyer=message.pubkey,
@@ -129,6 +134,8 @@ def refresh_received(message: Message, body: dict[str, Any], settings: VpnSettin
         raise Refused("too_long", "the lease would last too long")
     if lease.terms.filter(state__in=OPEN_TERMS).count() >= settings.quotes_per_minute:
         raise Refused("busy", "too many refreshes of this lease wait for their payment")
+    if _waiting_refreshes(message.pubkey) >= _share_of(message.pubkey, MAX_UNPAID):
+        raise Refused("busy", "too many refreshes wait for their payment")
     _want_payment(lease, Term.Kind.REFRESH, message, price_sat, settings)
     return Reaction()
 
@@ -164,20 +171,40 @@ def refusal(message: Message, refused: Refused, settings: VpnSettings) -> Reacti
 
 def _count_answer(buyer: str, settings: VpnSettings) -> None:
     """Keys cost nothing but the payment; each answer costs this node as much. Raises Refused beyond the limit."""
-    if _in_the_last_minute(Answered, buyer, timezone.now()) >= settings.quotes_per_minute:
+    if _asked_too_often(Answered, buyer, timezone.now(), settings):
         raise Refused("too_many", "too many requests; try again later")
     Answered.objects.create(buyer=buyer)
 
 
-def _in_the_last_minute(model: type[Quote | Answered], buyer: str, now: datetime) -> int:
+def _asked_too_often(model: type[Quote | Answered], buyer: str, now: datetime, settings: VpnSettings) -> bool:
     """What is of the future was given while the clock was wrong, and would count for years."""
-    return model.objects.filter(buyer=buyer, created_at__gt=now - MINUTE, created_at__lte=now).count()
+    lately = model.objects.filter(created_at__gt=now - MINUTE, created_at__lte=now)
+    if lately.filter(buyer=buyer).count() >= settings.quotes_per_minute:
+        return True
+    most = ALL_BUYERS * settings.quotes_per_minute
+    if lately.count() >= most:
+        return True
+    return not peers.are_known([buyer]) and _of_strangers(lately).count() >= most // 2
+
+
+def _of_strangers(rows: QuerySet[Any]) -> QuerySet[Any]:
+    return rows.exclude(buyer__in=peers.known().values("pubkey"))
+
+
+def _share_of(buyer: str, most: int) -> int:
+    return most if peers.are_known([buyer]) else most // 2
+
+
+def _waiting_refreshes(buyer: str) -> int:
+    """Of all buyers or, for a stranger, of all strangers."""
+    waiting = Term.objects.filter(kind=Term.Kind.REFRESH, state__in=OPEN_TERMS)
+    return (waiting if peers.are_known([buyer]) else _of_strangers(waiting)).count()
 
 
 def _require_open(settings: VpnSettings) -> None:
     shop = Shop.objects.filter(pk=1).first()
     if shop is None or not shop.interface or shop.problem or settings.price_problem:
-        raise Refused("closed", "this node sells no VPN now")
+        raise Refused(CLOSED, "this node sells no VPN now")
 
 
 def _usable_quote(nonce: str, buyer: str) -> Quote:
@@ -201,11 +228,16 @@ def _require_few_unpaid(buyer: str, settings: VpnSettings) -> None:
         )
 
 
-def _make_room() -> None:
-    """Nobody keeps others from buying by contracts that are not paid: the oldest of who has the most gives way."""
+def _make_room(buyer: str) -> None:
+    """Nobody keeps others from buying by contracts that are not paid: the oldest of who has the most gives way, and
+    strangers' before those of known peers.
+    """
     unpaid = Lease.objects.filter(state=LeaseState.CONTRACTED)
-    if unpaid.count() < MAX_UNPAID:
+    strangers = _of_strangers(unpaid)
+    if unpaid.count() < MAX_UNPAID and (strangers.count() < MAX_UNPAID // 2 or peers.are_known([buyer])):
         return
+    if strangers.exists():
+        unpaid = strangers
     by_buyer = unpaid.values("buyer").annotate(contracts=Count("pk"), oldest=Min("pk"))
     greediest = required(by_buyer.order_by("-contracts", "oldest").first())
     term = Term.objects.select_related("lease").get(lease_id=greediest["oldest"], kind=Term.Kind.CONTRACT)
@@ -449,7 +481,16 @@ def _set_warning(lease: Lease, since: datetime) -> None:
 
 
 def _end_message(type: str, lease: Lease) -> Message:
-    return telling.message(type, lease.buyer, id=lease.contract_id, expires_at=lease.expires_at)
+    told = telling.message(type, lease.buyer, id=lease.contract_id, expires_at=lease.expires_at)
+    return _paid_from_lease(told, lease)
+
+
+def _paid_from_lease(message: Message, lease: Lease) -> Message:
+    """What a lease has cost its buyer pays for all that is told of it."""
+    account = f"vpn lease {lease.pk}"
+    paid_sat = lease.terms.filter(state=TermState.SETTLED).aggregate(sum=Sum("price_sat"))["sum"] or 0
+    pay_in(account, paid_sat * 1000)
+    return paid_from(message, account)
 
 
 def _end_event(type: str, lease: Lease) -> Event:
@@ -503,7 +544,7 @@ def tell_changes(settings: VpnSettings) -> list[Message]:
 
 def lease_message(term: Term, settings: VpnSettings, *, reply_to: UUID | None) -> Message:
     lease = term.lease
-    return telling.message(
+    told = telling.message(
         bodies.LEASE,
         lease.buyer,
         reply_to=reply_to,
@@ -514,6 +555,7 @@ def lease_message(term: Term, settings: VpnSettings, *, reply_to: UUID | None) -
         seconds=term.seconds,
         payment_hash=bytes(term.payment_hash).hex(),
     )
+    return _paid_from_lease(told, lease)
 
 
 def desired_peers() -> dict[str, frozenset[Network]]:

@@ -14,7 +14,7 @@ from django.utils import timezone
 
 from messaging.database import Database
 from messaging.idempotency import Claim
-from messaging.models import Message
+from messaging.models import Message, Origin
 from messaging.outbox import Outbox
 from messaging.outgoing import new_message
 from messaging.required import required
@@ -38,12 +38,7 @@ class NoFile(Exception):
 
 async def quote_request(*, outbox: Outbox, pubkey: str, claim: Claim | None) -> UUID:
     """The id of the request, once it is committed. Raises KeyReused and OverBudget."""
-    message = new_message(
-        service=SERVICE,
-        pubkey=pubkey,
-        body=bodies.encode(bodies.QUOTE_REQUEST),
-        expires_seconds=REQUEST_SECONDS,
-    )
+    message = await _request(outbox, pubkey, bodies.encode(bodies.QUOTE_REQUEST))
     return await _send(outbox, message, partial(buying.ask_quote, message), claim)
 
 
@@ -54,7 +49,7 @@ async def contract_accept(
     _, price_sat = await database.read(partial(buying.contract_of, pubkey, nonce, price))
     keys = new_key_pair()
     body = buying.asked_body(bodies.CONTRACT, nonce, price_sat, keys.public)
-    message = new_message(service=SERVICE, pubkey=pubkey, body=body, expires_seconds=REQUEST_SECONDS)
+    message = await _request(outbox, pubkey, body)
     return await _send(outbox, message, partial(buying.send_contract, message, nonce, price, keys), claim)
 
 
@@ -64,8 +59,20 @@ async def contract_refresh(
     """The id of the refresh. Raises NotPossible, KeyReused and OverBudget."""
     lease, price_sat = await database.read(partial(buying.refresh_of, pubkey, nonce, price))
     body = buying.asked_body(bodies.REFRESH, nonce, price_sat, lease.public_key)
-    message = new_message(service=SERVICE, pubkey=pubkey, body=body, expires_seconds=REQUEST_SECONDS)
+    message = await _request(outbox, pubkey, body)
     return await _send(outbox, message, partial(buying.send_refresh, message, nonce, price), claim)
+
+
+async def _request(outbox: Outbox, pubkey: str, body: bytes) -> Message:
+    """It carries what the answer costs."""
+    return new_message(
+        service=SERVICE,
+        pubkey=pubkey,
+        body=body,
+        amount_sat=await outbox.ways.postage_sat(pubkey, SERVICE),
+        expires_seconds=REQUEST_SECONDS,
+        origin=Origin.CALLER,
+    )
 
 
 async def _send(outbox: Outbox, message: Message, step: Callable[[], None], claim: Claim | None) -> UUID:

@@ -6,7 +6,7 @@ from datetime import timedelta
 
 from django.utils import timezone
 
-from messaging.models import Event, Message
+from messaging.models import Event, Message, Origin
 from messaging.required import required
 from vpn import selling
 from vpn.models import LeaseWish, Term
@@ -48,4 +48,6 @@ def _carry_out(wish: LeaseWish, settings: VpnSettings) -> list[Message]:
         raise ValueError("the lease would last too long")
     selling.extend(lease, wish.seconds, f"extended by the operator: {wish.seconds} s")
     term = lease.terms.get(kind=Term.Kind.CONTRACT)
-    return [selling.lease_message(term, settings, reply_to=None)]
+    told = selling.lease_message(term, settings, reply_to=None)
+    told.origin = Origin.CALLER
+    return [told]

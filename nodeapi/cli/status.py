@@ -57,6 +57,7 @@ class Status:
         facts.add_row("can send", _amount(info.spendable_sat))
         facts.add_row("can receive", _amount(info.receivable_sat))
         facts.add_row("messages", self._messages())
+        facts.add_row("answers", self._answers())
         facts.add_row("events", f"{info.last_seq:,}" if info.last_seq else "none yet")
         facts.add_row("federation", f"{len(self.members)} members" if self.members else "no members")
         facts.add_row("VPN leases", self._running_leases())
@@ -75,6 +76,11 @@ class Status:
             Text("keysend on", "good") if info.keysend else Text("keysend off", "bad"),
         ]
         return Text(", ").join([Text(terminal.safe(info.lnd_version) or "reachable"), *said])
+
+    def _answers(self) -> str:
+        """What was sent because others have written, in 24 hours."""
+        info = self.info
+        return f"{info.answers_used_sat:,} of {info.answers_limit_sat:,} sat that others have paid"
 
     def _messages(self) -> Text:
         counted = {state: messages for state, messages in self.under_way.items() if messages}

@@ -147,6 +147,8 @@ def _of_engine(engine: Engine, numbers: Numbers | None) -> Iterator[Metric]:
     )
     yield _gauge("impervious_outbox_in_flight", "Payments with messages under way.", depth.in_flight)
     yield from _of_budget(engine)
+    if numbers:
+        yield from _of_answers(engine, numbers)
     yield from _of_relay(engine)
     yield _counters(
         "impervious_records_dropped",
@@ -177,6 +179,14 @@ def _of_budget(engine: Engine) -> Iterator[Metric]:
     if budget.known_msat is not None:
         text = "Spent in 24 hours or reserved, as the budget knows it: never too little."
         yield _gauge("impervious_budget_used_msat", text, budget.known_msat)
+
+
+def _of_answers(engine: Engine, numbers: Numbers) -> Iterator[Metric]:
+    text = "What answers to others may cost: what those have paid in 24 hours, and inbound.answers.allowance_sat."
+    limit_msat = numbers.answers.limit_msat + engine.answer_terms.allowance_msat
+    yield _gauge("impervious_answers_limit_msat", text, limit_msat)
+    text = "What answers to others have cost in 24 hours, or may cost."
+    yield _gauge("impervious_answers_used_msat", text, numbers.answers.used_msat)
 
 
 def _of_relay(engine: Engine) -> Iterator[Metric]:

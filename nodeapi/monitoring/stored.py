@@ -11,6 +11,7 @@ from django.db.models import BooleanField, Count
 from django.db.models.expressions import RawSQL
 
 from messaging import events
+from messaging.answers import AnswerBudget, budget
 from messaging.models import UNFINISHED
 from messaging.policy import refused_totals
 from vpn.models import Lease, PurchasedLease
@@ -22,12 +23,13 @@ MOST_UNFINISHED = 10_000
 @dataclass(frozen=True)
 class Numbers:
     """Unfinished messages and what they may cost (msat) by service and state; leases by direction and state;
-    what the inbound policy has refused, by service and cause; the ends of the event log; bytes of the database.
+    what the inbound policy has refused, by service and cause; what answers cost of what others have paid; the ends of the event log; bytes of the database.
     """
 
     unfinished: dict[tuple[str, str], tuple[int, int]]
     leases: dict[tuple[str, str], int]
     refused: dict[tuple[str, str], int]
+    answers: AnswerBudget
     first_seq: int
     last_seq: int
     database_bytes: int
@@ -40,6 +42,7 @@ def read_numbers(file: Path | None) -> Numbers:
         unfinished=_unfinished(),
         leases=_leases(),
         refused=refused_totals(),
+        answers=budget(0),
         first_seq=first_seq,
         last_seq=last_seq,
         database_bytes=_file_bytes(file) if file else _server_bytes(),

@@ -14,9 +14,20 @@ import orjson
 from django.db import models
 
 from invoices.models import InvoicePayment
+from messaging.answers import AnswerTerms
 from messaging.clock import Clock
 from messaging.database import Database
-from messaging.models import Attempt, Direction, Event, IdempotencyKey, Message, Peer, State
+from messaging.models import (
+    Account,
+    Attempt,
+    Direction,
+    Event,
+    IdempotencyKey,
+    Income,
+    Message,
+    Peer,
+    State,
+)
 from messaging.workers import WorkerContext
 from tests.support.fake_lnd import FakeLnd
 from vpn import bodies
@@ -45,6 +56,8 @@ SERVER_KEY = new_key_pair().public
 INTERFACE = "wg0"
 # Of 3600 sat an hour one buys a second.
 PRICE_SAT = 3600
+POSTAGE_SAT = 3
+FEE_LIMIT_MSAT = 10_000
 # Those that protect others come after them.
 TABLES: tuple[type[models.Model], ...] = (
     LeaseWish,
@@ -66,6 +79,8 @@ TABLES: tuple[type[models.Model], ...] = (
     Event,
     Peer,
     IdempotencyKey,
+    Account,
+    Income,
 )
 
 
@@ -108,7 +123,7 @@ def received(
         service=SERVICE,
         reply_to=reply_to,
         body=bodies.encode(type, **fields),
-        amount_msat=1000,
+        amount_msat=POSTAGE_SAT * 1000,
         state=State.RECEIVED,
     )
 
@@ -194,6 +209,10 @@ class Side:
         return taken
 
 
+async def _postage_sat(pubkey: str, service: str) -> int:
+    return POSTAGE_SAT
+
+
 def make_side(
     database: Database, lnd: FakeLnd, settings: VpnSettings, clock: SetClock, payer: Any = None
 ) -> Side:
@@ -205,6 +224,8 @@ def make_side(
         published=published.extend,
         send_stored=sent.extend,
         cost_msat=lambda size, amount_msat: amount_msat,
+        answer_terms=AnswerTerms(fee_limit_msat=lambda amount_msat: FEE_LIMIT_MSAT),
+        postage_sat=_postage_sat,
         client=lnd,
         payer=payer,
         settings=settings,

@@ -34,6 +34,8 @@ RECORD_NUMBER = SERVICES["vpn"]
 GUARD_SECONDS = 600
 SERVER_IP = "192.0.2.1"
 PRICE_SAT = 3_600
+# What a stranger's messages carry, which pays for the answers.
+POSTAGE_SAT = 3
 
 
 class Shop:
@@ -216,7 +218,7 @@ class Stranger:
 
     async def _say(self, to: str, message_id: UUID, reply_to: str, body: bytes) -> None:
         fields = {"reply_to": UUID(reply_to).bytes} if reply_to else {}
-        content = packet(item(body, id=message_id.bytes, **fields))
+        content = packet(item(body, id=message_id.bytes, amount_msat=POSTAGE_SAT * 1000, **fields))
         signed = b"impervious packet 1" + bytes.fromhex(to) + RECORD_NUMBER.to_bytes(8, "big") + content
         async with BareClient(self.lnd) as client:
             reply = await client.lightning.SignMessage(lightning_pb2.SignMessageRequest(msg=signed))
@@ -226,7 +228,7 @@ class Stranger:
                 + signature.compact_from_zbase32(reply.signature)
                 + content
             )
-            payment = await client.keysend(to, {RECORD_NUMBER: record})
+            payment = await client.keysend(to, {RECORD_NUMBER: record}, amount_sat=POSTAGE_SAT)
             assert payment.status == lightning_pb2.Payment.SUCCEEDED
 
     def invoice(self, amount_sat: int, final_cltv_blocks: int = 0) -> str:

@@ -255,6 +255,13 @@ def test_full(network, alice, tmp_path):
         bob,
     ):
         join(carol, bob)
+        # It says so to those that it knows, and nothing to strangers.
+        assert alice.ended(ask(alice, carol))["state"] == "settled"
+        carol.wait_until(
+            lambda: 'reason="full",service="federate"} 1.0' in carol.get("/metrics").body.decode()
+        )
+        assert (state(alice, carol), state(carol, alice)) == ("requested", "")
+        mark(carol, alice)
         with WebsocketStream(alice) as at_alice:
             request_id = ask(alice, carol)
             refused = at_alice.until(of_type("refuse"))[-1]

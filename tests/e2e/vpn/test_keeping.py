@@ -19,7 +19,7 @@ from tests.support.machines import LISTEN_PORT, PATH, Client
 from tests.support.networks import Network
 from tests.support.nodes import Node
 from tests.support.records import item, packet, sealed
-from tests.support.streams import WebsocketStream
+from tests.support.streams import WebsocketStream, send
 from tests.support.vpn_market import (
     CONTRACT,
     RECORD_NUMBER,
@@ -225,6 +225,8 @@ def test_buyers_are_told_when_the_tunnel_is_found_elsewhere(market, shop):
 def test_a_price_of_nothing_sells_nothing(market, shop):
     seller, buyer = market
     lease = buy(buyer, seller, 3_000)
+    # To strangers a closed shop says nothing.
+    seller.ended(send(seller, buyer))
     seller.stop()
     seller.configure(shop.config(price=0))
     seller.start()

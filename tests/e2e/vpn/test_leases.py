@@ -314,6 +314,8 @@ def test_bodies_that_cannot_be_read_are_dropped(market, mallory):
 def test_a_node_without_an_interface_sells_nothing(market, lnds):
     _, buyer = market
     seller, _ = market
+    # To strangers it would say nothing.
+    ask_quote(buyer, seller)
     with WebsocketStream(seller) as stream:
         request_id = post(seller, QUOTE, pubkey=buyer.pubkey)
         assert told(answer(stream, request_id))["reason"] == "closed"

@@ -49,8 +49,53 @@ def test_one_stranger_is_answered_so_often():
 
 
 def test_all_strangers_together_are_answered_so_often():
-    answered = sum(len(ask(f"02{number:064x}", SETTINGS).answers) for number in range(320))
-    assert answered == 300
+    settings = replace(SETTINGS, max_members=1_000)
+    Peer.objects.create(pubkey=PUBKEY, written_to=True)
+    answered = sum(len(ask(f"02{number:064x}", settings).answers) for number in range(320))
+    assert answered == steps.MAX_STEPS_AN_HOUR // 2
+    # The other half is kept for known peers.
+    assert ask(PUBKEY, settings).answers
+
+
+@pytest.mark.parametrize("accept", ["auto", "known", "manual"])
+def test_full_federation_answers_no_stranger(accept):
+    settings = replace(SETTINGS, max_members=1, accept=accept)
+    Federation.objects.create(pubkey="02" + "ee" * 32, state="member")
+    reaction = ask(PUBKEY, settings)
+    assert (reaction.answers, reaction.events, reaction.dropped) == ([], [], steps.FULL)
+    assert not Federation.objects.filter(pubkey=PUBKEY).exists()
+    Peer.objects.create(pubkey=PUBKEY, written_to=True)
+    assert ask(PUBKEY, settings).answers
+
+
+def test_requests_of_strangers_that_wait_leave_half_of_the_room_to_known_peers():
+    settings = replace(SETTINGS, max_members=4, accept="manual")
+    Peer.objects.create(pubkey=PUBKEY, written_to=True)
+    dropped = [ask(f"02{number:064x}", settings).dropped for number in range(3)]
+    assert dropped == ["", "", steps.FULL]
+    assert ask(PUBKEY, settings).dropped == ""
+    assert Federation.objects.filter(state="received").count() == 3
+
+
+@pytest.mark.parametrize(
+    ("asked", "body", "is_one"),
+    [
+        (bodies.REQUEST, bodies.ACCEPT, True),
+        (bodies.REQUEST, bodies.REFUSE, True),
+        (bodies.REQUEST, None, True),
+        (bodies.REQUEST, bodies.REQUEST, False),
+        (bodies.REQUEST, bodies.LEAVE, False),
+        (bodies.LEAVE, bodies.ACCEPT, False),
+        (bodies.ACCEPT, bodies.REFUSE, False),
+    ],
+)
+def test_only_a_request_asks_and_only_its_answers_answer(asked, body, is_one):
+    made = {
+        type: bodies.encode(bodies.Body(type=type, imp_id="x", ttl=60, expires_at=2_000_000_000))
+        for type in bodies.TYPES
+    }
+    assert handlers.is_answer(made[asked], made.get(body)) == is_one
+    assert not handlers.is_answer(b"no json", made.get(body))
 
 
 def test_a_marked_peer_is_always_answered():

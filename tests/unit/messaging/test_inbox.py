@@ -8,6 +8,7 @@ from coincurve import PrivateKey
 
 from lightning.hints import HopHint
 from messaging import hints, peers
+from messaging.answers import AnswerTerms
 from messaging.database import Database
 from messaging.hints import HintBook
 from messaging.inbox import Inbox
@@ -59,7 +60,7 @@ def test_answers_are_sent_though_the_walk_that_stored_them_has_ended():
             published=lambda events: None,
             hints=HintBook(database),
             send_stored=sent.extend,
-            cost_msat=lambda size_bytes, amount_msat: amount_msat,
+            answer_terms=AnswerTerms(),
             policies={},
             now_seconds=lambda: 0.0,
         )

@@ -17,7 +17,7 @@ from hypothesis.stateful import Bundle as Names
 from hypothesis.stateful import RuleBasedStateMachine, consumes, invariant, multiple, rule
 
 from messaging import ledger
-from messaging.models import UNFINISHED, Attempt, Division, Event, Message, Part, State
+from messaging.models import UNFINISHED, Attempt, Division, Event, Message, Origin, Part, State
 from messaging.outgoing import new_message
 from messaging.packing import divide
 from messaging.traffic import WHOLE, Key
@@ -51,6 +51,9 @@ class Carrier:
     def name_of(self, secret: bytes) -> bytes:
         return bytes(reversed(secret))
 
+    def fee_limit_msat(self, amount_msat: int) -> int:
+        return 10_000
+
 
 PAYER = ledger.Payer(pubkey="02" + "aa" * 32, carrier=Carrier(), hints=lambda: ())
 
@@ -75,7 +78,8 @@ class Lives(RuleBasedStateMachine):
     )
     def accept(self, count, pubkey, size, late):
         messages = [
-            new_message(service="message", pubkey=pubkey, body=os.urandom(size)) for _ in range(count)
+            new_message(service="message", pubkey=pubkey, body=os.urandom(size), origin=Origin.CALLER)
+            for _ in range(count)
         ]
         for message in messages:
             if late:

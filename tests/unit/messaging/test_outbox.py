@@ -1,18 +1,33 @@
 """The outbox with what goes wrong beside it: callers that leave, a database or an lnd that is away for a moment."""
 
 import asyncio
+from collections import Counter
 from functools import partial
 
 import pytest
 from django.db import OperationalError
 
 from lightning.carrier import Outcome, Shipment, Verdict
-from messaging import hints, outbox
+from lightning.client import LndError, Trouble
+from lightning.hints import HopHint
+from messaging import hints, outbox, peers, reach
+from messaging.answer_queue import MAX_IN_FLIGHT
+from messaging.answers import ATTEMPTS, ATTEMPTS_OF_KNOWN
 from messaging.budget import Budget, OverBudget, spent_on_messages
 from messaging.database import Database
 from messaging.models import Message, State
 from messaging.outgoing import new_message
-from tests.support.outboxes import PUBKEY, Courier, empty_database, make_outbox, run, running, until
+from tests.support.outboxes import (
+    OTHER_PUBKEY,
+    OWN_PUBKEY,
+    PUBKEY,
+    Courier,
+    empty_database,
+    make_outbox,
+    run,
+    running,
+    until,
+)
 
 EXPIRES_SECONDS = 1
 
@@ -135,4 +150,194 @@ def test_what_lnd_has_not_heard_of_in_time_is_not_sent_again(monkeypatch, pays, 
         assert len(carrier.shipped) == 1
         await database.close()
 
+    run(test())
+
+
+# unasked messages
+
+
+class Holding(Courier):
+    """It holds what it is sent until it is let go, and counts how often it tries."""
+
+    def __init__(self, *, end: Verdict = Verdict.SETTLED, unknown: tuple[str, ...] = ()):
+        super().__init__()
+        self.go_on = asyncio.Event()
+        self._end = end
+        self._unknown = unknown
+
+    async def exists(self, destination: bytes) -> bool:
+        return destination.hex() not in self._unknown
+
+    async def send(self, shipment: Shipment) -> Outcome:
+        self.shipped.append(shipment)
+        await self.go_on.wait()
+        return Outcome(verdict=self._end, cause="no way now")
+
+
+def unasked(count: int, *, pubkey: str = PUBKEY, known: bool = False) -> list[Message]:
+    """Answers that are stored and wait, with a fee limit of their own."""
+    made = [new_message(service="message", pubkey=pubkey, body=b"!") for _ in range(count)]
+    for message in made:
+        message.fee_limit_msat = 1_500
+        message.max_attempts = ATTEMPTS_OF_KNOWN if known else ATTEMPTS
+    return insert(made)
+
+
+def insert(messages: list[Message]) -> list[Message]:
+    Message.objects.bulk_create(messages)
+    return list(Message.objects.filter(message_id__in=[message.message_id for message in messages]))
+
+
+async def until_shipped(carrier: Courier, count: int) -> None:
+    while len(carrier.shipped) < count:
+        await asyncio.sleep(0.01)
+
+
+def test_receivers_that_hold_answers_hold_few_and_nothing_else():
+    """Half of the lane is kept for known peers, and what is asked for here goes on."""
+
+    async def test() -> None:
+        database, carrier = Database(), Holding()
+        box = make_outbox(database, carrier)
+        async with running(box):
+            box.send_stored(await database.write(lambda: unasked(20)))
+            await until_shipped(carrier, MAX_IN_FLIGHT // 2)
+            box.send_stored(await database.write(lambda: unasked(20, pubkey=OTHER_PUBKEY, known=True)))
+            await until_shipped(carrier, MAX_IN_FLIGHT)
+            calling = asyncio.create_task(accept(box))
+            await until_shipped(carrier, MAX_IN_FLIGHT + 1)
+            await calling
+            assert box.depth.in_flight == MAX_IN_FLIGHT + 1
+            destinations = Counter(shipment.destination.hex() for shipment in carrier.shipped)
+            assert destinations == {PUBKEY: MAX_IN_FLIGHT // 2 + 1, OTHER_PUBKEY: MAX_IN_FLIGHT // 2}
+            carrier.go_on.set()
+            await until(database, partial(all_are, State.SETTLED))
+        assert len(carrier.shipped) == 41
+        await database.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize(("known", "attempts"), [(False, 1), (True, 2)])
+def test_answer_that_does_not_get_there_is_tried_so_often(known, attempts):
+    async def test() -> None:
+        database, carrier = Database(), Holding(end=Verdict.PASSING)
+        carrier.go_on.set()
+        box = make_outbox(database, carrier)
+        async with running(box):
+            box.send_stored(await database.write(lambda: unasked(1, known=known)))
+            await until(database, partial(all_are, State.FAILED))
+        message = await database.read(Message.objects.get)
+        assert (len(carrier.shipped), message.attempts) == (attempts, attempts)
+        assert (message.error, message.cost_msat) == ("no way now", 0)
+        await database.close()
+
+    run(test())
+
+
+def test_fee_limit_of_an_answer_is_that_of_its_payment_and_stays_so_after_a_restart():
+    class Lost(Remembering):
+        """What it was sent first it has never heard of."""
+
+        async def exists(self, destination: bytes) -> bool:
+            return True
+
+        async def send(self, shipment: Shipment) -> Outcome:
+            self.shipped.append(shipment)
+            if len(self.shipped) == 1:
+                await asyncio.Event().wait()
+            return Outcome(verdict=Verdict.SETTLED)
+
+        async def outcome(self, secret: bytes) -> Outcome:
+            return Outcome(verdict=Verdict.NEVER_SENT)
+
+        def fee_limit_msat(self, amount_msat: int) -> int:
+            return 10_000
+
+    async def test() -> None:
+        database, carrier = Database(), Lost()
+        async with running(box := make_outbox(database, carrier)):
+            box.send_stored(await database.write(lambda: unasked(1)))
+            await until_shipped(carrier, 1)
+        async with running(make_outbox(database, carrier)):
+            await until(database, partial(all_are, State.SETTLED))
+        first, again = carrier.shipped
+        assert first == again
+        assert first.fee_limit_msat == 1_500
+        await database.close()
+
+    run(test())
+
+
+def test_answers_that_wait_are_sent_after_a_restart():
+    async def test() -> None:
+        database, carrier = Database(), Holding()
+        carrier.go_on.set()
+        await database.write(lambda: unasked(3))
+        async with running(make_outbox(database, carrier)):
+            await until(database, partial(all_are, State.SETTLED))
+        assert len(carrier.shipped) == 3
+        await database.close()
+
+    run(test())
+
+
+def test_nothing_is_sent_to_a_key_that_no_node_has():
+    async def test() -> None:
+        database, carrier = Database(), Holding(unknown=(PUBKEY,))
+        async with running(box := make_outbox(database, carrier)):
+            box.send_stored(await database.write(lambda: unasked(2)))
+            await until(database, partial(all_are, State.FAILED))
+        assert carrier.shipped == []
+        message = await database.read(Message.objects.first)
+        assert message.error == reach.CAUSES[reach.UNKNOWN_NODE]
+        await database.close()
+
+    run(test())
+
+
+def test_answers_wait_while_lnd_says_nothing_of_their_nodes(monkeypatch):
+    monkeypatch.setattr(outbox, "UNKNOWN_RETRY_SECONDS", 0.05)
+
+    class Away(Holding):
+        asked = 0
+
+        async def exists(self, destination: bytes) -> bool:
+            self.asked += 1
+            if self.asked < 3:
+                raise LndError(Trouble.AWAY, "away")
+            return True
+
+    async def test() -> None:
+        database, carrier = Database(), Away()
+        carrier.go_on.set()
+        async with running(box := make_outbox(database, carrier)):
+            box.send_stored(await database.write(lambda: unasked(1)))
+            await until(database, partial(all_are, State.SETTLED))
+        assert len(carrier.shipped) == 1
+        await database.close()
+
+    run(test())
+
+
+def test_hint_that_a_payment_got_there_with_is_known_to_work():
+    hint = HopHint(node_id=OWN_PUBKEY, chan_id=7, fee_base_msat=1, fee_ppm=1, cltv_delta=40)
+
+    def learn() -> None:
+        peers.touch([PUBKEY])
+        hints.store(PUBKEY, (hint,))
+
+    def proven() -> bool:
+        return reach.is_proven(PUBKEY, (hint,))
+
+    async def test() -> None:
+        database, carrier = Database(), Courier()
+        await database.write(learn)
+        assert not await database.read(proven)
+        async with running(box := make_outbox(database, carrier)):
+            await accept(box)
+            await until(database, proven)
+        await database.close()
+
+    peers._touched_at.clear()
     run(test())

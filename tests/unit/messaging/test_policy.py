@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from messaging import peers, policy
+from messaging.answers import AnswerTerms
 from messaging.envelope import ItemPart
 from messaging.inbox import Arrival, store_arrivals
 from messaging.joining import Arrived, Bounds, forget_old
@@ -23,6 +24,7 @@ from messaging.models import (
     InboundPolicy,
     InboundUse,
     Message,
+    Origin,
     Peer,
     ReceivedHtlc,
     ReceivedPart,
@@ -129,7 +131,7 @@ def take(*arrivals: Arrival, rules: Rules = NO_LIMITS, now: float = NOON) -> Cou
             registry=REGISTRY,
             bounds=BOUNDS,
             published=lambda events: None,
-            cost_msat=lambda size, amount: 0,
+            answer_terms=AnswerTerms(),
             policies={"message": rules, "websocket": Rules()},
             now_seconds=now,
         )
@@ -144,16 +146,19 @@ def told() -> list[bytes]:
     return events
 
 
-def ask(pubkey: str, service: str = "message") -> UUID:
+def ask(
+    pubkey: str, service: str = "message", *, origin: Origin | None = Origin.CALLER, body: bytes = b"?"
+) -> UUID:
     """A message of ours."""
     message = Message.objects.create(
         message_id=uuid4(),
         direction=Direction.OUT,
         pubkey=pubkey,
         service=service,
-        body=b"?",
+        body=body,
         amount_msat=1_000,
         state=State.SETTLED,
+        origin=origin,
     )
     return message.message_id
 
@@ -242,12 +247,60 @@ def test_answers_to_our_messages_pass_but_not_of_blocked_peers():
 
 
 def test_so_many_answers_pass_and_no_more():
-    ours = ask(STRANGER)
+    asked = [ask(STRANGER) for _ in range(30)]
     rules = Rules(min_amount_sat=1_000)
     for _ in range(4):
-        take(*(arrival(reply_to=ours) for _ in range(30)), rules=rules)
+        take(*(arrival(reply_to=ours) for ours in asked), rules=rules)
     assert len(told()) == policy.MAX_FREE_ANSWERS
     assert refused_totals() == {("message", "amount"): 120 - policy.MAX_FREE_ANSWERS}
+
+
+@pytest.mark.parametrize("batches", [1, 3])
+def test_one_message_lets_few_answers_in(batches):
+    ours, rules = ask(STRANGER), Rules(min_amount_sat=1_000)
+    for _ in range(batches):
+        take(*(arrival(reply_to=ours) for _ in range(30)), rules=rules)
+    take(*parts(reply_to=ours), rules=rules)
+    assert len(told()) == policy.MAX_FREE_ANSWERS_TO_ONE
+    refused = 30 * batches - policy.MAX_FREE_ANSWERS_TO_ONE + 1
+    assert refused_totals() == {("message", "amount"): refused}
+    # Who pays the price answers as often as it likes.
+    take(*(arrival(reply_to=ours, sat=1_000) for _ in range(10)), rules=rules)
+    assert len(told()) == policy.MAX_FREE_ANSWERS_TO_ONE + 10
+
+
+@pytest.mark.parametrize("origin", [Origin.ANSWER, Origin.SALE])
+def test_what_this_node_was_made_to_say_lets_nothing_in(origin):
+    """Else one paid message would bring a refusal, and its id everything else for nothing."""
+    ours = ask(STRANGER, origin=origin)
+    take(arrival(reply_to=ours), rules=Rules(min_amount_sat=30))
+    take(*parts(reply_to=ours, sat=1), rules=Rules(min_amount_sat=30))
+    assert (told(), refused_totals()) == ([], {("message", "amount"): 2})
+
+
+@pytest.mark.parametrize(
+    ("service", "question", "answer", "passes"),
+    [
+        ("vpn", b'{"type": "quote_request"}', b'{"type": "refusal", "reason": "full"}', True),
+        ("vpn", b'{"type": "quote_request"}', b'{"type": "quote_request"}', False),
+        ("vpn", b'{"type": "refusal", "reason": "full"}', b'{"type": "refusal", "reason": "full"}', False),
+        ("federate", b'{"type": "request", "ttl": 60}', b'{"type": "refuse"}', True),
+        ("federate", b'{"type": "request", "ttl": 60}', b'{"type": "leave"}', False),
+        ("federate", b'{"type": "leave"}', b'{"type": "refuse"}', False),
+    ],
+)
+def test_only_what_was_asked_for_passes(service, question, answer, passes):
+    ours = ask(STRANGER, service, body=question)
+    item = policy.Item(
+        sender=STRANGER,
+        service=service,
+        reply_to=ours,
+        amount_msat=1_000,
+        size_bytes=len(answer),
+        body=answer,
+    )
+    judge = policy.Judge({service: Rules(min_amount_sat=30)}, [item], NOON)
+    assert judge.admits(item) == passes
 
 
 def test_long_message_pays_what_its_parts_pay():

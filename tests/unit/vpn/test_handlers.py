@@ -6,7 +6,7 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from messaging.models import Message
+from messaging.models import Message, Peer
 from tests.support.vpn_deals import (
     BUYER,
     SELLER,
@@ -54,6 +54,7 @@ def test_quote_and_contract_pass_between_both_sides():
 
 
 def test_refusal_is_an_answer_that_the_other_side_understands():
+    Peer.objects.create(pubkey=BUYER, marked=True)
     request = out(bodies.QUOTE_REQUEST)
     buying.ask_quote(request)
     (refusal,) = handle(forwarded(request, BUYER)).answers
@@ -61,6 +62,16 @@ def test_refusal_is_an_answer_that_the_other_side_understands():
     assert Answered.objects.count() == 1
     (event,) = handle(forwarded(refusal, SELLER)).events
     assert (told(event)["reason"], event.message_id) == ("closed", request.message_id)
+
+
+@pytest.mark.parametrize("type", [bodies.QUOTE_REQUEST, bodies.CONTRACT])
+def test_closed_shop_answers_no_stranger(type):
+    """Whatever a stranger asks for, and however often, makes no answer and no row."""
+    fields = {"nonce": "n", "price": "600", "pubkey": new_key_pair().public}
+    for _ in range(3):
+        reaction = handle(received(type, **(fields if type == bodies.CONTRACT else {})))
+        assert (reaction.answers, reaction.events, reaction.dropped) == ([], [], "closed")
+    assert not Answered.objects.exists()
 
 
 @pytest.mark.parametrize(
@@ -71,6 +82,7 @@ def test_whatever_buyers_ask_for_is_refused_until_there_are_too_many(type):
         bodies.QUOTE_REQUEST: {},
         bodies.LEASE_REQUEST: {"id": uuid4()},
     }.get(type, {"nonce": "unknown", "price": "600", "pubkey": new_key_pair().public})
+    Peer.objects.create(pubkey=BUYER, marked=True)
     settings = vpn_settings(quotes_per_minute=1)
     assert handle(received(type, **fields), settings).answers
     reaction = handle(received(type, **fields), settings)
@@ -115,6 +127,34 @@ def test_whatever_buyers_ask_for_is_refused_until_there_are_too_many(type):
 def test_what_sellers_say_unasked_is_counted_and_not_answered(type, fields, reason):
     reaction = handle(received(type, sender=SELLER, **fields))
     assert (reaction.answers, reaction.events, reaction.dropped) == ([], [], reason)
+
+
+ASKING = {
+    bodies.QUOTE_REQUEST: {},
+    bodies.CONTRACT: {"nonce": "n", "price": "600", "pubkey": "x"},
+    bodies.LEASE_REQUEST: {"id": uuid4()},
+    bodies.REFUSAL: {"reason": "full"},
+    bodies.ENDED: {"id": uuid4(), "expires_at": timezone.now()},
+}
+
+
+@pytest.mark.parametrize(
+    ("asked", "body", "is_one"),
+    [
+        (bodies.QUOTE_REQUEST, bodies.REFUSAL, True),
+        (bodies.QUOTE_REQUEST, None, True),
+        (bodies.CONTRACT, bodies.REFUSAL, True),
+        (bodies.LEASE_REQUEST, bodies.REFUSAL, True),
+        (bodies.QUOTE_REQUEST, bodies.CONTRACT, False),
+        (bodies.CONTRACT, bodies.QUOTE_REQUEST, False),
+        (bodies.CONTRACT, bodies.ENDED, False),
+        (bodies.REFUSAL, bodies.REFUSAL, False),
+        (bodies.ENDED, None, False),
+    ],
+)
+def test_only_what_asks_has_answers_and_only_those_of_its_type(asked, body, is_one):
+    answer = bodies.encode(body, **ASKING[body]) if body else None
+    assert handlers.is_answer(bodies.encode(asked, **ASKING[asked]), answer) == is_one
 
 
 @pytest.mark.parametrize(

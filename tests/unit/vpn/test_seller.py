@@ -16,13 +16,16 @@ from django.utils import timezone
 
 from lightning.client import LndError
 from lightning.rpcs import Rpc
+from messaging import answers
 from messaging.database import Database
+from messaging.models import Message
 from protos.lnrpc import lightning_pb2
 from tests.support.fake_lnd import connected
 from tests.support.fake_wireguard import FakePeer, FakeWireGuard
 from tests.support.lnd_cases import send_request
 from tests.support.vpn_deals import (
     BUYER,
+    FEE_LIMIT_MSAT,
     GUARD_SECONDS,
     INTERFACE,
     SERVER_KEY,
@@ -51,6 +54,13 @@ Invoice, Payment = lightning_pb2.Invoice, lightning_pb2.Payment
 SECONDS = 6_000
 # Longer than any test takes: lnd tells the wall clock's time, workers go by that of the test.
 SPARE_SECONDS = 150
+
+
+def _has_paid_for_two_answers(message: Message) -> None:
+    """Nothing here delivers the first one, which would give back what it did not cost."""
+    message.amount_msat = 2 * (1_000 + FEE_LIMIT_MSAT)
+    message.save()
+    answers.note_income(message.amount_msat)
 
 
 class Sale:
@@ -114,6 +124,7 @@ class Sale:
                 "price": price,
                 "pubkey": wg_key or new_key_pair().public,
             }
+            _has_paid_for_two_answers(message)
             selling.contract_received(message, body, self.side.settings)
             return Term.objects.select_related("lease").get(contract_id=message.message_id)
 
@@ -123,6 +134,7 @@ class Sale:
         def step() -> Term:
             message = received(bodies.REFRESH)
             body = {"nonce": lease.nonce, "price": price, "pubkey": lease.wg_key}
+            _has_paid_for_two_answers(message)
             selling.refresh_received(message, body, self.side.settings)
             return Term.objects.get(contract_id=message.message_id)
 

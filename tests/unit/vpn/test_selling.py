@@ -8,6 +8,7 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
+from messaging.models import Peer
 from messaging.transitions import NoSuchWay
 from tests.support.vpn_deals import (
     BUYER,
@@ -245,12 +246,55 @@ def test_contracts_that_wait_for_their_payment_are_counted_for_each_buyer():
 
 
 def test_too_many_unpaid_contracts_push_out_the_oldest_of_who_has_most(settings, monkeypatch):
-    monkeypatch.setattr(selling, "MAX_UNPAID", 3)
+    monkeypatch.setattr(selling, "MAX_UNPAID", 6)
     of_other = contracted(settings, OTHER)
     oldest, newer = contracted(settings), contracted(settings)
     assert states(contracted(settings, "02" + "44" * 32)) == (TermState.WANTED, LeaseState.CONTRACTED)
     assert states(oldest) == (TermState.CANCELING, LeaseState.CANCELED)
     assert states(of_other) == states(newer) == (TermState.WANTED, LeaseState.CONTRACTED)
+
+
+def test_strangers_contracts_leave_half_of_the_room_to_known_peers(settings, monkeypatch):
+    monkeypatch.setattr(selling, "MAX_UNPAID", 4)
+    Peer.objects.create(pubkey=OTHER, marked=True)
+    strangers = [contracted(settings, f"02{number:064x}") for number in range(2)]
+    known = [contracted(settings, OTHER) for _ in range(2)]
+    contracted(settings, "02" + "44" * 32)
+    assert states(strangers[0]) == (TermState.CANCELING, LeaseState.CANCELED)
+    known.append(contracted(settings, OTHER))
+    assert states(strangers[1]) == (TermState.CANCELING, LeaseState.CANCELED)
+    assert all(states(term) == (TermState.WANTED, LeaseState.CONTRACTED) for term in known)
+
+
+@pytest.mark.parametrize("most", [10, 20])
+def test_all_strangers_together_get_so_many_quotes_a_minute(most, monkeypatch):
+    """A key costs nothing; the other half is kept for known peers."""
+    monkeypatch.setattr(selling, "ALL_BUYERS", most)
+    settings = vpn_settings(quotes_per_minute=1)
+    Peer.objects.create(pubkey=OTHER, written_to=True)
+    for number in range(most // 2):
+        quoted(settings, f"02{number:064x}")
+    assert refusal(quoted, settings, BUYER) == "too_many"
+    assert quoted(settings, OTHER).buyer == OTHER
+
+
+def test_all_strangers_together_get_so_many_other_answers_a_minute(monkeypatch):
+    monkeypatch.setattr(selling, "ALL_BUYERS", 4)
+    settings, refused = vpn_settings(quotes_per_minute=1), Refused("price", "price is too low")
+    answered = [
+        bool(selling.refusal(received(bodies.CONTRACT, sender=f"02{number:064x}"), refused, settings).answers)
+        for number in range(4)
+    ]
+    assert answered == [True, True, False, False]
+
+
+def test_refreshes_of_strangers_that_wait_leave_half_of_the_room(settings, monkeypatch):
+    monkeypatch.setattr(selling, "MAX_UNPAID", 2)
+    term = settled(settings)
+    refresh(settings, term.lease)
+    assert refusal(refresh, settings, term.lease) == "busy"
+    Peer.objects.create(pubkey=BUYER, marked=True)
+    assert states(refresh(settings, term.lease))[0] == TermState.WANTED
 
 
 # the payment

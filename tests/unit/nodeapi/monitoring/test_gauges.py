@@ -10,6 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from lightning.keysend import KEYSEND_FEATURE_BIT
+from messaging.answers import AnswerBudget
 from messaging.traffic import Depth
 from nodeapi.lnd_status import LndStatus
 from nodeapi.monitoring.gauges import Scrape
@@ -22,6 +23,7 @@ NUMBERS = Numbers(
     unfinished={("message", "queued"): (2, 6_000), ("sign", "retrying"): (1, 3_000)},
     leases={("sold", "active"): 4, ("bought", "expiring"): 1},
     refused={("message", "blocked"): 7},
+    answers=AnswerBudget(limit_msat=5_000, used_msat=2_000),
     first_seq=11,
     last_seq=19,
     database_bytes=1_234,

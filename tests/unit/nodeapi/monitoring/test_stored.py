@@ -6,6 +6,7 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
+from messaging.answers import AnswerBudget
 from messaging.models import Direction, Event, Message, Refused, State
 from nodeapi.monitoring import stored
 from nodeapi.monitoring.stored import Numbers, read_numbers
@@ -69,7 +70,13 @@ def bought(state: BoughtState) -> None:
 
 def test_empty_database(file):
     assert read_numbers(file) == Numbers(
-        unfinished={}, leases={}, refused={}, first_seq=0, last_seq=0, database_bytes=1_000
+        unfinished={},
+        leases={},
+        refused={},
+        answers=AnswerBudget(limit_msat=0, used_msat=0),
+        first_seq=0,
+        last_seq=0,
+        database_bytes=1_000,
     )
 
 
