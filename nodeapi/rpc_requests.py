@@ -31,8 +31,6 @@ Sources = tuple[str, ...]
 Item = TypeVar("Item")
 
 _CROWDED = "the node is receiving as many requests as it has room for; try again"
-_GAVE_WAY = "request: did not arrive in {:g} s, and others wait for its room; try again"
-_LATE = "request: did not arrive in {:g} s"
 _MISSING = "request: is missing"
 
 
@@ -234,8 +232,13 @@ class Request:
                 return await receive()
         except TimeoutError:
             if self.gives_way:
-                raise self._room.refusal(_GAVE_WAY.format(self._room.limits.crowded_seconds)) from None
-            raise ApiError(grpc.StatusCode.DEADLINE_EXCEEDED, _LATE.format(seconds)) from None
+                crowded_seconds = self._room.limits.crowded_seconds
+                raise self._room.refusal(
+                    f"request: did not arrive in {crowded_seconds:g} s, and others wait for its room; try again"
+                ) from None
+            raise ApiError(
+                grpc.StatusCode.DEADLINE_EXCEEDED, f"request: did not arrive in {seconds:g} s"
+            ) from None
         finally:
             self._timeout = None
 

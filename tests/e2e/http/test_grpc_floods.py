@@ -125,7 +125,7 @@ def test_incomplete_calls_that_need_no_key(node, keys, path, body):
 def test_incomplete_calls_with_a_key(node, keys, body):
     with Honest(node, keys["honest"]) as honest, flood(node, 16) as clients:
         begin(clients, SEND, body, key=keys["greedy"])
-        assert growth_mb(node, clients, honest, STREAMS) < MOST_MB_WITH_KEY
+        assert growth_mb(node, clients, honest, 600) < MOST_MB_WITH_KEY
     assert not honest.errors
 
 
