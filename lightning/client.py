@@ -26,6 +26,7 @@ _CHANNEL_OPTIONS = (
     # A dead TCP connection would otherwise hang a stream for days. lnd allows a ping every 5 seconds.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 15_000),
+    ("grpc.http2.max_pings_without_data", 0),
     # As lncli: an invoice that was paid many times is large.
     ("grpc.max_receive_message_length", 200 * 2**20),
     ("grpc.initial_reconnect_backoff_ms", 200),

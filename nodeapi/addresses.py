@@ -97,6 +97,11 @@ def site_of(host: str) -> str:
     return str(ipaddress.ip_network((ip, IPV6_SITE_BITS), strict=False))
 
 
+def sources_of(context: Any) -> tuple[str, str]:
+    """Who counts as one client of gRPC: a place, and within it a connection."""
+    return site_of(client_address(context)), context.peer()
+
+
 def _grpc_peer(peer: str) -> str:
     """Of ipv4:127.0.0.1:4711 and ipv6:%5B::1%5D:4711 the address."""
     kind, _, rest = urllib.parse.unquote(peer).partition(":")

@@ -112,7 +112,7 @@ class Keys:
         """ApiError UNAUTHENTICATED."""
         if self.is_open and _may_be_of_this_machine(visit):
             return NOBODY
-        offered = _offered(visit.metadata)
+        offered = offered_key(visit.metadata)
         if not offered:
             raise ApiError(grpc.StatusCode.UNAUTHENTICATED, _NEEDED)
         caller = self._callers.get(hash_of(offered))
@@ -231,7 +231,8 @@ def _may_be_of_this_machine(visit: Visit) -> bool:
     return all(ip.is_loopback for ip in found)
 
 
-def _offered(metadata: Mapping[str, str]) -> str:
+def offered_key(metadata: Mapping[str, str]) -> str:
+    """The API key that comes with a call, valid or not; empty without one."""
     scheme, _, key = metadata.get("authorization", "").partition(" ")
     if scheme.lower() == "bearer" and key:
         return key.strip()

@@ -2,8 +2,9 @@
 
 import asyncio
 import hashlib
+import inspect
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 import grpc
@@ -29,6 +30,8 @@ logger = logging.getLogger(__name__)
 READ = "read"
 IDEMPOTENCY_KEY = "idempotency-key"
 MAX_KEY_CHARACTERS = 255
+# Gives the request of a call once it is known who calls; over gRPC it arrives only then. Raises ApiError.
+Read = Callable[[], Message | Awaitable[Message]]
 
 
 @dataclass(kw_only=True)
@@ -45,13 +48,11 @@ class Doors:
     forwarder: Forwarder | None = None
     as_text: bool = False
 
-    async def call(self, operation: Operation, read: Callable[[], Message], visit: Visit) -> Message:
-        """Carries out an operation for whoever comes so; `read` gives the request, or raises ApiError. Raises ApiError
-        and nothing else.
-        """
+    async def call(self, operation: Operation, read: Read, visit: Visit) -> Message:
+        """Carries out an operation for whoever comes so. Raises ApiError and nothing else."""
         caller = self.authenticate(visit, operation.rpc_path)
         if self._is_forwarded(operation, caller):
-            return await required(self.forwarder).call(operation, read(), visit)
+            return await required(self.forwarder).call(operation, await _given(read), visit)
         if operation.scope == READ:
             self.require(caller, READ, visit, operation.rpc_path)
             return await self._carry_out(operation, read, visit, caller)
@@ -101,13 +102,13 @@ class Doors:
     async def _carry_out(
         self,
         operation: Operation,
-        read: Callable[[], Message],
+        read: Read,
         visit: Visit,
         caller: Caller,
         call: Call | None = None,
     ) -> Message:
         try:
-            request = read()
+            request = await _given(read)
             fields = operation.request.check(request)
             if call:
                 call.asks(fields)
@@ -133,6 +134,11 @@ class Doors:
         except Exception:
             logger.exception("%s failed", operation.rpc_path)
             raise ApiError(grpc.StatusCode.INTERNAL, "internal error; the node's log tells more") from None
+
+
+async def _given(read: Read) -> Message:
+    request = read()
+    return await request if inspect.isawaitable(request) else request
 
 
 def claim_of(

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 import grpc
 from django.core.signing import BadSignature, TimestampSigner
@@ -22,7 +23,22 @@ CLIENT = "impd-client"
 CLIENT_SECONDS = 120
 _signer = TimestampSigner(salt="nodeapi.forward")
 # Soon after runimpd is back, its daphnes know. It is never reached by a proxy that the environment names.
-OPTIONS = (("grpc.max_reconnect_backoff_ms", 2_000), ("grpc.enable_http_proxy", 0))
+OPTIONS = (
+    ("grpc.max_reconnect_backoff_ms", 2_000),
+    ("grpc.enable_http_proxy", 0),
+    # Each channel has a connection of its own.
+    ("grpc.use_local_subchannel_pool", 1),
+)
+# Of the 64 calls that runimpd takes on one connection; with more under way there is another one.
+CALLS_PER_CHANNEL = 60
+
+
+@dataclass(eq=False)
+class _Line:
+    """A channel, and how many calls are under way over it."""
+
+    channel: grpc.aio.Channel
+    calls: int = 0
 
 
 class Forwarder:
@@ -32,16 +48,18 @@ class Forwarder:
         self._address = address
         self._tls = tls
         self._pair: Pair | None = None
-        self._channel: grpc.aio.Channel | None = None
+        self._lines: list[_Line] = []
         self._closing: set[asyncio.Task] = set()
 
     async def call(self, operation: Operation, request: Message, visit: Visit) -> Message:
         """The same call, with the caller's credentials, at runimpd. No answer: UNAVAILABLE."""
-        method = self.channel.unary_unary(
+        line = self._line()
+        method = line.channel.unary_unary(
             operation.rpc_path,
             request_serializer=operation.request_class.SerializeToString,
             response_deserializer=operation.reply_class.FromString,
         )
+        line.calls += 1
         try:
             return await method(request, metadata=credentials_of(visit), timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
@@ -50,29 +68,40 @@ class Forwarder:
             raise ApiError(
                 error.code(), error.details() or "", retry_after_seconds=_retry_after(error)
             ) from None
+        finally:
+            line.calls -= 1
 
     @property
     def channel(self) -> grpc.aio.Channel:
-        """With a new certificate there is a new channel; calls over the old one go on."""
-        pair = self._tls.current() if self._tls else None
-        if self._channel is None or pair is not self._pair:
-            self._close_later(self._channel)
-            self._pair = pair
-            if pair:
-                self._channel = grpc_channel(self._address, pair, OPTIONS)
-            else:
-                self._channel = grpc.aio.insecure_channel(self._address, options=OPTIONS)
-        return self._channel
+        """One on which a call does not wait for others."""
+        return self._line().channel
 
-    def _close_later(self, channel: grpc.aio.Channel | None) -> None:
-        if channel:
-            task = asyncio.get_running_loop().create_task(channel.close(CALL_SECONDS))
-            self._closing.add(task)
-            task.add_done_callback(self._closing.discard)
+    def _line(self) -> _Line:
+        """With a new certificate there are new channels; calls over the old ones go on."""
+        pair = self._tls.current() if self._tls else None
+        if pair is not self._pair:
+            self._pair = pair
+            while self._lines:
+                self._close_later(self._lines.pop().channel)
+        free = next((line for line in self._lines if line.calls < CALLS_PER_CHANNEL), None)
+        if free is None:
+            free = _Line(self._new_channel())
+            self._lines.append(free)
+        return free
+
+    def _new_channel(self) -> grpc.aio.Channel:
+        if self._pair:
+            return grpc_channel(self._address, self._pair, OPTIONS)
+        return grpc.aio.insecure_channel(self._address, options=OPTIONS)
+
+    def _close_later(self, channel: grpc.aio.Channel) -> None:
+        task = asyncio.get_running_loop().create_task(channel.close(CALL_SECONDS))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        if self._channel:
-            await self._channel.close()
+        for line in self._lines:
+            await line.channel.close()
 
 
 def _trouble(error: grpc.aio.AioRpcError) -> str:

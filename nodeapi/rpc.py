@@ -7,13 +7,12 @@ from typing import Any, cast
 
 import grpc
 from django_grpc_framework.services import Service
-from google.protobuf.message import DecodeError, Message
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from nodeapi.addresses import client_address
 from nodeapi.auth import Visit, join
-from nodeapi.codec import Read
 from nodeapi.doors import IDEMPOTENCY_KEY, Doors
 from nodeapi.errors import ApiError
 from nodeapi.forward import AS_BYTES, forwarded_address
@@ -21,35 +20,41 @@ from nodeapi.monitoring import rpc_scrape
 from nodeapi.monitoring.calls import counted
 from nodeapi.monitoring.gauges import Scrape
 from nodeapi.operations import OPERATIONS
+from nodeapi.rpc_open import health_handlers, reflection_handlers
+from nodeapi.rpc_requests import Request, decoded, read_once, refuse
+from nodeapi.rpc_rooms import MIN_MESSAGE_BYTES, Rooms
 from nodeapi.subscribe import SCOPE, SUBSCRIBE, subscribe
 from protos import websocket_pb2
 
 logger = logging.getLogger(__name__)
 
 STREAM_SERVICE = "websocket.Websocket"
-MIN_MESSAGE_BYTES = 4 * 2**20
+# As the log and the metrics name it.
+DOOR = "grpc"
 _OPTIONS = (
     ("grpc.so_reuseport", 0),
-    ("grpc.keepalive_time_ms", 60_000),
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    # Clients may ping every 5 seconds, also without a call, and the node itself pings quiet ones without end.
+    ("grpc.http2.min_ping_interval_without_data_ms", 5_000),
     ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 60_000),
+    ("grpc.http2.max_pings_without_data", 0),
     # A connection that does not come to speak HTTP/2, and one that asks for nothing, gives its place up.
     ("grpc.server_handshake_timeout_ms", 20_000),
     ("grpc.max_connection_idle_ms", 600_000),
-    ("grpc.max_concurrent_streams", 1_000),
+    ("grpc.max_concurrent_streams", 64),
     ("grpc.max_metadata_size", 16_384),
     ("grpc.absolute_max_metadata_size", 32_768),
+    # So much of a request is here before it is read: of a fast connection gRPC would take megabytes.
+    ("grpc.http2.lookahead_bytes", 4_096),
+    ("grpc.http2.bdp_probe", 0),
 )
-
-
-class Undecodable:
-    """Stands for request bytes that are no message of the type."""
 
 
 class OperationService(Service):
     """A gRPC service whose methods are rows of the table. `call` is set for each method by `servicer_for`."""
 
     doors: Doors
+    rooms: Rooms
 
     @classmethod
     def as_servicer(cls, **initkwargs):
@@ -59,7 +64,7 @@ class OperationService(Service):
         return cls(**initkwargs)
 
 
-def servicer_for(service_name: str, doors: Doors) -> Service:
+def servicer_for(service_name: str, doors: Doors, rooms: Rooms) -> Service:
     """A servicer with a method for each of the service's operations."""
     methods: dict[str, Any] = {
         operation.method: _unary(operation) for operation in OPERATIONS if operation.service == service_name
@@ -68,25 +73,35 @@ def servicer_for(service_name: str, doors: Doors) -> Service:
         methods["Subscribe"] = _subscribe
     name = f"{service_name.rpartition('.')[2]}Service"
     service_class = cast("type[OperationService]", type(name, (OperationService,), methods))
-    return service_class.as_servicer(doors=doors)
+    return service_class.as_servicer(doors=doors, rooms=rooms)
 
 
 def _unary(operation) -> Callable:
-    async def method(self, request, context):
+    async def method(self, _, context):
+        visit = visit_of(context)
+        request = self.rooms.of_caller(context, visit)
+
+        async def read() -> Message:
+            return decoded(await request.read(context.read), operation.request_class)
+
         try:
             with counted(operation):
-                read = partial(decoded, request, operation.request_class)
-                return await self.doors.call(operation, read, visit_of(context))
+                return await self.doors.call(operation, read, visit)
         except ApiError as error:
             await refuse(context, error)
+        finally:
+            request.done()
 
     return method
 
 
-async def _subscribe(self, request, context) -> AsyncIterator[websocket_pb2.SubscribeResponse]:
+async def _subscribe(self, _, context) -> AsyncIterator[websocket_pb2.SubscribeResponse]:
     try:
-        caller = self.doors.admit(visit_of(context), SCOPE, SUBSCRIBE)
-        subscription = subscribe(self.doors, decoded(request, websocket_pb2.SubscribeRequest), "grpc")
+        visit = visit_of(context)
+        caller = self.doors.admit(visit, SCOPE, SUBSCRIBE)
+        asked = await read_once(self.rooms.of_caller(context, visit), context, websocket_pb2.SubscribeRequest)
+        _check_number(self.doors, self.rooms.streams)
+        subscription = subscribe(self.doors, asked, DOOR)
     except ApiError as error:
         await refuse(context, error)
     forget = self.doors.keys.watch(caller, subscription.end)
@@ -102,18 +117,12 @@ async def _subscribe(self, request, context) -> AsyncIterator[websocket_pb2.Subs
         self.doors.hub.unsubscribe(subscription)
 
 
-async def refuse(context, error: ApiError) -> None:
-    await context.abort(error.code, error.message, error.trailing_metadata)
-
-
-def decoded(request: Any, message_class: type[Read]) -> Read:
-    """ApiError when the bytes were none."""
-    if isinstance(request, Undecodable):
+def _check_number(doors: Doors, most: int) -> None:
+    if sum(subscription.door == DOOR for subscription in doors.hub.subscriptions) >= most:
         raise ApiError(
-            grpc.StatusCode.INVALID_ARGUMENT,
-            f"request: these bytes are no {message_class.DESCRIPTOR.full_name}",
+            grpc.StatusCode.RESOURCE_EXHAUSTED,
+            f"the node has {most} gRPC streams open (server.max_grpc_connections), and takes no more",
         )
-    return request
 
 
 def visit_of(context) -> Visit:
@@ -131,39 +140,28 @@ def metadata_of(context) -> dict[str, str]:
     return metadata
 
 
-def _lenient(message_class: type[Message]) -> Callable[[bytes], Message | Undecodable]:
-    def decode(raw: bytes) -> Message | Undecodable:
-        try:
-            return message_class.FromString(raw)
-        except DecodeError:
-            return Undecodable()
-
-    return decode
-
-
-def handlers_for(service_name: str, doors: Doors) -> grpc.GenericRpcHandler:
-    servicer = servicer_for(service_name, doors)
-    handlers = {
-        operation.method: grpc.unary_unary_rpc_method_handler(
+def handlers_for(service_name: str, doors: Doors, rooms: Rooms) -> grpc.GenericRpcHandler:
+    servicer = servicer_for(service_name, doors, rooms)
+    handlers: dict[str, grpc.RpcMethodHandler[Any, Any]] = {
+        operation.method: grpc.stream_unary_rpc_method_handler(
             getattr(servicer, operation.method),
-            request_deserializer=_lenient(operation.request_class),
             response_serializer=operation.reply_class.SerializeToString,
         )
         for operation in OPERATIONS
         if operation.service == service_name
     }
     if service_name == STREAM_SERVICE:
-        handlers["Subscribe"] = grpc.unary_stream_rpc_method_handler(
-            servicer.Subscribe,
-            request_deserializer=_lenient(websocket_pb2.SubscribeRequest),
-            response_serializer=websocket_pb2.SubscribeResponse.SerializeToString,
+        handlers["Subscribe"] = grpc.stream_stream_rpc_method_handler(
+            servicer.Subscribe, response_serializer=websocket_pb2.SubscribeResponse.SerializeToString
         )
     return grpc.method_handlers_generic_handler(service_name, handlers)
 
 
-def _admit_scrape(doors: Doors, context) -> None:
+def _admit_scrape(doors: Doors, rooms: Rooms, context) -> Request:
     """ApiError for who may not read."""
-    doors.admit(visit_of(context), SCOPE, f"{rpc_scrape.SERVICE}/{rpc_scrape.METHOD}")
+    visit = visit_of(context)
+    doors.admit(visit, SCOPE, f"{rpc_scrape.SERVICE}/{rpc_scrape.METHOD}")
+    return rooms.of_caller(context, visit)
 
 
 def service_names() -> list[str]:
@@ -178,13 +176,22 @@ async def make_server(
     max_message_bytes: int,
     max_connections: int,
 ) -> grpc.aio.Server:
-    """A server with all services, not yet bound to an address. gRPC's usual limit holds where more is not needed."""
-    limit = ("grpc.max_receive_message_length", max(MIN_MESSAGE_BYTES, max_message_bytes))
+    """A server with all services, not yet bound to an address. `max_message_bytes` is what the longest request needs."""
+    rooms = Rooms(received_bytes=max(MIN_MESSAGE_BYTES, max_message_bytes), streams=max_connections)
+    limit = ("grpc.max_receive_message_length", rooms.received_bytes)
     connections = ("grpc.max_allowed_incoming_connections", max_connections)
     server = grpc.aio.server(options=(*_OPTIONS, limit, connections))
-    names = service_names()
-    server.add_generic_rpc_handlers(tuple(handlers_for(name, doors) for name in names))
-    server.add_generic_rpc_handlers((rpc_scrape.handler_for(scrape, partial(_admit_scrape, doors)),))
-    health_pb2_grpc.add_HealthServicer_to_server(health_service, server)
-    reflection.enable_server_reflection((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+    server.add_generic_rpc_handlers(all_handlers(doors, rooms, health_service=health_service, scrape=scrape))
     return server
+
+
+def all_handlers(
+    doors: Doors, rooms: Rooms, *, health_service: health_pb2_grpc.HealthServicer, scrape: Scrape
+) -> tuple[grpc.GenericRpcHandler, ...]:
+    names = service_names()
+    return (
+        *(handlers_for(name, doors, rooms) for name in names),
+        rpc_scrape.handler_for(scrape, partial(_admit_scrape, doors, rooms)),
+        health_handlers(health_service, rooms),
+        reflection_handlers((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), rooms),
+    )

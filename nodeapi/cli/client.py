@@ -41,9 +41,10 @@ _OPTIONS = (
     ("grpc.max_receive_message_length", -1),
     ("grpc.enable_http_proxy", 0),
     ("grpc.enable_retries", 0),
-    # A node whose machine has vanished is noticed within a minute.
+    # A node whose machine has vanished is noticed within a minute, however quiet it was before.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.http2.max_pings_without_data", 0),
 )
 # What gRPC itself says when nobody, or somebody else, is at the other end.
 _AWAY = (

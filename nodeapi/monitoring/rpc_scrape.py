@@ -3,7 +3,7 @@
 No part of the API: a request is the header Accept, an answer the content type, a line feed and the page, all as bytes.
 """
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import grpc
@@ -12,24 +12,27 @@ from nodeapi.auth import Visit
 from nodeapi.errors import ApiError
 from nodeapi.forward import Forwarder, credentials_of
 from nodeapi.monitoring.gauges import Scrape
+from nodeapi.rpc_requests import Request, read_bytes, refuse
 
 SERVICE, METHOD = "monitoring.Monitoring", "Scrape"
 ASK_SECONDS = 8.0
 
 
-def handler_for(scrape: Scrape, admit: Callable[[grpc.aio.ServicerContext], None]) -> grpc.GenericRpcHandler:
-    """`admit` raises ApiError for those who may not read."""
+def handler_for(
+    scrape: Scrape, admit: Callable[[grpc.aio.ServicerContext], Request]
+) -> grpc.GenericRpcHandler:
+    """`admit` gives the request that is to be read, and raises ApiError for those who may not."""
 
-    async def answer(request: bytes, context: grpc.aio.ServicerContext) -> bytes:
+    async def answer(_: AsyncIterator[bytes], context: grpc.aio.ServicerContext) -> bytes:
         try:
-            admit(context)
+            accept = await read_bytes(admit(context), context)
         except ApiError as error:
-            await context.abort(error.code, error.message)
-        content_type, body = await scrape.page(request.decode("latin-1"))
+            await refuse(context, error)
+        content_type, body = await scrape.page(accept.decode("latin-1"))
         return content_type.encode() + b"\n" + body
 
     return grpc.method_handlers_generic_handler(
-        SERVICE, {METHOD: grpc.unary_unary_rpc_method_handler(answer)}
+        SERVICE, {METHOD: grpc.stream_unary_rpc_method_handler(answer)}
     )
 
 

@@ -6,7 +6,7 @@ from ipaddress import ip_network
 import pytest
 
 from nodeapi import addresses
-from nodeapi.addresses import ClientsOfProxies, client_address, client_scheme
+from nodeapi.addresses import ClientsOfProxies, client_address, client_scheme, sources_of
 
 PROXY, SECOND_PROXY, CLIENT = "10.0.0.1", "10.0.0.2", "203.0.113.5"
 
@@ -73,6 +73,15 @@ def test_address(peer, told, expected):
     assert client_address(scope(peer, *headers)) == expected
     grpc_peer = "unix:" if peer is None else f"ipv6:%5B{peer}%5D:1" if ":" in peer else f"ipv4:{peer}:1"
     assert client_address(Context(grpc_peer, *headers)) == expected
+
+
+def test_who_is_counted_as_one_client_of_grpc():
+    """A place (IPv6: a site), within it a connection; of a proxy the client that it tells of."""
+    ipv6 = "ipv6:%5B2001:db8::7%5D:4711"
+    assert sources_of(Context(ipv6)) == ("2001:db8::/64", ipv6)
+    proxied = f"ipv4:{PROXY}:4711"
+    assert sources_of(Context(proxied, ("x-forwarded-for", CLIENT))) == (CLIENT, proxied)
+    assert sources_of(Context("unix:")) == ("", "unix:")
 
 
 @pytest.mark.parametrize(

@@ -43,6 +43,24 @@ class Channel:
         self.closed_after_seconds.append(grace)
 
 
+class HeldChannel(Channel):
+    """Answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answering = asyncio.Event()
+
+    def unary_unary(self, *arguments, **options):
+        answer = super().unary_unary(*arguments, **options)
+
+        async def call(request, **options):
+            reply = await answer(request, **options)
+            await self.answering.wait()
+            return reply
+
+        return call
+
+
 @pytest.fixture
 def answering(monkeypatch):
     """A forwarder to a runimpd that answers so, and the channel."""
@@ -191,6 +209,31 @@ async def test_new_certificate_brings_a_new_channel(monkeypatch):
     assert first.closed_after_seconds == [forward.CALL_SECONDS]
     await forwarder.close()
     assert second.closed_after_seconds == [None]
+
+
+async def test_no_call_waits_for_others(monkeypatch):
+    """Runimpd takes so many calls on one connection; with more under way there is another one."""
+    made: list[HeldChannel] = []
+
+    def make(address, options):
+        made.append(HeldChannel())
+        return made[-1]
+
+    monkeypatch.setattr(forward.grpc.aio, "insecure_channel", make)
+    forwarder = Forwarder("10.0.0.7:8881")
+    number = 2 * forward.CALLS_PER_CHANNEL + 1
+    calls = [
+        asyncio.create_task(forwarder.call(operation(SEND_MESSAGE), REQUEST, visit())) for _ in range(number)
+    ]
+    await asyncio.sleep(0)
+    assert [len(channel.asked) for channel in made] == [forward.CALLS_PER_CHANNEL] * 2 + [1]
+    for channel in made:
+        channel.answering.set()
+    assert await asyncio.gather(*calls) == [REPLY] * number
+    # All have room again.
+    assert forwarder.channel is made[0]
+    await forwarder.close()
+    assert [channel.closed_after_seconds for channel in made] == [[None]] * 3
 
 
 async def test_end_before_the_first_call(answering):

@@ -8,6 +8,8 @@ from uuid import uuid4
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection_pb2
 
 from messaging import events
 from messaging.models import Event
@@ -17,6 +19,7 @@ from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
 from nodeapi.forward import credentials_of
 from nodeapi.operations import OPERATIONS
+from nodeapi.rpc_rooms import MIN_MESSAGE_BYTES, Rooms
 from nodeapi.stream import Hub
 from protos import messaging_pb2, websocket_pb2
 from tests.support.doors import (
@@ -48,9 +51,16 @@ class Aborted(Exception):
 class Context:
     """What of a gRPC servicer's context is used."""
 
-    def __init__(self, *metadata: tuple[str, str | bytes], peer: str = f"ipv4:{ADDRESS}:4711"):
-        self._metadata, self._peer = metadata, peer
+    def __init__(
+        self, *metadata: tuple[str, str | bytes], raw: bytes | None = None, peer: str = f"ipv4:{ADDRESS}:4711"
+    ):
+        self._metadata, self._raw, self._peer = metadata, raw, peer
         self.initial: tuple | None = None
+        self.was_read = False
+
+    async def read(self):
+        self.was_read = True
+        return grpc.aio.EOF if self._raw is None else self._raw
 
     def peer(self) -> str:
         return self._peer
@@ -96,6 +106,10 @@ def new_event() -> Event:
     return Event(message_id=uuid4(), data=b"hello", service_type="message", amount_sat=1)
 
 
+def rooms(streams: int = 10) -> Rooms:
+    return Rooms(received_bytes=MIN_MESSAGE_BYTES, streams=streams)
+
+
 def handler(doors: Doors, monkeypatch, name: str, function: Doing | None = None) -> grpc.RpcMethodHandler:
     """As the server finds it."""
     service, method = name.split("/")
@@ -105,20 +119,21 @@ def handler(doors: Doors, monkeypatch, name: str, function: Doing | None = None)
             for row in OPERATIONS
         ]
         monkeypatch.setattr(rpc, "OPERATIONS", table)
-    found = rpc.handlers_for(service, doors).service(SimpleNamespace(method=f"/{service}/{method}"))
+    found = rpc.handlers_for(service, doors, rooms()).service(SimpleNamespace(method=f"/{service}/{method}"))
     assert found is not None
     return found
 
 
-async def call(found: grpc.RpcMethodHandler, raw: bytes, context: Context):
-    """From bytes to bytes."""
-    return found.response_serializer(await found.unary_unary(found.request_deserializer(raw), context))
+async def call(found: grpc.RpcMethodHandler, context: Context):
+    """To the bytes of the answer."""
+    return found.response_serializer(await found.stream_unary(None, context))
 
 
 async def test_call(doors, monkeypatch):
     doing = Doing({"id": "y"})
     found = handler(doors, monkeypatch, SEND_MESSAGE, doing)
-    raw = await call(found, REQUEST.SerializeToString(), Context(KEY, ("idempotency-key", "k")))
+    request = REQUEST.SerializeToString()
+    raw = await call(found, Context(KEY, ("idempotency-key", "k"), raw=request))
     assert messaging_pb2.SendMessageResponse.FromString(raw).id == "y"
     assert doing.asked[0]["msg"] == b"x"
     assert doing.asked[0]["claim"].key == "k"
@@ -127,15 +142,18 @@ async def test_call(doors, monkeypatch):
 @pytest.mark.parametrize("row", OPERATIONS, ids=lambda row: row.rpc_path)
 async def test_each_operation_asks_for_a_key(doors, monkeypatch, row):
     found = handler(doors, monkeypatch, row.rpc_path.strip("/"))
+    context = Context(raw=b"")
     with pytest.raises(Aborted) as error:
-        await call(found, b"", Context())
+        await call(found, context)
     assert error.value.code is CODE.UNAUTHENTICATED
+    assert not context.was_read
 
 
 @pytest.mark.parametrize(
     ("raw", "metadata", "code", "details"),
     [
         (b"", [KEY], CODE.INVALID_ARGUMENT, "msg: is missing or empty"),
+        (None, [KEY], CODE.INVALID_ARGUMENT, "request: is missing"),
         (
             b"\xff\xff",
             [KEY],
@@ -150,7 +168,7 @@ async def test_each_operation_asks_for_a_key(doors, monkeypatch, row):
 async def test_refusals(doors, monkeypatch, raw, metadata, code, details):
     doing = Doing()
     with pytest.raises(Aborted) as error:
-        await call(handler(doors, monkeypatch, SEND_MESSAGE, doing), raw, Context(*metadata))
+        await call(handler(doors, monkeypatch, SEND_MESSAGE, doing), Context(*metadata, raw=raw))
     assert error.value.code is code
     assert details in (None, error.value.details)
     assert error.value.trailing == ()
@@ -159,10 +177,10 @@ async def test_refusals(doors, monkeypatch, raw, metadata, code, details):
 
 async def test_retry_after(doors, monkeypatch):
     found = handler(doors, monkeypatch, LIST_MESSAGES, Doing({"messages": []}))
-    context = Context(("authorization", f"Bearer {secret_of('often')}"))
-    await call(found, b"", context)
+    context = Context(("authorization", f"Bearer {secret_of('often')}"), raw=b"")
+    await call(found, context)
     with pytest.raises(Aborted) as error:
-        await call(found, b"", context)
+        await call(found, context)
     assert error.value.code is CODE.RESOURCE_EXHAUSTED
     ((name, seconds),) = error.value.trailing
     assert name == "retry-after"
@@ -172,9 +190,45 @@ async def test_retry_after(doors, monkeypatch):
 async def test_unexpected_error(doors, monkeypatch):
     found = handler(doors, monkeypatch, SEND_MESSAGE, Doing(error=ValueError("secret")))
     with pytest.raises(Aborted) as error:
-        await call(found, REQUEST.SerializeToString(), Context(KEY))
+        await call(found, Context(KEY, raw=REQUEST.SerializeToString()))
     assert error.value.code is CODE.INTERNAL
     assert error.value.details == "internal error; the node's log tells more"
+
+
+def test_no_handler_is_given_a_request_that_was_read_for_it(doors):
+    """gRPC reads the request of any other kind before it asks the handler, whoever calls."""
+    handlers = rpc.all_handlers(doors, rooms(), health_service=None, scrape=None)
+    services = (
+        *health_pb2.DESCRIPTOR.services_by_name.values(),
+        *reflection_pb2.DESCRIPTOR.services_by_name.values(),
+    )
+    others = [f"/{service.full_name}/{method.name}" for service in services for method in service.methods]
+    own = [*(row.rpc_path for row in OPERATIONS), f"/{SUBSCRIBE}", "/monitoring.Monitoring/Scrape"]
+    found = 0
+    for path in (*own, *others):
+        for each in handlers:
+            if handler := each.service(SimpleNamespace(method=path)):
+                assert handler.request_streaming, path
+                found += 1
+    # Check, Watch and reflection of what is not our own.
+    assert found == len(own) + 3
+
+
+async def test_streams_have_a_limit(doors):
+    made = rooms(streams=1)
+    found = rpc.handlers_for("websocket.Websocket", doors, made).service(
+        SimpleNamespace(method=f"/{SUBSCRIBE}")
+    )
+    context = Context(KEY, raw=b"")
+    first = asyncio.ensure_future(anext(found.stream_stream(None, context)))
+    await until_in_loop(lambda: context.initial is not None)
+    with pytest.raises(Aborted) as error:
+        await anext(found.stream_stream(None, Context(KEY, raw=b"")))
+    assert error.value.code is CODE.RESOURCE_EXHAUSTED
+    assert "server.max_grpc_connections" in error.value.details
+    first.cancel()
+    await asyncio.wait({first})
+    assert doors.hub.subscriptions == ()
 
 
 # metadata
@@ -222,9 +276,8 @@ def test_visit_of_the_caller_itself():
 
 
 async def test_stream(doors, monkeypatch):
-    context = Context(KEY)
-    found = handler(doors, monkeypatch, SUBSCRIBE)
-    stream = found.unary_stream(found.request_deserializer(b""), context)
+    context = Context(KEY, raw=b"")
+    stream = handler(doors, monkeypatch, SUBSCRIBE).stream_stream(None, context)
     first = asyncio.ensure_future(anext(stream))
     await until_in_loop(lambda: context.initial is not None)
     # From the headers on nothing is missed.
@@ -253,7 +306,7 @@ async def test_stream(doors, monkeypatch):
 async def test_stream_that_is_refused(doors, monkeypatch, raw, metadata, code):
     found = handler(doors, monkeypatch, SUBSCRIBE)
     with pytest.raises(Aborted) as error:
-        await anext(found.unary_stream(found.request_deserializer(raw), Context(*metadata)))
+        await anext(found.stream_stream(None, Context(*metadata, raw=raw)))
     assert error.value.code is code
     assert doors.hub.subscriptions == ()
 
@@ -266,9 +319,9 @@ async def test_stream_ends_with_its_key(doors, monkeypatch):
         return lambda: forgotten.append(who.name)
 
     monkeypatch.setattr(doors.keys, "watch", watch)
-    context = Context(KEY)
+    context = Context(KEY, raw=b"")
     found = handler(doors, monkeypatch, SUBSCRIBE)
-    first = asyncio.ensure_future(anext(found.unary_stream(found.request_deserializer(b""), context)))
+    first = asyncio.ensure_future(anext(found.stream_stream(None, context)))
     await until_in_loop(lambda: context.initial is not None)
     ((name, end),) = watched
     end(ApiError(CODE.UNAUTHENTICATED, "the API key 'app' was revoked"))
