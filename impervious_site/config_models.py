@@ -117,7 +117,9 @@ class Federate(Section):
 
 
 class AutoRenew(Section):
-    """Leases this node has bought are renewed lead_seconds before their end, for at most budget_sat in 24 hours."""
+    """Leases this node has bought are renewed lead_seconds before their end, for at most budget_sat in 24 hours, with the
+    messages and fees that it takes.
+    """
 
     enabled: values.Flag = False
     budget_sat: Annotated[int, values.whole(1)] | None = None

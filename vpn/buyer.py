@@ -64,7 +64,9 @@ class Buyer:
         now = self._context.clock.now()
         for lease in await self._context.database.read(partial(renewing.due, now, self._settings)):
             if await renewing.is_in_use(self._wireguard, lease, now):
-                await self._commit(partial(renewing.renew, lease, now, self._settings))
+                await self._commit(
+                    partial(renewing.renew, lease, now, self._settings, self._context.cost_msat)
+                )
 
     async def look(self) -> None:
         """Does what can be done now."""

@@ -243,6 +243,25 @@ class PurchasedLease(models.Model):
         return str(self.id)
 
 
+class UnreliableSeller(models.Model):
+    """A seller who did not keep what was agreed: nothing is renewed with it automatically until a contract or refresh
+    with it is asked for by a call.
+    """
+
+    pubkey = models.CharField(max_length=66, primary_key=True)
+    reason = models.CharField(max_length=40)
+    text = models.CharField(max_length=500, blank=True)
+    lease_id = models.UUIDField()
+    created_at = models.DateTimeField("since", default=timezone.now)
+
+    class Meta:
+        verbose_name = "seller without automatic renewals"
+        verbose_name_plural = "sellers without automatic renewals"
+
+    def __str__(self) -> str:
+        return self.pubkey
+
+
 class ClientKey(models.Model):
     """The private key that was made for a contract, sealed (vpn/sealing.py). In no admin page, log, event or
     message.
@@ -263,6 +282,9 @@ class Purchase(models.Model):
     price_sat = models.BigIntegerField("sat")
     hourly_price_sat = models.BigIntegerField("sat per hour")
     seconds = models.BigIntegerField(help_text="What the price buys.")
+    ended_before = models.DateTimeField(
+        null=True, help_text="Of a refresh: when its lease ended before it was asked for."
+    )
     public_key = models.CharField(max_length=KEY_CHARACTERS)
     automatic = models.BooleanField(
         default=False, help_text="A renewal that nobody asked for (vpn.auto_renew)."

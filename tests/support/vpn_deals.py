@@ -35,6 +35,7 @@ from vpn.models import (
     ReceivedQuote,
     Shop,
     Term,
+    UnreliableSeller,
 )
 from vpn.settings import SERVICE, VpnSettings
 from vpn.waking import Wake
@@ -60,6 +61,7 @@ TABLES: tuple[type[models.Model], ...] = (
     Purchase,
     PurchasedLease,
     ClientKey,
+    UnreliableSeller,
     InvoicePayment,
     Message,
     Attempt,

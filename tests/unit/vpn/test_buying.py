@@ -20,10 +20,10 @@ from tests.support.vpn_deals import (
     told,
     vpn_settings,
 )
-from vpn import bodies, buying, sealing
+from vpn import bodies, buying, reliability, sealing
 from vpn.buying import NotPossible
 from vpn.keys import new_key_pair
-from vpn.models import ClientKey, Purchase, PurchasedLease, ReceivedQuote
+from vpn.models import ClientKey, Purchase, PurchasedLease, ReceivedQuote, UnreliableSeller
 from vpn.settings import SERVICE
 from vpn.states import BoughtState, PurchaseState
 
@@ -404,6 +404,112 @@ def test_refresh_that_is_told_after_the_end_is_done_with():
     buying.end(lease)
     assert lease_for(purchase).dropped == "lease_over"
     assert state_of(purchase) == PurchaseState.DONE
+
+
+# sellers who do not keep what was agreed
+
+
+def automatic(lease: PurchasedLease, price: str = "100") -> Purchase:
+    message = out(bodies.REFRESH)
+    buying.send_refresh(message, lease.nonce, price, automatic_at=timezone.now())
+    return Purchase.objects.get(pk=message.message_id)
+
+
+def reasons_of(reaction) -> list[str]:
+    return [told(event)["reason"] for event in reaction.events if told(event)["type"] == "refusal"]
+
+
+def blamed_for() -> str:
+    seller = UnreliableSeller.objects.first()
+    return seller.reason if seller else ""
+
+
+@pytest.mark.parametrize("moved_seconds", [-10_000, -1, 0, 1, 98])
+def test_refresh_that_moves_the_end_by_less_than_it_bought_is_told(moved_seconds):
+    """Also where less than the slack of two clocks was bought."""
+    lease = bought()
+    purchase = in_state(automatic(lease), PurchaseState.PAID, payment_hash=bytes(32))
+    moved = timedelta(seconds=moved_seconds)
+    reaction = lease_for(purchase, seconds=100, expires_at=lease.expires_at + moved)
+    assert reasons_of(reaction) == ["less_time"]
+    assert (state_of(purchase), blamed_for()) == (PurchaseState.DONE, "less_time")
+    lease.refresh_from_db()
+    assert lease.expires_at >= purchase.ended_before
+
+
+@pytest.mark.parametrize("moved_seconds", [100, 101, 10**9])
+def test_refresh_that_moves_the_end_by_what_it_bought_is_kept(moved_seconds):
+    lease = bought()
+    purchase = in_state(automatic(lease), PurchaseState.PAID, payment_hash=bytes(32))
+    moved = timedelta(seconds=moved_seconds)
+    assert reasons_of(lease_for(purchase, seconds=100, expires_at=lease.expires_at + moved)) == []
+    assert blamed_for() == ""
+
+
+def test_end_in_the_far_future_is_not_sold_again():
+    """The first lease was told to last for long; its refreshes then move nothing."""
+    first = in_state(contracted(), PurchaseState.PAID)
+    far = (timezone.now() + timedelta(days=365)).replace(microsecond=0)
+    lease_for(first, expires_at=far)
+    lease = PurchasedLease.objects.get()
+    purchase = in_state(automatic(lease), PurchaseState.PAID, payment_hash=bytes(32))
+    assert reasons_of(lease_for(purchase, seconds=100, expires_at=far)) == ["less_time"]
+    assert blamed_for() == "less_time"
+
+
+def test_end_that_moved_before_the_refresh_was_answered_counts():
+    """The seller told the lease of the contract again, as when its operator changed the endpoint."""
+    lease, first = bought(), Purchase.objects.get()
+    purchase = in_state(automatic(lease), PurchaseState.PAID, payment_hash=bytes(32))
+    moved = lease.expires_at + timedelta(seconds=100)
+    assert lease_for(first, expires_at=moved).events
+    assert reasons_of(lease_for(purchase, seconds=100, expires_at=moved)) == []
+    assert blamed_for() == ""
+
+
+def test_sellers_are_blamed_for_what_they_break():
+    lease, first = bought(), Purchase.objects.get()
+    assert blamed_for() == ""
+    offered = automatic(lease)
+    invoice_for(offered, seconds=99)
+    assert blamed_for() == "less_time"
+    UnreliableSeller.objects.all().delete()
+    # A lease that runs is told again, of a tunnel that does not exist.
+    assert lease_for(first, endpoint="nowhere").dropped == "unusable_lease"
+    assert blamed_for() == "unusable_lease"
+    UnreliableSeller.objects.all().delete()
+    unusable = in_state(automatic(lease), PurchaseState.PAID, payment_hash=bytes(32))
+    lease_for(unusable, endpoint="nowhere")
+    assert blamed_for() == "unusable_lease"
+    UnreliableSeller.objects.all().delete()
+    buying.ask_again(unusable, lease.expires_at + timedelta(days=1))
+    assert blamed_for() == "no_lease"
+
+
+def test_lease_that_its_seller_ends_early_is_no_reason_to_trust_it():
+    lease = bought()
+    end_message(bodies.ENDED, lease)
+    assert blamed_for() == "ended_early"
+
+
+def test_lease_that_ends_in_its_time_is_nobodys_fault():
+    lease = bought()
+    PurchasedLease.objects.update(expires_at=timezone.now() - SECOND)
+    lease.refresh_from_db()
+    assert end_message(bodies.ENDED, lease).events
+    assert blamed_for() == ""
+
+
+@pytest.mark.parametrize("ask_anew", [refreshing, lambda _: contracted(nonce=quoted(nonce="new").nonce)])
+def test_seller_is_trusted_again_when_it_is_asked_by_a_call(ask_anew):
+    lease = bought()
+    reliability.distrust(SELLER, "less_time", "half", lease_id=lease.pk)
+    reliability.distrust(SELLER, "no_lease", "", lease_id=lease.pk)
+    assert blamed_for() == "less_time"
+    automatic(lease)
+    assert blamed_for() == "less_time"
+    ask_anew(lease)
+    assert blamed_for() == ""
 
 
 # refusals
