@@ -3,6 +3,7 @@ before anything is paid; the buyer's worker (vpn/buyer.py) does what the rows as
 """
 
 import hashlib
+import logging
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -24,7 +25,10 @@ from vpn.models import ClientKey, Purchase, PurchasedLease, ReceivedQuote, Term
 from vpn.pricing import Prices, bought_seconds, check_price, parse_price
 from vpn.settings import VpnSettings
 from vpn.states import BoughtState, PurchaseState
+from vpn.vetting import vetted
 from vpn.wgquick import parse_peering, peering_fields
+
+logger = logging.getLogger(__name__)
 
 # If no `lease` came so long after the payment, the seller is asked for it; then after twice as long each time.
 ASK_AGAIN_SECONDS = 30
@@ -200,7 +204,7 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     if purchase.state != PurchaseState.DONE and purchase.state not in OPEN_PURCHASES:
         return Reaction(dropped="lease_unasked")
     try:
-        fields = peering_fields(parse_peering({name: body[name] for name in bodies.PEERING}))
+        fields, left_out = _tunnel(body, settings)
     except ValueError as error:
         text = f"the seller's lease cannot be used: {error}"
         if purchase.state == PurchaseState.DONE:
@@ -210,7 +214,7 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
             return Reaction(dropped="unusable_lease")
         return Reaction(events=[_note(purchase, reliability.UNUSABLE_LEASE, text)])
     if purchase.state == PurchaseState.DONE:
-        return _told_again(message, body, fields)
+        return _told_again(message, body, fields, left_out)
     lease = PurchasedLease.objects.filter(pk=purchase.lease_id).first()
     if purchase.kind == Term.Kind.REFRESH and (lease is None or lease.state == BoughtState.ENDED):
         _finish(purchase)
@@ -235,7 +239,7 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     transaction.on_commit(
         partial(metrics.count_vpn, "bought", purchase.kind, purchase.price_sat), robust=True
     )
-    told = [_lease_event(lease, purchase.pk, message, body)]
+    told = [_lease_event(lease, purchase.pk, message, body, left_out)]
     if body["seconds"] < purchase.seconds or ends < _least_end(lease) or not has_moved(lease, purchase):
         text = f"the seller gives less time than was paid for: until {rfc3339_seconds(ends)}"
         told.append(_note(purchase, reliability.LESS_TIME, text))
@@ -263,7 +267,16 @@ def has_moved(lease: PurchasedLease, purchase: Purchase) -> bool:
     return lease.expires_at >= _later(purchase.ended_before, purchase.seconds) - ROUNDING
 
 
-def _told_again(message: Message, body: dict[str, Any], fields: dict[str, Any]) -> Reaction:
+def _tunnel(body: dict[str, Any], settings: VpnSettings) -> tuple[dict[str, Any], list[str]]:
+    """The fields of the tunnel that go into the file, and what was left out. ValueError where it cannot be used."""
+    told = parse_peering({name: body[name] for name in bodies.PEERING})
+    peering, left_out = vetted(told, private=settings.private_networks)
+    return peering_fields(peering), left_out
+
+
+def _told_again(
+    message: Message, body: dict[str, Any], fields: dict[str, Any], left_out: list[str]
+) -> Reaction:
     """The same lease again: news only if its end has moved on, as when the seller's operator extends it, or if the
     tunnel is found elsewhere now.
     """
@@ -276,10 +289,17 @@ def _told_again(message: Message, body: dict[str, Any], fields: dict[str, Any]) 
         lease.state = BoughtState.ACTIVE
     lease.expires_at, lease.peering = body["expires_at"], fields
     lease.save()
-    return Reaction(events=[_lease_event(lease, message.message_id, message, body)])
+    return Reaction(events=[_lease_event(lease, message.message_id, message, body, left_out)])
 
 
-def _lease_event(lease: PurchasedLease, message_id: UUID, message: Message, body: dict[str, Any]) -> Event:
+def _lease_event(
+    lease: PurchasedLease, message_id: UUID, message: Message, body: dict[str, Any], left_out: list[str]
+) -> Event:
+    if left_out:
+        logger.warning(
+            "a seller's tunnel names networks that are not public: they are left out",
+            extra={"lease": str(lease.pk), "left_out": len(left_out)},
+        )
     return telling.event(
         bodies.LEASE,
         message_id,
@@ -291,6 +311,7 @@ def _lease_event(lease: PurchasedLease, message_id: UUID, message: Message, body
         seconds=body["seconds"],
         payment_hash=body["payment_hash"],
         path=lease.path,
+        **({"left_out": left_out} if left_out else {}),
     )
 
 

@@ -483,7 +483,7 @@ def _tunnel(settings: VpnSettings, addresses_told: tuple[Address, ...]) -> Peeri
         server_pub_key=settings.server_pub_key,
         allowed_ips=settings.allowed_ips,
         keepalive_seconds=KEEPALIVE_SECONDS,
-        dns=ipaddress.ip_address(str(settings.dns)) if settings.dns else None,
+        dns=settings.dns,
     )
 
 

@@ -26,7 +26,7 @@ class VpnSettings:
     networks: tuple[Network, ...]
     server_pub_key: str
     allowed_ips: tuple[Network, ...]
-    dns: str | None
+    dns: tuple[Address, ...]
     binary_path: str
     min_seconds: int
     max_seconds: int
@@ -34,6 +34,7 @@ class VpnSettings:
     quotes_per_minute: int
     quarantine_seconds: int
     exit_rules: bool = False
+    private_networks: tuple[Network, ...] = ()
     auto_renew: bool = False
     auto_renew_budget_sat: int = 0
     auto_renew_lead_seconds: int = 600

@@ -83,7 +83,9 @@ def vpn_settings(**changes: Any) -> VpnSettings:
         "networks": (ipaddress.ip_network("10.77.0.0/28"),),
         "server_pub_key": SERVER_KEY,
         "allowed_ips": (ipaddress.ip_network("0.0.0.0/0"),),
-        "dns": None,
+        "dns": (),
+        # Addresses for documentation are no public ones.
+        "private_networks": (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("198.51.100.0/24")),
         "binary_path": "/usr/bin/wg",
         "min_seconds": 10,
         "max_seconds": 86_400,

@@ -75,7 +75,7 @@ def tunnel(server, client, interface):
         server_pub_key=server.pair.public,
         allowed_ips=(ipaddress.ip_network("10.77.0.0/24"), ipaddress.ip_network("fd00:77::/64")),
         keepalive_seconds=25,
-        dns=ipaddress.ip_address("10.77.0.1"),
+        dns=(ipaddress.ip_address("10.77.0.1"),),
     )
     client.bring_up(wgquick.render(peering, pair.private))
     for address in ("10.77.0.1", "fd00:77::1"):

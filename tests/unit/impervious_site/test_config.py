@@ -197,7 +197,7 @@ def test_file_of_2021_loads_with_its_placeholders_replaced(node):
     )
     assert config.vpn.server_pub_key == ""
     assert config.vpn.binary_path == "/usr/bin/wg"
-    assert config.vpn.dns == "8.8.8.8"
+    assert config.vpn.dns == ("8.8.8.8",)
     assert [str(network) for network in config.vpn.allowed_ips] == ["0.0.0.0/0"]
     assert config.socket.server_ip == "1.1.1.1"
     assert [warning.split(":")[0] for warning in config.warnings] == [
@@ -665,7 +665,7 @@ def test_vpn_defaults_and_values(node):
     )
     assert times == (3_600, 2_592_000, 300, 30, 180)
     assert vpn.subnet == networks("10.0.0.0/24")
-    assert vpn.dns is None
+    assert vpn.dns == ()
     assert vpn.exit_rules is False
     assert vpn.auto_renew.model_dump() == {"enabled": False, "budget_sat": None, "lead_seconds": 600}
     given = {"subnet": "fd00:1::/64, 10.9.0.0/16", "dns": "", "exit_rules": True, "min_seconds": "60"}
@@ -673,7 +673,7 @@ def test_vpn_defaults_and_values(node):
     environ = {"IMPD_VPN__AUTO_RENEW__BUDGET_SAT": "6000", "IMPD_VPN__QUARANTINE_SECONDS": "0"}
     vpn = node.load(environ, vpn={**given, "auto_renew": renew}).vpn
     assert vpn.subnet == networks("10.9.0.0/16", "fd00:1::/64")
-    assert (vpn.dns, vpn.exit_rules, vpn.min_seconds, vpn.quarantine_seconds) == (None, True, 60, 0)
+    assert (vpn.dns, vpn.exit_rules, vpn.min_seconds, vpn.quarantine_seconds) == ((), True, 60, 0)
     assert vpn.auto_renew.model_dump() == {"enabled": True, "budget_sat": 6_000, "lead_seconds": 60}
 
 

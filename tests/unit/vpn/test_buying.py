@@ -315,6 +315,30 @@ def test_lease_that_cannot_be_used_is_told_and_asked_for_again(fields):
     assert lease_for(purchase).dropped == ""
 
 
+def test_networks_that_are_not_public_are_left_out_of_the_file_and_told():
+    purchase = in_state(contracted(), PurchaseState.PAID)
+    (event,) = lease_for(purchase, allowed_ips="0.0.0.0/0, 192.168.1.0/25, 169.254.169.254/32").events
+    assert told(event)["left_out"] == ["allowed_ips 192.168.1.0/25", "allowed_ips 169.254.169.254/32"]
+    assert told(event)["allowed_ips"] == "0.0.0.0/0"
+    lease = PurchasedLease.objects.get()
+    assert lease.peering["allowed_ips"] == "0.0.0.0/0"
+    # Nor when the tunnel is told anew.
+    again = lease_for(purchase, allowed_ips="10.77.0.0/24, 192.168.1.0/25", expires_at=lease.expires_at)
+    assert [told(event)["allowed_ips"] for event in again.events] == ["10.77.0.0/24"]
+    assert [told(event)["left_out"] for event in again.events] == [["allowed_ips 192.168.1.0/25"]]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"endpoint": "127.0.0.1:51820"}, {"endpoint": "[::ffff:10.0.0.1]:51820"}, {"allowed_ips": "fe80::/10"}],
+)
+def test_lease_of_a_tunnel_that_is_not_public_is_not_usable(fields):
+    purchase = in_state(contracted(), PurchaseState.PAID)
+    (event,) = lease_for(purchase, **fields).events
+    assert told(event)["reason"] == "unusable_lease"
+    assert not PurchasedLease.objects.exists()
+
+
 def test_less_time_than_was_paid_for_is_told():
     for number, changes in enumerate(
         (
