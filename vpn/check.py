@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 
-from vpn import rules, setup
+from vpn import access, rules, setup
 from vpn.pool import Address, Pool
 from vpn.rules import RulesError
 from vpn.setup import SetupError, Wanted
@@ -26,6 +26,8 @@ class Finding:
 async def check(wanted: Wanted) -> list[Finding]:
     """All that can be seen from this machine. Whether UDP from elsewhere gets here cannot."""
     findings = _Findings()
+    for words in access.problems(wanted.binary_path):
+        findings.wrong(words)
     interface = await _interface(wanted, findings)
     if interface is not None:
         await _check_interface(wanted, interface, findings)
@@ -49,9 +51,7 @@ async def _interface(wanted: Wanted, findings: _Findings) -> str | None:
     try:
         interfaces = await WireGuard(wanted.binary_path).interfaces()
     except NotPermitted as error:
-        state = _state(wanted)
-        rule = sudo_rule(getpass.getuser(), state.interface if state else "INTERFACE")
-        findings.wrong(f"{error}. sudo_rule: {rule}")
+        findings.wrong(f"{error}. sudo_rule: {sudo_rule(getpass.getuser())}")
         return None
     except WireGuardError as error:
         findings.wrong(str(error))

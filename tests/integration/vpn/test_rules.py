@@ -113,9 +113,7 @@ _NETWORKS = st.lists(
 def test_nft_takes_the_rules_of_any_networks(server):
     @given(
         _NETWORKS,
-        st.lists(
-            st.ip_addresses(v=4) | st.ip_addresses(v=6).filter(lambda ip: not ip.scope_id), max_size=3
-        ),
+        st.lists(st.ip_addresses(v=4) | st.ip_addresses(v=6).filter(lambda ip: not ip.scope_id), max_size=3),
     )
     def check(allowed, dns):
         server.run("nft", "--check", "-f", "-", input=rules.exit_rules(server.interface, allowed, dns))

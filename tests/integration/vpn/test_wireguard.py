@@ -158,7 +158,7 @@ def test_wg_quick_brings_the_file_up(server, client, interface, tmp_path):
 def test_sudo_takes_the_rule():
     if not os.path.exists("/usr/sbin/visudo"):
         pytest.skip("not run: visudo is missing")
-    command("/usr/sbin/visudo", "-cf", "-", input=sudo_rule("impervious", "impd0") + "\n")
+    command("/usr/sbin/visudo", "-cf", "-", input=sudo_rule("impervious") + "\n")
 
 
 def script(tmp_path, text: str, timeout_seconds: float = GUARD_SECONDS) -> WireGuard:
