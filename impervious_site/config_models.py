@@ -127,14 +127,14 @@ class AutoRenew(Section):
 
 
 class VpnKeys(Section):
-    """price in sat per hour; server_pub_key is empty unless it is a valid WireGuard key. subnet has one IPv4 network,
+    """price in sat per hour; server_ip may be a host name; server_pub_key is empty unless it is a valid WireGuard key. subnet has one IPv4 network,
     one IPv6 network, or both in this order. min_seconds and max_seconds bound what one payment may buy;
     quotes_per_minute is for one buyer. private_networks
     are those that a seller's endpoint, or a tunnel that was bought, may lie in although they are not public.
     """
 
     price: Annotated[int, values.whole(0)] = 100
-    server_ip: values.Ip = "127.0.0.1"
+    server_ip: values.Host = "127.0.0.1"
     server_port: values.Port = 51820
     subnet: values.Subnets = values.parse_subnets("10.0.0.0/24")
     server_pub_key: values.Text = ""

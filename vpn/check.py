@@ -6,7 +6,7 @@ import ipaddress
 import socket
 from dataclasses import dataclass
 
-from vpn import access, rules, setup
+from vpn import access, endpoint, rules, setup
 from vpn.pool import Address, Pool
 from vpn.rules import RulesError
 from vpn.setup import SetupError, Wanted
@@ -138,8 +138,12 @@ async def _check_traffic(wanted: Wanted, interface: str | None, findings: _Findi
 
 
 async def _check_reach(wanted: Wanted, interface: str | None, findings: _Findings) -> None:
-    address = ipaddress.ip_address(wanted.server_ip)
-    where = f"vpn.server_ip, {address},"
+    try:
+        address = await endpoint.address_of(wanted.server_ip)
+    except endpoint.EndpointError as error:
+        findings.wrong(f"{error}; correct the name, or set the public address")
+        return
+    where = f"vpn.server_ip, {wanted.server_ip},"
     if address.is_loopback:
         findings.wrong(
             f"{where} is this machine's loopback: no buyer elsewhere can reach it; set the public address"

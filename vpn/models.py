@@ -19,6 +19,12 @@ class Shop(models.Model):
     problem = models.CharField(max_length=500, blank=True, help_text="Why nothing can be sold.")
     foreign = models.JSONField("peers that are not ours", default=list, help_text="Public keys, left alone.")
     looked_at = models.DateTimeField(default=timezone.now)
+    server_name = models.CharField(
+        max_length=253, blank=True, db_default="", help_text="The host name that was looked up."
+    )
+    server_address = models.CharField(
+        max_length=45, blank=True, db_default="", help_text="Its address, which buyers are told."
+    )
     told = models.JSONField(
         default=dict, help_text="What buyers were told of the tunnel, but for their address."
     )

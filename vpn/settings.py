@@ -1,8 +1,8 @@
 """What the VPN service is told by the configuration (its section `vpn`) and by lnd."""
 
-import ipaddress
 from dataclasses import dataclass, field
 
+from vpn import endpoint
 from vpn.pool import Address, Network, Pool
 from vpn.pricing import Prices, price_bounds
 from vpn.waking import Wake
@@ -46,8 +46,9 @@ class VpnSettings:
         return Pool(self.networks)
 
     @property
-    def endpoint_host(self) -> Address:
-        return ipaddress.ip_address(self.server_ip)
+    def endpoint_host(self) -> Address | None:
+        """None where it is a host name, whose address is looked up (vpn/endpoint.py)."""
+        return endpoint.literal(self.server_ip)
 
     @property
     def price_problem(self) -> str:

@@ -239,6 +239,8 @@ def test_check_names_what_is_wrong(operator, damage, words):
         ({"binary_path": "/nowhere/wg"}, "apt install wireguard-tools, or correct vpn.binary_path"),
         ({}, "vpn.server_pub_key is not set"),
         ({"server_ip": "127.0.0.1"}, "loopback"),
+        ({"server_ip": "localhost"}, "loopback"),
+        ({"server_ip": "vpn.invalid"}, "cannot be looked up"),
     ],
 )
 def test_check_of_a_configuration_alone(operator, vpn, words):

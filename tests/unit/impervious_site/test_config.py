@@ -677,6 +677,41 @@ def test_vpn_defaults_and_values(node):
     assert vpn.auto_renew.model_dump() == {"enabled": True, "budget_sat": 6_000, "lead_seconds": 60}
 
 
+def test_server_of_vpn_may_be_a_host_name(node):
+    assert node.load(vpn={"server_ip": "VPN.example.com"}).vpn.server_ip == "vpn.example.com"
+    assert node.load(vpn={"server_ip": "[2001:db8::1]"}).vpn.server_ip == "2001:db8::1"
+    assert not node.load(vpn={"server_ip": "vpn.example.com"}).warnings
+    for wrong in ("vpn.example.com:51820", "https://vpn.example.com", "1.2.3", "a b"):
+        with pytest.raises(ConfigError, match=r"vpn\.server_ip"):
+            node.load(vpn={"server_ip": wrong})
+
+
+def test_several_dns_and_networks_that_are_not_public(node):
+    vpn = node.load(vpn={"dns": "8.8.8.8, 2001:4860:4860::8888", "private_networks": "10.9.0.0/24"}).vpn
+    assert vpn.dns == ("8.8.8.8", "2001:4860:4860::8888")
+    assert vpn.private_networks == networks("10.9.0.0/24")
+    assert node.load(vpn={"dns": ["8.8.8.8", "1.1.1.1"]}).vpn.dns == ("8.8.8.8", "1.1.1.1")
+    for wrong in ("8.8.8.8 1.1.1.1", "dns.example.com", ", ".join(f"8.8.8.{n}" for n in range(9))):
+        with pytest.raises(ConfigError, match=r"vpn\.dns"):
+            node.load(vpn={"dns": wrong})
+
+
+@pytest.mark.parametrize(
+    ("subnet", "allowed_ips", "add"),
+    [
+        ("fd00:1::/64", "0.0.0.0/0", "::/0"),
+        ("10.0.0.0/24", "::/0", "0.0.0.0/0"),
+        ("fd00:1::/64", "0.0.0.0/0, ::/0", ""),
+        ("10.0.0.0/24, fd00:1::/64", "0.0.0.0/0", ""),
+    ],
+)
+def test_clients_that_reach_nothing_are_warned_of(node, subnet, allowed_ips, add):
+    warnings = node.load(vpn={"subnet": subnet, "allowed_ips": allowed_ips}).warnings
+    added = [warning.rpartition("; add ")[2].partition(" (line")[0] for warning in warnings]
+    assert added == ([add] if add else [])
+    assert all(warning.startswith("vpn.allowed_ips: has no IPv") for warning in warnings)
+
+
 def test_unknown_keys_are_warned_of_with_the_nearest(node):
     environ = {"IMPD_SERVER__ALOWED_HOSTS": "x", "IMPD_CONFIG": "x", "IMPD_LAUNCHED": "1", "PATH": "/bin"}
     config = node.load(environ, server={"alowed_hosts": ["secretive"]}, zzz={"a": 1})
