@@ -10,6 +10,8 @@ from vpn.wireguard import WRAPPER
 
 SHIPPED = Path(__file__).resolve().parents[1] / "deploy" / "vpn" / "impervious-wg"
 MAX_SCRIPT_BYTES = 65_536
+# Of ./impervious simulate --vpn.
+STAND_IN = "wg-stand-in"
 INSTALL = f"install -o root -g root -m 755 deploy/vpn/impervious-wg {WRAPPER}"
 
 
@@ -19,6 +21,8 @@ def problems(binary_path: str, *, shipped: Path = SHIPPED) -> list[str]:
     script = _script(Path(found)) if found else b""
     if not found or not script:
         return []
+    if Path(found).name == STAND_IN:
+        return [f"{found} is a stand-in for trying: no tunnel comes of the leases; use the real wg"]
     if Path(found).name == Path(WRAPPER).name:
         return [*_not_roots_own(Path(found)), *_outdated(Path(found), script, shipped)]
     if re.search(rb"\bsudo\b.*\bwg\b", script) and Path(WRAPPER).name.encode() not in script:
