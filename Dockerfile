@@ -6,9 +6,10 @@ ARG BASE=docker.io/library/python:3.13-slim-bookworm
 FROM ${BASE} AS packages
 WORKDIR /app
 COPY requirements.txt ./
+COPY requirements-postgresql.txt ./
 RUN python3 -m venv .venv \
  && .venv/bin/python -m pip install --no-cache-dir --disable-pip-version-check --no-compile \
-    --require-hashes --only-binary :all: -r requirements.txt \
+    --require-hashes --only-binary :all: -r requirements.txt -r requirements-postgresql.txt \
  # Nothing is installed any more, and no package's tests are run.
  && .venv/bin/python -m pip uninstall --yes --quiet pip \
  && find .venv -type d \( -name tests -o -name test \) -path '*/site-packages/*' -prune -exec rm -r {} +

@@ -7,9 +7,12 @@ import resource
 import shutil
 import sqlite3
 import subprocess
+import sys
 import tempfile
 import time
+from pathlib import Path
 
+ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("Django", "djangorestframework", "channels", "daphne", "grpcio", "protobuf", "websockets")
 
 
@@ -75,6 +78,12 @@ def _own_seconds() -> float:
         own |= found
         found = {pid for pid, parent in parents.items() if parent in found and pid not in own}
     return sum(seconds.get(pid, 0.0) for pid in own)
+
+
+def node_python() -> str:
+    """What ./impervious runs the node with: an environment that has nothing else. This process's own where it is run by hand."""
+    own = ROOT / ".venv" / "bin" / "python"
+    return str(own) if own.exists() else sys.executable
 
 
 def rss_kb(pid: int) -> int:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from pathlib import Path
 
-from bench.machine import rss_kb
+from bench.machine import node_python, rss_kb
 from bench.processes import Program, daphne
 from bench.report import Row, Section, Target
 from bench.rest_client import RestClient, message_body
@@ -27,7 +27,7 @@ async def measure(directory: Path, settings: Settings) -> AsyncIterator[Section]
 async def _starts(directory: Path, lnd, settings: Settings) -> Section:
     first, again, peer, idle, peer_idle = [], [], [], [], []
     for index in range(settings.starts):
-        node = Node(lnd, directory / f"start-{index}")
+        node = Node(lnd, directory / f"start-{index}", python=node_python())
         for times in (first, again):
             try:
                 times.append(await start_node(node))
@@ -49,7 +49,8 @@ async def _starts(directory: Path, lnd, settings: Settings) -> Section:
         Row("idle memory (RSS)", "MB", idle, kind="value", target=Target("≤", 120)),
     ]
     section.notes.append(
-        "first answer: GET /v1/node is 200; peer: the plain DRF view on Daphne, its first POST answered."
+        "first answer: GET /v1/node is 200; peer: the plain DRF view on Daphne, its first POST answered. Both in the node's own "
+        "environment, without the tools of tests and the driver of PostgreSQL."
     )
     return section
 
@@ -66,7 +67,7 @@ async def _start_peer(directory: Path, index: int) -> tuple[float, float]:
     start = time.perf_counter()
     database = str(directory / f"drf-{index}.db")
     async with daphne(
-        "bench.peers.plain_drf:application", directory / "drf.log", BENCH_DATABASE=database
+        "bench.peers.plain_drf:application", directory / "drf.log", node_python(), BENCH_DATABASE=database
     ) as (address, pid):
         await _until_answers(
             address, lambda rest: rest.post("/v1/message/send", message_body("02" * 33, b"x"))

@@ -22,11 +22,13 @@ class PeerError(Exception):
 
 
 @asynccontextmanager
-async def daphne(application: str, log: Path, **environ: str) -> AsyncIterator[tuple[str, int]]:
+async def daphne(
+    application: str, log: Path, python: str = sys.executable, **environ: str
+) -> AsyncIterator[tuple[str, int]]:
     """An ASGI application under Daphne, with websocket pings like the node's; its address and process id."""
     port = free_port()
     command = [
-        sys.executable,
+        python,
         "-m",
         "daphne",
         "-b",

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from functools import partial
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 from typing import Annotated, Any, NamedTuple, TypeVar, cast
 from urllib.parse import urlsplit
 
@@ -426,9 +427,21 @@ def parse_database_url(value: Any, info: ValidationInfo) -> Path | SecretOf[dict
     """The path of an SQLite file, or libpq's parameters for a PostgreSQL database, the password among them."""
     text = parse_secret(value).get_secret_value().strip()
     if re.match(r"postgres(ql)?(\+\w+)?:", text):
-        # By its name, because it imports psycopg, 10 MB that a node on SQLite does without.
-        return SecretOf(import_module("impervious_site.postgres_url").parse(text))
+        return SecretOf(_postgres_url().parse(text))
     return parse_sqlite_path(text, _directory(info))
+
+
+def _postgres_url() -> ModuleType:
+    # By its name, because it imports psycopg, which a node on SQLite does without.
+    try:
+        return import_module("impervious_site.postgres_url")
+    except ImportError as error:
+        if not (error.name or "").startswith("psycopg"):
+            raise
+        raise ValueError(
+            "names a PostgreSQL database, whose driver is not installed here; run ./impervious install postgresql "
+            "(or pip install --require-hashes -r requirements-postgresql.txt)"
+        ) from None
 
 
 def parse_sqlite_path(text: str, directory: Path) -> Path:

@@ -27,7 +27,7 @@ INSTALLED_APPS = [
     "django.contrib.sessions",
     "django.contrib.messages",
     "django.contrib.staticfiles",
-    "impervious_site.rest_framework_config.LeanConfig",
+    "rest_framework",
     "django_grpc_framework",
     "channels",
     "drf_spectacular_sidecar",

@@ -4,6 +4,7 @@ import datetime
 import ipaddress
 import os
 import re
+import shlex
 import stat
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -166,7 +167,9 @@ def doubts_about(pair: Pair, key_path: Path) -> list[tuple[str, str]]:
             )
         )
     if readable_by_others(key_path):
-        doubts.append(("tls_key", f"{key_path} can be read by other users; chmod 600 {key_path}"))
+        doubts.append(
+            ("tls_key", f"{key_path} can be read by other users; chmod 600 {shlex.quote(str(key_path))}")
+        )
     return doubts
 
 

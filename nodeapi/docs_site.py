@@ -2,7 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from pathlib import Path
 
 from django.http import Http404, HttpRequest, HttpResponse
@@ -18,7 +18,7 @@ CONTENT_TYPES = {
     ".png": "image/png",
 }
 OTHER_CONTENT_TYPE = "text/plain; charset=utf-8"
-NOT_MADE = "The pages are not here: ./impervious docs makes them, then start the node again.\n"
+NOT_MADE = "The pages are not there yet. ./impervious makes them after its first start, and ./impervious docs whenever it is called.\n"
 HEADERS = {
     # Furo's pages have style within them, and its search reads pages.
     "Content-Security-Policy": (
@@ -37,9 +37,18 @@ class File:
     etag: str
 
 
-@cache
 def site() -> dict[str, File]:
     """All files by their paths below /docs/. Nothing else is served, so that no path can lead out of them."""
+    try:
+        found = SITE.stat()
+    except FileNotFoundError:
+        return {}
+    return _files(found.st_ino, found.st_mtime_ns)
+
+
+@lru_cache(maxsize=1)
+def _files(*_made: int) -> dict[str, File]:
+    """Read once: pages that are made anew come as a new folder."""
     paths = {path.relative_to(SITE).as_posix(): path for path in sorted(SITE.rglob("*")) if path.is_file()}
     return {name: _file(path) for name, path in paths.items()}
 
@@ -61,7 +70,7 @@ def page(request: HttpRequest, name: str = START) -> HttpResponse:
     """One file of the site. Host is checked by Django's middleware, as for the admin."""
     file = site().get(name)
     if file is None and not site():
-        return HttpResponse(NOT_MADE, status=503, content_type=OTHER_CONTENT_TYPE)
+        return HttpResponse(NOT_MADE, status=404, content_type=OTHER_CONTENT_TYPE)
     if file is None:
         raise Http404
     return HttpResponse(file.content, content_type=file.content_type, headers=HEADERS)

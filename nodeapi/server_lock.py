@@ -114,3 +114,16 @@ def _refuse_lossy(connection: psycopg.Connection) -> None:
             "database.url: synchronous_commit is off on this PostgreSQL server: a power cut would lose what was accepted; "
             "set it on (ALTER ROLE … SET synchronous_commit = on)"
         )
+
+
+def holder(parameters: Mapping[str, str]) -> str:
+    """The process that has locked this database as its node, "unknown" where it does not tell; empty if there is none, or
+    if the server does not answer.
+    """
+    try:
+        with psycopg.connect(**dict[str, Any](parameters)) as connection:
+            found = connection.execute(HOLDER, [ADVISORY_KEY]).fetchone()
+    except psycopg.Error:
+        return ""
+    words = found[0].split() if found and found[0] else []
+    return words[1] if words[:1] == ["runimpd"] and len(words) > 1 else "unknown" if found else ""

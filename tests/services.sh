@@ -164,8 +164,8 @@ find_postgres
 
 # Where the machine has no node and npm, they come from PyPI: apt's npm would take minutes.
 install_javascript() {
-    PATH="$PATH:$venv/bin"
-    command -v npm >/dev/null 2>&1 || install requirements-javascript.txt
+    PATH="$PATH:$tools/bin"
+    command -v npm >/dev/null 2>&1 || install_tools requirements-javascript.txt
     packages="$here/tests/e2e/clients/javascript"
     is_fresh='[ node_modules/.package-lock.json -nt package-lock.json ]'
     # One run at a time: npm begins by deleting what another may be using.

@@ -4,7 +4,7 @@ from pathlib import Path
 
 SECTIONS: dict[str, tuple[str, ...]] = {
     "Begin": ("quick-start", "real-lnd", "hosted-lnd", "commands"),
-    "For programs": ("api", "errors"),
+    "For programs": ("api", "errors", "simulator"),
     "Services": ("messages", "federation", "vpn", "socket", "signing", "invoices", "websocket"),
     "Run it": (
         "operating",

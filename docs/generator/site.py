@@ -1,7 +1,6 @@
 """Sphinx's output, made fit for being served by the node: only what pages use, no script within a page."""
 
 import re
-import shutil
 import subprocess
 import sys
 import tempfile
@@ -27,12 +26,22 @@ def build(target: Path) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as directory:
         _run_sphinx(Path(directory))
         files = _kept(Path(directory))
-    shutil.rmtree(target, ignore_errors=True)
-    for name, content in files.items():
-        path = target / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(content)
+    _replace(target, files)
     return files
+
+
+def _replace(target: Path, files: dict[str, bytes]) -> None:
+    """A node that serves the older pages goes on until all of the new ones are there."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as directory:
+        new, old = Path(directory, "new"), Path(directory, "old")
+        for name, content in files.items():
+            path = new / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(content)
+        if target.exists():
+            target.rename(old)
+        new.rename(target)
 
 
 def _run_sphinx(target: Path) -> None:

@@ -9,13 +9,19 @@ import sys
 from pathlib import Path
 
 from lightning.simulator import program
+from lightning.simulator.config_file import BASE_PORT
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m lightning.simulator", description=program.__doc__)
     parser.add_argument("names", nargs="+", metavar="NAME", help="nodes, for example alice bob carol")
     parser.add_argument("--dir", required=True, type=Path, help="where the network lives")
-    parser.add_argument("--base-port", type=int, default=10001, help="the first node's gRPC port (10001)")
+    parser.add_argument(
+        "--base-port",
+        type=int,
+        default=BASE_PORT,
+        help="the port of the first node's lnd (10001); all others move along",
+    )
     parser.add_argument("--topology", choices=["chain", "full", "star", "none"], default="chain")
     parser.add_argument(
         "--port", action="append", default=[], metavar="NAME=PORT", type=_named_port, help="of one node"

@@ -2,6 +2,7 @@
 
 import re
 import secrets
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,8 @@ import yaml
 
 from lightning.simulator.credentials import write_secret
 
+# Of the first node's lnd.
+BASE_PORT = 10001
 SERVICES = {
     "federate": 100000,
     "vpn": 200000,
@@ -19,29 +22,35 @@ SERVICES = {
 }
 
 
-def service_ports(index: int) -> tuple[int, int]:
-    """gRPC and HTTP port of the index-th node of a network: 8881/8882, then 9991/9992, 9993/9994 and so on."""
-    return (8881, 8882) if index == 0 else (9989 + 2 * index, 9990 + 2 * index)
+def service_ports(index: int, shift: int = 0) -> tuple[int, int]:
+    """gRPC and HTTP port of the index-th node of a network: 8881/8882, then 9991/9992 to 9999/10000, then from 10201 on,
+    behind those of lnd. `shift`: how far the ports of this network are from the usual ones.
+    """
+    first = 8881 if index == 0 else 9989 + 2 * index if index < 6 else 10189 + 2 * index
+    return first + shift, first + shift + 1
 
 
-def write_config(
-    directory: Path, *, name: str, pubkey: str, lnd_port: int, grpc_port: int, http_port: int
-) -> Path:
-    """Writes DIRECTORY/config.yml. One that is there stays as it was edited, but for lnd's port; with another pubkey it
-    is written anew.
+def write_config(directory: Path, *, name: str, pubkey: str, lnd_port: int, ports: tuple[int, int]) -> Path:
+    """Writes DIRECTORY/config.yml. `ports`: the node's for gRPC and HTTP. One that is there stays as it was edited, but for
+    ports that this function gave it; with another pubkey it is written anew.
     """
     directory = directory.resolve()
     path = directory / "config.yml"
     lnd = _lnd_of(path)
     if lnd.get("pub_key") != pubkey:
-        text = _config(directory, name, pubkey, lnd_port, grpc_port, http_port)
-        write_secret(path, text.encode())
-    elif lnd.get("port") != lnd_port:
-        text = re.sub(
-            r"(?m)^(\s+lnd_node:(?:\n\s{4,}.*)*?\n\s+port:)\s*\S+", rf"\1 {lnd_port}", path.read_text()
-        )
-        write_secret(path, text.encode())
+        write_secret(path, _config(directory, name, pubkey, lnd_port, *ports).encode())
+    elif isinstance(old_port := lnd.get("port"), int) and old_port != lnd_port:
+        write_secret(path, _moved(path.read_text(), old_port, lnd_port, ports).encode())
     return path
+
+
+def _moved(text: str, old_port: int, lnd_port: int, ports: tuple[int, int]) -> str:
+    """The configuration after lnd's port has changed: the node's own follow where they are as far from it as they were."""
+    text = re.sub(r"(?m)^(\s+lnd_node:(?:\n\s{4,}.*)*?\n\s+port:)\s*\S+", rf"\1 {lnd_port}", text)
+    for key, port in zip(("grpc_addr", "http_addr"), ports, strict=True):
+        given = port - lnd_port + old_port
+        text = re.sub(rf"(?m)^(\s+{key}:\s*)127\.0\.0\.1:{given}\s*$", rf"\g<1>127.0.0.1:{port}", text)
+    return text
 
 
 def _lnd_of(path: Path) -> dict[str, Any]:
@@ -93,6 +102,6 @@ def _config(directory: Path, name: str, pubkey: str, port: int, grpc_port: int, 
         "socket": {"server_ip": "127.0.0.1"},
         "database": {"url": f"sqlite:///{directory / 'impervious.sqlite3'}"},
     }
-    command = f"./impervious --config {directory / 'config.yml'}"
+    command = f"./impervious --config {shlex.quote(str(directory / 'config.yml'))}"
     header = f"# The node {name} on a simulated Lightning network. Start it: {command}\n"
     return header + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)

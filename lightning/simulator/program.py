@@ -4,12 +4,13 @@ import asyncio
 import fcntl
 import gc
 import os
+import shlex
 import signal
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from lightning.simulator.config_file import service_ports, write_config
+from lightning.simulator.config_file import BASE_PORT, service_ports, write_config
 from lightning.simulator.control_server import ControlServer
 from lightning.simulator.errors import StartError
 from lightning.simulator.server import HOST, NodeServer, check_port
@@ -28,7 +29,7 @@ async def run(
     directory: Path,
     names: list[str],
     *,
-    base_port: int = 10001,
+    base_port: int = BASE_PORT,
     topology: str = "chain",
     stop: asyncio.Event | None = None,
     ready: Callable[[], None] | None = None,
@@ -53,7 +54,7 @@ async def run(
             services = make_services(store)
             services.network.ensure_nodes(names, topology, private)
             servers = _make_servers(directory, services, base_port, node_ports or {})
-            await _serve(directory, services, servers, stop, ready, announce, configured)
+            await _serve(directory, services, servers, base_port, stop, ready, announce, configured)
         finally:
             store.close()
 
@@ -62,6 +63,7 @@ async def _serve(
     directory: Path,
     services: Services,
     servers: list[NodeServer],
+    base_port: int,
     stop: asyncio.Event,
     ready: Callable[[], None] | None,
     announce: Callable[[str], None] | None,
@@ -74,7 +76,7 @@ async def _serve(
         for server in servers:
             await server.start()
         await control.start()
-        _write_configs(servers)
+        _write_configs(servers, base_port)
         if configured:
             configured()
         if announce:
@@ -96,7 +98,7 @@ async def _serve(
 
 def describe(server: NodeServer) -> str:
     config = server.directory / "config.yml"
-    return f"{server.node.name}  {server.node.pubkey.hex()}  {HOST}:{server.port}  ./impervious --config {config}"
+    return f"{server.node.name}  {server.node.pubkey.hex()}  {HOST}:{server.port}  ./impervious --config {shlex.quote(str(config))}"
 
 
 def _make_servers(
@@ -112,17 +114,15 @@ def _make_servers(
     return servers
 
 
-def _write_configs(servers: list[NodeServer]) -> None:
+def _write_configs(servers: list[NodeServer], base_port: int) -> None:
     """Last of all: who waits for a config.yml finds a network that answers."""
     for index, server in enumerate(servers):
-        grpc_port, http_port = service_ports(index)
         write_config(
             server.directory,
             name=server.node.name,
             pubkey=server.node.pubkey.hex(),
             lnd_port=server.port,
-            grpc_port=grpc_port,
-            http_port=http_port,
+            ports=service_ports(index, base_port - BASE_PORT),
         )
 
 

@@ -8,8 +8,9 @@ from contextlib import closing
 from datetime import UTC, datetime
 from pathlib import Path
 
-from messaging.required import required
-from nodeapi.backups import archive, postgres
+from django.utils.module_loading import import_string
+
+from nodeapi.backups import archive
 from nodeapi.backups.archive import CONFIGURATION, DATABASES, VPN_KEY, BackupError, Manifest
 from nodeapi.backups.places import places_of
 from nodeapi.safety_copy import sync
@@ -42,7 +43,9 @@ def _make(config, target: Path, workshop: Path, version: str, with_vpn_key: bool
     kind = "postgresql" if config.database.postgres else "sqlite"
     copy = workshop / DATABASES[kind]
     if config.database.postgres:
-        migrations, last_seq = _dump(config.database.postgres.get_secret_value(), copy)
+        # By its name, because it imports psycopg, which a node on SQLite does without.
+        dump_of_a_moment = import_string("nodeapi.backups.on_postgresql.dump_of_a_moment")
+        migrations, last_seq = dump_of_a_moment(config.database.postgres.get_secret_value(), copy)
     else:
         migrations, last_seq = _copy(config.database.sqlite_path, copy)
     files = {DATABASES[kind]: copy, **_beside(config, workshop, with_vpn_key)}
@@ -78,20 +81,6 @@ def check_whole(database: sqlite3.Connection) -> None:
     found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
     if found != "ok":
         raise BackupError(f"the database is damaged: {found}")
-
-
-def _dump(parameters, copy: Path) -> tuple[list[list[str]], int]:
-    """Manifest and dump see the same moment."""
-    with postgres.connect(parameters) as connection:
-        connection.execute("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY")
-        snapshot = required(connection.execute("SELECT pg_export_snapshot()").fetchone())[0]
-        try:
-            migrations = [list(row) for row in connection.execute(MIGRATIONS)]
-            last_seq = required(connection.execute(LAST_SEQ).fetchone())[0]
-        except postgres.psycopg.errors.UndefinedTable:
-            raise BackupError("no node has run on this database yet") from None
-        postgres.dump(parameters, copy, snapshot=snapshot)
-        return migrations, last_seq
 
 
 def _beside(config, workshop: Path, with_vpn_key: bool) -> dict[str, Path]:

@@ -14,9 +14,11 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Protocol
 
-from messaging.required import required
-from nodeapi.backups import archive, postgres, returned
+from django.utils.module_loading import import_string
+
+from nodeapi.backups import archive, returned
 from nodeapi.backups.archive import DATABASES, BackupError, Manifest
 from nodeapi.backups.making import LAST_SEQ, check_whole
 from nodeapi.backups.places import exchange, give_to_owner_of, kept, places_of, staged
@@ -28,7 +30,7 @@ from nodeapi.safety_copy import sync
 SEQS_A_SECOND = 10_000
 SEQS_AT_LEAST = 1_000_000
 _WORKSHOP = ".restore-"
-_VALID_KEYS = (
+VALID_KEYS = (
     "SELECT name FROM nodeapi_apikey WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > CURRENT_TIMESTAMP) "
     "ORDER BY name"
 )
@@ -43,6 +45,28 @@ class Restored:
     manifest: Manifest
     kept: list[Path]
     keys: list[str] | None
+
+
+class Target(Protocol):
+    """The configured database as what a backup is put in place of. `kind`: "sqlite" or "postgresql"; `home`: where files
+    of the work may stand; `valid_keys`: the API keys' names, known when it has been replaced.
+    """
+
+    kind: str
+    name: str
+    home: Path
+    valid_keys: list[str] | None
+
+    def is_empty(self) -> bool: ...
+
+    def last_seq(self) -> int:
+        """Of the database that is there; 0 where it cannot be told."""
+
+    def check(self, workshop: Path) -> None:
+        """Raises BackupError when the unpacked database is damaged."""
+
+    def replace(self, workshop: Path, mark: Mark) -> list[Path]:
+        """The files under which what was there goes on."""
 
 
 def restore_backup(
@@ -63,7 +87,7 @@ def restore_backup(
 
 
 def _restore(config, source: Path, force: bool, known_migrations: Collection[tuple[str, str]]) -> Restored:
-    target = Postgres(config) if config.database.postgres else Sqlite(config)
+    target = _target(config)
     if not force and not target.is_empty():
         raise BackupError(
             f"{target.name} holds a node's data; put the backup in its place: --force (it is kept)"
@@ -83,6 +107,13 @@ def _restore(config, source: Path, force: bool, known_migrations: Collection[tup
         return Restored(manifest, asides, target.valid_keys)
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
+
+
+def _target(config) -> Target:
+    if config.database.postgres:
+        # By its name, because it imports psycopg, which a node on SQLite does without.
+        return import_string("nodeapi.backups.on_postgresql.Postgres")(config)
+    return Sqlite(config)
 
 
 def _stage(source: Path, target: Path) -> None:
@@ -105,9 +136,7 @@ def _clear_away(config, home: Path) -> None:
             other_name.unlink()
 
 
-def _check(
-    manifest: Manifest, target: "Sqlite | Postgres", known_migrations: Collection[tuple[str, str]]
-) -> None:
+def _check(manifest: Manifest, target: Target, known_migrations: Collection[tuple[str, str]]) -> None:
     if manifest.database != target.kind:
         raise BackupError(
             f"the backup is of a node on {manifest.database}, and database.url names {target.kind}: "
@@ -176,7 +205,7 @@ class Sqlite:
 
     def _names_of_keys(self, database: sqlite3.Connection) -> list[str] | None:
         try:
-            return [name for (name,) in database.execute(_VALID_KEYS)]
+            return [name for (name,) in database.execute(VALID_KEYS)]
         except sqlite3.OperationalError:
             return None
 
@@ -197,49 +226,3 @@ class Sqlite:
                 log = Path(f"{self._path}{suffix}")
                 if log.exists():
                     log.rename(f"{aside}{suffix}")
-
-
-class Postgres:
-    """The configured database on a server as what a backup is put in place of."""
-
-    kind = "postgresql"
-    valid_keys: list[str] | None = None
-
-    def __init__(self, config):
-        self._parameters = config.database.postgres.get_secret_value()
-        self.name = f"the database {self._parameters.get('dbname', '')}"
-        self._beside: Path = config.database.secret_key_path
-        self.home = self._beside.parent
-
-    def is_empty(self) -> bool:
-        return postgres.is_empty(self._parameters)
-
-    def last_seq(self) -> int:
-        with postgres.connect(self._parameters) as connection:
-            try:
-                return required(connection.execute(LAST_SEQ).fetchone())[0]
-            except postgres.psycopg.Error:
-                return 0
-
-    def check(self, workshop: Path) -> None:
-        postgres.script_of(workshop / DATABASES[self.kind], workshop / "script.sql")
-
-    def replace(self, workshop: Path, mark: Mark) -> list[Path]:
-        asides = []
-        if not self.is_empty():
-            aside = kept(self._beside.with_suffix(".dump"), mark.stamp)
-            postgres.dump(self._parameters, aside)
-            asides.append(aside)
-        marking = workshop / "mark.sql"
-        marking.write_text(mark.script())
-        postgres.replace(self._parameters, workshop / "script.sql", marking)
-        self.valid_keys = self._names_of_keys()
-        return asides
-
-    def _names_of_keys(self) -> list[str] | None:
-        """The backup is in place: nothing that goes wrong here may end the restore."""
-        try:
-            with postgres.connect(self._parameters) as connection:
-                return [name for (name,) in connection.execute(_VALID_KEYS)]
-        except (BackupError, postgres.psycopg.Error):
-            return None

@@ -66,7 +66,8 @@ class Reply:
 class Node:
     """One node beside `lnd` (anything with host, port, tls_cert_path, macaroon_path, pubkey). `extra` are sections of its
     configuration that replace the defaults; `environ` is added to its environment. Without `database_url` it gets a
-    database of its own. `root` is where its code is. `tls_cert` is what clients trust, of a node that speaks TLS.
+    database of its own. `root` is where its code is, `python` what runs it. `tls_cert` is what clients trust, of a node that
+    speaks TLS.
     """
 
     lnd: object
@@ -77,6 +78,7 @@ class Node:
     with_http: bool = True
     database_url: str = ""
     root: Path = ROOT
+    python: str = sys.executable
     tls_cert: Path | None = None
 
     def __post_init__(self):
@@ -176,7 +178,7 @@ class Node:
         with open(self.log_path, "a") as log:
             self.process = subprocess.Popen(
                 [
-                    sys.executable,
+                    self.python,
                     str(self.root / "manage.py"),
                     "runimpd",
                     "--config",

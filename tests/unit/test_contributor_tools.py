@@ -45,8 +45,8 @@ def test_hooks_call_what_the_project_has():
     pinned = re.findall(r"^([\w-]+)==", (ROOT / "requirements-check.in").read_text(), flags=re.MULTILINE)
     for _, hook in HOOKS:
         program = hook["entry"].split()[0]
-        if program.startswith(".venv/bin/"):
-            assert program.removeprefix(".venv/bin/") in {"python", *pinned}, hook["id"]
+        if program.startswith(".venv-tools/bin/"):
+            assert program.removeprefix(".venv-tools/bin/") in {"python", *pinned}, hook["id"]
         else:
             assert os.access(ROOT / program, os.X_OK), hook["id"]
 

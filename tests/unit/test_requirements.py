@@ -12,7 +12,7 @@ from tests.support.nodes import ROOT
 
 HASH = re.compile(r"--hash=sha256:[0-9a-f]{64}")
 # What ./impervious test installs, and so what can be looked into.
-INSTALLED = ("requirements", "requirements-docs", "requirements-test")
+INSTALLED = ("requirements", "requirements-postgresql", "requirements-docs", "requirements-test")
 # The second one only where the machine has no Node.js.
 FILES = (*INSTALLED, "requirements-check", "requirements-javascript")
 

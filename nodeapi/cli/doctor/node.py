@@ -2,18 +2,18 @@
 
 import fcntl
 import os
+import shlex
 import socket
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, TypeGuard
 
 import grpc
-import psycopg
+from django.utils.module_loading import import_string
 
 from messaging.required import required
 from nodeapi.cli.client import NodeClient, NodeError, ask_http
 from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
-from nodeapi.server_lock import ADVISORY_KEY, HOLDER
 from protos import node_pb2
 
 ANSWER_SECONDS = 15
@@ -93,7 +93,10 @@ def _no_answer(patient: Patient, error: NodeError) -> Iterator[Finding]:
             "its log says what it waits for",
         )
     else:
-        yield note("the node does not run", f"start it: ./impervious --config {patient.config.path}")
+        yield note(
+            "the node does not run",
+            f"start it: ./impervious --config {shlex.quote(str(patient.config.path))}",
+        )
     for key, address in (("server.grpc_addr", server.grpc_addr), ("server.http_addr", server.http_addr)):
         if problem := _bind_problem(address):
             yield (
@@ -152,7 +155,8 @@ def _listening(port: int) -> Iterator[str]:
 def _lock_holder(database) -> str:
     """The process that has locked the database as its node; empty if there is none."""
     if database.postgres:
-        return _session_holder(database.postgres.get_secret_value())
+        # By its name, because it imports psycopg, which a node on SQLite does without.
+        return import_string("nodeapi.server_lock.holder")(database.postgres.get_secret_value())
     path = database.sqlite_path.with_name(database.sqlite_path.name + ".lock")
     try:
         with open(path, "rb") as file:
@@ -163,14 +167,3 @@ def _lock_holder(database) -> str:
     except OSError:
         pass
     return ""
-
-
-def _session_holder(parameters: Mapping[str, str]) -> str:
-    try:
-        with psycopg.connect(**dict[str, Any](parameters)) as connection:
-            found = connection.execute(HOLDER, [ADVISORY_KEY]).fetchone()
-    except psycopg.Error:
-        # The check of the database says more.
-        return ""
-    words = found[0].split() if found and found[0] else []
-    return words[1] if words[:1] == ["runimpd"] and len(words) > 1 else "unknown" if found else ""

@@ -1,6 +1,7 @@
 """Whether files that hold secrets can be read by every user of this machine."""
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,10 @@ def check(patient: Patient) -> Iterator[Finding]:
     files = [path for path in _files(patient) if path.exists()]
     exposed = [path for path in files if _others_can_read(path)]
     for path in exposed:
-        yield wrong(f"every user of this machine can read {path}, which holds secrets", f"chmod o= {path}")
+        yield wrong(
+            f"every user of this machine can read {path}, which holds secrets",
+            f"chmod o= {shlex.quote(str(path))}",
+        )
     if not exposed:
         yield ok(f"the {len(files)} files with secrets are closed to other users")
 

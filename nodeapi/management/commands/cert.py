@@ -1,3 +1,4 @@
+import shlex
 from pathlib import Path
 
 from django.conf import settings
@@ -56,7 +57,9 @@ class Command(BaseCommand):
             f"A certificate for {names}, for {days} days. Below server: in the configuration:\n\n"
         )
         self.stdout.write(f"  tls_cert: {cert_path}\n  tls_key: {key_path}\n\n")
-        self.stdout.write(f"Clients need the certificate, not the key: curl --cacert {cert_path} …")
+        self.stdout.write(
+            f"Clients need the certificate, not the key: curl --cacert {shlex.quote(str(cert_path))} …"
+        )
 
     def _beside_configuration(self) -> Path:
         path = settings.CONFIG_PATH

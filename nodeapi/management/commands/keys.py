@@ -60,6 +60,7 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
 
     def _make(self, options: dict) -> None:
+        was_open = not key_rows(settings.IMPD, timezone.now())
         row, key = keys.key_make(
             name=options["name"],
             scopes=[word.strip() for word in options["scopes"].split(",") if word.strip()],
@@ -72,6 +73,11 @@ class Command(BaseCommand):
         # The key alone goes to standard output: KEY=$(./impervious keys make …)
         self.stdout.write(key)
         self.stderr.write(f"This is the key {row.name!r} ({keys.limits_of(row)}). It is shown this once.")
+        if was_open:
+            self.stderr.write(
+                "It is the first one: from now on every call needs a key, those of ./impervious status, send, listen, peers "
+                "and leases too. Give them theirs by --key-file FILE, IMPD_API_KEY_FILE or server.api_keys."
+            )
 
     def _list(self, options: dict) -> None:
         rows = key_rows(settings.IMPD, timezone.now())

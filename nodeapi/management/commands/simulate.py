@@ -16,7 +16,12 @@ class Command(BaseCommand):
     def add_arguments(self, parser):
         parser.add_argument("names", nargs="+", metavar="NAME", help="nodes, for example alice bob carol")
         parser.add_argument("--dir", required=True, type=Path, help="where the network lives")
-        parser.add_argument("--base-port", type=int, default=10001, help="the first node's gRPC port")
+        parser.add_argument(
+            "--base-port",
+            type=int,
+            default=10001,
+            help="the port of the first node's lnd; all others, of the nodes too, move along",
+        )
         parser.add_argument("--topology", choices=["chain", "full", "star"], default="chain")
         parser.add_argument(
             "--echo", metavar="NAME", help="this node answers every message with the message itself"

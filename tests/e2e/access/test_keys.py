@@ -10,6 +10,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from protos import messaging_pb2, node_pb2, node_pb2_grpc
+from tests.support.commands import command
 from tests.support.daphnes import Daphne
 from tests.support.databases import execute, only_on_sqlite
 from tests.support.keys import audit_rows, bearer, end_key, keys_command, make_key, store_key
@@ -99,10 +100,14 @@ def all_ended(websocket, lines, call, word: str) -> None:
 def test_the_first_key_closes_an_open_node(opened, bob):
     with WebsocketStream(opened) as stream:
         assert opened.get("/v1/node").status == 200
-        key = make_key(opened, "app", "--scopes", "read,send", "--expires", "90d")
+        made = keys_command(opened, "make", "--name", "app", "--scopes", "read,send", "--expires", "90d")
+        key = made.stdout.strip()
+        # The owner's own commands need it from now on, and are told how.
+        assert "./impervious status" in made.stderr
         assert closed(stream).rcvd.code == 1008
     assert opened.get("/v1/node").status == 401
     assert opened.get("/v1/node", bearer(key)).status == 200
+    assert "--key-file" in command(opened, "status").err
     with three_streams(opened, key) as streams:
         message_id = send(bob, opened)
         for stream in streams[:2]:
@@ -115,6 +120,9 @@ def test_the_first_key_closes_an_open_node(opened, bob):
     again = keys_command(opened, "make", "--name", "app", "--scopes", "read")
     assert again.returncode != 0
     assert "--name: 'app' is the name of another key" in again.stderr
+    second = keys_command(opened, "make", "--name", "second", "--scopes", "read")
+    assert "./impervious" not in second.stderr
+    end_key(opened, "second", "revoked_at")
     end_key(opened, "app", "revoked_at")
     opened.wait_until(lambda: opened.get("/v1/node", bearer(key)).status == 401)
     # What was closed once is not opened by a key that ends.

@@ -4,6 +4,7 @@ import datetime
 import ipaddress
 import json
 import logging
+import sys
 from pathlib import Path
 
 import pytest
@@ -775,6 +776,16 @@ def test_parameters_of_the_address_win_over_the_defaults(node):
     assert given.get_secret_value()["connect_timeout"] == "3"
     settings = postgres_settings(given.get_secret_value())
     assert (settings["NAME"], settings["HOST"], settings["OPTIONS"]["sslmode"]) == ("d", "h", "verify-full")
+
+
+def test_postgresql_without_its_driver(node, monkeypatch):
+    """As in an environment of `requirements.txt` alone."""
+    monkeypatch.delitem(sys.modules, "impervious_site.postgres_url", raising=False)
+    # What Python takes for a package that is not there.
+    monkeypatch.setitem(sys.modules, "psycopg", None)
+    with pytest.raises(ConfigError, match=r"database\.url.*\./impervious install postgresql") as refused:
+        node.load(database={"url": "postgresql://u:hunter2@h/d"})
+    assert "hunter2" not in str(refused.value)
 
 
 def test_secrets_are_in_no_text(node):

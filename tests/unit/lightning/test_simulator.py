@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import shlex
 
 import pytest
 import yaml
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from lightning import signature
 from lightning.simulator import bolt11, credentials, onion, signing
-from lightning.simulator.config_file import service_ports, write_config
+from lightning.simulator.config_file import BASE_PORT, service_ports, write_config
 from lightning.simulator.errors import CallError, StartError
 from lightning.simulator.graph import MAX_HTLCS, Search
 from lightning.simulator.invoices import Order
@@ -352,9 +353,7 @@ def test_a_failed_transaction_tells_nobody():
 
 def test_config_is_kept_as_edited_until_the_pubkey_differs(tmp_path):
     def write(pubkey, lnd_port):
-        return write_config(
-            tmp_path, name="a", pubkey=pubkey, lnd_port=lnd_port, grpc_port=8881, http_port=8882
-        )
+        return write_config(tmp_path, name="a", pubkey=pubkey, lnd_port=lnd_port, ports=(8881, 8882))
 
     path = write("02aa", 10001)
     assert path.stat().st_mode & 0o777 == 0o600
@@ -373,6 +372,39 @@ def test_config_is_kept_as_edited_until_the_pubkey_differs(tmp_path):
 
 def test_ports_of_the_nodes_on_top():
     assert [service_ports(index) for index in range(3)] == [(8881, 8882), (9991, 9992), (9993, 9994)]
+    assert service_ports(1, 2000) == (11991, 11992)
+
+
+@pytest.mark.parametrize("base_port", [BASE_PORT, 20001])
+def test_no_port_of_a_large_network_is_given_twice(base_port):
+    on_top = [port for index in range(90) for port in service_ports(index, base_port - BASE_PORT)]
+    of_lnd = [base_port + index for index in range(90)]
+    assert len({*on_top, *of_lnd}) == 270
+
+
+def test_the_nodes_on_top_move_along_with_the_network(tmp_path):
+    def write(base_port, index=1):
+        path = write_config(
+            tmp_path,
+            name="b",
+            pubkey="02aa",
+            lnd_port=base_port + index,
+            ports=service_ports(index, base_port - BASE_PORT),
+        )
+        server = yaml.safe_load(path.read_text())["server"]
+        return server["grpc_addr"], server["http_addr"]
+
+    assert write(BASE_PORT) == ("127.0.0.1:9991", "127.0.0.1:9992")
+    assert write(20001) == ("127.0.0.1:19991", "127.0.0.1:19992")
+    assert write(BASE_PORT) == ("127.0.0.1:9991", "127.0.0.1:9992")
+
+
+def test_printed_commands_can_be_pasted(tmp_path):
+    home = tmp_path / "my network"
+    home.mkdir()
+    path = write_config(home, name="a", pubkey="02aa", lnd_port=BASE_PORT, ports=service_ports(0))
+    first_line = path.read_text().splitlines()[0]
+    assert shlex.split(first_line.partition("Start it: ")[2]) == ["./impervious", "--config", str(path)]
 
 
 def test_secrets_are_made_once_and_private(tmp_path):

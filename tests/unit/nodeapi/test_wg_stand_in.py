@@ -14,7 +14,7 @@ from vpn.wireguard import NoInterface, WireGuard, WireGuardError
 
 
 def written(directory: Path) -> Path:
-    return write_config(directory, name="bob", pubkey="02aa", lnd_port=10001, grpc_port=1, http_port=2)
+    return write_config(directory, name="bob", pubkey="02aa", lnd_port=10001, ports=(1, 2))
 
 
 @pytest.fixture
