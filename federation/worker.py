@@ -54,6 +54,12 @@ def _expire(now: datetime, context: WorkerContext) -> None:
     events.append(steps.expire(now), published=context.published)
 
 
+def give_up(cause: str) -> int:
+    """What is asked for and not done yet is not done any more; of how many actions that is so."""
+    waiting = Wish.objects.filter(done_at__isnull=True)
+    return waiting.update(done_at=timezone.now(), outcome=f"not done: {cause}"[:500])
+
+
 def carry_out(wish_key: int, context: WorkerContext) -> list[Message]:
     """One wish, with all that follows from it, in the caller's transaction; messages to send after its commit."""
     wish = Wish.objects.get(pk=wish_key)

@@ -5,7 +5,7 @@ config.server.grpc_addr.port, config.lnd.host, config.lightning.max_fee_sat
 """
 
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 from typing import Any
 
@@ -389,7 +389,9 @@ class _Loader:
     def _check_told_addresses(self, sections: Mapping[str, Any]) -> None:
         """Addresses under which others are to find this node."""
         for name in ("vpn", "socket"):
-            told = ip_address(str(sections[name].server_ip))
+            told = _address(sections[name].server_ip)
+            if told is None:
+                continue  # a host name
             if told.is_unspecified or told.is_multicast:
                 text = f"is {told}, which nobody can reach; must be the address under which others find this machine"
                 self.findings.warn(f"{name}.server_ip", text)
@@ -423,6 +425,7 @@ class _Loader:
                 "vpn.auto_renew.budget_sat",
                 "is missing; set it to the most sat that renewals may cost in 24 hours",
             )
+        self._check_reached(vpn)
         if not vpn.server_pub_key or is_public_key(vpn.server_pub_key):
             return vpn
         self.findings.warn(
@@ -430,6 +433,24 @@ class _Loader:
             "is no WireGuard public key, so no VPN can be sold; put the output of `wg pubkey` there",
         )
         return vpn.model_copy(update={"server_pub_key": ""})
+
+    def _check_reached(self, vpn: Vpn) -> None:
+        """Clients have addresses of versions of IP of which something can be reached."""
+        versions = {network.version for network in vpn.subnet}
+        if not versions & {network.version for network in vpn.allowed_ips}:
+            version = min(versions)
+            self.findings.warn(
+                "vpn.allowed_ips",
+                f"has no IPv{version} network, and vpn.subnet gives clients IPv{version} addresses only, so they reach "
+                f"nothing; add {'::/0' if version == 6 else '0.0.0.0/0'}",
+            )
+
+
+def _address(host: str) -> IPv4Address | IPv6Address | None:
+    try:
+        return ip_address(host)
+    except ValueError:
+        return None
 
 
 def _drop_overridden(flat: dict[str, Any], winners: Mapping[str, Any], alternatives: list[str]) -> None:

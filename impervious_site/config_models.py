@@ -117,7 +117,9 @@ class Federate(Section):
 
 
 class AutoRenew(Section):
-    """Leases this node has bought are renewed lead_seconds before their end, for at most budget_sat in 24 hours."""
+    """Leases this node has bought are renewed lead_seconds before their end, for at most budget_sat in 24 hours, with the
+    messages and fees that it takes.
+    """
 
     enabled: values.Flag = False
     budget_sat: Annotated[int, values.whole(1)] | None = None
@@ -125,19 +127,21 @@ class AutoRenew(Section):
 
 
 class VpnKeys(Section):
-    """price in sat per hour; server_pub_key is empty unless it is a valid WireGuard key. subnet has one IPv4 network,
+    """price in sat per hour; server_ip may be a host name; server_pub_key is empty unless it is a valid WireGuard key. subnet has one IPv4 network,
     one IPv6 network, or both in this order. min_seconds and max_seconds bound what one payment may buy;
-    quotes_per_minute is for one buyer.
+    quotes_per_minute is for one buyer. private_networks
+    are those that a seller's endpoint, or a tunnel that was bought, may lie in although they are not public.
     """
 
     price: Annotated[int, values.whole(0)] = 100
-    server_ip: values.Ip = "127.0.0.1"
+    server_ip: values.Host = "127.0.0.1"
     server_port: values.Port = 51820
     subnet: values.Subnets = values.parse_subnets("10.0.0.0/24")
     server_pub_key: values.Text = ""
     allowed_ips: values.Networks = (values.parse_network("0.0.0.0/0"),)
     binary_path: values.Program = "/usr/bin/wg"
-    dns: values.Ip | None = None
+    dns: values.Ips = ()
+    private_networks: values.Networks = ()
     min_seconds: Annotated[int, values.whole(1, MAX_LEASE_SECONDS)] = 3_600
     max_seconds: Annotated[int, values.whole(1, MAX_LEASE_SECONDS)] = 30 * 86_400
     quote_seconds: Annotated[int, values.whole(1, 86_400)] = 300

@@ -25,6 +25,8 @@ ROOT = Path(__file__).resolve().parent.parent
 LOG_ROOMS = ("federation", "impervious_site", "invoices", "lightning", "messaging", "nodeapi", "vpn")
 API_KEY_PATTERN = re.compile(r"[A-Za-z0-9._~-]{20,}")
 MAX_FILE_BYTES = 1_000_000
+# As many as a bought tunnel's file takes (vpn/wgquick.py).
+MAX_IPS = 8
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
@@ -140,6 +142,13 @@ def parse_ip(value: Any) -> str:
         return str(ipaddress.ip_address(text.removeprefix("[").removesuffix("]")))
     except ValueError:
         raise ValueError(f"{shown(text)} is no IP address; must be one such as 203.0.113.5") from None
+
+
+def parse_ips(value: Any) -> tuple[str, ...]:
+    ips = parse_list(value, parse_ip)
+    if len(ips) > MAX_IPS:
+        raise ValueError(f"has {len(ips)} addresses; must be at most {MAX_IPS}")
+    return ips
 
 
 def parse_host(value: Any) -> str:
@@ -550,6 +559,7 @@ Percent = Annotated[float, PlainValidator(parse_percent)]
 Port = Annotated[int, whole(1, 65535)]
 PortRange = Annotated[tuple[int, int], PlainValidator(parse_port_range)]
 Ip = Annotated[str, PlainValidator(parse_ip)]
+Ips = Annotated[tuple[str, ...], PlainValidator(parse_ips)]
 Host = Annotated[str, PlainValidator(parse_host)]
 AddressValue = Annotated[Address, PlainValidator(parse_address)]
 Hosts = Annotated[tuple[str, ...], PlainValidator(lambda value: parse_list(value, parse_host))]

@@ -1,5 +1,6 @@
 """Puts the parts of the node together, from the configuration. Each function makes one part."""
 
+from ipaddress import ip_address
 from typing import Any
 
 from federation.settings import FederationSettings
@@ -147,7 +148,8 @@ def service_settings(config, own_pubkey: str, network: str) -> dict[str, Any]:
             networks=config.vpn.subnet,
             server_pub_key=config.vpn.server_pub_key,
             allowed_ips=config.vpn.allowed_ips,
-            dns=str(config.vpn.dns) if config.vpn.dns else None,
+            dns=tuple(map(ip_address, config.vpn.dns)),
+            private_networks=config.vpn.private_networks,
             binary_path=config.vpn.binary_path,
             min_seconds=config.vpn.min_seconds,
             max_seconds=config.vpn.max_seconds,

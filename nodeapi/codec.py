@@ -19,6 +19,8 @@ from messaging.required import required
 from nodeapi.errors import ApiError, invalid
 
 TEXT_FIELDS = frozenset({"msg", "data"})
+# Text in the proto, and yet numbers: JSON has them as either.
+NUMERIC_TEXT_FIELDS = frozenset({"price"})
 Read = TypeVar("Read", bound=Message)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
 # json_format's errors repeat the value that is wrong: only the field's name is taken out of them.
@@ -46,6 +48,7 @@ def message_from_json(data: Any, message_class: type[Read], *, as_text: bool = F
         raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "body: must be a JSON object")
     _normalise_bytes(data, message_class, as_text)
     _refuse_odd_numbers(data, message_class)
+    _numbers_as_text(data, message_class)
     try:
         return json_format.ParseDict(data, message_class(), ignore_unknown_fields=True)
     except json_format.ParseError as error:
@@ -116,6 +119,19 @@ def _refuse_odd_numbers(data: dict, message_class: type[Message]) -> None:
         value = data.get(name)
         if isinstance(value, str) and not (value.isascii() and "_" not in value):
             raise invalid(name, must)
+
+
+def _numbers_as_text(data: dict, message_class: type[Message]) -> None:
+    """Whether the number is a right one is for the operation to say."""
+    for field in descriptor_of(message_class).fields:
+        value = data.get(field.name)
+        if (
+            field.name in NUMERIC_TEXT_FIELDS
+            and isinstance(value, int | float)
+            and value is not True
+            and value is not False
+        ):
+            data[field.name] = f"{int(value)}" if value == value // 1 else f"{value}"
 
 
 @cache

@@ -199,6 +199,9 @@ EXAMPLES = {
                     "secondsLeft": "3600",
                     "path": f"http://127.0.0.1:8882/v1/vpn/leases/{LEASE_ID}/config",
                     "role": "bought",
+                    "seconds": "7200",
+                    "paidSat": "200",
+                    "paymentHash": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
                 }
             ]
         },

@@ -5,6 +5,7 @@ import logging
 import secrets
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from uuid import uuid4
 
@@ -14,6 +15,7 @@ from lightning import keysend, signature
 from lightning.client import LndClient, LndError
 from lightning.simulator import program
 from messaging import envelope
+from nodeapi import wg_stand_in
 from protos.lnrpc import lightning_pb2
 
 logger = logging.getLogger(__name__)
@@ -24,9 +26,18 @@ AMOUNT_MSAT = 1_000
 
 
 async def simulate(
-    directory: Path, names: list[str], *, base_port: int, topology: str, echo: str | None, attached: bool
+    directory: Path,
+    names: list[str],
+    *,
+    base_port: int,
+    topology: str,
+    echo: str | None,
+    attached: bool,
+    vpn: str | None = None,
 ) -> None:
-    """Runs the network until SIGINT or SIGTERM or, when attached, until standard input ends."""
+    """Runs the network until SIGINT or SIGTERM or, when attached, until standard input ends. The node `vpn`, when it is
+    started, sells leases by a stand-in for `wg`.
+    """
     stop = asyncio.Event()
     ready = asyncio.Event()
     tasks = []
@@ -36,11 +47,24 @@ async def simulate(
         tasks.append(asyncio.create_task(_echo_when_ready(directory / echo, ready)))
     try:
         await program.run(
-            directory, names, base_port=base_port, topology=topology, stop=stop, ready=ready.set
+            directory,
+            names,
+            base_port=base_port,
+            topology=topology,
+            stop=stop,
+            ready=ready.set,
+            configured=partial(_equip, directory / vpn) if vpn else None,
         )
     finally:
         for task in tasks:
             task.cancel()
+
+
+def _equip(node_directory: Path) -> None:
+    wg_stand_in.equip(node_directory, node_directory / "config.yml")
+    program.say(
+        f"{node_directory.name} sells VPN by a stand-in for wg once it is started: for trying; no tunnel comes of it"
+    )
 
 
 async def _stop_with_input(stop: asyncio.Event) -> None:

@@ -75,7 +75,7 @@ class ListLeasesResponse(_message.Message):
     def __init__(self, leases: _Optional[_Iterable[_Union[Lease, _Mapping]]] = ...) -> None: ...
 
 class Lease(_message.Message):
-    __slots__ = ("id", "pubkey", "nonce", "price", "state", "address", "endpoint", "server_pub_key", "public_key", "expires_at", "seconds_left", "path", "role")
+    __slots__ = ("id", "pubkey", "nonce", "price", "state", "address", "endpoint", "server_pub_key", "public_key", "expires_at", "seconds_left", "path", "role", "seconds", "paid_sat", "payment_hash")
     ID_FIELD_NUMBER: _ClassVar[int]
     PUBKEY_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
@@ -89,6 +89,9 @@ class Lease(_message.Message):
     SECONDS_LEFT_FIELD_NUMBER: _ClassVar[int]
     PATH_FIELD_NUMBER: _ClassVar[int]
     ROLE_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    PAID_SAT_FIELD_NUMBER: _ClassVar[int]
+    PAYMENT_HASH_FIELD_NUMBER: _ClassVar[int]
     id: str
     pubkey: str
     nonce: str
@@ -102,7 +105,10 @@ class Lease(_message.Message):
     seconds_left: int
     path: str
     role: str
-    def __init__(self, id: _Optional[str] = ..., pubkey: _Optional[str] = ..., nonce: _Optional[str] = ..., price: _Optional[str] = ..., state: _Optional[str] = ..., address: _Optional[str] = ..., endpoint: _Optional[str] = ..., server_pub_key: _Optional[str] = ..., public_key: _Optional[str] = ..., expires_at: _Optional[str] = ..., seconds_left: _Optional[int] = ..., path: _Optional[str] = ..., role: _Optional[str] = ...) -> None: ...
+    seconds: int
+    paid_sat: int
+    payment_hash: str
+    def __init__(self, id: _Optional[str] = ..., pubkey: _Optional[str] = ..., nonce: _Optional[str] = ..., price: _Optional[str] = ..., state: _Optional[str] = ..., address: _Optional[str] = ..., endpoint: _Optional[str] = ..., server_pub_key: _Optional[str] = ..., public_key: _Optional[str] = ..., expires_at: _Optional[str] = ..., seconds_left: _Optional[int] = ..., path: _Optional[str] = ..., role: _Optional[str] = ..., seconds: _Optional[int] = ..., paid_sat: _Optional[int] = ..., payment_hash: _Optional[str] = ...) -> None: ...
 
 class GetLeaseConfigRequest(_message.Message):
     __slots__ = ("id", "format")

@@ -26,6 +26,7 @@ from vpn.models import (
     ReceivedQuote,
     Shop,
     Term,
+    UnreliableSeller,
 )
 from vpn.pool import Pool
 from vpn.states import RUNNING, BoughtState, LeaseState
@@ -440,3 +441,20 @@ class ReceivedQuoteAdmin(HistoryAdmin):
     @admin.display(description="holds until (UTC)", ordering="expires_at")
     def holds_until(self, quote: ReceivedQuote) -> str:
         return to_the_second(quote.expires_at)
+
+
+@admin.register(UnreliableSeller)
+class UnreliableSellerAdmin(HistoryAdmin):
+    list_display = ("since", "seller_short", "reason", "text")
+    search_fields = ("pubkey__startswith",)
+    fields = ("pubkey", "reason", "text", "lease_id", "since")
+    readonly_fields = ("since",)
+    ordering = ("-created_at",)
+
+    @admin.display(description="since (UTC)", ordering="created_at")
+    def since(self, seller: UnreliableSeller) -> str:
+        return to_the_second(seller.created_at)
+
+    @admin.display(description="seller", ordering="pubkey")
+    def seller_short(self, seller: UnreliableSeller) -> str:
+        return short(seller.pubkey)

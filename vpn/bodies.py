@@ -25,6 +25,7 @@ MAX_REASON_CHARACTERS = 40
 MAX_TEXT_CHARACTERS = 300
 MAX_INVOICE_CHARACTERS = 7_089
 MAX_LIST_CHARACTERS = 16_384
+MAX_DNS_CHARACTERS = 400
 
 _NONCE = re.compile(r"[0-9A-Za-z_-]+", re.ASCII)
 _REASON = re.compile(r"[a-z0-9_]+", re.ASCII)
@@ -123,7 +124,9 @@ _FIELDS: dict[str, dict[str, Take]] = {
         "address": _text(100),
         "endpoint": _text(60),
         "server_pub_key": _text(MAX_KEY_CHARACTERS),
-        "dns": _text(45, optional=True),
+        "dns": _text(MAX_DNS_CHARACTERS, optional=True),
+        # Those after the first, which is all that older nodes know.
+        "further_dns": _text(MAX_DNS_CHARACTERS, optional=True),
         "allowed_ips": _text(MAX_LIST_CHARACTERS),
         "keepalive": _whole(0),
         "expires_at": _time,
@@ -138,4 +141,4 @@ _FIELDS: dict[str, dict[str, Take]] = {
     EXPIRING: _END,
     ENDED: _END,
 }
-PEERING = ("address", "endpoint", "server_pub_key", "dns", "allowed_ips", "keepalive")
+PEERING = ("address", "endpoint", "server_pub_key", "dns", "further_dns", "allowed_ips", "keepalive")

@@ -65,7 +65,9 @@ class Buyer:
         for lease in await self._context.database.read(partial(renewing.due, now, self._settings)):
             if await renewing.is_in_use(self._wireguard, lease, now):
                 postage_sat = await self._context.postage_sat(lease.seller, SERVICE)
-                await self._commit(partial(renewing.renew, lease, now, self._settings, postage_sat))
+                await self._commit(
+                    partial(renewing.renew, lease, now, self._settings, self._context.cost_msat, postage_sat)
+                )
 
     async def look(self) -> None:
         """Does what can be done now."""

@@ -2,6 +2,8 @@
 before anything is paid; the buyer's worker (vpn/buyer.py) does what the rows ask for.
 """
 
+import hashlib
+import logging
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
@@ -17,19 +19,24 @@ from messaging.models import Event, Message, Origin
 from messaging.registry import Reaction
 from messaging.required import required
 from messaging.times import rfc3339_seconds
-from vpn import bodies, sealing, telling
+from vpn import bodies, reliability, sealing, telling
 from vpn.keys import KeyPair
 from vpn.models import ClientKey, Purchase, PurchasedLease, ReceivedQuote, Term
 from vpn.pricing import Prices, bought_seconds, check_price, parse_price
 from vpn.settings import VpnSettings
 from vpn.states import BoughtState, PurchaseState
+from vpn.vetting import vetted
 from vpn.wgquick import parse_peering, peering_fields
+
+logger = logging.getLogger(__name__)
 
 # If no `lease` came so long after the payment, the seller is asked for it; then after twice as long each time.
 ASK_AGAIN_SECONDS = 30
 LONGEST_ASK_SECONDS = 3_600
 # Clocks of two nodes differ, and a lease begins when the payment is taken, a little before it is told.
 SLACK = timedelta(seconds=120)
+# Ends are told in whole seconds.
+ROUNDING = timedelta(seconds=1)
 # How long a contract or refresh may wait for its invoice: it is tried for ten minutes, and its answer for two.
 NO_ANSWER = timedelta(minutes=15)
 KEPT_QUOTES = timedelta(days=1)
@@ -77,6 +84,7 @@ def send_contract(message: Message, nonce: str, price: str, keys: KeyPair) -> No
         message, Term.Kind.CONTRACT, message.message_id, nonce, price_sat, quote.price_sat, keys.public
     )
     ClientKey.objects.create(contract_id=message.message_id, sealed=sealing.seal(keys.private))
+    reliability.trust(message.pubkey)
 
 
 def refresh_of(seller: str, nonce: str, price: str) -> tuple[PurchasedLease, int]:
@@ -92,8 +100,8 @@ def refresh_of(seller: str, nonce: str, price: str) -> tuple[PurchasedLease, int
         raise NotPossible("price", str(error), invalid=True) from None
 
 
-def send_refresh(message: Message, nonce: str, price: str, *, automatic: bool = False) -> None:
-    """Before `message` is stored. Raises NotPossible."""
+def send_refresh(message: Message, nonce: str, price: str, *, automatic_at: datetime | None = None) -> None:
+    """Before `message` is stored. `automatic_at` is now for a renewal that nobody asked for. Raises NotPossible."""
     lease, price_sat = refresh_of(message.pubkey, nonce, price)
     _store_purchase(
         message,
@@ -103,8 +111,12 @@ def send_refresh(message: Message, nonce: str, price: str, *, automatic: bool = 
         price_sat,
         lease.price_sat,
         lease.public_key,
-        automatic=automatic,
+        ended_before=lease.expires_at,
+        automatic=automatic_at is not None,
+        created_at=automatic_at or timezone.now(),
     )
+    if automatic_at is None:
+        reliability.trust(message.pubkey)
 
 
 def asked_body(type: str, nonce: str, price_sat: int, public_key: str) -> bytes:
@@ -126,8 +138,7 @@ def _store_purchase(
     price_sat: int,
     hourly_sat: int,
     public_key: str,
-    *,
-    automatic: bool = False,
+    **fields: Any,
 ) -> None:
     Purchase.objects.create(
         id=message.message_id,
@@ -139,7 +150,7 @@ def _store_purchase(
         hourly_price_sat=hourly_sat,
         seconds=bought_seconds(price_sat * 1000, hourly_sat),
         public_key=public_key,
-        automatic=automatic,
+        **fields,
     )
 
 
@@ -177,7 +188,7 @@ def invoice_received(message: Message, body: dict[str, Any], settings: VpnSettin
         text = (
             f"the invoice is for {body['seconds']} seconds; {purchase.price_sat} sat buy {purchase.seconds}"
         )
-        return Reaction(events=[required(refuse(purchase, "less_time", text))])
+        return Reaction(events=[required(refuse(purchase, reliability.LESS_TIME, text))])
     purchase.payment_request, purchase.state = body["payment_request"], PurchaseState.INVOICED
     purchase.save()
     transaction.on_commit(settings.buying.ring)
@@ -193,15 +204,17 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     if purchase.state != PurchaseState.DONE and purchase.state not in OPEN_PURCHASES:
         return Reaction(dropped="lease_unasked")
     try:
-        fields = peering_fields(parse_peering({name: body[name] for name in bodies.PEERING}))
+        fields, left_out = _tunnel(body, settings)
     except ValueError as error:
+        text = f"the seller's lease cannot be used: {error}"
         if purchase.state == PurchaseState.DONE:
+            reliability.distrust(
+                purchase.seller, reliability.UNUSABLE_LEASE, text, lease_id=purchase.lease_id
+            )
             return Reaction(dropped="unusable_lease")
-        return Reaction(
-            events=[_note(purchase, "unusable_lease", f"the seller's lease cannot be used: {error}")]
-        )
+        return Reaction(events=[_note(purchase, reliability.UNUSABLE_LEASE, text)])
     if purchase.state == PurchaseState.DONE:
-        return _told_again(message, body, fields)
+        return _told_again(message, body, fields, left_out)
     lease = PurchasedLease.objects.filter(pk=purchase.lease_id).first()
     if purchase.kind == Term.Kind.REFRESH and (lease is None or lease.state == BoughtState.ENDED):
         _finish(purchase)
@@ -226,21 +239,44 @@ def lease_received(message: Message, body: dict[str, Any], settings: VpnSettings
     transaction.on_commit(
         partial(metrics.count_vpn, "bought", purchase.kind, purchase.price_sat), robust=True
     )
-    told = [_lease_event(lease, purchase.pk, message, body)]
-    if body["seconds"] < purchase.seconds or ends < _least_end(lease):
+    told = [_lease_event(lease, purchase.pk, message, body, left_out)]
+    if body["seconds"] < purchase.seconds or ends < _least_end(lease) or not has_moved(lease, purchase):
         text = f"the seller gives less time than was paid for: until {rfc3339_seconds(ends)}"
-        told.append(_note(purchase, "less_time", text))
+        told.append(_note(purchase, reliability.LESS_TIME, text))
     return Reaction(events=told)
+
+
+def _has_paid(lease: PurchasedLease) -> bool:
+    return _paid_for(lease).exists()
+
+
+def _paid_for(lease: PurchasedLease) -> QuerySet[Purchase]:
+    return Purchase.objects.filter(lease_id=lease.pk, state=PurchaseState.DONE)
 
 
 def _least_end(lease: PurchasedLease) -> datetime:
     """By all that was paid for it and told of."""
-    paid = Purchase.objects.filter(lease_id=lease.pk, state=PurchaseState.DONE)
-    sums = paid.aggregate(began=Min("created_at"), seconds=Sum("seconds"))
+    sums = _paid_for(lease).aggregate(began=Min("created_at"), seconds=Sum("seconds"))
     return _later(sums["began"], sums["seconds"]) - SLACK
 
 
-def _told_again(message: Message, body: dict[str, Any], fields: dict[str, Any]) -> Reaction:
+def has_moved(lease: PurchasedLease, purchase: Purchase) -> bool:
+    """Whether the lease's end has moved, since the refresh was asked for, by what it buys."""
+    if purchase.ended_before is None:
+        return True
+    return lease.expires_at >= _later(purchase.ended_before, purchase.seconds) - ROUNDING
+
+
+def _tunnel(body: dict[str, Any], settings: VpnSettings) -> tuple[dict[str, Any], list[str]]:
+    """The fields of the tunnel that go into the file, and what was left out. ValueError where it cannot be used."""
+    told = parse_peering({name: body[name] for name in bodies.PEERING})
+    peering, left_out = vetted(told, private=settings.private_networks)
+    return peering_fields(peering), left_out
+
+
+def _told_again(
+    message: Message, body: dict[str, Any], fields: dict[str, Any], left_out: list[str]
+) -> Reaction:
     """The same lease again: news only if its end has moved on, as when the seller's operator extends it, or if the
     tunnel is found elsewhere now.
     """
@@ -253,10 +289,17 @@ def _told_again(message: Message, body: dict[str, Any], fields: dict[str, Any]) 
         lease.state = BoughtState.ACTIVE
     lease.expires_at, lease.peering = body["expires_at"], fields
     lease.save()
-    return Reaction(events=[_lease_event(lease, message.message_id, message, body)])
+    return Reaction(events=[_lease_event(lease, message.message_id, message, body, left_out)])
 
 
-def _lease_event(lease: PurchasedLease, message_id: UUID, message: Message, body: dict[str, Any]) -> Event:
+def _lease_event(
+    lease: PurchasedLease, message_id: UUID, message: Message, body: dict[str, Any], left_out: list[str]
+) -> Event:
+    if left_out:
+        logger.warning(
+            "a seller's tunnel names networks that are not public: they are left out",
+            extra={"lease": str(lease.pk), "left_out": len(left_out)},
+        )
     return telling.event(
         bodies.LEASE,
         message_id,
@@ -268,6 +311,7 @@ def _lease_event(lease: PurchasedLease, message_id: UUID, message: Message, body
         seconds=body["seconds"],
         payment_hash=body["payment_hash"],
         path=lease.path,
+        **({"left_out": left_out} if left_out else {}),
     )
 
 
@@ -315,6 +359,9 @@ def ended_received(message: Message, body: dict[str, Any], settings: VpnSettings
     )
     if lease is None:
         return Reaction(dropped="no_such_lease")
+    if _has_paid(lease) and timezone.now() < min(lease.expires_at, _least_end(lease)):
+        text = f"the seller ended a lease that was paid for until {rfc3339_seconds(lease.expires_at)}"
+        reliability.distrust(lease.seller, reliability.ENDED_EARLY, text, lease_id=lease.pk)
     return Reaction(events=[end(lease, received=message)])
 
 
@@ -350,6 +397,7 @@ def paid(purchase: Purchase, now: datetime) -> None:
 def refuse(purchase: Purchase, reason: str, text: str) -> Event | None:
     """This node does not go on with it, or cannot; nothing was paid. None when the stream has told why already."""
     known = bool(purchase.cause)
+    _judge(purchase, reason, text)
     purchase.cause = purchase.cause or f"{reason}: {text}"[:500]
     _give_up(purchase)
     purchase.save()
@@ -367,17 +415,28 @@ def refuse(purchase: Purchase, reason: str, text: str) -> Event | None:
 def ask_again(purchase: Purchase, now: datetime, postage_sat: int = 1) -> Message | Event:
     """The seller is asked for the lease, for as long as it can last."""
     if now >= _latest_end(purchase) + END_GRACE:
-        told = _note(purchase, "no_lease", "it was paid, and the seller never told of the lease")
+        told = _note(purchase, reliability.NO_LEASE, "it was paid, and the seller never told of the lease")
         _give_up(purchase)
         purchase.save()
         return told
     purchase.asked_again += 1
+    message_id = ask_id(purchase, purchase.asked_again)
     pause = min(ASK_AGAIN_SECONDS * 2 ** min(purchase.asked_again, 10), LONGEST_ASK_SECONDS)
     purchase.ask_again_at = now + timedelta(seconds=pause)
     purchase.save()
-    asking = telling.message(bodies.LEASE_REQUEST, purchase.seller, for_seconds=pause, id=purchase.pk)
+    asking = telling.message(
+        bodies.LEASE_REQUEST, purchase.seller, message_id=message_id, for_seconds=pause, id=purchase.pk
+    )
     asking.origin, asking.amount_msat = Origin.CALLER, postage_sat * 1000
     return asking
+
+
+def ask_id(purchase: Purchase, number: int) -> UUID:
+    """Of the message that asks for its lease for the so-manieth time: what it has cost is found by it."""
+    digest = hashlib.sha256(
+        purchase.pk.bytes + bytes(purchase.payment_hash or b"") + number.to_bytes(4, "big")
+    )
+    return UUID(bytes=digest.digest()[:16], version=4)
 
 
 def _latest_end(purchase: Purchase) -> datetime:
@@ -471,6 +530,7 @@ def _later(moment: datetime, seconds: int) -> datetime:
 
 def _note(purchase: Purchase, reason: str, text: str) -> Event:
     """Told, although it was paid."""
+    _judge(purchase, reason, text)
     purchase.cause = f"{reason}: {text}"[:500]
     purchase.save()
     return telling.event(
@@ -480,6 +540,11 @@ def _note(purchase: Purchase, reason: str, text: str) -> Event:
         text=text[: bodies.MAX_TEXT_CHARACTERS],
         pubkey=purchase.seller,
     )
+
+
+def _judge(purchase: Purchase, reason: str, text: str) -> None:
+    if reason in reliability.BROKEN:
+        reliability.distrust(purchase.seller, reason, text, lease_id=purchase.lease_id)
 
 
 def _end_event(type: str, lease: PurchasedLease, received: Message | None) -> Event:

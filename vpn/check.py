@@ -4,10 +4,11 @@ import errno
 import getpass
 import ipaddress
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
 
-from vpn import rules, setup
-from vpn.pool import Address, Pool
+from vpn import access, endpoint, routable, rules, setup
+from vpn.pool import Address, Network, Pool, is_within
 from vpn.rules import RulesError
 from vpn.setup import SetupError, Wanted
 from vpn.wireguard import NotPermitted, WireGuard, WireGuardError, sudo_rule
@@ -26,12 +27,31 @@ class Finding:
 async def check(wanted: Wanted) -> list[Finding]:
     """All that can be seen from this machine. Whether UDP from elsewhere gets here cannot."""
     findings = _Findings()
+    for words in access.problems(wanted.binary_path):
+        findings.wrong(words)
     interface = await _interface(wanted, findings)
     if interface is not None:
         await _check_interface(wanted, interface, findings)
     await _check_traffic(wanted, interface, findings)
     await _check_reach(wanted, interface, findings)
+    for network in left_out_by_buyers(wanted.allowed_ips, Pool(wanted.subnet)):
+        findings.right(
+            f"vpn.allowed_ips: {network} is not public: buyers leave it out of their files, unless they name it in "
+            "their vpn.private_networks"
+        )
     return findings.all
+
+
+def left_out_by_buyers(allowed_ips: Sequence[Network], pool: Pool) -> list[Network]:
+    """Networks that are not public, wholly or in part, but for the clients' own (vpn/vetting.py)."""
+    return [
+        network
+        for network in allowed_ips
+        if network.prefixlen
+        and routable.public_parts(network) != [network]
+        and not pool.holds(network)
+        and not any(is_within(own, network) for own in pool.networks)
+    ]
 
 
 class _Findings:
@@ -49,9 +69,7 @@ async def _interface(wanted: Wanted, findings: _Findings) -> str | None:
     try:
         interfaces = await WireGuard(wanted.binary_path).interfaces()
     except NotPermitted as error:
-        state = _state(wanted)
-        rule = sudo_rule(getpass.getuser(), state.interface if state else "INTERFACE")
-        findings.wrong(f"{error}. sudo_rule: {rule}")
+        findings.wrong(f"{error}. sudo_rule: {sudo_rule(getpass.getuser())}")
         return None
     except WireGuardError as error:
         findings.wrong(str(error))
@@ -138,8 +156,17 @@ async def _check_traffic(wanted: Wanted, interface: str | None, findings: _Findi
 
 
 async def _check_reach(wanted: Wanted, interface: str | None, findings: _Findings) -> None:
-    address = ipaddress.ip_address(wanted.server_ip)
-    where = f"vpn.server_ip, {address},"
+    try:
+        address = await endpoint.address_of(wanted.server_ip)
+    except endpoint.EndpointError as error:
+        findings.wrong(f"{error}; correct the name, or set the public address")
+        return
+    where = f"vpn.server_ip, {wanted.server_ip},"
+    if not routable.is_global(address):
+        findings.right(
+            f"{where} is no public address: buyers refuse it, unless they name its network in their "
+            "vpn.private_networks"
+        )
     if address.is_loopback:
         findings.wrong(
             f"{where} is this machine's loopback: no buyer elsewhere can reach it; set the public address"

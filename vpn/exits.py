@@ -2,7 +2,6 @@
 them.
 """
 
-import ipaddress
 import logging
 
 from vpn import rules
@@ -27,8 +26,8 @@ class ExitRules:
             return
         try:
             if rules.exit_table(interface) not in await rules.tables():
-                dns = ipaddress.ip_address(str(self._settings.dns)) if self._settings.dns else None
-                await rules.apply(rules.exit_rules(interface, self._settings.allowed_ips, dns))
+                text = rules.exit_rules(interface, self._settings.allowed_ips, self._settings.dns)
+                await rules.apply(text)
                 logger.info("VPN: the exit rules are in force for %s", interface)
             self._trouble = ""
         except RulesError as error:

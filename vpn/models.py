@@ -19,6 +19,12 @@ class Shop(models.Model):
     problem = models.CharField(max_length=500, blank=True, help_text="Why nothing can be sold.")
     foreign = models.JSONField("peers that are not ours", default=list, help_text="Public keys, left alone.")
     looked_at = models.DateTimeField(default=timezone.now)
+    server_name = models.CharField(
+        max_length=253, blank=True, db_default="", help_text="The host name that was looked up."
+    )
+    server_address = models.CharField(
+        max_length=45, blank=True, db_default="", help_text="Its address, which buyers are told."
+    )
     told = models.JSONField(
         default=dict, help_text="What buyers were told of the tunnel, but for their address."
     )
@@ -243,6 +249,25 @@ class PurchasedLease(models.Model):
         return str(self.id)
 
 
+class UnreliableSeller(models.Model):
+    """A seller who did not keep what was agreed: nothing is renewed with it automatically until a contract or refresh
+    with it is asked for by a call.
+    """
+
+    pubkey = models.CharField(max_length=66, primary_key=True)
+    reason = models.CharField(max_length=40)
+    text = models.CharField(max_length=500, blank=True)
+    lease_id = models.UUIDField()
+    created_at = models.DateTimeField("since", default=timezone.now)
+
+    class Meta:
+        verbose_name = "seller without automatic renewals"
+        verbose_name_plural = "sellers without automatic renewals"
+
+    def __str__(self) -> str:
+        return self.pubkey
+
+
 class ClientKey(models.Model):
     """The private key that was made for a contract, sealed (vpn/sealing.py). In no admin page, log, event or
     message.
@@ -263,6 +288,9 @@ class Purchase(models.Model):
     price_sat = models.BigIntegerField("sat")
     hourly_price_sat = models.BigIntegerField("sat per hour")
     seconds = models.BigIntegerField(help_text="What the price buys.")
+    ended_before = models.DateTimeField(
+        null=True, help_text="Of a refresh: when its lease ended before it was asked for."
+    )
     public_key = models.CharField(max_length=KEY_CHARACTERS)
     automatic = models.BooleanField(
         default=False, help_text="A renewal that nobody asked for (vpn.auto_renew)."

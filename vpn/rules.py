@@ -54,26 +54,26 @@ def nat_table(interface: str) -> str:
     return f"impervious_nat_{_identifier(interface)}"
 
 
-def exit_rules(interface: str, allowed_ips: Sequence[Network], dns: Address | None = None) -> str:
+def exit_rules(interface: str, allowed_ips: Sequence[Network], dns: Sequence[Address] = ()) -> str:
     """Buyers reach allowed_ips, but neither this machine's own services nor private networks, unless allowed_ips names
-    them: by a network that lies within a private one, or by a single address. They reach DNS at `dns` wherever it is.
+    them: by a network that lies within a private one, or by a single address. They reach DNS at `dns` wherever that is.
     Nobody opens a connection to a buyer.
     """
     named = [network for network in allowed_ips if _is_named(network)]
-    resolver = [] if dns is None else [ipaddress.ip_network(dns)]
+    resolvers = [ipaddress.ip_network(address) for address in dns]
     ours = f'iifname "{_checked(interface)}"'
     answers = "ct state established,related accept"
     to_host = [
         f"{ours} {answers}",
         *_to(named, f"{ours} {{}} accept"),
-        *_to(resolver, f"{ours} {{}} meta l4proto {{{{ tcp, udp }}}} th dport {DNS_PORT} accept"),
+        *_to(resolvers, f"{ours} {{}} meta l4proto {{{{ tcp, udp }}}} th dport {DNS_PORT} accept"),
         f"{ours} reject with icmpx admin-prohibited",
     ]
     through = [
         f'oifname "{interface}" {answers}',
         f"{ours} {answers}",
         *_to(named, f"{ours} {{}} accept"),
-        *_to(resolver, f"{ours} {{}} meta l4proto {{{{ tcp, udp }}}} th dport {DNS_PORT} accept"),
+        *_to(resolvers, f"{ours} {{}} meta l4proto {{{{ tcp, udp }}}} th dport {DNS_PORT} accept"),
         *_to(PRIVATE, f"{ours} {{}} reject with icmpx admin-prohibited"),
         *_to(
             [network for network in allowed_ips if network not in named],

@@ -21,7 +21,7 @@ from messaging.required import required
 from messaging.workers import WorkerContext
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
-from vpn import selling, statistics, wishes
+from vpn import endpoint, selling, statistics, wishes
 from vpn.exits import ExitRules
 from vpn.looking import each, look_forever
 from vpn.models import Answered, Lease, Quote, Shop, Term
@@ -49,6 +49,8 @@ INVOICE_SECONDS = 5.0
 GIVE_BACK_SECONDS = 240
 # If `wg` cannot even say whether the peer is gone, the buyer's money goes back all the same.
 GIVE_BACK_BLINDLY_SECONDS = 285
+# Between two look-ups of vpn.server_ip, where it is a host name.
+ENDPOINT_SECONDS = 60.0
 CLEAN_SECONDS = 3_600.0
 KEPT_QUOTES = timedelta(days=1)
 
@@ -81,6 +83,8 @@ class Seller:
         self._there: dict[str, frozenset[Network]] = {}
         self._refused: dict[str, str] = {}
         self._problem: str | None = None
+        is_named = self._settings.endpoint_host is None
+        self._endpoint_problem = "vpn.server_ip has not been looked up yet" if is_named else ""
 
     async def run(self) -> None:
         """`wg` and lnd may hang, or be away: neither waits for the other, and time waits for none of them."""
@@ -91,6 +95,8 @@ class Seller:
                 )
                 group.create_task(self._keep_time())
                 group.create_task(self._keep_interface())
+                if self._settings.endpoint_host is None:
+                    group.create_task(self._keep_endpoint())
         finally:
             self.close()
 
@@ -327,7 +333,8 @@ class Seller:
         self._there = {key: desired[key] for key in set(desired) - missing - set(changes.refused)}
         self._refused = changes.refused
         settings.selling.ring()
-        await self._note(interface, settings.price_problem, sorted(changes.foreign))
+        problem = settings.price_problem or self._endpoint_problem
+        await self._note(interface, problem, sorted(changes.foreign))
         are_gone = await self._gone(set(present))
         if asyncio.get_running_loop().time() >= self._sample_due:
             await self._each_minute(interface)
@@ -338,7 +345,8 @@ class Seller:
         found = await self._wireguard.statistics(interface)
         await self._context.database.write(partial(statistics.store, found))
         await self._exit_rules.keep(interface)
-        await self._commit(lambda: (selling.tell_changes(self._settings), []))
+        if not self._endpoint_problem:
+            await self._commit(lambda: (selling.tell_changes(self._settings), []))
 
     async def _without_interface(self) -> float:
         """No interface, no peers: what is over need not wait for it."""
@@ -366,6 +374,27 @@ class Seller:
                 logger.info("VPN is sold over %s", interface)
         row = {"interface": interface, "problem": problem, "foreign": foreign, "looked_at": timezone.now()}
         await self._context.database.write(lambda: Shop.objects.update_or_create(pk=1, defaults=row))
+
+    async def _keep_endpoint(self) -> None:
+        await look_forever(
+            self.look_up_the_endpoint, Wake(), lambda: ENDPOINT_SECONDS, name="the server's address"
+        )
+
+    async def look_up_the_endpoint(self, look_up: endpoint.LookUp = endpoint.look_up) -> None:
+        """Notes the address of vpn.server_ip. While it cannot be looked up, the one of before is told."""
+        name, before = self._settings.server_ip, self._endpoint_problem
+        known = await self._context.database.read(partial(selling.known_address, name))
+        try:
+            address = await endpoint.address_of(name, known=known, look_up=look_up)
+        except endpoint.EndpointError as error:
+            logger.warning("%s", error)
+            self._endpoint_problem = "" if known else str(error)
+        else:
+            self._endpoint_problem = ""
+            if address != known:
+                await self._context.database.write(partial(selling.note_address, name, address))
+        if self._endpoint_problem != before:
+            self._peers_changed.ring()
 
     # storing
 

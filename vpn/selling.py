@@ -516,16 +516,35 @@ def peering(lease: Lease, settings: VpnSettings, *, client: int | None = None) -
     return peering_fields(_tunnel(settings, own))
 
 
+def _endpoint_host(settings: VpnSettings) -> Address:
+    if (address := settings.endpoint_host) is not None:
+        return address
+    if (known := known_address(settings.server_ip)) is None:
+        raise ValueError(f"vpn.server_ip: {settings.server_ip} has not been looked up yet")
+    return known
+
+
 def _tunnel(settings: VpnSettings, addresses_told: tuple[Address, ...]) -> Peering:
     return Peering(
         addresses=addresses_told,
-        endpoint_host=settings.endpoint_host,
+        endpoint_host=_endpoint_host(settings),
         endpoint_port=settings.server_port,
         server_pub_key=settings.server_pub_key,
         allowed_ips=settings.allowed_ips,
         keepalive_seconds=KEEPALIVE_SECONDS,
-        dns=ipaddress.ip_address(str(settings.dns)) if settings.dns else None,
+        dns=settings.dns,
     )
+
+
+def known_address(server_name: str) -> Address | None:
+    """That of the host name when it was looked up last."""
+    shop = Shop.objects.filter(pk=1, server_name=server_name).first()
+    return ipaddress.ip_address(shop.server_address) if shop else None
+
+
+def note_address(server_name: str, address: Address) -> None:
+    found = {"server_name": server_name, "server_address": str(address)}
+    Shop.objects.update_or_create(pk=1, defaults=found)
 
 
 def tell_changes(settings: VpnSettings) -> list[Message]:

@@ -20,6 +20,7 @@ from messaging.outgoing import new_message
 from messaging.required import required
 from messaging.times import rfc3339_seconds
 from vpn import bodies, buying, sealing
+from vpn.accounts import paid_of_bought, paid_of_sold
 from vpn.keys import new_key_pair
 from vpn.models import ClientKey, Lease, PurchasedLease
 from vpn.settings import SERVICE
@@ -90,8 +91,12 @@ def lease_list(*, state: str = "", pubkey: str = "", role: str = "", limit: int)
     ]
     now = timezone.now()
     newest = sorted(leases, key=lambda lease: lease.created_at, reverse=True)[:limit]
+    bought = paid_of_bought([lease.pk for lease in newest if isinstance(lease, PurchasedLease)])
+    sold = paid_of_sold([lease.pk for lease in newest if isinstance(lease, Lease)])
     return [
-        _shown(lease, now) if isinstance(lease, PurchasedLease) else _shown_sold(lease, now)
+        _shown(lease, now) | bought[lease.pk].fields()
+        if isinstance(lease, PurchasedLease)
+        else _shown_sold(lease, now) | sold[lease.pk].fields()
         for lease in newest
     ]
 

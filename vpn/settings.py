@@ -1,8 +1,8 @@
 """What the VPN service is told by the configuration (its section `vpn`) and by lnd."""
 
-import ipaddress
 from dataclasses import dataclass, field
 
+from vpn import endpoint
 from vpn.pool import Address, Network, Pool
 from vpn.pricing import Prices, price_bounds
 from vpn.waking import Wake
@@ -26,7 +26,7 @@ class VpnSettings:
     networks: tuple[Network, ...]
     server_pub_key: str
     allowed_ips: tuple[Network, ...]
-    dns: str | None
+    dns: tuple[Address, ...]
     binary_path: str
     min_seconds: int
     max_seconds: int
@@ -34,6 +34,7 @@ class VpnSettings:
     quotes_per_minute: int
     quarantine_seconds: int
     exit_rules: bool = False
+    private_networks: tuple[Network, ...] = ()
     auto_renew: bool = False
     auto_renew_budget_sat: int = 0
     auto_renew_lead_seconds: int = 600
@@ -45,8 +46,9 @@ class VpnSettings:
         return Pool(self.networks)
 
     @property
-    def endpoint_host(self) -> Address:
-        return ipaddress.ip_address(self.server_ip)
+    def endpoint_host(self) -> Address | None:
+        """None where it is a host name, whose address is looked up (vpn/endpoint.py)."""
+        return endpoint.literal(self.server_ip)
 
     @property
     def price_problem(self) -> str:

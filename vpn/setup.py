@@ -37,7 +37,7 @@ class Wanted:
     server_port: int
     subnet: tuple[Network, ...]
     allowed_ips: tuple[Network, ...]
-    dns: Address | None
+    dns: tuple[Address, ...]
     exit_rules: bool
 
     @classmethod
@@ -51,7 +51,7 @@ class Wanted:
             server_port=vpn.server_port,
             subnet=vpn.subnet,
             allowed_ips=vpn.allowed_ips,
-            dns=ipaddress.ip_address(vpn.dns) if vpn.dns else None,
+            dns=tuple(map(ipaddress.ip_address, vpn.dns)),
             exit_rules=vpn.exit_rules,
         )
 

@@ -26,7 +26,13 @@ def event(type: str, message_id: UUID, *, received: Message | None = None, **fie
 
 
 def message(
-    type: str, pubkey: str, *, reply_to: UUID | None = None, for_seconds: float = DAY_SECONDS, **fields: Any
+    type: str,
+    pubkey: str,
+    *,
+    reply_to: UUID | None = None,
+    message_id: UUID | None = None,
+    for_seconds: float = DAY_SECONDS,
+    **fields: Any,
 ) -> Message:
     """Given up after so many seconds, at least a minute and at most a day."""
     return new_message(
@@ -34,6 +40,7 @@ def message(
         pubkey=pubkey,
         body=bodies.encode(type, **fields),
         reply_to=reply_to,
+        message_id=message_id,
         expires_seconds=int(min(max(for_seconds, 60), DAY_SECONDS)),
     )
 

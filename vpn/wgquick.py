@@ -16,6 +16,7 @@ from vpn.pool import Address, Network, host_networks
 MAX_ALLOWED_IPS = 256
 MAX_TEXT = 64 * MAX_ALLOWED_IPS
 MAX_KEEPALIVE_SECONDS = 65_535
+MAX_DNS = 8
 
 _NUMBER = re.compile(r"[0-9]{1,5}", re.ASCII)
 
@@ -30,20 +31,26 @@ class Peering:
     server_pub_key: str
     allowed_ips: tuple[Network, ...]
     keepalive_seconds: int
-    dns: Address | None = None
+    dns: tuple[Address, ...] = ()
 
     def __post_init__(self) -> None:
-        dns = () if self.dns is None else (self.dns,)
-        for address in (*self.addresses, self.endpoint_host, *dns):
-            _check_address(address)
+        for name, addresses in (
+            ("address", self.addresses),
+            ("endpoint", (self.endpoint_host,)),
+            ("dns", self.dns),
+        ):
+            for address in addresses:
+                _check_address(name, address)
         if len({address.version for address in self.addresses}) != len(self.addresses) or not self.addresses:
             raise ValueError("address: must be one IPv4 address, one IPv6 address, or both")
+        if len(self.dns) > MAX_DNS:
+            raise ValueError(f"dns: must be at most {MAX_DNS} addresses")
         if not 1 <= len(self.allowed_ips) <= MAX_ALLOWED_IPS:
             raise ValueError(f"allowed_ips: must be 1 to {MAX_ALLOWED_IPS} networks")
         for network in self.allowed_ips:
             if type(network) not in (ipaddress.IPv4Network, ipaddress.IPv6Network):
                 raise ValueError("allowed_ips: must be networks")
-            _check_address(network.network_address)
+            _check_address("allowed_ips", network.network_address)
         _check_number("endpoint", self.endpoint_port, 1, 65_535)
         _check_number("keepalive", self.keepalive_seconds, 0, MAX_KEEPALIVE_SECONDS)
         _named("server_pub_key", check_public_key, self.server_pub_key)
@@ -72,8 +79,7 @@ def render(peering: Peering, private_key: str) -> str:
     interface = _Section("Interface")
     interface.set("PrivateKey", private_key)
     interface.set("Address", *sorted(host_networks(peering.addresses), key=lambda network: network.version))
-    if peering.dns is not None:
-        interface.set("DNS", peering.dns)
+    interface.set("DNS", *peering.dns)
     peer = _Section("Peer")
     peer.set("PublicKey", peering.server_pub_key)
     peer.set("AllowedIPs", *peering.allowed_ips)
@@ -84,21 +90,26 @@ def render(peering: Peering, private_key: str) -> str:
 
 
 def peering_fields(peering: Peering) -> dict[str, Any]:
-    """The fields of a `lease` message that parse_peering reads."""
-    return {
+    """The fields of a `lease` message that parse_peering reads. Nodes of old take one address as `dns` and know no
+    `further_dns`.
+    """
+    first, *further = (str(address) for address in peering.dns or ("",))
+    fields = {
         "address": ", ".join(str(network) for network in map(ipaddress.ip_network, peering.addresses)),
         "endpoint": peering.endpoint,
         "server_pub_key": peering.server_pub_key,
-        "dns": "" if peering.dns is None else str(peering.dns),
+        "dns": first,
         "allowed_ips": ", ".join(str(network) for network in peering.allowed_ips),
         "keepalive": peering.keepalive_seconds,
     }
+    return fields | ({"further_dns": ", ".join(further)} if further else {})
 
 
 def parse_peering(fields: Mapping[str, Any]) -> Peering:
-    """From the fields of a `lease` message. ValueError "field: what is wrong"; `dns` may be empty or absent."""
+    """From the fields of a `lease` message. ValueError "field: what is wrong"; `dns` and `further_dns` may be empty or
+    absent.
+    """
     host, port = _parse_endpoint(_text(fields, "endpoint"))
-    dns = fields.get("dns") or ""
     return Peering(
         addresses=tuple(_host(item) for item in _items(fields, "address")),
         endpoint_host=host,
@@ -106,7 +117,9 @@ def parse_peering(fields: Mapping[str, Any]) -> Peering:
         server_pub_key=_text(fields, "server_pub_key"),
         allowed_ips=tuple(_network("allowed_ips", item) for item in _items(fields, "allowed_ips")),
         keepalive_seconds=fields.get("keepalive", 0),
-        dns=_address("dns", _text(fields, "dns")) if dns else None,
+        dns=tuple(
+            _address("dns", item) for name in ("dns", "further_dns") for item in _optional(fields, name)
+        ),
     )
 
 
@@ -128,6 +141,10 @@ def _items(fields: Mapping[str, Any], name: str) -> list[str]:
     return items
 
 
+def _optional(fields: Mapping[str, Any], name: str) -> list[str]:
+    return _items(fields, name) if fields.get(name) else []
+
+
 def _parse_endpoint(text: str) -> tuple[Address, int]:
     host, _, port = text.rpartition(":")
     if not _NUMBER.fullmatch(port):
@@ -141,6 +158,7 @@ def _parse_endpoint(text: str) -> tuple[Address, int]:
 
 def _host(text: str) -> Address:
     network = _network("address", text)
+    _check_address("address", network.network_address)
     if network.prefixlen != network.max_prefixlen:
         raise ValueError("address: must be of a single host, such as 10.0.0.7/32")
     return network.network_address
@@ -151,7 +169,7 @@ def _address(name: str, text: str) -> Address:
         address = ipaddress.ip_address(text)
     except ValueError:
         raise ValueError(f"{name}: must be an IP address") from None
-    _check_address(address)
+    _check_address(name, address)
     return address
 
 
@@ -162,12 +180,12 @@ def _network(name: str, text: str) -> Network:
         raise ValueError(f"{name}: must be networks such as 10.0.0.0/24, with commas between") from None
 
 
-def _check_address(address: Address) -> None:
+def _check_address(name: str, address: Address) -> None:
     # A zone (fe80::1%…) is free text of any characters.
     if type(address) not in (ipaddress.IPv4Address, ipaddress.IPv6Address) or getattr(
         address, "scope_id", None
     ):
-        raise ValueError("must be IP addresses, without a zone")
+        raise ValueError(f"{name}: must be an IP address without a zone")
 
 
 def _check_number(name: str, value: object, low: int, high: int) -> None:

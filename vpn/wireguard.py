@@ -23,6 +23,10 @@ from vpn.pool import Network
 from vpn.programs import ProgramError, ProgramMissing
 from vpn.reconcile import Changes
 
+# deploy/vpn/impervious-wg, where it is installed, and its list of interfaces.
+WRAPPER = "/usr/local/sbin/impervious-wg"
+INTERFACES_FILE = "/etc/impervious/wireguard-interfaces"
+
 # 5,000 peers one by one take 12 s, in batches half a second; a batch's arguments stay far below the system's limit.
 PEERS_PER_CALL = 500
 
@@ -161,8 +165,8 @@ class WireGuard:
         if any(word in stderr for word in _DENIED):
             return NotPermitted(
                 f"{self._program}: {getpass.getuser()} is not permitted to use WireGuard ({text}); run the node as "
-                "root, or name in vpn.binary_path a script that calls `sudo -n wg` with its arguments, and allow that "
-                "in /etc/sudoers.d: see sudo_rule in `./impervious vpn check`"
+                f"root, or install deploy/vpn/impervious-wg as {WRAPPER}, name it in vpn.binary_path and the interface "
+                f"in {INTERFACES_FILE}, and allow it in /etc/sudoers.d: see sudo_rule in `./impervious vpn check`"
             )
         if any(word in stderr for word in _ABSENT):
             return NoInterface(
@@ -171,16 +175,12 @@ class WireGuard:
         return WireGuardError(f"{self._program} failed: {text or 'without a word'}")
 
 
-def sudo_rule(user: str, interface: str, program: str = "/usr/bin/wg") -> str:
-    """The line of /etc/sudoers.d that lets this user do what the node does with this interface, and no more: neither
-    its private key nor its port. sudo's * takes blanks too: it stands only where `wg` accepts nothing but peers.
+def sudo_rule(user: str, program: str = WRAPPER) -> str:
+    """The line of /etc/sudoers.d that lets this user call the wrapper, which sees to it that he calls nothing of `wg` but
+    what the node does. No rule for `wg` itself can: `wg set wg0 peer KEY preshared-key FILE` tells what is in root's
+    files.
     """
-    shows = [
-        f"{program} show {_named(interface)} {what}"
-        for what in ("public-key", "listen-port", "allowed-ips", "latest-handshakes", "transfer")
-    ]
-    calls = [f"{program} show all public-key", *shows, f"{program} set {interface} peer *"]
-    return f"{user} ALL=(root) NOPASSWD: {', '.join(calls)}"
+    return f"{user} ALL=(root) NOPASSWD: {program}"
 
 
 def _named(interface: str) -> str:

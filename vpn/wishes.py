@@ -20,6 +20,12 @@ def open_wishes() -> list[int]:
     )
 
 
+def give_up(cause: str) -> int:
+    """What is asked for and not done yet is not done any more; of how many actions that is so."""
+    waiting = LeaseWish.objects.filter(done_at__isnull=True)
+    return waiting.update(done_at=timezone.now(), outcome=f"not done: {cause}"[:500])
+
+
 def carry_out(key: int, settings: VpnSettings) -> tuple[list[Message], list[Event]]:
     """In the caller's transaction; its outcome is noted. What is to be told of it."""
     wish = LeaseWish.objects.select_related("lease").get(pk=key)

@@ -27,6 +27,7 @@ WORDS = {
     "Percent": "number, 0 to 100",
     "PortRange": "two ports such as 6000-6100",
     "Ip": "IP address",
+    "Ips": "list of IP addresses",
     "Proxies": "list of IP addresses and networks",
     "FilePath": "path of a file",
     "KeyName": "text of at most 64 characters",

@@ -96,6 +96,8 @@ def _config(directory: Path, name: str, pubkey: str, port: int, grpc_port: int, 
             "allowed_ips": "0.0.0.0/0",
             "binary_path": "/usr/bin/wg",
             "dns": "8.8.8.8",
+            # Sellers of a simulated network are on this machine.
+            "private_networks": "127.0.0.0/8",
         },
         "socket": {"server_ip": "127.0.0.1"},
         "database": {"url": f"sqlite:///{directory / 'impervious.sqlite3'}"},

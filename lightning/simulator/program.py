@@ -36,11 +36,12 @@ async def run(
     node_ports: Mapping[str, int] | None = None,
     private: Collection[str] = (),
     announce: Callable[[str], None] | None = say,
+    configured: Callable[[], None] | None = None,
 ) -> None:
     """Runs until `stop`, SIGINT or SIGTERM. Raises StartError (a ValueError) when it cannot start.
 
     Nodes that were there before come back, also when they are not in `names`. `announce` gets a line for each node.
-    `private`: nodes that only get private channels, when they are new.
+    `configured` is called when the configurations are written and before anything is announced. `private`: nodes that only get private channels, when they are new.
     """
     directory = Path(directory).resolve()
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -53,7 +54,7 @@ async def run(
             services = make_services(store)
             services.network.ensure_nodes(names, topology, private)
             servers = _make_servers(directory, services, base_port, node_ports or {})
-            await _serve(directory, services, servers, base_port, stop, ready, announce)
+            await _serve(directory, services, servers, base_port, stop, ready, announce, configured)
         finally:
             store.close()
 
@@ -66,6 +67,7 @@ async def _serve(
     stop: asyncio.Event,
     ready: Callable[[], None] | None,
     announce: Callable[[str], None] | None,
+    configured: Callable[[], None] | None,
 ) -> None:
     control = ControlServer(directory, services, {server.node.name: server for server in servers})
     try:
@@ -75,6 +77,8 @@ async def _serve(
             await server.start()
         await control.start()
         _write_configs(servers, base_port)
+        if configured:
+            configured()
         if announce:
             for line in map(describe, servers):
                 announce(line)

@@ -3,6 +3,7 @@
 The node's present is in its database; lnd's is not. So, in one transaction:
 - The event log goes on far beyond what the lost database can have written: no seq is ever used again, and the cursors
   of clients stay good.
+- What the operator asked for in the admin, and the node had not done yet, is given up, as it may have been done since.
 - What waited to be sent is given up: it may have been sent, and paid, after the backup. What was under way is asked for
   in lnd as always, and not tried again if it failed.
 """
@@ -18,6 +19,7 @@ from django.conf import settings
 from django.core.management.color import no_style
 from django.db import connection, transaction
 
+from federation import worker as federation_worker
 from messaging import events, ledger
 from messaging.models import Event
 from nodeapi import operators
@@ -25,6 +27,7 @@ from nodeapi.backups.archive import SECRET_KEY
 from nodeapi.backups.places import exchange, kept, places_of, staged
 from nodeapi.errors import StartError
 from nodeapi.stream import NOTICE
+from vpn import wishes
 
 logger = logging.getLogger(__name__)
 
@@ -134,6 +137,10 @@ def _go_on(mark: Mark) -> None:
             cursor.execute(statement)
     cause = f"restored from a backup of {mark.made_at}: whether it was sent after that is not known here"
     ledger.give_up_unsent(cause, published=_nobody_listens)
+    undone = f"restored from a backup of {mark.made_at}: whether it was done after that is not known here; ask again"
+    given_up = wishes.give_up(undone) + federation_worker.give_up(undone)
+    if given_up:
+        logger.warning("actions of the operator were given up", extra={"actions": given_up})
 
 
 def _nobody_listens(_: list[Event]) -> None:

@@ -14,7 +14,18 @@ def show(leases: list[vpn_pb2.Lease], out: Console, *, everything: bool) -> None
         none_runs = "No VPN lease runs. With --all, those that have ended."
         out.print("No VPN lease was ever bought or sold." if everything else none_runs)
         return
-    made = terminal.table("LEASE", "ROLE", "STATE", "LEFT", "ADDRESS", "SAT/H", "NODE", right=("SAT/H",))
+    made = terminal.table(
+        "LEASE",
+        "ROLE",
+        "STATE",
+        "LEFT",
+        "BOUGHT",
+        "PAID",
+        "ADDRESS",
+        "SAT/H",
+        "NODE",
+        right=("PAID", "SAT/H"),
+    )
     made.columns[0].no_wrap = True
     for lease in leases:
         made.add_row(
@@ -22,6 +33,8 @@ def show(leases: list[vpn_pb2.Lease], out: Console, *, everything: bool) -> None
             Text(lease.role),
             Text(lease.state, _STYLES.get(lease.state, "")),
             terminal.duration(lease.seconds_left) if lease.state != "ended" else "",
+            terminal.duration(lease.seconds),
+            str(lease.paid_sat),
             terminal.safe(lease.address),
             terminal.safe(lease.price),
             terminal.key(lease.pubkey, out),

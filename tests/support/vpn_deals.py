@@ -46,6 +46,7 @@ from vpn.models import (
     ReceivedQuote,
     Shop,
     Term,
+    UnreliableSeller,
 )
 from vpn.settings import SERVICE, VpnSettings
 from vpn.waking import Wake
@@ -73,6 +74,7 @@ TABLES: tuple[type[models.Model], ...] = (
     Purchase,
     PurchasedLease,
     ClientKey,
+    UnreliableSeller,
     InvoicePayment,
     Message,
     Attempt,
@@ -96,7 +98,9 @@ def vpn_settings(**changes: Any) -> VpnSettings:
         "networks": (ipaddress.ip_network("10.77.0.0/28"),),
         "server_pub_key": SERVER_KEY,
         "allowed_ips": (ipaddress.ip_network("0.0.0.0/0"),),
-        "dns": None,
+        "dns": (),
+        # Addresses for documentation are no public ones.
+        "private_networks": (ipaddress.ip_network("192.0.2.0/24"), ipaddress.ip_network("198.51.100.0/24")),
         "binary_path": "/usr/bin/wg",
         "min_seconds": 10,
         "max_seconds": 86_400,

@@ -172,6 +172,6 @@ async def who_is_not_permitted_is_told_the_way(target: Target) -> None:
         target.unpermitted.peers(target.interface),
         target.unpermitted.apply(target.interface, add),
     ):
-        with pytest.raises(NotPermitted, match="sudo -n wg"):
+        with pytest.raises(NotPermitted, match="impervious-wg"):
             await call
     assert await peers(target) == {}

@@ -26,15 +26,27 @@ class Command(BaseCommand):
         parser.add_argument(
             "--echo", metavar="NAME", help="this node answers every message with the message itself"
         )
+        parser.add_argument(
+            "--vpn",
+            metavar="NAME",
+            help="this node, when it is started, sells VPN leases by a stand-in for wg: for trying, without root and tunnels",
+        )
         parser.add_argument("--attached", action="store_true", help="end when standard input ends")
 
-    def handle(self, *args, names, dir, base_port, topology, echo, attached, **options):
-        if echo and echo not in names:
-            raise CommandError(f"--echo {echo}: is none of the nodes {', '.join(names)}")
+    def handle(self, *args, names, dir, base_port, topology, echo, vpn, attached, **options):
+        for option, name in (("--echo", echo), ("--vpn", vpn)):
+            if name and name not in names:
+                raise CommandError(f"{option} {name}: is none of the nodes {', '.join(names)}")
         try:
             asyncio.run(
                 partner.simulate(
-                    dir.resolve(), names, base_port=base_port, topology=topology, echo=echo, attached=attached
+                    dir.resolve(),
+                    names,
+                    base_port=base_port,
+                    topology=topology,
+                    echo=echo,
+                    vpn=vpn,
+                    attached=attached,
                 )
             )
         except (OSError, ValueError) as error:

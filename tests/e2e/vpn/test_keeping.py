@@ -380,6 +380,8 @@ def test_a_lease_in_use_is_renewed_within_its_budget_and_another_is_not(market, 
                 near = f"UPDATE vpn_purchasedlease SET expires_at = '{moment(buyer, 300)}' WHERE id = "
                 for lease in (used, unused):
                     execute(buyer.database_url, f"{near}'{as_stored(buyer, lease['id'])}'")
+                # As if the last refresh had moved the end to there.
+                execute(buyer.database_url, "UPDATE vpn_purchase SET ended_before = NULL")
 
             come_near_the_end()
             is_used = of_lease("lease", used["id"])

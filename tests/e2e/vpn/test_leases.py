@@ -193,6 +193,15 @@ def test_leases_that_were_sold_are_listed(market):
         "endpoint": "",
         "serverPubKey": "",
         "path": "",
+        "seconds": "3000",
+        "paidSat": "3000",
+        "paymentHash": lease["payment_hash"],
+    }
+    mine = bought(buyer, lease["id"])
+    assert {name: mine[name] for name in ("seconds", "paidSat", "paymentHash")} == {
+        "seconds": "3000",
+        "paidSat": "3000",
+        "paymentHash": lease["payment_hash"],
     }
     # A node is asked for what it bought, unless for something else.
     assert leases(seller) == [] == leases(buyer, "?role=sold&state=all")

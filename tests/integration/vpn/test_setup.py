@@ -239,6 +239,8 @@ def test_check_names_what_is_wrong(operator, damage, words):
         ({"binary_path": "/nowhere/wg"}, "apt install wireguard-tools, or correct vpn.binary_path"),
         ({}, "vpn.server_pub_key is not set"),
         ({"server_ip": "127.0.0.1"}, "loopback"),
+        ({"server_ip": "localhost"}, "loopback"),
+        ({"server_ip": "vpn.invalid"}, "cannot be looked up"),
     ],
 )
 def test_check_of_a_configuration_alone(operator, vpn, words):
@@ -254,7 +256,17 @@ def test_check_tells_who_may_not_use_wg_the_rule(operator):
     wrapper.write_text('#!/bin/sh\nexec setpriv --reuid=65534 --clear-groups wg "$@"\n')
     wrapper.chmod(0o755)
     operator.configure(binary_path=str(wrapper))
-    assert any(f"wg set {operator.interface} peer *" in line for line in wrong(operator.vpn("check")))
+    rule = "ALL=(root) NOPASSWD: /usr/local/sbin/impervious-wg"
+    assert any(line.endswith(rule) for line in wrong(operator.vpn("check")))
+
+
+def test_check_warns_of_sudo_for_wg_itself(operator):
+    operator.set_up()
+    wrapper = operator.directory / "wg-by-sudo"
+    wrapper.write_text('#!/bin/sh\nexec sudo -n /usr/bin/wg "$@"\n')
+    wrapper.chmod(0o755)
+    operator.configure(binary_path=str(wrapper))
+    assert any("reads root's files" in line for line in wrong(operator.vpn("check")))
 
 
 def test_root_does_not_lock_out_the_user_who_runs_the_node(operator):

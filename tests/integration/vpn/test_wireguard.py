@@ -75,7 +75,7 @@ def tunnel(server, client, interface):
         server_pub_key=server.pair.public,
         allowed_ips=(ipaddress.ip_network("10.77.0.0/24"), ipaddress.ip_network("fd00:77::/64")),
         keepalive_seconds=25,
-        dns=ipaddress.ip_address("10.77.0.1"),
+        dns=(ipaddress.ip_address("10.77.0.1"),),
     )
     client.bring_up(wgquick.render(peering, pair.private))
     for address in ("10.77.0.1", "fd00:77::1"):
@@ -158,7 +158,7 @@ def test_wg_quick_brings_the_file_up(server, client, interface, tmp_path):
 def test_sudo_takes_the_rule():
     if not os.path.exists("/usr/sbin/visudo"):
         pytest.skip("not run: visudo is missing")
-    command("/usr/sbin/visudo", "-cf", "-", input=sudo_rule("impervious", "impd0") + "\n")
+    command("/usr/sbin/visudo", "-cf", "-", input=sudo_rule("impervious") + "\n")
 
 
 def script(tmp_path, text: str, timeout_seconds: float = GUARD_SECONDS) -> WireGuard:

@@ -198,7 +198,7 @@ def test_file_of_2021_loads_with_its_placeholders_replaced(node):
     )
     assert config.vpn.server_pub_key == ""
     assert config.vpn.binary_path == "/usr/bin/wg"
-    assert config.vpn.dns == "8.8.8.8"
+    assert config.vpn.dns == ("8.8.8.8",)
     assert [str(network) for network in config.vpn.allowed_ips] == ["0.0.0.0/0"]
     assert config.socket.server_ip == "1.1.1.1"
     assert [warning.split(":")[0] for warning in config.warnings] == [
@@ -666,7 +666,7 @@ def test_vpn_defaults_and_values(node):
     )
     assert times == (3_600, 2_592_000, 300, 30, 180)
     assert vpn.subnet == networks("10.0.0.0/24")
-    assert vpn.dns is None
+    assert vpn.dns == ()
     assert vpn.exit_rules is False
     assert vpn.auto_renew.model_dump() == {"enabled": False, "budget_sat": None, "lead_seconds": 600}
     given = {"subnet": "fd00:1::/64, 10.9.0.0/16", "dns": "", "exit_rules": True, "min_seconds": "60"}
@@ -674,8 +674,43 @@ def test_vpn_defaults_and_values(node):
     environ = {"IMPD_VPN__AUTO_RENEW__BUDGET_SAT": "6000", "IMPD_VPN__QUARANTINE_SECONDS": "0"}
     vpn = node.load(environ, vpn={**given, "auto_renew": renew}).vpn
     assert vpn.subnet == networks("10.9.0.0/16", "fd00:1::/64")
-    assert (vpn.dns, vpn.exit_rules, vpn.min_seconds, vpn.quarantine_seconds) == (None, True, 60, 0)
+    assert (vpn.dns, vpn.exit_rules, vpn.min_seconds, vpn.quarantine_seconds) == ((), True, 60, 0)
     assert vpn.auto_renew.model_dump() == {"enabled": True, "budget_sat": 6_000, "lead_seconds": 60}
+
+
+def test_server_of_vpn_may_be_a_host_name(node):
+    assert node.load(vpn={"server_ip": "VPN.example.com"}).vpn.server_ip == "vpn.example.com"
+    assert node.load(vpn={"server_ip": "[2001:db8::1]"}).vpn.server_ip == "2001:db8::1"
+    assert not node.load(vpn={"server_ip": "vpn.example.com"}).warnings
+    for wrong in ("vpn.example.com:51820", "https://vpn.example.com", "1.2.3", "a b"):
+        with pytest.raises(ConfigError, match=r"vpn\.server_ip"):
+            node.load(vpn={"server_ip": wrong})
+
+
+def test_several_dns_and_networks_that_are_not_public(node):
+    vpn = node.load(vpn={"dns": "8.8.8.8, 2001:4860:4860::8888", "private_networks": "10.9.0.0/24"}).vpn
+    assert vpn.dns == ("8.8.8.8", "2001:4860:4860::8888")
+    assert vpn.private_networks == networks("10.9.0.0/24")
+    assert node.load(vpn={"dns": ["8.8.8.8", "1.1.1.1"]}).vpn.dns == ("8.8.8.8", "1.1.1.1")
+    for wrong in ("8.8.8.8 1.1.1.1", "dns.example.com", ", ".join(f"8.8.8.{n}" for n in range(9))):
+        with pytest.raises(ConfigError, match=r"vpn\.dns"):
+            node.load(vpn={"dns": wrong})
+
+
+@pytest.mark.parametrize(
+    ("subnet", "allowed_ips", "add"),
+    [
+        ("fd00:1::/64", "0.0.0.0/0", "::/0"),
+        ("10.0.0.0/24", "::/0", "0.0.0.0/0"),
+        ("fd00:1::/64", "0.0.0.0/0, ::/0", ""),
+        ("10.0.0.0/24, fd00:1::/64", "0.0.0.0/0", ""),
+    ],
+)
+def test_clients_that_reach_nothing_are_warned_of(node, subnet, allowed_ips, add):
+    warnings = node.load(vpn={"subnet": subnet, "allowed_ips": allowed_ips}).warnings
+    added = [warning.rpartition("; add ")[2].partition(" (line")[0] for warning in warnings]
+    assert added == ([add] if add else [])
+    assert all(warning.startswith("vpn.allowed_ips: has no IPv") for warning in warnings)
 
 
 def test_unknown_keys_are_warned_of_with_the_nearest(node):

@@ -43,6 +43,33 @@ def test_fields(data, message):
     assert message_from_json(data, Send) == message
 
 
+@pytest.mark.parametrize(
+    ("price", "text"),
+    [
+        ("100", "100"),
+        (100, "100"),
+        (100.0, "100"),
+        (0, "0"),
+        (-1, "-1"),
+        (1.5, "1.5"),
+        (10**18, "1" + "0" * 18),
+    ],
+)
+def test_price_is_text_or_a_number(price, text):
+    for request in (vpn_pb2.AcceptContractRequest, vpn_pb2.RefreshContractRequest):
+        assert message_from_json({"price": price}, request) == request(price=text)
+
+
+@pytest.mark.parametrize("price", [True, [100], {"sat": 100}, float("inf"), float("nan")])
+def test_price_that_is_no_number(price):
+    try:
+        read = message_from_json({"price": price}, vpn_pb2.AcceptContractRequest)
+    except ApiError as error:
+        assert error.message == "price: must be text"
+    else:
+        assert not read.price.isdecimal()
+
+
 @pytest.mark.parametrize("body", BODIES)
 def test_base64_in_either_alphabet_padded_or_not(body):
     for encoded in (base64.b64encode(body), base64.urlsafe_b64encode(body)):

@@ -26,6 +26,7 @@ GOOD = {
         "endpoint": "192.0.2.1:51820",
         "server_pub_key": "k",
         "dns": "",
+        "further_dns": "",
         "allowed_ips": "0.0.0.0/0",
         "keepalive": 25,
         "expires_at": MOMENT,

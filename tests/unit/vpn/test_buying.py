@@ -20,10 +20,10 @@ from tests.support.vpn_deals import (
     told,
     vpn_settings,
 )
-from vpn import bodies, buying, sealing
+from vpn import bodies, buying, reliability, sealing
 from vpn.buying import NotPossible
 from vpn.keys import new_key_pair
-from vpn.models import ClientKey, Purchase, PurchasedLease, ReceivedQuote
+from vpn.models import ClientKey, Purchase, PurchasedLease, ReceivedQuote, UnreliableSeller
 from vpn.settings import SERVICE
 from vpn.states import BoughtState, PurchaseState
 
@@ -315,6 +315,30 @@ def test_lease_that_cannot_be_used_is_told_and_asked_for_again(fields):
     assert lease_for(purchase).dropped == ""
 
 
+def test_networks_that_are_not_public_are_left_out_of_the_file_and_told():
+    purchase = in_state(contracted(), PurchaseState.PAID)
+    (event,) = lease_for(purchase, allowed_ips="0.0.0.0/0, 192.168.1.0/25, 169.254.169.254/32").events
+    assert told(event)["left_out"] == ["allowed_ips 192.168.1.0/25", "allowed_ips 169.254.169.254/32"]
+    assert told(event)["allowed_ips"] == "0.0.0.0/0"
+    lease = PurchasedLease.objects.get()
+    assert lease.peering["allowed_ips"] == "0.0.0.0/0"
+    # Nor when the tunnel is told anew.
+    again = lease_for(purchase, allowed_ips="10.77.0.0/24, 192.168.1.0/25", expires_at=lease.expires_at)
+    assert [told(event)["allowed_ips"] for event in again.events] == ["10.77.0.0/24"]
+    assert [told(event)["left_out"] for event in again.events] == [["allowed_ips 192.168.1.0/25"]]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [{"endpoint": "127.0.0.1:51820"}, {"endpoint": "[::ffff:10.0.0.1]:51820"}, {"allowed_ips": "fe80::/10"}],
+)
+def test_lease_of_a_tunnel_that_is_not_public_is_not_usable(fields):
+    purchase = in_state(contracted(), PurchaseState.PAID)
+    (event,) = lease_for(purchase, **fields).events
+    assert told(event)["reason"] == "unusable_lease"
+    assert not PurchasedLease.objects.exists()
+
+
 def test_less_time_than_was_paid_for_is_told():
     for number, changes in enumerate(
         (
@@ -404,6 +428,112 @@ def test_refresh_that_is_told_after_the_end_is_done_with():
     buying.end(lease)
     assert lease_for(purchase).dropped == "lease_over"
     assert state_of(purchase) == PurchaseState.DONE
+
+
+# sellers who do not keep what was agreed
+
+
+def automatic(lease: PurchasedLease, price: str = "100") -> Purchase:
+    message = out(bodies.REFRESH)
+    buying.send_refresh(message, lease.nonce, price, automatic_at=timezone.now())
+    return Purchase.objects.get(pk=message.message_id)
+
+
+def reasons_of(reaction) -> list[str]:
+    return [told(event)["reason"] for event in reaction.events if told(event)["type"] == "refusal"]
+
+
+def blamed_for() -> str:
+    seller = UnreliableSeller.objects.first()
+    return seller.reason if seller else ""
+
+
+@pytest.mark.parametrize("moved_seconds", [-10_000, -1, 0, 1, 98])
+def test_refresh_that_moves_the_end_by_less_than_it_bought_is_told(moved_seconds):
+    """Also where less than the slack of two clocks was bought."""
+    lease = bought()
+    purchase = in_state(automatic(lease), PurchaseState.PAID, payment_hash=bytes(32))
+    moved = timedelta(seconds=moved_seconds)
+    reaction = lease_for(purchase, seconds=100, expires_at=lease.expires_at + moved)
+    assert reasons_of(reaction) == ["less_time"]
+    assert (state_of(purchase), blamed_for()) == (PurchaseState.DONE, "less_time")
+    lease.refresh_from_db()
+    assert lease.expires_at >= purchase.ended_before
+
+
+@pytest.mark.parametrize("moved_seconds", [100, 101, 10**9])
+def test_refresh_that_moves_the_end_by_what_it_bought_is_kept(moved_seconds):
+    lease = bought()
+    purchase = in_state(automatic(lease), PurchaseState.PAID, payment_hash=bytes(32))
+    moved = timedelta(seconds=moved_seconds)
+    assert reasons_of(lease_for(purchase, seconds=100, expires_at=lease.expires_at + moved)) == []
+    assert blamed_for() == ""
+
+
+def test_end_in_the_far_future_is_not_sold_again():
+    """The first lease was told to last for long; its refreshes then move nothing."""
+    first = in_state(contracted(), PurchaseState.PAID)
+    far = (timezone.now() + timedelta(days=365)).replace(microsecond=0)
+    lease_for(first, expires_at=far)
+    lease = PurchasedLease.objects.get()
+    purchase = in_state(automatic(lease), PurchaseState.PAID, payment_hash=bytes(32))
+    assert reasons_of(lease_for(purchase, seconds=100, expires_at=far)) == ["less_time"]
+    assert blamed_for() == "less_time"
+
+
+def test_end_that_moved_before_the_refresh_was_answered_counts():
+    """The seller told the lease of the contract again, as when its operator changed the endpoint."""
+    lease, first = bought(), Purchase.objects.get()
+    purchase = in_state(automatic(lease), PurchaseState.PAID, payment_hash=bytes(32))
+    moved = lease.expires_at + timedelta(seconds=100)
+    assert lease_for(first, expires_at=moved).events
+    assert reasons_of(lease_for(purchase, seconds=100, expires_at=moved)) == []
+    assert blamed_for() == ""
+
+
+def test_sellers_are_blamed_for_what_they_break():
+    lease, first = bought(), Purchase.objects.get()
+    assert blamed_for() == ""
+    offered = automatic(lease)
+    invoice_for(offered, seconds=99)
+    assert blamed_for() == "less_time"
+    UnreliableSeller.objects.all().delete()
+    # A lease that runs is told again, of a tunnel that does not exist.
+    assert lease_for(first, endpoint="nowhere").dropped == "unusable_lease"
+    assert blamed_for() == "unusable_lease"
+    UnreliableSeller.objects.all().delete()
+    unusable = in_state(automatic(lease), PurchaseState.PAID, payment_hash=bytes(32))
+    lease_for(unusable, endpoint="nowhere")
+    assert blamed_for() == "unusable_lease"
+    UnreliableSeller.objects.all().delete()
+    buying.ask_again(unusable, lease.expires_at + timedelta(days=1))
+    assert blamed_for() == "no_lease"
+
+
+def test_lease_that_its_seller_ends_early_is_no_reason_to_trust_it():
+    lease = bought()
+    end_message(bodies.ENDED, lease)
+    assert blamed_for() == "ended_early"
+
+
+def test_lease_that_ends_in_its_time_is_nobodys_fault():
+    lease = bought()
+    PurchasedLease.objects.update(expires_at=timezone.now() - SECOND)
+    lease.refresh_from_db()
+    assert end_message(bodies.ENDED, lease).events
+    assert blamed_for() == ""
+
+
+@pytest.mark.parametrize("ask_anew", [refreshing, lambda _: contracted(nonce=quoted(nonce="new").nonce)])
+def test_seller_is_trusted_again_when_it_is_asked_by_a_call(ask_anew):
+    lease = bought()
+    reliability.distrust(SELLER, "less_time", "half", lease_id=lease.pk)
+    reliability.distrust(SELLER, "no_lease", "", lease_id=lease.pk)
+    assert blamed_for() == "less_time"
+    automatic(lease)
+    assert blamed_for() == "less_time"
+    ask_anew(lease)
+    assert blamed_for() == ""
 
 
 # refusals

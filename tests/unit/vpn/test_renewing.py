@@ -2,15 +2,18 @@
 
 import asyncio
 from datetime import timedelta
-from uuid import uuid4
+from uuid import UUID, uuid4
 
 import pytest
 from django.utils import timezone
 
+from invoices.models import InvoicePayment
+from messaging.outgoing import new_message
 from tests.support.fake_lnd import connected
 from tests.support.fake_wireguard import FakeWireGuard
 from tests.support.vpn_deals import (
     GUARD_SECONDS,
+    OTHER,
     SELLER,
     SERVER_KEY,
     SetClock,
@@ -19,7 +22,7 @@ from tests.support.vpn_deals import (
     types_of,
     vpn_settings,
 )
-from vpn import buyer, renewing
+from vpn import buyer, buying, reliability, renewing
 from vpn.buyer import Buyer
 from vpn.keys import new_key_pair
 from vpn.models import Purchase, PurchasedLease
@@ -31,6 +34,11 @@ pytestmark = pytest.mark.sql
 NOW = timezone.now()
 SETTINGS = vpn_settings(auto_renew=True, auto_renew_budget_sat=1_000, auto_renew_lead_seconds=600)
 TUNNEL = "wg-quick0"
+
+
+def cost_msat(size_bytes: int, amount_msat: int) -> int:
+    """Of a message or a payment, with a fee of at most 10 sat."""
+    return amount_msat + 10_000
 
 
 def lease_of(left_seconds: float, **fields) -> PurchasedLease:
@@ -142,7 +150,7 @@ def test_renewal_buys_what_was_bought_last(tables):
     lease = lease_of(60)
     purchase_of(lease, price_sat=999)
     purchase_of(lease, price_sat=400, age_seconds=500)
-    (message,) = renewing.renew(lease, NOW, SETTINGS)
+    (message,) = renewing.renew(lease, NOW, SETTINGS, cost_msat)
     assert message.pubkey == SELLER
     assert body_of(message) == {
         "type": "refresh",
@@ -154,33 +162,120 @@ def test_renewal_buys_what_was_bought_last(tables):
     assert (purchase.kind, purchase.automatic, purchase.state) == ("refresh", True, PurchaseState.ASKED)
     assert purchase.lease_id == lease.pk
     # Looked at again, it is under way.
-    assert renewing.renew(lease, NOW, SETTINGS) == []
+    assert renewing.renew(lease, NOW, SETTINGS, cost_msat) == []
     assert Purchase.objects.filter(automatic=True).count() == 1
 
 
 @pytest.mark.parametrize(
     ("before", "renews"),
     [
-        ({"price_sat": 600}, True),
-        ({"price_sat": 601}, False),
-        ({"price_sat": 601, "automatic": False}, True),
-        ({"price_sat": 601, "state": PurchaseState.REFUSED}, True),
-        ({"price_sat": 601, "age_seconds": 86_401}, True),
-        ({"price_sat": 601, "state": PurchaseState.PAYING}, False),
+        # 400 and 10 for the lease, 1 and 10 for the message that asks for it.
+        ({"price_sat": 569}, True),
+        ({"price_sat": 570}, False),
+        ({"price_sat": 570, "automatic": False}, True),
+        ({"price_sat": 570, "state": PurchaseState.REFUSED}, True),
+        ({"price_sat": 570, "age_seconds": 86_401}, True),
+        ({"price_sat": 570, "state": PurchaseState.PAYING}, False),
     ],
 )
 def test_renewals_of_a_day_stay_within_their_budget(tables, before, renews):
+    """With the fees that they may cost."""
     lease = lease_of(60)
     purchase_of(lease)
     purchase_of(lease_of(90_000), **({"automatic": True, "age_seconds": 86_000} | before))
-    assert bool(renewing.renew(lease, NOW, SETTINGS)) is renews
+    assert bool(renewing.renew(lease, NOW, SETTINGS, cost_msat)) is renews
+
+
+def paid_for(purchase: Purchase, *, price_sat: int, fee_sat: int, state: str = "settled") -> None:
+    payment_hash = purchase.pk.bytes * 2
+    Purchase.objects.filter(pk=purchase.pk).update(payment_hash=payment_hash)
+    InvoicePayment.objects.create(
+        payee=SELLER,
+        payment_hash=payment_hash,
+        payment_request="lnsb1invoice",
+        amount_msat=price_sat * 1000,
+        fee_limit_msat=10_000,
+        fee_msat=fee_sat * 1000,
+        cost_msat=0 if state == "failed" else (price_sat + fee_sat) * 1000,
+        state=state,
+    )
+
+
+def sent_for(message_id: UUID, *, cost_sat: int, age_seconds: float = 60) -> None:
+    message = new_message(service="vpn", pubkey=SELLER, body=b"{}", message_id=message_id)
+    message.cost_msat, message.created_at = cost_sat * 1000, NOW - timedelta(seconds=age_seconds)
+    message.save()
+
+
+@pytest.mark.parametrize("state", [PurchaseState.DONE, PurchaseState.PAID, PurchaseState.REFUSED])
+def test_what_was_paid_is_spent_with_its_fee_whatever_became_of_it(tables, state):
+    """The seller who was paid and never told of the lease is refused in the end; its money is gone."""
+    purchase = purchase_of(lease_of(60), automatic=True, state=state)
+    paid_for(purchase, price_sat=400, fee_sat=7)
+    assert renewing.spent(NOW, cost_msat) == 407_000
+
+
+def test_what_was_given_back_is_not_spent(tables):
+    purchase = purchase_of(lease_of(60), automatic=True, state=PurchaseState.REFUSED)
+    paid_for(purchase, price_sat=400, fee_sat=7, state="failed")
+    assert renewing.spent(NOW, cost_msat) == 0
+
+
+def test_messages_of_renewals_are_spent(tables):
+    """Of one that was refused, and of those that ask again for a lease, however old it is, as far as they are of today."""
+    refused = purchase_of(lease_of(60), automatic=True, state=PurchaseState.REFUSED)
+    sent_for(refused.pk, cost_sat=3)
+    asking = purchase_of(
+        lease_of(60), automatic=True, state=PurchaseState.PAID, age_seconds=90_000, asked_again=30
+    )
+    sent_for(buying.ask_id(asking, 1), cost_sat=100, age_seconds=89_000)
+    sent_for(buying.ask_id(asking, 29), cost_sat=5)
+    sent_for(buying.ask_id(asking, 30), cost_sat=6)
+    manual = purchase_of(lease_of(60), state=PurchaseState.PAID)
+    sent_for(manual.pk, cost_sat=1_000)
+    assert renewing.spent(NOW, cost_msat) == 14_000
+
+
+def test_refusals_make_the_next_try_wait_longer_and_longer(tables):
+    lease = lease_of(600)
+    purchase_of(lease)
+    for number, pause_seconds in enumerate((120, 240, 480, 960, 1_920, 3_840, 3_840)):
+        purchase_of(lease, state=PurchaseState.REFUSED, age_seconds=-number)
+        asked_at = NOW + timedelta(seconds=number)
+        PurchasedLease.objects.update(expires_at=asked_at + timedelta(seconds=pause_seconds + 60))
+        before, due = (asked_at + timedelta(seconds=pause_seconds + more) for more in (-1, 0))
+        assert renewing.due(before, SETTINGS) == []
+        assert renewing.due(due, SETTINGS) == [lease]
+
+
+def test_no_renewal_of_a_lease_whose_end_has_not_moved_by_what_was_bought(tables):
+    """Even where nobody has noticed before: its rows alone say so."""
+    lease = lease_of(60)
+    purchase_of(lease)
+    renewal = purchase_of(lease, kind="refresh", automatic=True, seconds=100, age_seconds=500)
+    for moved_seconds, is_due in ((0, False), (98, False), (99, True), (100, True), (10**6, True)):
+        Purchase.objects.filter(pk=renewal.pk).update(
+            ended_before=lease.expires_at - timedelta(seconds=moved_seconds)
+        )
+        assert renewing.due(NOW + timedelta(seconds=30), SETTINGS) == ([lease] if is_due else [])
+
+
+def test_no_renewal_with_a_seller_that_did_not_keep_what_was_agreed(tables):
+    lease, with_another = lease_of(60), lease_of(60, seller=OTHER)
+    for one in (lease, with_another):
+        purchase_of(one)
+    reliability.distrust(SELLER, reliability.LESS_TIME, "half of it", lease_id=uuid4())
+    assert renewing.due(NOW, SETTINGS) == [with_another]
+    assert renewing.renew(lease, NOW, SETTINGS, cost_msat) == []
+    reliability.trust(SELLER)
+    assert renewing.due(NOW, SETTINGS) == [lease, with_another]
 
 
 def test_lease_that_ended_since_it_was_found_due_is_not_renewed(tables):
     lease = lease_of(60)
     purchase_of(lease)
     PurchasedLease.objects.update(state=BoughtState.ENDED)
-    assert renewing.renew(lease, NOW, SETTINGS) == []
+    assert renewing.renew(lease, NOW, SETTINGS, cost_msat) == []
 
 
 async def test_worker_renews_what_is_in_use_once(database):

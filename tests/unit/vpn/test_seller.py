@@ -877,3 +877,68 @@ async def test_old_quotes_and_answers_are_forgotten(sale):
     kept = await sale.stored(lambda: set(Quote.objects.values_list("nonce", flat=True)))
     assert kept == {"used", "new"}
     assert await sale.stored(Answered.objects.count) == 1
+
+
+# a server by its host name
+
+
+NAME = "vpn.example.com"
+
+
+def answering(*addresses: str):
+    async def look_up(host: str):
+        assert host == NAME
+        if not addresses:
+            raise OSError(None, "no answer")
+        return [(2, 2, 17, "", (address, 0)) for address in addresses]
+
+    return look_up
+
+
+async def problem_of(sale: Sale, worker: Seller) -> str:
+    await worker.look_at_the_interface()
+    return (await sale.stored(Shop.objects.get)).problem
+
+
+async def test_nothing_is_sold_before_the_servers_name_was_looked_up(database):
+    sale = Sale(database, vpn_settings(server_ip=NAME))
+    worker = sale.worker
+    assert "has not been looked up" in await problem_of(sale, worker)
+    await worker.look_up_the_endpoint(answering())
+    assert "cannot be looked up" in await problem_of(sale, worker)
+    await worker.look_up_the_endpoint(answering("192.0.2.1"))
+    assert await problem_of(sale, worker) == ""
+    # While the name cannot be looked up, what was found before goes on being told; also after a restart.
+    for later in (worker, sale.worker):
+        await later.look_up_the_endpoint(answering())
+        assert await problem_of(sale, later) == ""
+
+
+async def test_buyers_are_told_the_address_of_the_name_and_when_it_changes(database):
+    sale = Sale(database, vpn_settings(server_ip=NAME))
+    await sale.worker.look_up_the_endpoint(answering("192.0.2.1"))
+    term = await sale.sold()
+    worker = sale.worker
+    assert await worker._context.database.read(lambda: selling.known_address(NAME)) == ipaddress.ip_address(
+        "192.0.2.1"
+    )
+    told_lease = await sale.stored(
+        lambda: body_of(selling.lease_message(term, sale.side.settings, reply_to=None))
+    )
+    assert told_lease["endpoint"] == "192.0.2.1:51820"
+    await worker.look_up_the_endpoint(answering("192.0.2.1"))
+    await worker.look_at_the_interface()
+    sale.side.take_sent()
+    moved = sale.worker
+    await moved.look_up_the_endpoint(answering("192.0.2.7", "192.0.2.8"))
+    await moved.look_at_the_interface()
+    (message,) = sale.side.take_sent()
+    assert body_of(message)["endpoint"] == "192.0.2.7:51820"
+
+
+async def test_address_of_another_name_is_not_told(database):
+    await database.write(lambda: selling.note_address("old.example.com", ipaddress.ip_address("192.0.2.9")))
+    renamed = Sale(database, vpn_settings(server_ip=NAME))
+    worker = renamed.worker
+    await worker.look_up_the_endpoint(answering())
+    assert "cannot be looked up" in await problem_of(renamed, worker)

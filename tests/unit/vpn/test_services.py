@@ -8,6 +8,7 @@ import pytest
 from django.conf import settings as django_settings
 from django.utils import timezone
 
+from invoices.models import InvoicePayment
 from messaging.database import Database
 from messaging.idempotency import Claim, KeyReused
 from messaging.models import Message
@@ -17,7 +18,7 @@ from tests.support.vpn_deals import BUYER, OTHER, PRICE_SAT, SELLER, SERVER_KEY,
 from vpn import bodies, sealing, services
 from vpn.buying import NotPossible
 from vpn.keys import new_key_pair, public_of
-from vpn.models import ClientKey, Lease, Purchase, PurchasedLease, ReceivedQuote
+from vpn.models import ClientKey, Lease, Purchase, PurchasedLease, ReceivedQuote, Term
 from vpn.services import NoFile
 from vpn.states import BoughtState, LeaseState, PurchaseState
 
@@ -192,7 +193,76 @@ def test_list_tells_of_what_was_bought(tables):
         "public_key": lease.public_key,
         "expires_at": lease.expires_at.strftime("%Y-%m-%dT%H:%M:%SZ"),
         "path": lease.path,
+        "seconds": 0,
+        "paid_sat": 0,
+        "payment_hash": "",
     }
+
+
+def paid(
+    lease: PurchasedLease, number: int, state: PurchaseState, *, kind: str = "refresh", settled: bool = False
+) -> None:
+    payment_hash = bytes([number] * 32)
+    Purchase.objects.create(
+        id=lease.pk if kind == "contract" else uuid4(),
+        kind=kind,
+        seller=SELLER,
+        lease_id=lease.pk,
+        nonce=lease.nonce,
+        price_sat=10**number,
+        hourly_price_sat=PRICE_SAT,
+        seconds=2 * 10**number,
+        public_key=lease.public_key,
+        payment_hash=payment_hash,
+        state=state,
+    )
+    if settled:
+        InvoicePayment.objects.create(
+            payee=SELLER,
+            payment_hash=payment_hash,
+            payment_request="lnsb1",
+            amount_msat=10**number * 1000,
+            fee_limit_msat=0,
+            cost_msat=10**number * 1000,
+            state=InvoicePayment.State.SETTLED,
+        )
+
+
+def test_list_tells_what_was_paid_for_a_lease_with_its_refreshes(tables):
+    lease = bought()
+    paid(lease, 1, PurchaseState.DONE, kind="contract")
+    paid(lease, 2, PurchaseState.PAID)
+    # Paid, and never told of; then what was not paid.
+    paid(lease, 3, PurchaseState.REFUSED, settled=True)
+    paid(lease, 4, PurchaseState.REFUSED)
+    paid(lease, 5, PurchaseState.PAYING)
+    bought()
+    by_id = {row["id"]: row for row in services.lease_list(limit=10)}
+    shown = by_id.pop(str(lease.pk))
+    assert (shown["seconds"], shown["paid_sat"]) == (2_220, 1_110)
+    assert shown["payment_hash"] == "01" * 32
+    (other,) = by_id.values()
+    assert (other["seconds"], other["paid_sat"], other["payment_hash"]) == (0, 0, "")
+
+
+def test_list_tells_what_was_paid_for_a_lease_that_was_sold(tables):
+    lease = sold(LeaseState.ACTIVE)
+    for number, (kind, state) in enumerate(
+        (("contract", "settled"), ("refresh", "settled"), ("refresh", "canceled"), ("refresh", "held"))
+    ):
+        Term.objects.create(
+            lease=lease,
+            kind=kind,
+            contract_id=uuid4(),
+            buyer=BUYER,
+            price_sat=10**number,
+            seconds=2 * 10**number,
+            secret=bytes(32),
+            payment_hash=bytes([number] * 32),
+            state=state,
+        )
+    (shown,) = services.lease_list(limit=10, role="sold")
+    assert (shown["seconds"], shown["paid_sat"], shown["payment_hash"]) == (22, 11, "00" * 32)
 
 
 def test_list_of_states_and_of_one_node(tables):

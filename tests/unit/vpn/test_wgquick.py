@@ -20,7 +20,7 @@ PLAIN = wgquick.Peering(
     server_pub_key=SERVER.public,
     allowed_ips=(ipaddress.ip_network("0.0.0.0/0"), ipaddress.ip_network("::/0")),
     keepalive_seconds=25,
-    dns=ipaddress.ip_address("8.8.8.8"),
+    dns=(ipaddress.ip_address("8.8.8.8"), ipaddress.ip_address("2001:4860:4860::8888")),
 )
 KEYS = {
     "Interface": {"PrivateKey", "Address", "DNS"},
@@ -55,7 +55,7 @@ def test_the_file_has_all_that_a_tunnel_needs():
     assert sections["Interface"] == {
         "PrivateKey": CLIENT.private,
         "Address": "10.0.0.7/32, fd00:1::7/128",
-        "DNS": "8.8.8.8",
+        "DNS": "8.8.8.8, 2001:4860:4860::8888",
     }
     assert sections["Peer"] == {
         "PublicKey": SERVER.public,
@@ -66,7 +66,7 @@ def test_the_file_has_all_that_a_tunnel_needs():
 
 
 def test_lines_are_left_out_where_there_is_nothing():
-    bare = dataclasses.replace(PLAIN, dns=None, keepalive_seconds=0, addresses=PLAIN.addresses[1:])
+    bare = dataclasses.replace(PLAIN, dns=(), keepalive_seconds=0, addresses=PLAIN.addresses[1:])
     sections = parsed(wgquick.render(bare, CLIENT.private))
     assert "DNS" not in sections["Interface"]
     assert "PersistentKeepalive" not in sections["Peer"]
@@ -80,7 +80,7 @@ def test_an_endpoint_of_ipv6_has_brackets():
 
 
 @pytest.mark.parametrize(
-    "peering", [PLAIN, dataclasses.replace(PLAIN, dns=None, addresses=PLAIN.addresses[:1])]
+    "peering", [PLAIN, dataclasses.replace(PLAIN, dns=(), addresses=PLAIN.addresses[:1])]
 )
 def test_fields_of_a_lease_are_read_back(peering):
     assert wgquick.parse_peering(wgquick.peering_fields(peering)) == peering
@@ -132,19 +132,28 @@ def test_no_field_smuggles_a_line(hostile):
     "text", ["10.0.0.7/32\nPostUp = id", "fe80::1%a\nPostUp = id", "fe80::1%a\nPostUp = id/128"]
 )
 def test_injections_are_refused(name, text):
-    with pytest.raises(ValueError, match=f"^{name}: |without a zone"):
+    with pytest.raises(ValueError, match=f"^{name.removeprefix('further_')}: "):
         wgquick.parse_peering(wgquick.peering_fields(PLAIN) | {name: text})
 
 
 def test_a_zone_cannot_be_typed_either():
     zoned = ipaddress.ip_network("fe80::1%a\nPostUp = id/128")
-    for change in (
-        {"dns": zoned.network_address},
-        {"allowed_ips": (zoned,)},
-        {"addresses": (zoned.network_address,)},
+    for name, change in (
+        ("dns", {"dns": (zoned.network_address,)}),
+        ("allowed_ips", {"allowed_ips": (zoned,)}),
+        ("address", {"addresses": (zoned.network_address,)}),
+        ("endpoint", {"endpoint_host": zoned.network_address}),
     ):
-        with pytest.raises(ValueError, match="zone"):
+        with pytest.raises(ValueError, match=f"^{name}: .* without a zone$"):
             dataclasses.replace(PLAIN, **change)
+
+
+def test_first_dns_is_told_as_older_nodes_read_it():
+    fields = wgquick.peering_fields(PLAIN)
+    assert (fields["dns"], fields["further_dns"]) == ("8.8.8.8", "2001:4860:4860::8888")
+    alone = wgquick.peering_fields(dataclasses.replace(PLAIN, dns=PLAIN.dns[:1]))
+    assert alone["dns"] == "8.8.8.8"
+    assert "further_dns" not in alone
 
 
 @pytest.mark.parametrize(
@@ -156,6 +165,12 @@ def test_a_zone_cannot_be_typed_either():
         ({"address": "10.0.0.0/24"}, "address: must be of a single host"),
         ({"endpoint": "example.com:1"}, "endpoint: must be an IP"),
         ({"endpoint": "1.2.3.4:0"}, "endpoint: must be a whole number"),
+        ({"dns": ", ".join(["8.8.8.8"] * 9)}, "dns: must be at most 8"),
+        ({"dns": "8.8.8.8, dns.example"}, "dns: must be an IP"),
+        ({"further_dns": "fe80::1%eth0"}, "dns: must be an IP address without a zone"),
+        ({"address": "fe80::1%eth0/128"}, "address: must be an IP address without a zone"),
+        ({"endpoint": "[fe80::1%eth0]:1"}, "endpoint: must be an IP address without a zone"),
+        ({"allowed_ips": "::/0, fe80::1%eth0/128"}, "allowed_ips: must be an IP address without a zone"),
         ({"keepalive": True}, "keepalive: must be a whole number"),
         ({"keepalive": 65_536}, "keepalive: must be a whole number"),
         ({"server_pub_key": "A" * 43 + "="}, "server_pub_key: is a weak"),
@@ -167,7 +182,7 @@ def test_what_is_wrong_is_named(change, words):
 
 
 @needs("wg-quick")
-@pytest.mark.parametrize("dns", [PLAIN.dns, None])
+@pytest.mark.parametrize("dns", [PLAIN.dns, ()])
 def test_wg_quick_reads_it(tmp_path, dns):
     file = tmp_path / "impd-file.conf"
     file.touch(mode=0o600)
