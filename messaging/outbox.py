@@ -18,7 +18,7 @@ from uuid import UUID
 from django.utils import timezone
 
 from lightning import signature
-from lightning.carrier import Carrier, Outcome, Shipment, Verdict
+from lightning.carrier import Carrier, Outcome, Sent, Shipment, Verdict
 from lightning.client import LndError
 from lightning.hints import HopHint
 from messaging import divided, envelope, ledger, metrics, notes, tracing
@@ -43,6 +43,7 @@ UNKNOWN_RETRY_SECONDS = 2.0
 # After this long an attempt counts only against its own destination: a node that holds payments stops nobody else.
 HELD_SECONDS = 60.0
 EXPIRE_SECONDS = 10.0
+TELL_SECONDS = 1.0
 # Before an attempt whose time is over is given up, lnd has to say so often that it knows nothing of it: a call of before
 # may still wait inside a slow lnd.
 UNHEARD_ANSWERS = 3
@@ -216,6 +217,7 @@ class Outbox:
                 group.create_task(self._start_forever())
                 group.create_task(self._settle_forever())
                 group.create_task(self._expire_forever())
+                group.create_task(self._tell_suspected_forever())
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -393,6 +395,20 @@ class Outbox:
                 logger.exception("messages whose time is over could not be looked for; trying again")
             await asyncio.sleep(EXPIRE_SECONDS)
 
+    async def _tell_suspected_forever(self) -> None:
+        """The history tells of what hangs in flight why it hangs."""
+        told: dict[bytes, str] = {}
+        while True:
+            try:
+                suspected = dict(self._carrier.suspected)
+                if suspected != told:
+                    cleared = told.keys() - suspected.keys()
+                    await self._database.write(partial(ledger.tell_suspected, suspected, cleared))
+                    told = suspected
+            except Exception:
+                logger.exception("causes of what is in flight could not be stored; trying again")
+            await asyncio.sleep(TELL_SECONDS)
+
     # on the way
 
     async def _sign(self, attempt: Attempt) -> bytes:
@@ -449,7 +465,7 @@ class Outbox:
         if outcome.verdict is Verdict.UNKNOWN:
             logger.debug("payment's end unknown, asking again", extra={"cause": outcome.cause})
             await asyncio.sleep(UNKNOWN_RETRY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
-            return await self._carrier.outcome(bytes(attempt.secret))
+            return await self._carrier.outcome(_sent(attempt))
         try:
             compact = await self._sign(attempt)
         except LndError as error:
@@ -465,6 +481,7 @@ class Outbox:
             ),
             amount_msat=attempt.amount_msat,
             secret=bytes(attempt.secret),
+            began_at=attempt.created_at.timestamp(),
             hints=await self._hints.of(attempt.destination),
         )
 
@@ -524,7 +541,8 @@ class Outbox:
             delay_seconds=0.0
             if at_once
             else backoff_seconds(max((one.attempts for one in carried), default=1)),
-            alone=len(carried) > 1,
+            # A dead payment is nobody's fault.
+            alone=len(carried) > 1 and outcome.verdict is not Verdict.DEAD,
             published=self._published,
         )
 
@@ -563,7 +581,7 @@ class Outbox:
         )
         try:
             if attempt.payer in ("", self._own_pubkey.hex()):
-                await self._follow(attempt, carried, self._carrier.outcome(bytes(attempt.secret)))
+                await self._follow(attempt, carried, self._carrier.outcome(_sent(attempt)))
             else:
                 # Whatever it carries, in company too: nothing that may have been paid for is sent again.
                 logger.warning(
@@ -612,6 +630,14 @@ def _name(carried: Carried) -> str:
     if isinstance(carried, Part):
         return f"{carried.message.message_id} part {carried.index}"
     return str(carried.message_id)
+
+
+def _sent(attempt: Attempt) -> Sent:
+    return Sent(
+        secret=bytes(attempt.secret),
+        amount_msat=attempt.amount_msat,
+        began_at=attempt.created_at.timestamp(),
+    )
 
 
 def _is_over(carried: list[Carried]) -> bool:

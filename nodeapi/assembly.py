@@ -93,6 +93,7 @@ def make_engine(
         max_fee_percent=config.lightning.max_fee_percent,
         max_amount_sat=config.lightning.max_amount_sat,
         daily_budget_sat=config.lightning.daily_budget_sat,
+        dead_payment_seconds=config.lightning.dead_payment_seconds,
         keep=make_keep(config),
     )
     registry = Registry(config.services, service_settings(config, lnd.info.identity_pubkey, lnd.network))

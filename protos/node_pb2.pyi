@@ -11,7 +11,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("pubkey", "alias", "network", "version", "lnd_version", "lnd_reachable", "synced", "keysend", "spendable_sat", "receivable_sat", "warnings", "services", "last_seq")
+    __slots__ = ("pubkey", "alias", "network", "version", "lnd_version", "lnd_reachable", "synced", "keysend", "spendable_sat", "receivable_sat", "warnings", "services", "last_seq", "dead_payments")
     PUBKEY_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
@@ -25,6 +25,7 @@ class GetInfoResponse(_message.Message):
     WARNINGS_FIELD_NUMBER: _ClassVar[int]
     SERVICES_FIELD_NUMBER: _ClassVar[int]
     LAST_SEQ_FIELD_NUMBER: _ClassVar[int]
+    DEAD_PAYMENTS_FIELD_NUMBER: _ClassVar[int]
     pubkey: str
     alias: str
     network: str
@@ -38,7 +39,8 @@ class GetInfoResponse(_message.Message):
     warnings: _containers.RepeatedScalarFieldContainer[str]
     services: _containers.RepeatedCompositeFieldContainer[Service]
     last_seq: int
-    def __init__(self, pubkey: _Optional[str] = ..., alias: _Optional[str] = ..., network: _Optional[str] = ..., version: _Optional[str] = ..., lnd_version: _Optional[str] = ..., lnd_reachable: _Optional[bool] = ..., synced: _Optional[bool] = ..., keysend: _Optional[bool] = ..., spendable_sat: _Optional[int] = ..., receivable_sat: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., last_seq: _Optional[int] = ...) -> None: ...
+    dead_payments: int
+    def __init__(self, pubkey: _Optional[str] = ..., alias: _Optional[str] = ..., network: _Optional[str] = ..., version: _Optional[str] = ..., lnd_version: _Optional[str] = ..., lnd_reachable: _Optional[bool] = ..., synced: _Optional[bool] = ..., keysend: _Optional[bool] = ..., spendable_sat: _Optional[int] = ..., receivable_sat: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., last_seq: _Optional[int] = ..., dead_payments: _Optional[int] = ...) -> None: ...
 
 class Service(_message.Message):
     __slots__ = ("service_type", "custom_record_number", "active", "state")

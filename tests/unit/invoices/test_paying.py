@@ -18,6 +18,7 @@ from invoices import paying, services
 from invoices.models import InvoicePayment
 from invoices.paying import MAX_PARTS, OtherPayer, Payer
 from invoices.services import spent_on_invoices
+from lightning.dead_payments import DeadPayments
 from lightning.rpcs import Rpc
 from messaging.budget import Budget, OverBudget
 from messaging.database import Database
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.sql
 
 State, Failure = InvoicePayment.State, InvoicePayment.Failure
 UNKNOWN, UNAVAILABLE = grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE
+QUIET_SECONDS = 0.01
 OTHER_LND = "02" + "55" * 32
 
 
@@ -44,12 +46,14 @@ class Till:
         self._begin()
 
     def _begin(self) -> None:
+        self.dead_payments = DeadPayments(self.lnd, quiet_seconds=QUIET_SECONDS)
         self.payer = Payer(
             database=self.database,
             client=self.lnd,
             own_pubkey=self.lnd.pubkey,
             budget=self.budget,
             fee_limit_msat=lambda amount_msat: amount_msat // 10,
+            dead_payments=self.dead_payments,
         )
         self._running = asyncio.create_task(self.payer.run())
 

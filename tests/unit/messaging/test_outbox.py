@@ -6,7 +6,7 @@ from functools import partial
 import pytest
 from django.db import OperationalError
 
-from lightning.carrier import Outcome, Shipment, Verdict
+from lightning.carrier import Outcome, Sent, Shipment, Verdict
 from messaging import hints, outbox
 from messaging.budget import Budget, OverBudget, spent_on_messages
 from messaging.database import Database
@@ -80,8 +80,8 @@ class OnceAway(Database):
 class Remembering(Courier):
     """It has heard of what it was sent, and of nothing else."""
 
-    async def outcome(self, secret: bytes) -> Outcome:
-        known = any(shipment.secret == secret for shipment in self.shipped)
+    async def outcome(self, sent: Sent) -> Outcome:
+        known = any(shipment.secret == sent.secret for shipment in self.shipped)
         return Outcome(verdict=Verdict.SETTLED if known else Verdict.NEVER_SENT)
 
 
@@ -117,7 +117,7 @@ class Crashing(Courier):
         await asyncio.sleep(EXPIRES_SECONDS)
         return Outcome(verdict=Verdict.UNKNOWN, cause="lnd does not answer")
 
-    async def outcome(self, secret: bytes) -> Outcome:
+    async def outcome(self, sent: Sent) -> Outcome:
         self._asked += 1
         heard = self._pays and self._asked >= outbox.UNHEARD_ANSWERS
         return Outcome(verdict=Verdict.SETTLED if heard else Verdict.NEVER_SENT)
