@@ -865,3 +865,16 @@ async def test_old_quotes_and_answers_are_forgotten(sale):
     kept = await sale.stored(lambda: set(Quote.objects.values_list("nonce", flat=True)))
     assert kept == {"used", "new"}
     assert await sale.stored(Answered.objects.count) == 1
+
+
+@pytest.mark.parametrize(("drained", "named"), [(False, False), (True, True)])
+async def test_invoice_names_private_channels_where_the_public_ones_cannot_receive_its_price(
+    sale, drained, named
+):
+    network, buyer, own = sale.lnd.services.network, sale.buyer_lnd.node, sale.lnd.node
+    network.open_channel(buyer, own, private=True)
+    if drained:
+        network.graph.of(own.id)[0].balances = [0, 10_000_000_000]
+    term = await sale.contract()
+    await sale.look()
+    assert sale.lnd.invoice(bytes(term.payment_hash)).private is named
