@@ -96,13 +96,15 @@ class Lnd(Section):
 
 class Lightning(Section):
     """Fee limit of a payment: the larger of max_fee_sat (sat) and max_fee_percent (% of its amount). The most that one call
-    may send, and that all may cost in 24 hours; None: no limit.
+    may send, and that all may cost in 24 hours; None: no limit. For how long no channel holds a payment that lnd calls
+    under way before it is given up.
     """
 
     max_fee_sat: Annotated[int, values.whole(0)] = 10
     max_fee_percent: values.Percent = 5.0
     max_amount_sat: Annotated[int, values.whole(1)] | None = None
     daily_budget_sat: Annotated[int, values.whole(0)] | None = None
+    dead_payment_seconds: Annotated[int, values.whole(1)] = 600
 
 
 class Federate(Section):

@@ -12,6 +12,7 @@ from django.db import Error as DatabaseError
 from invoices import services
 from invoices.models import Invoice
 from lightning.client import LndClient, LndError
+from lightning.hints import invoice_needs_hints
 from messaging import events
 from messaging.database import Database
 from protos.lnrpc import lightning_pb2
@@ -44,7 +45,10 @@ class Issuer:
     async def issue(
         self, *, amount_sat: int, memo: str, expires_seconds: int | None, private: bool
     ) -> Issued:
-        """A new invoice, stored before anybody hears of it. `private`: with hints over private channels."""
+        """A new invoice, stored before anybody hears of it. With hints over private channels where the public ones cannot
+        receive it now, and always if `private`.
+        """
+        private = private or invoice_needs_hints((await self._client.list_channels()).channels, amount_sat)
         expires_seconds = expires_seconds or DEFAULT_EXPIRES_SECONDS
         asked = lightning_pb2.Invoice(memo=memo, value=amount_sat, expiry=expires_seconds, private=private)
         added = await self._client.add_invoice(asked)

@@ -47,12 +47,15 @@ class InvoicePayment(models.Model):
         FAILED = "failed"
 
     class Failure(models.TextChoices):
-        """Why it failed. What is REFUSED fails again; the others may pass."""
+        """Why it failed. What is REFUSED fails again, and what is DEAD in lnd can never be tried again; the others may
+        pass.
+        """
 
         REFUSED = "refused", "refused"
         BALANCE = "balance", "not enough balance"
         ROUTE = "route", "no way to the payee"
         TIMEOUT = "timeout", "no way in time"
+        DEAD = "dead", "dead in lnd"
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4)
     payer = models.CharField(max_length=66, help_text="The node whose lnd pays.")

@@ -5,7 +5,7 @@ lnd guards the payment hash, so that the same invoice is never paid twice, whoev
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from functools import partial
 from uuid import UUID
@@ -16,6 +16,7 @@ from django.utils import timezone
 from invoices import services
 from invoices.models import InvoicePayment
 from lightning.client import LndClient, LndError
+from lightning.dead_payments import DeadPaymentError, DeadPayments, Watched
 from messaging import idempotency, notes
 from messaging.budget import SpendingLimit
 from messaging.database import Database
@@ -31,6 +32,7 @@ PAYMENT_SECONDS = 60
 # lnd's usual bound of a payment's parts.
 MAX_PARTS = 16
 AGAIN_SECONDS = 2.0
+TELL_SECONDS = 1.0
 # A payment that lnd has never heard of is sent again so long after it was asked for, and failed later: nobody expects it
 # any more.
 STILL_WANTED = timedelta(minutes=10)
@@ -72,24 +74,28 @@ class Payer:
         own_pubkey: str,
         budget: SpendingLimit,
         fee_limit_msat: Callable[[int], int],
+        dead_payments: DeadPayments,
     ):
         self._database = database
         self._client = client
         self._own_pubkey = own_pubkey
         self._budget = budget
         self._fee_limit_msat = fee_limit_msat
+        self._dead_payments = dead_payments
         self._claims = Claims(database)
         self._beginning: set[asyncio.Future[UUID]] = set()
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
 
     async def known(self, payment_hash: bytes, claim: Claim | None) -> InvoicePayment | None:
         """The payment that this claim was answered with before, whatever became of it; else one of this hash that is under
-        way or settled. Raises KeyReused.
+        way or settled, or dead in lnd, which can never be begun again. Raises KeyReused.
         """
         if claim and (payment_id := await self._claims.answer(claim)):
             return required(await self._database.read(partial(services.payment_get, payment_id)))
         payment = await self._database.read(partial(services.payment_of, payment_hash))
-        if payment is None or payment.state == InvoicePayment.State.FAILED:
+        if payment is None or (
+            payment.state == InvoicePayment.State.FAILED and payment.failure != Failure.DEAD
+        ):
             return None
         if claim:
             await self._claims.once(claim, partial(self._note, claim, payment.pk))
@@ -133,7 +139,7 @@ class Payer:
     async def run(self) -> None:
         try:
             await self._take_up()
-            await asyncio.Event().wait()
+            await self._tell_suspected_forever()
         finally:
             for beginning in self._beginning:
                 beginning.cancel()
@@ -150,6 +156,20 @@ class Payer:
                 await asyncio.sleep(AGAIN_SECONDS)
         for payment in found:
             self._follow(payment)
+
+    async def _tell_suspected_forever(self) -> None:
+        """Who waits for a payment is told why it hangs."""
+        told: dict[bytes, str] = {}
+        while True:
+            try:
+                suspected = dict(self._dead_payments.suspected)
+                if suspected != told:
+                    cleared = told.keys() - suspected.keys()
+                    await self._database.write(partial(services.payments_suspect, suspected, cleared))
+                    told = suspected
+            except Exception:
+                logger.exception("causes of payments under way could not be stored; trying again")
+            await asyncio.sleep(TELL_SECONDS)
 
     async def _begin(
         self,
@@ -228,16 +248,38 @@ class Payer:
             no_inflight_updates=True,
         )
         try:
-            return _end(payment, await self._client.send_payment(request))
+            return await self._end_of(payment, self._client.send_payment(request), interrupted=False)
         except LndError as error:
             return await self._after_refusal(payment, error)
+
+    async def _recorded_end_of(self, payment: InvoicePayment) -> Callable[[], None]:
+        call = self._client.track_payment(bytes(payment.payment_hash))
+        return await self._end_of(payment, call, interrupted=True)
+
+    async def _end_of(
+        self, payment: InvoicePayment, call: Awaitable[lightning_pb2.Payment], *, interrupted: bool
+    ) -> Callable[[], None]:
+        """The step that stores how a payment ended, or that lnd never tells its end."""
+        watched = Watched(
+            payment_hash=bytes(payment.payment_hash),
+            amount_msat=payment.amount_msat,
+            began_at=payment.created_at.timestamp(),
+            interrupted=interrupted,
+            # The hash is the payee's.
+            may_be_repeated=False,
+        )
+        try:
+            return _end(payment, await self._dead_payments.end_of(watched, call))
+        except DeadPaymentError as error:
+            cause = f"{error}; lnd never pays this invoice again: ask the payee for a new one"
+            return partial(services.payment_fail, payment.pk, failure=Failure.DEAD, cause=cause)
 
     async def _after_refusal(self, payment: InvoicePayment, error: LndError) -> Callable[[], None] | None:
         """Whatever lnd refused for, it may have begun: only its own record of the payment says that it has not."""
         if error.trouble.passes or error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL):
             return None
         try:
-            return _end(payment, await self._client.track_payment(bytes(payment.payment_hash)))
+            return await self._recorded_end_of(payment)
         except LndError as recorded:
             if recorded.code is not grpc.StatusCode.NOT_FOUND:
                 return None
@@ -249,7 +291,7 @@ class Payer:
     async def _tracked(self, payment: InvoicePayment) -> Callable[[], None] | None:
         """The same for a payment that may have been begun before."""
         try:
-            return _end(payment, await self._client.track_payment(bytes(payment.payment_hash)))
+            return await self._recorded_end_of(payment)
         except LndError as error:
             if error.code is not grpc.StatusCode.NOT_FOUND:
                 return None

@@ -1,6 +1,7 @@
 """The steps of invoices and their payments in the database. Each is a transaction of its own or part of the caller's."""
 
 import json
+from collections.abc import Collection, Mapping
 from datetime import datetime
 from functools import partial
 from uuid import UUID
@@ -118,6 +119,14 @@ def payment_fail(payment_id: UUID, *, failure: str, cause: str) -> None:
         cost_msat=0,
         ended_at=timezone.now(),
     )
+
+
+def payments_suspect(causes: Mapping[bytes, str], cleared: Collection[bytes]) -> None:
+    """Says of payments under way, by their hashes, why they hang; takes it back where nothing is wrong any more."""
+    for payment_hash, cause in [*((one, "") for one in cleared), *causes.items()]:
+        InvoicePayment.objects.filter(payment_hash=payment_hash, state=InvoicePayment.State.IN_FLIGHT).update(
+            cause=cause[:500]
+        )
 
 
 def spent_on_invoices(since: datetime) -> int:

@@ -4,6 +4,7 @@ The outbox knows records, amounts and outcomes; it knows no keysend.
 """
 
 import enum
+from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -11,6 +12,7 @@ import grpc
 
 from lightning import keysend
 from lightning.client import LndClient, LndError
+from lightning.dead_payments import DeadPaymentError, DeadPayments, Watched
 from lightning.hints import HopHint
 from lightning.keysend import KeysendPayment
 from protos.lnrpc import lightning_pb2
@@ -25,6 +27,7 @@ class Verdict(enum.Enum):
     TOO_LARGE = "too_large"  # was not received; a smaller record may succeed
     UNKNOWN = "unknown"  # cannot be told now: ask again
     NEVER_SENT = "never_sent"  # lnd has not heard of it: send the same again
+    DEAD = "dead"  # lnd will never tell its end: send it anew, under another secret
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,8 +39,8 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True)
 class Shipment:
-    """One record on its way to `destination` with `amount_msat`. `secret` names it, before and after a crash.
-    `fee_limit_msat`: None for the carrier's own.
+    """One record on its way to `destination` with `amount_msat`. `secret` names it, before and after a crash; it began at
+    `began_at` (Unix seconds), whenever it is sent again. `fee_limit_msat`: None for the carrier's own.
     """
 
     destination: bytes
@@ -45,8 +48,18 @@ class Shipment:
     record: bytes
     amount_msat: int
     secret: bytes
+    began_at: float
     hints: tuple[HopHint, ...] = ()
     fee_limit_msat: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sent:
+    """What names a shipment whose end was not seen: its secret, its amount, and since when (Unix seconds)."""
+
+    secret: bytes
+    amount_msat: int
+    began_at: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,11 +87,14 @@ class Way:
 
 class Carrier(Protocol):
     """Records of up to `safe_room_bytes` need no survey. `survey` answers an Outcome when there is no way now. No record has
-    more than `most_room_bytes`.
+    more than `most_room_bytes`. `suspected`: by their names, shipments that seem to have no end, with a text that says so.
     """
 
     safe_room_bytes: int
     most_room_bytes: int
+
+    @property
+    def suspected(self) -> Mapping[bytes, str]: ...
 
     def new_secret(self) -> bytes: ...
     def name_of(self, secret: bytes) -> bytes: ...
@@ -88,7 +104,7 @@ class Carrier(Protocol):
     async def announced(self, destination: bytes) -> bool: ...
     async def exists(self, destination: bytes) -> bool: ...
     async def send(self, shipment: Shipment) -> Outcome: ...
-    async def outcome(self, secret: bytes) -> Outcome: ...
+    async def outcome(self, sent: Sent) -> Outcome: ...
 
 
 class KeysendCarrier:
@@ -97,10 +113,17 @@ class KeysendCarrier:
     safe_room_bytes = keysend.SAFE_ROOM_BYTES
     most_room_bytes = keysend.ROOM_ONE_HOP_BYTES
 
-    def __init__(self, client: LndClient, *, max_fee_sat: int, max_fee_percent: float):
+    def __init__(
+        self, client: LndClient, *, max_fee_sat: int, max_fee_percent: float, dead_payments: DeadPayments
+    ):
         self._client = client
+        self._dead_payments = dead_payments
         self._max_fee_sat = max_fee_sat
         self._max_fee_percent = max_fee_percent
+
+    @property
+    def suspected(self) -> Mapping[bytes, str]:
+        return self._dead_payments.suspected
 
     def new_secret(self) -> bytes:
         return keysend.new_preimage()
@@ -120,13 +143,27 @@ class KeysendCarrier:
     async def send(self, shipment: Shipment) -> Outcome:
         """Pays and waits for the end. Never raises LndError: what went wrong is in the outcome."""
         payment = self._payment(shipment)
+        sent = Sent(secret=shipment.secret, amount_msat=shipment.amount_msat, began_at=shipment.began_at)
+        request = keysend.send_request(payment, timeout_seconds=PAYMENT_SECONDS)
         try:
-            result = await self._client.send_payment(
-                keysend.send_request(payment, timeout_seconds=PAYMENT_SECONDS)
-            )
+            result = await self._end_of(sent, self._client.send_payment(request), interrupted=False)
         except LndError as error:
-            return await self._after_error(error, shipment.secret)
+            return await self._after_error(error, sent)
+        except DeadPaymentError as error:
+            return Outcome(verdict=Verdict.DEAD, cause=str(error))
         return await self._judge(result, payment)
+
+    async def _end_of(
+        self, sent: Sent, call: Awaitable[lightning_pb2.Payment], *, interrupted: bool
+    ) -> lightning_pb2.Payment:
+        watched = Watched(
+            payment_hash=self.name_of(sent.secret),
+            amount_msat=sent.amount_msat,
+            began_at=sent.began_at,
+            interrupted=interrupted,
+            may_be_repeated=True,
+        )
+        return await self._dead_payments.end_of(watched, call)
 
     async def survey(self, parcel: Parcel) -> Way | Outcome:
         """The way to a node, from lnd's QueryRoutes with a record of the very size. Never raises LndError."""
@@ -169,14 +206,17 @@ class KeysendCarrier:
             return await self._is_channel_peer(destination)
         return True
 
-    async def outcome(self, secret: bytes) -> Outcome:
+    async def outcome(self, sent: Sent) -> Outcome:
         """What became of a shipment whose end was not seen, for example before a crash."""
+        call = self._client.track_payment(self.name_of(sent.secret))
         try:
-            result = await self._client.track_payment(self.name_of(secret))
+            result = await self._end_of(sent, call, interrupted=True)
         except LndError as error:
             if error.code is grpc.StatusCode.NOT_FOUND:
                 return Outcome(verdict=Verdict.NEVER_SENT)
             return Outcome(verdict=Verdict.UNKNOWN, cause=str(error))
+        except DeadPaymentError as error:
+            return Outcome(verdict=Verdict.DEAD, cause=str(error))
         return await self._judge(result, None)
 
     def _payment(self, shipment: Shipment) -> KeysendPayment:
@@ -211,15 +251,15 @@ class KeysendCarrier:
                 return None
             raise
 
-    async def _after_error(self, error: LndError, secret: bytes) -> Outcome:
+    async def _after_error(self, error: LndError, sent: Sent) -> Outcome:
         if error.code is grpc.StatusCode.ALREADY_EXISTS:
-            return await self.outcome(secret)
+            return await self.outcome(sent)
         if error.trouble.passes or error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL):
             return Outcome(verdict=Verdict.UNKNOWN, cause=str(error))
         if error.code is grpc.StatusCode.UNKNOWN and "self-payments" in error.details:
             return Outcome(verdict=Verdict.FINAL, cause="lnd does not pay itself")
         # Whatever lnd refused for, it may have started: only its own record of the payment permits another attempt.
-        recorded = await self.outcome(secret)
+        recorded = await self.outcome(sent)
         if recorded.verdict is Verdict.NEVER_SENT:
             return Outcome(verdict=Verdict.PASSING, cause=str(error))
         return recorded

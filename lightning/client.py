@@ -103,6 +103,9 @@ class LndClient:
     async def list_channels(self) -> lightning_pb2.ListChannelsResponse:
         return await self._call(Rpc.LIST_CHANNELS, lightning_pb2.ListChannelsRequest())
 
+    async def pending_channels(self) -> lightning_pb2.PendingChannelsResponse:
+        return await self._call(Rpc.PENDING_CHANNELS, lightning_pb2.PendingChannelsRequest())
+
     async def node_info(self, pubkey: bytes) -> lightning_pb2.NodeInfo:
         return await self._call(Rpc.GET_NODE_INFO, lightning_pb2.NodeInfoRequest(pub_key=pubkey.hex()))
 
@@ -159,6 +162,19 @@ class LndClient:
         """Waits for the end of a payment that was made earlier. LndError with code NOT_FOUND when lnd never heard of it."""
         request = router_pb2.TrackPaymentRequest(payment_hash=payment_hash, no_inflight_updates=True)
         return await self._last(Rpc.TRACK_PAYMENT, request)
+
+    async def payment_now(self, payment_hash: bytes) -> lightning_pb2.Payment:
+        """A payment as it is now. LndError with code NOT_FOUND when lnd never heard of it."""
+        request = router_pb2.TrackPaymentRequest(payment_hash=payment_hash)
+        call = self._method(Rpc.TRACK_PAYMENT)(request, metadata=self._metadata, timeout=CALL_SECONDS)
+        try:
+            async for payment in call:
+                return payment
+        except grpc.aio.AioRpcError as error:
+            raise self._error(Rpc.TRACK_PAYMENT, error) from None
+        finally:
+            call.cancel()
+        raise LndError(Trouble.AWAY, "lnd ended the payment stream before it told anything")
 
     async def subscribe_invoices(self) -> AsyncIterator[lightning_pb2.Invoice]:
         """New invoices and settlements from now on. Ends with LndError."""

@@ -1,16 +1,19 @@
-"""Hop hints: how a node that has only private channels is reached. They travel with what it sends, for the answers. Pure.
+"""Hop hints: how a node is reached over private channels where its public ones, if it has any, can receive nothing. They
+travel with what it sends, for the answers, and stand in its invoices. Pure.
 
 Measured on lnd: without a hint such a node is NO_ROUTE, with one it is paid. The hint names the channel by the alias that
 the peer gave it, where there is one (option_scid_alias), else by its own id.
 """
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from lightning import signature
 from protos.lnrpc import lightning_pb2
 
 MAX_HINTS = 2
+# A public channel that receives less than this does not count for answers: most pay 1 sat, but many may come.
+ANSWER_SAT = 1_000
 _MAX_UINT32 = 2**32 - 1
 
 
@@ -45,14 +48,38 @@ class HopHint:
         return lightning_pb2.RouteHint(hop_hints=[hop])
 
 
+def receivable_sat(channel: lightning_pb2.Channel) -> int:
+    """What a channel can receive now, after the peer's reserve; nothing while the peer is offline."""
+    if not channel.active:
+        return 0
+    return max(0, channel.remote_balance - channel.remote_constraints.chan_reserve_sat)
+
+
+def total_receivable_sat(channels: Iterable[lightning_pb2.Channel], *, private: bool) -> int:
+    """What all public, or all private, channels can receive now."""
+    return sum(receivable_sat(channel) for channel in channels if channel.private == private)
+
+
+def invoice_needs_hints(channels: Collection[lightning_pb2.Channel], amount_sat: int) -> bool:
+    """Whether an invoice over this amount (0: the payer chooses) is to name private channels. Payers may divide the amount,
+    so that all public channels count together. An invoice over any amount names private channels that can receive more
+    than the public ones.
+    """
+    public_sat = total_receivable_sat(channels, private=False)
+    if amount_sat:
+        return public_sat < amount_sat
+    return public_sat == 0 or public_sat < total_receivable_sat(channels, private=True)
+
+
 def usable_channels(channels: Iterable[lightning_pb2.Channel]) -> list[lightning_pb2.Channel]:
-    """The channels that hints are to name: those that can receive most; none where a public channel shows the way."""
+    """The private channels that hints for answers are to name: those that can receive most; none where a public channel
+    can receive an answer, which is one payment over one channel.
+    """
     channels = list(channels)
-    if any(not channel.private for channel in channels):
+    if any(not channel.private and receivable_sat(channel) >= ANSWER_SAT for channel in channels):
         return []
-    return sorted((channel for channel in channels if channel.active), key=lambda one: -one.remote_balance)[
-        :MAX_HINTS
-    ]
+    usable = [channel for channel in channels if channel.private and channel.active]
+    return sorted(usable, key=receivable_sat, reverse=True)[:MAX_HINTS]
 
 
 def hint_for(channel: lightning_pb2.Channel, edge: lightning_pb2.ChannelEdge) -> HopHint | None:

@@ -14,6 +14,7 @@ class Rpc(enum.Enum):
 
     GET_INFO = "/lnrpc.Lightning/GetInfo", "info:read"
     LIST_CHANNELS = "/lnrpc.Lightning/ListChannels", "offchain:read"
+    PENDING_CHANNELS = "/lnrpc.Lightning/PendingChannels", "offchain:read"
     GET_CHAN_INFO = "/lnrpc.Lightning/GetChanInfo", "info:read"
     GET_NODE_INFO = "/lnrpc.Lightning/GetNodeInfo", "info:read"
     QUERY_ROUTES = "/lnrpc.Lightning/QueryRoutes", "info:read"

@@ -4,7 +4,7 @@ Every step is committed before its side effect: an attempt is stored before lnd 
 it is told. State changes name the states they may come from, so that a repeated step changes nothing.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -361,6 +361,18 @@ def expire(*, published: events.Published) -> None:
     for cause, messages in by_cause.items():
         deliveries.move(messages, State.FAILED, now, cause=_late(cause), published=published)
     divided.expire(now, published=published)
+
+
+def tell_suspected(causes: Mapping[bytes, str], cleared: Collection[bytes]) -> None:
+    """Says of what is in flight why it hangs, by the names of attempts; takes it back where nothing is wrong any more."""
+    # What is cleared comes first: another part of the same message may still hang.
+    for name, cause in [*((name, "") for name in cleared), *causes.items()]:
+        attempt = Attempt.objects.filter(name=name, state=Attempt.State.IN_FLIGHT).first()
+        if attempt:
+            in_flight = Message.objects.filter(state=State.IN_FLIGHT)
+            in_flight.filter(attempt=attempt).update(error=cause[:500])
+            attempt.parts.filter(state=State.IN_FLIGHT).update(error=cause[:500])
+            in_flight.filter(pk__in=attempt.parts.values("message")).update(error=cause[:500])
 
 
 def give_up_unsent(cause: str, *, published: events.Published) -> None:

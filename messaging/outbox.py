@@ -18,7 +18,7 @@ from uuid import UUID
 from django.utils import timezone
 
 from lightning import signature
-from lightning.carrier import Carrier, Outcome, Shipment, Verdict
+from lightning.carrier import Carrier, Outcome, Sent, Shipment, Verdict
 from lightning.client import LndError
 from lightning.hints import HopHint
 from messaging import divided, envelope, ledger, metrics, notes, reach, tracing
@@ -46,6 +46,7 @@ UNKNOWN_RETRY_SECONDS = 2.0
 # After this long an attempt counts only against its own destination: a node that holds payments stops nobody else.
 HELD_SECONDS = 60.0
 EXPIRE_SECONDS = 10.0
+TELL_SECONDS = 1.0
 # Before an attempt whose time is over is given up, lnd has to say so often that it knows nothing of it: a call of before
 # may still wait inside a slow lnd.
 UNHEARD_ANSWERS = 3
@@ -235,6 +236,7 @@ class Outbox:
                 group.create_task(self._answer_forever())
                 group.create_task(self._settle_forever())
                 group.create_task(self._expire_forever())
+                group.create_task(self._tell_suspected_forever())
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -412,6 +414,20 @@ class Outbox:
                 logger.exception("messages whose time is over could not be looked for; trying again")
             await asyncio.sleep(EXPIRE_SECONDS)
 
+    async def _tell_suspected_forever(self) -> None:
+        """The history tells of what hangs in flight why it hangs."""
+        told: dict[bytes, str] = {}
+        while True:
+            try:
+                suspected = dict(self._carrier.suspected)
+                if suspected != told:
+                    cleared = told.keys() - suspected.keys()
+                    await self._database.write(partial(ledger.tell_suspected, suspected, cleared))
+                    told = suspected
+            except Exception:
+                logger.exception("causes of what is in flight could not be stored; trying again")
+            await asyncio.sleep(TELL_SECONDS)
+
     # unasked messages
 
     async def _answer_forever(self) -> None:
@@ -503,7 +519,7 @@ class Outbox:
         if outcome.verdict is Verdict.UNKNOWN:
             logger.debug("payment's end unknown, asking again", extra={"cause": outcome.cause})
             await asyncio.sleep(UNKNOWN_RETRY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
-            return await self._carrier.outcome(bytes(attempt.secret))
+            return await self._carrier.outcome(_sent(attempt))
         try:
             compact = await self._sign(attempt)
         except LndError as error:
@@ -521,6 +537,7 @@ class Outbox:
             ),
             amount_msat=attempt.amount_msat,
             secret=bytes(attempt.secret),
+            began_at=attempt.created_at.timestamp(),
             hints=hints,
             fee_limit_msat=attempt.fee_limit_msat,
         )
@@ -588,7 +605,8 @@ class Outbox:
             delay_seconds=0.0
             if at_once
             else backoff_seconds(max((one.attempts for one in carried), default=1)),
-            alone=len(carried) > 1,
+            # A dead payment is nobody's fault.
+            alone=len(carried) > 1 and outcome.verdict is not Verdict.DEAD,
             published=self._published,
         )
 
@@ -653,7 +671,7 @@ class Outbox:
 
     async def _follow_up(self, attempt: Attempt, carried: list[Carried]) -> None:
         if attempt.payer in ("", self._own_pubkey.hex()):
-            await self._follow(attempt, carried, self._carrier.outcome(bytes(attempt.secret)))
+            await self._follow(attempt, carried, self._carrier.outcome(_sent(attempt)))
             return
         # Whatever it carries, in company too: nothing that may have been paid for is sent again.
         logger.warning(
@@ -705,6 +723,14 @@ def _name(carried: Carried) -> str:
 def _waiting(message: Message) -> Waiting:
     """Of an unasked message; one to a known peer may be tried more often than others."""
     return Waiting(message.pk, message.pubkey, known=(message.max_attempts or 0) > ATTEMPTS)
+
+
+def _sent(attempt: Attempt) -> Sent:
+    return Sent(
+        secret=bytes(attempt.secret),
+        amount_msat=attempt.amount_msat,
+        began_at=attempt.created_at.timestamp(),
+    )
 
 
 def _is_over(carried: list[Carried]) -> bool:

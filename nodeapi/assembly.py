@@ -96,6 +96,7 @@ def make_engine(
         daily_budget_sat=config.lightning.daily_budget_sat,
         answers_allowance_sat=config.answers.allowance_sat,
         unproven_hints_per_hour=config.answers.unproven_hints_per_hour,
+        dead_payment_seconds=config.lightning.dead_payment_seconds,
         keep=make_keep(config),
     )
     registry = Registry(config.services, service_settings(config, lnd.info.identity_pubkey, lnd.network))

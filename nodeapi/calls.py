@@ -13,6 +13,8 @@ from messaging.idempotency import Claim
 from nodeapi.checks import answered_before, require_running, require_sendable, require_spendable
 from nodeapi.errors import ApiError, invalid
 
+_DEAD_PAYMENTS = "lnd holds {} dead payments: it calls them under way, but no channel holds them; the node gives each up once it is safe"
+
 
 async def send_message(
     doors,
@@ -108,9 +110,14 @@ async def _answers(doors) -> dict[str, Any]:
 async def get_info(doors) -> dict[str, Any]:
     """This node: its key, network, lnd, balances and services."""
     engine = doors.engine
+    told = engine.lnd.describe()
+    dead_payments = len(engine.dead_payments.suspected)
+    if dead_payments:
+        told["warnings"].append(_DEAD_PAYMENTS.format(dead_payments))
     return {
-        **engine.lnd.describe(),
+        **told,
         **await _answers(doors),
+        "dead_payments": dead_payments,
         "pubkey": engine.own_pubkey.hex(),
         "version": engine.version,
         "last_seq": doors.hub.last_seq,

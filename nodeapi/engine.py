@@ -11,6 +11,7 @@ from invoices.paying import Payer
 from invoices.services import expenses_of_invoices, spent_on_invoices
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
+from lightning.dead_payments import DeadPayments
 from messaging import metrics
 from messaging.answers import AnswerTerms
 from messaging.budget import Budget, expenses_of_messages, spent_on_messages
@@ -46,7 +47,7 @@ class EngineLimits:
     """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits
     (the larger of the two holds); the most that one call may send, and all of them in 24 hours (None: no limit); by how
     much answers to others may exceed what those have paid, and over how many hints that nobody knows to work they are sent
-    in an hour; how long things are kept.
+    in an hour; how long no channel holds a payment before it is given up; how long things are kept.
     """
 
     bounds: Bounds
@@ -57,6 +58,7 @@ class EngineLimits:
     max_fee_percent: float
     max_amount_sat: int | None
     daily_budget_sat: int | None
+    dead_payment_seconds: int
     answers_allowance_sat: int = 0
     unproven_hints_per_hour: int = 0
     keep: retention.Keep
@@ -93,8 +95,12 @@ class Engine:
         self.published = self._waker.published
         self._clock = Clock()
         hints = HintBook(database)
+        self.dead_payments = DeadPayments(client, quiet_seconds=limits.dead_payment_seconds)
         carrier = KeysendCarrier(
-            client, max_fee_sat=limits.max_fee_sat, max_fee_percent=limits.max_fee_percent
+            client,
+            max_fee_sat=limits.max_fee_sat,
+            max_fee_percent=limits.max_fee_percent,
+            dead_payments=self.dead_payments,
         )
         node_budget = Budget(
             database=database,
@@ -146,6 +152,7 @@ class Engine:
             own_pubkey=self.own_pubkey.hex(),
             budget=self.budgets,
             fee_limit_msat=carrier.fee_limit_msat,
+            dead_payments=self.dead_payments,
         )
         metrics.begin([service.service_type for service in registry.services if service.state == "running"])
         self._walk = Walk(
@@ -180,6 +187,7 @@ class Engine:
             group.create_task(self.outbox.run())
             group.create_task(self.payer.run())
             group.create_task(self.lnd.run())
+            group.create_task(self.dead_payments.run())
             group.create_task(self.relay.run())
             group.create_task(self._listen())
             group.create_task(self._prune_daily())

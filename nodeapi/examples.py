@@ -106,6 +106,7 @@ EXAMPLES = {
                 },
             ],
             "lastSeq": "42",
+            "deadPayments": 0,
         },
     ),
     "/messaging.Messaging/Broadcast": Example(

@@ -22,22 +22,20 @@ from protos.lnrpc import lightning_pb2
 
 _STATUS: dict[str, grpc.StatusCode] = {
     InvoicePayment.Failure.REFUSED: grpc.StatusCode.FAILED_PRECONDITION,
+    InvoicePayment.Failure.DEAD: grpc.StatusCode.FAILED_PRECONDITION,
     InvoicePayment.Failure.BALANCE: grpc.StatusCode.FAILED_PRECONDITION,
     InvoicePayment.Failure.ROUTE: grpc.StatusCode.UNAVAILABLE,
     InvoicePayment.Failure.TIMEOUT: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
 
 
-async def generate_invoice(doors, *, amount: int, memo: str, expires_in: int | None) -> dict[str, Any]:
+async def generate_invoice(
+    doors, *, amount: int, memo: str, expires_in: int | None, private: bool
+) -> dict[str, Any]:
     """Makes an invoice for `amount` sat, or any amount (0)."""
-    engine = doors.engine
     try:
-        issued = await engine.issuer.issue(
-            # A node that has only private channels is found by hints alone.
-            amount_sat=amount,
-            memo=memo,
-            expires_seconds=expires_in,
-            private=bool(engine.lnd.reply_hints),
+        issued = await doors.engine.issuer.issue(
+            amount_sat=amount, memo=memo, expires_seconds=expires_in, private=private
         )
     except LndError as error:
         raise _lnd_error(error, "amount") from None
@@ -140,10 +138,11 @@ def _require_payable(engine: Engine, request: lightning_pb2.PayReq, amount_msat:
 
 def _result(payment: InvoicePayment, waited_seconds: int) -> dict[str, Any]:
     if payment.state == InvoicePayment.State.IN_FLIGHT:
+        why = f" ({payment.cause})" if payment.cause else ""
         raise ApiError(
             grpc.StatusCode.DEADLINE_EXCEEDED,
-            f"invoice: the payment is still under way after {waited_seconds} s; the same call again waits for the same "
-            "payment",
+            f"invoice: the payment is still under way after {waited_seconds} s{why}; the same call again waits for the "
+            "same payment",
         )
     if payment.state == InvoicePayment.State.FAILED:
         code = _STATUS.get(payment.failure, grpc.StatusCode.UNAVAILABLE)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from lightning.client import LndClient, LndError, Trouble, too_weak
-from lightning.hints import HopHint, hint_for, usable_channels
+from lightning.hints import HopHint, hint_for, total_receivable_sat, usable_channels
 from lightning.keysend import KEYSEND_FEATURE_BIT
 from lightning.rpcs import Rpc
 from protos.lnrpc import lightning_pb2
@@ -16,6 +16,10 @@ logger = logging.getLogger(__name__)
 REFRESH_SECONDS = 10.0
 AWAY_SECONDS = 2.0
 LOW_SAT = 1_000
+ONLY_PRIVATE_RECEIVE = (
+    "the public channels receive nothing: their peers are offline, or at their reserve; this node is reached only by the "
+    "hints over private channels that its messages and invoices bring"
+)
 FIRST_WAIT_SECONDS = 0.1
 LONGEST_WAIT_SECONDS = 10.0
 
@@ -31,10 +35,17 @@ def spendable_sat(channels: lightning_pb2.ListChannelsResponse) -> int:
 
 def receivable_sat(channels: lightning_pb2.ListChannelsResponse) -> int:
     """What active channels can receive, after the peers' reserves."""
-    return sum(
-        max(0, channel.remote_balance - channel.remote_constraints.chan_reserve_sat)
-        for channel in channels.channels
-        if channel.active
+    return sum(total_receivable_sat(channels.channels, private=private) for private in (False, True))
+
+
+def only_private_receive(channels: lightning_pb2.ListChannelsResponse) -> bool:
+    """Whether there are public channels, but private ones alone can receive."""
+    listed = channels.channels
+    has_public = any(not channel.private for channel in listed)
+    return (
+        has_public
+        and not total_receivable_sat(listed, private=False)
+        and total_receivable_sat(listed, private=True) > 0
     )
 
 
@@ -51,7 +62,8 @@ class LndStatus:
         self._wanted = asyncio.Event()
         self.spendable_sat: int | None = None
         self.receivable_sat: int | None = None
-        # How this node is reached when it has only private channels; travels with what it sends.
+        self.only_private_receive = False
+        # How this node is reached when no public channel can receive; travels with what it sends.
         self.reply_hints: tuple[HopHint, ...] = ()
 
     async def connect(self, *, expected_pubkey: str, calls: Collection[Rpc]) -> None:
@@ -138,6 +150,7 @@ class LndStatus:
 
     def _count(self, channels: lightning_pb2.ListChannelsResponse) -> None:
         self.spendable_sat, self.receivable_sat = spendable_sat(channels), receivable_sat(channels)
+        self.only_private_receive = only_private_receive(channels)
 
     async def _hints(self, channels: lightning_pb2.ListChannelsResponse) -> tuple[HopHint, ...]:
         hints = []
@@ -201,4 +214,6 @@ class LndStatus:
                 "hardly anything can be received: the peers' side of the channels is at its reserve "
                 "(a node that funded its only channel receives nothing until its peer is above the reserve)"
             )
+        if self.only_private_receive:
+            warnings.append(ONLY_PRIVATE_RECEIVE)
         return warnings

@@ -44,6 +44,7 @@ class GenerateInvoiceRequest(RequestSerializer):
     amount = _open_amount()
     memo = MemoField(default="")
     expires_in = _seconds(MAX_EXPIRES_SECONDS)
+    private = serializers.BooleanField(default=False)
 
     class Meta:
         proto_class = lightning_pb2.GenerateInvoiceRequest

@@ -5,14 +5,16 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class GenerateInvoiceRequest(_message.Message):
-    __slots__ = ("amount", "memo", "expires_in")
+    __slots__ = ("amount", "memo", "expires_in", "private")
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     MEMO_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_IN_FIELD_NUMBER: _ClassVar[int]
+    PRIVATE_FIELD_NUMBER: _ClassVar[int]
     amount: int
     memo: str
     expires_in: int
-    def __init__(self, amount: _Optional[int] = ..., memo: _Optional[str] = ..., expires_in: _Optional[int] = ...) -> None: ...
+    private: bool
+    def __init__(self, amount: _Optional[int] = ..., memo: _Optional[str] = ..., expires_in: _Optional[int] = ..., private: _Optional[bool] = ...) -> None: ...
 
 class GenerateInvoiceResponse(_message.Message):
     __slots__ = ("invoice", "id", "payment_hash", "expires_at")

@@ -14,6 +14,7 @@ import grpc
 from django.utils import timezone
 
 from lightning.client import LndClient, LndError, Trouble
+from lightning.hints import invoice_needs_hints
 from messaging import events
 from messaging.models import Event, Message
 from messaging.outgoing import store_all
@@ -168,7 +169,7 @@ class Seller:
             value=term.price_sat,
             expiry=selling.INVOICE_SECONDS,
             cltv_expiry=selling.FINAL_CLTV_BLOCKS,
-            private=True,
+            private=invoice_needs_hints((await self._client.list_channels()).channels, term.price_sat),
         )
         try:
             text = (await self._client.add_hold_invoice(request)).payment_request

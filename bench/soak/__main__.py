@@ -10,6 +10,7 @@ import tempfile
 from pathlib import Path
 
 from bench import machine
+from bench.soak import real_lnd
 from bench.soak.hostile import flood
 from bench.soak.run import Plan, soak
 
@@ -53,14 +54,32 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--hostile", type=int, default=0, metavar="N", help="instead: N hostile payments to one node"
     )
+    parser.add_argument(
+        "--real-lnd",
+        action="store_true",
+        help="instead: kill the paying one of two real lnds until it holds dead payments (25 kills will do)",
+    )
+    parser.add_argument(
+        "--dead-payment-seconds",
+        type=int,
+        default=120,
+        metavar="S",
+        help="with --real-lnd: after how long the node gives them up (120)",
+    )
     return parser.parse_args()
 
 
 async def _run(directory: Path, options: argparse.Namespace) -> bool:
     if options.hostile:
         result = await flood(directory, seed=options.seed, payments=options.hostile, say=_say)
+        print(result.text(), flush=True)
+        return result.verdict.good
+    plan = Plan(seed=options.seed, kills=options.kills, minutes=options.minutes, long=options.long)
+    if options.real_lnd:
+        result = await real_lnd.soak(
+            directory, plan, dead_payment_seconds=options.dead_payment_seconds, say=_say
+        )
     else:
-        plan = Plan(seed=options.seed, kills=options.kills, minutes=options.minutes, long=options.long)
         result = await soak(directory, plan, say=_say)
     print(result.text(), flush=True)
     return result.verdict.good

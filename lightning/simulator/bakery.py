@@ -18,6 +18,7 @@ PERMISSIONS = {
     "/lnrpc.Lightning/GetInfo": ("info", "read"),
     "/lnrpc.Lightning/ChannelBalance": ("offchain", "read"),
     "/lnrpc.Lightning/ListChannels": ("offchain", "read"),
+    "/lnrpc.Lightning/PendingChannels": ("offchain", "read"),
     "/lnrpc.Lightning/GetChanInfo": ("info", "read"),
     "/lnrpc.Lightning/GetNodeInfo": ("info", "read"),
     "/lnrpc.Lightning/QueryRoutes": ("info", "read"),

@@ -4,6 +4,7 @@ python -m lightning.simulator.control --dir DIR COMMAND [argument=value …], fo
     latency ms=72 node=bob          fail count=3 reason=NO_ROUTE node=bob      hold node=bob     release node=bob
     rate per_second=140             hang_streams node=bob                      drop_streams node=bob
     down node=bob                   up node=bob            lock node=bob       starting node=bob
+    strand count=1 node=bob         mine blocks=200
     keysend node=bob on=false       synced node=bob on=false                   disconnect a=alice b=bob seconds=2
     open_channel a=bob b=dave capacity_sat=1000000 remote_sat=0 private=true   info
     pay node=alice dest=bob records='{"400000": "c0ffee"}' preimage=HEX amount_msat=1000
@@ -56,6 +57,13 @@ class SimulatorControl:
     async def fail_next(self, count: int, reason: str, node: str | None = None) -> None:
         """`reason` as in FAILURE_REASON_…, with or without the prefix."""
         await self.command("fail", count=count, reason=reason, node=node)
+
+    async def strand_next(self, count: int, node: str | None = None) -> None:
+        """The next payments (to a node) stay in flight for good, without an HTLC in any channel."""
+        await self.command("strand", count=count, node=node)
+
+    async def mine(self, blocks: int = 1) -> int:
+        return int(await self.command("mine", blocks=blocks))
 
     async def hold(self, node: str | None = None) -> None:
         await self.command("hold", node=node)

@@ -108,6 +108,15 @@ class Commands:
         """The next payments (to a node) fail with this reason."""
         self._faults.fail_next(self._id(node), count, reason)
 
+    async def strand(self, count: int, node: str | None = None) -> None:
+        """The next payments (to a node) are called in flight by their lnd for good, though no channel holds them."""
+        self._faults.strand_next(self._id(node), count)
+
+    async def mine(self, blocks: int = 1) -> int:
+        """Returns the new block height."""
+        self._network.block_height += blocks
+        return self._network.block_height
+
     async def hold(self, node: str | None = None) -> None:
         """Payments (to a node) stay in flight until released."""
         self._faults.hold(self._id(node))

@@ -25,6 +25,8 @@ class Faults:
     latency: dict[int | None, float] = field(default_factory=dict)
     failures: dict[int | None, Failure] = field(default_factory=dict)
     held: dict[int | None, asyncio.Event] = field(default_factory=dict)
+    # How many of the next payments the sender's lnd loses: it calls them in flight for good.
+    stranded: dict[int | None, int] = field(default_factory=dict)
     payments_per_second: float = 0
     _next_slot: float = 0
 
@@ -46,6 +48,17 @@ class Faults:
         self.failures.pop(node, None)
         if count > 0:
             self.failures[node] = Failure(count, reason_number(reason))
+
+    def strand_next(self, node: int | None, count: int) -> None:
+        self.stranded[node] = max(0, count)
+
+    def take_stranded(self, node: int) -> bool:
+        """Whether this payment is lost."""
+        for key in (node, None):
+            if self.stranded.get(key):
+                self.stranded[key] -= 1
+                return True
+        return False
 
     def hold(self, node: int | None) -> None:
         self.held.setdefault(node, asyncio.Event())

@@ -72,9 +72,11 @@ class Channel:
         self.balances[1 - side if settled else side] += amount
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, order=True)
 class Hop:
-    """`amount` arrives at the far end of the channel that `sender` owns one side of."""
+    """`amount` arrives at the far end of the channel that `sender` owns one side of. Of routes that are alike otherwise,
+    as over two channels between the same nodes, the order of hops decides.
+    """
 
     channel: int
     sender: int

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import re
+import time
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
@@ -37,12 +38,18 @@ class Node:
     settle_index: int = 0
     payment_index: int = 0
     online: asyncio.Event = field(default_factory=asyncio.Event)
+    started_at: float = field(default_factory=time.monotonic)
+
+    @property
+    def uptime_seconds(self) -> int:
+        return int(time.monotonic() - self.started_at)
 
 
 class Network:
     def __init__(self, store: Store):
         self.store = store
         self.graph = Graph()
+        self.block_height = onion.BLOCK_HEIGHT
         self.by_id: dict[int, Node] = {}
         self.by_name: dict[str, Node] = {}
         self.by_pubkey: dict[bytes, Node] = {}
@@ -104,6 +111,8 @@ class Network:
 
     def set_state(self, node: Node, state: str) -> None:
         """A node that is down, locked or starting is away from the network, and its clients' streams end."""
+        if state == RUNNING and node.state != RUNNING:
+            node.started_at = time.monotonic()
         node.state = state
         if state == RUNNING:
             self.graph.offline.discard(node.id)

@@ -19,14 +19,16 @@ from lightning.simulator.errors import (
     not_found,
 )
 from lightning.simulator.faults import Faults
-from lightning.simulator.graph import Hop, Search
-from lightning.simulator.invoices import Htlc, Invoices, Outcome
+from lightning.simulator.graph import TIME_LOCK_DELTA, Hop, Search
+from lightning.simulator.invoices import CLTV_EXPIRY, Htlc, Invoices, Outcome
 from lightning.simulator.network import Network, Node
+from lightning.simulator.store import ACCEPTED, UNDER_WAY
 from lightning.simulator.streams import Stream
 from protos.lnrpc import lightning_pb2
 from protos.routerrpc import router_pb2
 
 Payment = lightning_pb2.Payment
+HTLCAttempt = lightning_pb2.HTLCAttempt
 MIN_CUSTOM_RECORD = 65536
 DEFAULT_TIMEOUT_SECONDS = 60
 NO_PREIMAGE = bytes(32).hex()
@@ -183,6 +185,20 @@ class Payments:
         stream.put(payment)
         return stream
 
+    def htlcs_of(self, node: Node) -> dict[int, list[lightning_pb2.HTLC]]:
+        """By channel, what is in flight over the node's channels."""
+        found: dict[int, list[lightning_pb2.HTLC]] = {}
+        for attempt in self._open.values():
+            for hop, _ in attempt.locked:
+                if node.id in self._network.graph.channels[hop.channel].nodes:
+                    htlc = lightning_pb2.HTLC(
+                        incoming=hop.sender != node.id,
+                        amount=hop.amount // 1000,
+                        hash_lock=attempt.intent.payment_hash,
+                    )
+                    found.setdefault(hop.channel, []).append(htlc)
+        return found
+
     def cancel(self, attempt: Attempt) -> None:
         """The client of a cancelable payment is gone. An HTLC that is on its way is not called back."""
         attempt.cancelled.set()
@@ -235,7 +251,7 @@ class Payments:
 
     def resume(self) -> None:
         """Takes up what was in flight when the simulator ended."""
-        for node_id, payment, request, route, accepted in self._store.open_payments():
+        for node_id, payment, request, route, stage in self._store.open_payments():
             sender = self._network.by_id[node_id]
             intent = _resumed_intent(request, payment)
             attempt = Attempt(sender, intent, payment, request)
@@ -244,9 +260,9 @@ class Payments:
                 channel = self._network.graph.channels[channel_id]
                 channel.in_flight[channel.side(hop_sender)] += 1
                 attempt.locked.append((Hop(channel_id, hop_sender, amount), index))
-            if accepted:
+            if stage == ACCEPTED:
                 self._wait_for_receiver(attempt)
-            else:
+            elif stage == UNDER_WAY:
                 self._spawn(self._run(attempt, 0))
 
     async def stop(self) -> None:
@@ -266,6 +282,9 @@ class Payments:
             return
         dropped = await self._travel(attempt)
         target = self._network.by_pubkey[attempt.intent.target]
+        if self._faults.take_stranded(target.id):
+            self._strand(attempt)
+            return
         reason = ERROR if dropped else self._faults.take_failure(target.id)
         if reason is not None:
             self._fail(attempt, reason)
@@ -307,9 +326,13 @@ class Payments:
                 channel = self._network.graph.channels[hop.channel]
                 attempt.locked.append((hop, channel.lock(hop.sender, hop.amount)))
                 self._network.save(channel)
+            attempt.payment.htlcs.add(route=lightning_pb2.Route(total_time_lock=self._time_lock(found)))
             self._save(attempt)
             self._tell(attempt)
         return True
+
+    def _time_lock(self, route: list[Hop]) -> int:
+        return self._network.block_height + CLTV_EXPIRY + TIME_LOCK_DELTA * (len(route) - 1)
 
     def _find(
         self, sender: Node, intent: Intent, *, need_balance: bool = True
@@ -352,6 +375,19 @@ class Payments:
         target = self._network.by_pubkey[attempt.intent.target]
         self._accepted.setdefault((target.id, attempt.intent.payment_hash), []).append(attempt)
 
+    def _strand(self, attempt: Attempt) -> None:
+        """As after kill -9 of the sender's lnd at the wrong instant: no channel knows the HTLC, and lnd waits for it."""
+        with self._store.transaction():
+            self._unlock(attempt, settled=False)
+            self._store.strand_payment(attempt.sender.id, attempt.intent.payment_hash)
+
+    def _unlock(self, attempt: Attempt, *, settled: bool) -> None:
+        for hop, _ in attempt.locked:
+            channel = self._network.graph.channels[hop.channel]
+            channel.resolve(hop.sender, hop.amount, settled=settled)
+            self._network.save(channel)
+        attempt.locked.clear()
+
     def _succeed(self, attempt: Attempt, preimage: bytes) -> None:
         fee = attempt.locked[0][0].amount - attempt.intent.amount
         payment = attempt.payment
@@ -365,10 +401,9 @@ class Payments:
 
     def _end(self, attempt: Attempt, *, settled: bool) -> None:
         with self._store.transaction():
-            for hop, _ in attempt.locked:
-                channel = self._network.graph.channels[hop.channel]
-                channel.resolve(hop.sender, hop.amount, settled=settled)
-                self._network.save(channel)
+            self._unlock(attempt, settled=settled)
+            for htlc in attempt.payment.htlcs:
+                htlc.status = HTLCAttempt.SUCCEEDED if settled else HTLCAttempt.FAILED
             self._store.put_payment(attempt.sender.id, attempt.payment, None, None)
             self._open.pop((attempt.sender.id, attempt.intent.payment_hash), None)
             self._tell(attempt)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import grpc
 
-from lightning.simulator import bolt11, onion, signing
+from lightning.simulator import bolt11, signing
 from lightning.simulator import graph as rules
 from lightning.simulator.bakery import PERMISSIONS, Bakery
 from lightning.simulator.errors import (
@@ -89,7 +89,7 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
             alias=node.name,
             num_active_channels=sum(graph.active(channel) for channel in graph.of(node.id)),
             num_peers=len(graph.peers(node.id)),
-            block_height=onion.BLOCK_HEIGHT,
+            block_height=self._network.block_height,
             synced_to_chain=node.synced,
             synced_to_graph=node.synced,
             uris=[f"{pubkey}@{self._address}"],
@@ -114,14 +114,23 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
     def ListChannels(self, request: lightning_pb2.ListChannelsRequest) -> lightning_pb2.ListChannelsResponse:
         peer = need_vertex(request.peer) if request.peer else None
         graph, response = self._network.graph, lightning_pb2.ListChannelsResponse()
+        htlcs = self._payments.htlcs_of(self._node)
         for channel in graph.of(self._node.id):
             remote = self._network.by_id[channel.other(self._node.id)].pubkey
             if (peer and remote != peer) or (request.active_only and not graph.active(channel)):
                 continue
-            response.channels.append(self._channel(channel, remote))
+            response.channels.append(self._channel(channel, remote, htlcs.get(channel.id, [])))
         return response
 
-    def _channel(self, channel: Channel, remote: bytes) -> lightning_pb2.Channel:
+    @unary
+    def PendingChannels(
+        self, request: lightning_pb2.PendingChannelsRequest
+    ) -> lightning_pb2.PendingChannelsResponse:
+        return lightning_pb2.PendingChannelsResponse()
+
+    def _channel(
+        self, channel: Channel, remote: bytes, htlcs: list[lightning_pb2.HTLC]
+    ) -> lightning_pb2.Channel:
         side = channel.side(self._node.id)
         constraints = lightning_pb2.ChannelConstraints(chan_reserve_sat=channel.reserve_sat)
         return lightning_pb2.Channel(
@@ -131,6 +140,8 @@ class LightningServicer(lightning_pb2_grpc.LightningServicer):
             capacity=channel.capacity_sat,
             local_balance=channel.balances[side] // 1000,
             remote_balance=channel.balances[1 - side] // 1000,
+            pending_htlcs=htlcs,
+            lifetime=self._node.uptime_seconds,
             private=channel.private,
             local_constraints=constraints,
             remote_constraints=constraints,

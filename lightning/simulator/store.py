@@ -34,6 +34,8 @@ CREATE INDEX IF NOT EXISTS payment_number ON payment (node, number);
 CREATE INDEX IF NOT EXISTS payment_open ON payment (status) WHERE status = 1;
 """
 _MAX_INDEX = 2**62
+# What a payment in flight waits for (column accepted): its way, a hold invoice's receiver, or nothing any more.
+UNDER_WAY, ACCEPTED, STRANDED = range(3)
 _PENDING = (lightning_pb2.Invoice.OPEN, lightning_pb2.Invoice.ACCEPTED)
 
 
@@ -186,7 +188,15 @@ class Store:
 
     def accept_payment(self, node: int, payment_hash: bytes) -> None:
         """The receiver's hold invoice has the payment now; it waits for the receiver."""
-        self._db.execute("UPDATE payment SET accepted=1 WHERE node=? AND hash=?", (node, payment_hash))
+        self._set_stage(node, payment_hash, ACCEPTED)
+
+    def strand_payment(self, node: int, payment_hash: bytes) -> None:
+        """It stays in flight for good, without an HTLC."""
+        self._db.execute("UPDATE payment SET route=NULL WHERE node=? AND hash=?", (node, payment_hash))
+        self._set_stage(node, payment_hash, STRANDED)
+
+    def _set_stage(self, node: int, payment_hash: bytes, stage: int) -> None:
+        self._db.execute("UPDATE payment SET accepted=? WHERE node=? AND hash=?", (stage, node, payment_hash))
 
     def payment(self, node: int, payment_hash: bytes) -> lightning_pb2.Payment | None:
         row = self._db.execute(
@@ -195,7 +205,7 @@ class Store:
         return lightning_pb2.Payment.FromString(row[0]) if row else None
 
     def open_payments(self) -> list[tuple[Any, ...]]:
-        """(node, payment, request, route, accepted) of each payment in flight."""
+        """(node, payment, request, route, what it waits for) of each payment in flight."""
         rows = self._db.execute(
             "SELECT node, payment, request, route, accepted FROM payment WHERE status=1"
         ).fetchall()
@@ -205,9 +215,9 @@ class Store:
                 lightning_pb2.Payment.FromString(payment),
                 router_pb2.SendPaymentRequest.FromString(request),
                 json.loads(route) if route else None,
-                bool(accepted),
+                stage,
             )
-            for node, payment, request, route, accepted in rows
+            for node, payment, request, route, stage in rows
         ]
 
 

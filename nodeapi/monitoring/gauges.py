@@ -164,6 +164,8 @@ def _of_lnd(engine: Engine) -> Iterator[Metric]:
     yield _gauge("impervious_lnd_synced", "Whether lnd is in sync with the chain.", lnd.info.synced_to_chain)
     yield _gauge("impervious_lnd_keysend", "Whether lnd takes keysend.", lnd.takes_keysend)
     yield _gauge("impervious_lnd_block_height", "lnd's newest block.", lnd.info.block_height)
+    text = "Payments that lnd calls under way although no channel holds them."
+    yield _gauge("impervious_lnd_dead_payments", text, len(engine.dead_payments.suspected))
     if lnd.spendable_sat is not None:
         yield _gauge("impervious_lnd_spendable_sat", "What the active channels can send.", lnd.spendable_sat)
         yield _gauge("impervious_lnd_receivable_sat", "What they can receive.", required(lnd.receivable_sat))

@@ -130,14 +130,16 @@ class ListChannelsResponse(_message.Message):
     def __init__(self, channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ...) -> None: ...
 
 class Channel(_message.Message):
-    __slots__ = ("active", "remote_pubkey", "chan_id", "capacity", "local_balance", "remote_balance", "private", "local_constraints", "remote_constraints", "peer_scid_alias")
+    __slots__ = ("active", "remote_pubkey", "chan_id", "capacity", "local_balance", "remote_balance", "pending_htlcs", "private", "lifetime", "local_constraints", "remote_constraints", "peer_scid_alias")
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
     REMOTE_PUBKEY_FIELD_NUMBER: _ClassVar[int]
     CHAN_ID_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     LOCAL_BALANCE_FIELD_NUMBER: _ClassVar[int]
     REMOTE_BALANCE_FIELD_NUMBER: _ClassVar[int]
+    PENDING_HTLCS_FIELD_NUMBER: _ClassVar[int]
     PRIVATE_FIELD_NUMBER: _ClassVar[int]
+    LIFETIME_FIELD_NUMBER: _ClassVar[int]
     LOCAL_CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
     REMOTE_CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
     PEER_SCID_ALIAS_FIELD_NUMBER: _ClassVar[int]
@@ -147,17 +149,61 @@ class Channel(_message.Message):
     capacity: int
     local_balance: int
     remote_balance: int
+    pending_htlcs: _containers.RepeatedCompositeFieldContainer[HTLC]
     private: bool
+    lifetime: int
     local_constraints: ChannelConstraints
     remote_constraints: ChannelConstraints
     peer_scid_alias: int
-    def __init__(self, active: _Optional[bool] = ..., remote_pubkey: _Optional[str] = ..., chan_id: _Optional[int] = ..., capacity: _Optional[int] = ..., local_balance: _Optional[int] = ..., remote_balance: _Optional[int] = ..., private: _Optional[bool] = ..., local_constraints: _Optional[_Union[ChannelConstraints, _Mapping]] = ..., remote_constraints: _Optional[_Union[ChannelConstraints, _Mapping]] = ..., peer_scid_alias: _Optional[int] = ...) -> None: ...
+    def __init__(self, active: _Optional[bool] = ..., remote_pubkey: _Optional[str] = ..., chan_id: _Optional[int] = ..., capacity: _Optional[int] = ..., local_balance: _Optional[int] = ..., remote_balance: _Optional[int] = ..., pending_htlcs: _Optional[_Iterable[_Union[HTLC, _Mapping]]] = ..., private: _Optional[bool] = ..., lifetime: _Optional[int] = ..., local_constraints: _Optional[_Union[ChannelConstraints, _Mapping]] = ..., remote_constraints: _Optional[_Union[ChannelConstraints, _Mapping]] = ..., peer_scid_alias: _Optional[int] = ...) -> None: ...
+
+class HTLC(_message.Message):
+    __slots__ = ("incoming", "amount", "hash_lock", "expiration_height")
+    INCOMING_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    HASH_LOCK_FIELD_NUMBER: _ClassVar[int]
+    EXPIRATION_HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    incoming: bool
+    amount: int
+    hash_lock: bytes
+    expiration_height: int
+    def __init__(self, incoming: _Optional[bool] = ..., amount: _Optional[int] = ..., hash_lock: _Optional[bytes] = ..., expiration_height: _Optional[int] = ...) -> None: ...
 
 class ChannelConstraints(_message.Message):
     __slots__ = ("chan_reserve_sat",)
     CHAN_RESERVE_SAT_FIELD_NUMBER: _ClassVar[int]
     chan_reserve_sat: int
     def __init__(self, chan_reserve_sat: _Optional[int] = ...) -> None: ...
+
+class PendingChannelsRequest(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
+class PendingChannelsResponse(_message.Message):
+    __slots__ = ("pending_force_closing_channels", "waiting_close_channels")
+    class ForceClosedChannel(_message.Message):
+        __slots__ = ("pending_htlcs",)
+        PENDING_HTLCS_FIELD_NUMBER: _ClassVar[int]
+        pending_htlcs: _containers.RepeatedCompositeFieldContainer[PendingHTLC]
+        def __init__(self, pending_htlcs: _Optional[_Iterable[_Union[PendingHTLC, _Mapping]]] = ...) -> None: ...
+    class WaitingCloseChannel(_message.Message):
+        __slots__ = ("limbo_balance",)
+        LIMBO_BALANCE_FIELD_NUMBER: _ClassVar[int]
+        limbo_balance: int
+        def __init__(self, limbo_balance: _Optional[int] = ...) -> None: ...
+    PENDING_FORCE_CLOSING_CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    WAITING_CLOSE_CHANNELS_FIELD_NUMBER: _ClassVar[int]
+    pending_force_closing_channels: _containers.RepeatedCompositeFieldContainer[PendingChannelsResponse.ForceClosedChannel]
+    waiting_close_channels: _containers.RepeatedCompositeFieldContainer[PendingChannelsResponse.WaitingCloseChannel]
+    def __init__(self, pending_force_closing_channels: _Optional[_Iterable[_Union[PendingChannelsResponse.ForceClosedChannel, _Mapping]]] = ..., waiting_close_channels: _Optional[_Iterable[_Union[PendingChannelsResponse.WaitingCloseChannel, _Mapping]]] = ...) -> None: ...
+
+class PendingHTLC(_message.Message):
+    __slots__ = ("incoming", "amount")
+    INCOMING_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    incoming: bool
+    amount: int
+    def __init__(self, incoming: _Optional[bool] = ..., amount: _Optional[int] = ...) -> None: ...
 
 class ChanInfoRequest(_message.Message):
     __slots__ = ("chan_id",)
@@ -282,12 +328,14 @@ class QueryRoutesResponse(_message.Message):
     def __init__(self, routes: _Optional[_Iterable[_Union[Route, _Mapping]]] = ..., success_prob: _Optional[float] = ...) -> None: ...
 
 class Route(_message.Message):
-    __slots__ = ("hops", "total_fees_msat")
+    __slots__ = ("total_time_lock", "hops", "total_fees_msat")
+    TOTAL_TIME_LOCK_FIELD_NUMBER: _ClassVar[int]
     HOPS_FIELD_NUMBER: _ClassVar[int]
     TOTAL_FEES_MSAT_FIELD_NUMBER: _ClassVar[int]
+    total_time_lock: int
     hops: _containers.RepeatedCompositeFieldContainer[Hop]
     total_fees_msat: int
-    def __init__(self, hops: _Optional[_Iterable[_Union[Hop, _Mapping]]] = ..., total_fees_msat: _Optional[int] = ...) -> None: ...
+    def __init__(self, total_time_lock: _Optional[int] = ..., hops: _Optional[_Iterable[_Union[Hop, _Mapping]]] = ..., total_fees_msat: _Optional[int] = ...) -> None: ...
 
 class Hop(_message.Message):
     __slots__ = ("chan_id", "pub_key")
@@ -509,7 +557,7 @@ class CustomMessage(_message.Message):
     def __init__(self, peer: _Optional[bytes] = ..., type: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
 
 class Payment(_message.Message):
-    __slots__ = ("payment_hash", "payment_preimage", "value_sat", "value_msat", "payment_request", "status", "fee_sat", "fee_msat", "creation_time_ns", "payment_index", "failure_reason")
+    __slots__ = ("payment_hash", "payment_preimage", "value_sat", "value_msat", "payment_request", "status", "fee_sat", "fee_msat", "creation_time_ns", "htlcs", "payment_index", "failure_reason")
     class PaymentStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
         __slots__ = ()
         UNKNOWN: _ClassVar[Payment.PaymentStatus]
@@ -531,6 +579,7 @@ class Payment(_message.Message):
     FEE_SAT_FIELD_NUMBER: _ClassVar[int]
     FEE_MSAT_FIELD_NUMBER: _ClassVar[int]
     CREATION_TIME_NS_FIELD_NUMBER: _ClassVar[int]
+    HTLCS_FIELD_NUMBER: _ClassVar[int]
     PAYMENT_INDEX_FIELD_NUMBER: _ClassVar[int]
     FAILURE_REASON_FIELD_NUMBER: _ClassVar[int]
     payment_hash: str
@@ -542,9 +591,26 @@ class Payment(_message.Message):
     fee_sat: int
     fee_msat: int
     creation_time_ns: int
+    htlcs: _containers.RepeatedCompositeFieldContainer[HTLCAttempt]
     payment_index: int
     failure_reason: PaymentFailureReason
-    def __init__(self, payment_hash: _Optional[str] = ..., payment_preimage: _Optional[str] = ..., value_sat: _Optional[int] = ..., value_msat: _Optional[int] = ..., payment_request: _Optional[str] = ..., status: _Optional[_Union[Payment.PaymentStatus, str]] = ..., fee_sat: _Optional[int] = ..., fee_msat: _Optional[int] = ..., creation_time_ns: _Optional[int] = ..., payment_index: _Optional[int] = ..., failure_reason: _Optional[_Union[PaymentFailureReason, str]] = ...) -> None: ...
+    def __init__(self, payment_hash: _Optional[str] = ..., payment_preimage: _Optional[str] = ..., value_sat: _Optional[int] = ..., value_msat: _Optional[int] = ..., payment_request: _Optional[str] = ..., status: _Optional[_Union[Payment.PaymentStatus, str]] = ..., fee_sat: _Optional[int] = ..., fee_msat: _Optional[int] = ..., creation_time_ns: _Optional[int] = ..., htlcs: _Optional[_Iterable[_Union[HTLCAttempt, _Mapping]]] = ..., payment_index: _Optional[int] = ..., failure_reason: _Optional[_Union[PaymentFailureReason, str]] = ...) -> None: ...
+
+class HTLCAttempt(_message.Message):
+    __slots__ = ("status", "route")
+    class HTLCStatus(int, metaclass=_enum_type_wrapper.EnumTypeWrapper):
+        __slots__ = ()
+        IN_FLIGHT: _ClassVar[HTLCAttempt.HTLCStatus]
+        SUCCEEDED: _ClassVar[HTLCAttempt.HTLCStatus]
+        FAILED: _ClassVar[HTLCAttempt.HTLCStatus]
+    IN_FLIGHT: HTLCAttempt.HTLCStatus
+    SUCCEEDED: HTLCAttempt.HTLCStatus
+    FAILED: HTLCAttempt.HTLCStatus
+    STATUS_FIELD_NUMBER: _ClassVar[int]
+    ROUTE_FIELD_NUMBER: _ClassVar[int]
+    status: HTLCAttempt.HTLCStatus
+    route: Route
+    def __init__(self, status: _Optional[_Union[HTLCAttempt.HTLCStatus, str]] = ..., route: _Optional[_Union[Route, _Mapping]] = ...) -> None: ...
 
 class MacaroonPermission(_message.Message):
     __slots__ = ("entity", "action")

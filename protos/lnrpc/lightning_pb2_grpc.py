@@ -49,6 +49,11 @@ class LightningStub:
                 request_serializer=protos_dot_lnrpc_dot_lightning__pb2.ListChannelsRequest.SerializeToString,
                 response_deserializer=protos_dot_lnrpc_dot_lightning__pb2.ListChannelsResponse.FromString,
                 _registered_method=True)
+        self.PendingChannels = channel.unary_unary(
+                '/lnrpc.Lightning/PendingChannels',
+                request_serializer=protos_dot_lnrpc_dot_lightning__pb2.PendingChannelsRequest.SerializeToString,
+                response_deserializer=protos_dot_lnrpc_dot_lightning__pb2.PendingChannelsResponse.FromString,
+                _registered_method=True)
         self.GetChanInfo = channel.unary_unary(
                 '/lnrpc.Lightning/GetChanInfo',
                 request_serializer=protos_dot_lnrpc_dot_lightning__pb2.ChanInfoRequest.SerializeToString,
@@ -142,6 +147,12 @@ class LightningServicer:
         raise NotImplementedError('Method not implemented!')
 
     def ListChannels(self, request, context):
+        """Missing associated documentation comment in .proto file."""
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PendingChannels(self, request, context):
         """Missing associated documentation comment in .proto file."""
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -254,6 +265,11 @@ def add_LightningServicer_to_server(servicer, server):
                     servicer.ListChannels,
                     request_deserializer=protos_dot_lnrpc_dot_lightning__pb2.ListChannelsRequest.FromString,
                     response_serializer=protos_dot_lnrpc_dot_lightning__pb2.ListChannelsResponse.SerializeToString,
+            ),
+            'PendingChannels': grpc.unary_unary_rpc_method_handler(
+                    servicer.PendingChannels,
+                    request_deserializer=protos_dot_lnrpc_dot_lightning__pb2.PendingChannelsRequest.FromString,
+                    response_serializer=protos_dot_lnrpc_dot_lightning__pb2.PendingChannelsResponse.SerializeToString,
             ),
             'GetChanInfo': grpc.unary_unary_rpc_method_handler(
                     servicer.GetChanInfo,
@@ -412,6 +428,33 @@ class Lightning:
             '/lnrpc.Lightning/ListChannels',
             protos_dot_lnrpc_dot_lightning__pb2.ListChannelsRequest.SerializeToString,
             protos_dot_lnrpc_dot_lightning__pb2.ListChannelsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PendingChannels(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/lnrpc.Lightning/PendingChannels',
+            protos_dot_lnrpc_dot_lightning__pb2.PendingChannelsRequest.SerializeToString,
+            protos_dot_lnrpc_dot_lightning__pb2.PendingChannelsResponse.FromString,
             options,
             channel_credentials,
             insecure,

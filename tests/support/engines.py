@@ -35,6 +35,7 @@ LIMITS = EngineLimits(
     max_fee_percent=1.0,
     max_amount_sat=None,
     daily_budget_sat=None,
+    dead_payment_seconds=600,
     keep=Keep(events_days=None, messages_days=None),
 )
 RELAY = RelayOptions(

@@ -139,6 +139,10 @@ class FakeLnd(LndClient):
         """The next payments to this node fail with this reason (`NO_ROUTE`, `TIMEOUT` …)."""
         self.services.faults.fail_next(self.node.id, times, reason)
 
+    def strand_payments_to(self, *, times: int = 1) -> None:
+        """The next payments to this node are called in flight by their lnd for good, though no channel holds them."""
+        self.services.faults.strand_next(self.node.id, times)
+
     def hold_payments_to(self) -> None:
         """Payments to this node stay on their way until `release_payments_to`."""
         self.services.faults.hold(self.node.id)

@@ -10,7 +10,7 @@ from coincurve import PrivateKey
 from django.core.management import call_command
 from django.db import connection
 
-from lightning.carrier import Outcome, Shipment, Verdict
+from lightning.carrier import Outcome, Sent, Shipment, Verdict
 from lightning.simulator.signing import sign_message
 from messaging.budget import Budget
 from messaging.database import Database
@@ -33,6 +33,7 @@ class Courier:
 
     def __init__(self):
         self.shipped: list[Shipment] = []
+        self.suspected: dict[bytes, str] = {}
 
     def new_secret(self) -> bytes:
         return os.urandom(32)
@@ -53,7 +54,7 @@ class Courier:
         self.shipped.append(shipment)
         return Outcome(verdict=Verdict.SETTLED)
 
-    async def outcome(self, secret: bytes) -> Outcome:
+    async def outcome(self, sent: Sent) -> Outcome:
         return Outcome(verdict=Verdict.PASSING, cause="lost on its way")
 
 

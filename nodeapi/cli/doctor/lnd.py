@@ -14,7 +14,13 @@ from nodeapi import terminal
 from nodeapi.certificates import names_of
 from nodeapi.cli.doctor import certificate
 from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
-from nodeapi.lnd_status import LOW_SAT, receivable_sat, spendable_sat
+from nodeapi.lnd_status import (
+    LOW_SAT,
+    ONLY_PRIVATE_RECEIVE,
+    only_private_receive,
+    receivable_sat,
+    spendable_sat,
+)
 from protos.lnrpc import lightning_pb2
 
 ANSWER_SECONDS = 10.0
@@ -270,6 +276,13 @@ def _amounts(channels: lightning_pb2.ListChannelsResponse) -> list[Finding]:
                 "the peers' side of the channels is at its reserve, as after funding the only channel "
                 "oneself",
                 "pay something out over the channels, or have a channel opened to this node",
+            )
+        )
+    if only_private_receive(channels):
+        findings.append(
+            note(
+                ONLY_PRIVATE_RECEIVE,
+                "reconnect these peers (lncli connect KEY@HOST), or pay something out over these channels",
             )
         )
     return findings

@@ -60,6 +60,11 @@ def _runs(patient: Patient, info: node_pb2.GetInfoResponse) -> Iterator[Finding]
         yield note(f"it is of version {info.version}, and {patient.version} is installed", "start it again")
     if lnd is not None and not info.lnd_reachable:
         yield note("it does not reach lnd, which answers here", "wait a minute; else start it again")
+    if info.dead_payments:
+        yield note(
+            f"lnd holds dead payments: it calls {info.dead_payments} of this node's under way, but no channel holds them",
+            "nothing: the node gives each up once it is safe (docs/operating.md); keep the channels' peers connected",
+        )
 
 
 def _http(patient: Patient) -> Finding:

@@ -905,6 +905,38 @@ async def held(client: ChannelClient, *, value: int = 100):
         yield preimage, payment_hash, added, call
 
 
+@case
+async def test_channels_tell_what_they_hold_and_for_how_long_they_are_watched(net):
+    async with held(net.bob) as (preimage, payment_hash, added, single):
+        paying = asyncio.ensure_future(net.alice.pay(pay_request(added.payment_request)))
+        assert (await single.read()).state == Invoice.ACCEPTED
+        (own,) = await channels_of(net.alice)
+        assert own.lifetime >= 0
+        htlc = next(htlc for htlc in own.pending_htlcs if htlc.hash_lock == payment_hash)
+        assert (htlc.incoming, htlc.amount) == (False, 100)
+        (far,) = await channels_of(net.bob, net.pubkey["alice"])
+        assert next(htlc for htlc in far.pending_htlcs if htlc.hash_lock == payment_hash).incoming
+
+        tracking = net.alice.router.TrackPaymentV2(router_pb2.TrackPaymentRequest(payment_hash=payment_hash))
+        payment = await anext(aiter(tracking))
+        tracking.cancel()
+        assert payment.status == Payment.IN_FLIGHT
+        (attempt,) = payment.htlcs
+        height = (await net.alice.lightning.GetInfo(lightning_pb2.GetInfoRequest())).block_height
+        assert attempt.status == lightning_pb2.HTLCAttempt.IN_FLIGHT
+        assert attempt.route.total_time_lock > height
+
+        pending = await net.alice.lightning.PendingChannels(lightning_pb2.PendingChannelsRequest())
+        assert not pending.pending_force_closing_channels
+        assert not pending.waiting_close_channels
+
+        await settle(net.bob, preimage)
+        (attempt,) = (await paying).htlcs
+        assert attempt.status == lightning_pb2.HTLCAttempt.SUCCEEDED
+        (own,) = await channels_of(net.alice)
+        assert payment_hash not in {htlc.hash_lock for htlc in own.pending_htlcs}
+
+
 async def settle(client: ChannelClient, preimage: bytes):
     return await client.invoices.SettleInvoice(invoices_pb2.SettleInvoiceMsg(preimage=preimage))
 

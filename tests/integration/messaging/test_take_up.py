@@ -9,7 +9,7 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from lightning.carrier import Outcome, Verdict
+from lightning.carrier import Outcome, Sent, Verdict
 from messaging import divided, ledger, outbox
 from messaging.database import Database
 from messaging.models import Direction, Message, Part, State
@@ -157,7 +157,7 @@ def test_parts_of_a_message_come_from_one_node(payer, shipped, state):
 class Holder(Courier):
     """Its one destination holds what it was sent before the restart."""
 
-    async def outcome(self, secret: bytes) -> Outcome:
+    async def outcome(self, sent: Sent) -> Outcome:
         await asyncio.Event().wait()
 
 
@@ -181,7 +181,7 @@ def test_payments_that_were_held_before_a_restart_stop_no_other_node(monkeypatch
 class Stranger(Courier):
     """It has never heard of what was under way."""
 
-    async def outcome(self, secret: bytes) -> Outcome:
+    async def outcome(self, sent: Sent) -> Outcome:
         return Outcome(verdict=Verdict.NEVER_SENT)
 
 

@@ -69,12 +69,36 @@ async def test_expiry_that_nobody_chose_is_lnds_own(desk):
     assert desk.lnd.invoice(issued.payment_hash).expiry == DEFAULT_EXPIRES_SECONDS
 
 
-async def test_hints_over_private_channels(database):
-    _, lnd = connected("public", "hidden", private=["hidden"])
+async def is_named(database, lnd, amount_sat: int, *, private: bool = False) -> bool:
+    """Whether an invoice over this amount names private channels."""
     issuer = Issuer(database=database, client=lnd, own_pubkey=lnd.pubkey, published=lambda events: None)
-    for private in (True, False):
-        issued = await issuer.issue(amount_sat=1, memo="", expires_seconds=None, private=private)
-        assert lnd.invoice(issued.payment_hash).private is private
+    issued = await issuer.issue(amount_sat=amount_sat, memo="", expires_seconds=None, private=private)
+    return lnd.invoice(issued.payment_hash).private
+
+
+async def test_node_with_private_channels_only_names_them(database):
+    _, lnd = connected("public", "hidden", private=["hidden"])
+    assert await is_named(database, lnd, 1)
+    assert await is_named(database, lnd, 0)
+
+
+async def test_private_channels_are_named_where_the_public_ones_cannot_receive(database):
+    other, lnd = connected("other", "own")
+    network = lnd.services.network
+    network.open_channel(other.node, lnd.node, private=True, remote_sat=1_000_000)
+    public = network.graph.of(lnd.node.id)[0]
+    assert not await is_named(database, lnd, 4_900_000)
+    assert await is_named(database, lnd, 4_900_001)
+    assert await is_named(database, lnd, 21, private=True)
+    # It was paid out; what is left is the reserve.
+    public.balances = [100_000_000, 9_900_000_000]
+    assert await is_named(database, lnd, 1)
+    assert await is_named(database, lnd, 0)
+    public.balances = [5_000_000_000, 5_000_000_000]
+    assert not await is_named(database, lnd, 1)
+    # Its peer is offline.
+    network.graph.offline.add(other.node.id)
+    assert await is_named(database, lnd, 1)
 
 
 async def test_invoice_that_lnd_does_not_make_is_not_stored(desk):

@@ -18,6 +18,7 @@ from invoices import paying, services
 from invoices.models import InvoicePayment
 from invoices.paying import MAX_PARTS, OtherPayer, Payer
 from invoices.services import spent_on_invoices
+from lightning.dead_payments import DeadPayments
 from lightning.rpcs import Rpc
 from messaging.budget import Budget, OverBudget
 from messaging.database import Database
@@ -31,6 +32,7 @@ pytestmark = pytest.mark.sql
 
 State, Failure = InvoicePayment.State, InvoicePayment.Failure
 UNKNOWN, UNAVAILABLE = grpc.StatusCode.UNKNOWN, grpc.StatusCode.UNAVAILABLE
+QUIET_SECONDS = 0.01
 OTHER_LND = "02" + "55" * 32
 
 
@@ -44,12 +46,14 @@ class Till:
         self._begin()
 
     def _begin(self) -> None:
+        self.dead_payments = DeadPayments(self.lnd, quiet_seconds=QUIET_SECONDS)
         self.payer = Payer(
             database=self.database,
             client=self.lnd,
             own_pubkey=self.lnd.pubkey,
             budget=self.budget,
             fee_limit_msat=lambda amount_msat: amount_msat // 10,
+            dead_payments=self.dead_payments,
         )
         self._running = asyncio.create_task(self.payer.run())
 
@@ -487,3 +491,68 @@ async def test_payments_of_another_lnd_are_not_taken_up(till):
     states = {row.payer: row.state for row in await till.rows()}
     assert states == {OTHER_LND: State.IN_FLIGHT, till.lnd.pubkey: State.SETTLED}
     assert len(till.sent) == 1
+
+
+# what is dead in lnd
+
+
+async def strand(till: Till, text: str) -> InvoicePayment:
+    """Its lnd was killed on the way, and has been started again."""
+    till.payee.strand_payments_to()
+    payment = await till.pay(text)
+    await until_in_loop(lambda: till.sent)
+    till.lnd.stop()
+    till.lnd.start()
+    return payment
+
+
+async def test_dead_payment_is_in_flight_until_its_route_has_expired(till, monkeypatch):
+    monkeypatch.setattr(paying, "TELL_SECONDS", 0.0)
+    looking = asyncio.create_task(till.dead_payments.run())
+    payment = await strand(till, text := await till.invoice())
+    # lnd has not run for so long.
+    age = InvoicePayment.objects.filter(pk=payment.pk)
+    await till.database.write(lambda: age.update(created_at=timezone.now() - timedelta(hours=1)))
+    till.lnd.node.started_at -= 60
+    await till.restart()
+    looking.cancel()
+    looking = asyncio.create_task(till.dead_payments.run())
+
+    async def cause() -> str:
+        (row,) = await till.rows()
+        return row.cause if row.state == State.IN_FLIGHT else "ended"
+
+    async def tells() -> bool:
+        return "given up after block" in await cause()
+
+    await until_in_loop(tells)
+    till.lnd.services.network.block_height += 1_000
+    ended = await till.end_of(payment)
+    assert (ended.state, ended.failure, ended.cost_msat) == (State.FAILED, Failure.DEAD, 0)
+    assert "ask the payee for a new one" in ended.cause
+    looking.cancel()
+    # lnd would refuse it for ever, so it is not begun again.
+    known = await till.payer.known(bytes(payment.payment_hash), claim())
+    assert known is not None
+    assert known.failure == Failure.DEAD
+    request = await till.lnd.decode_payment_request(text)
+    assert (await till.payer.known(bytes.fromhex(request.payment_hash), claim())).pk == payment.pk
+    assert len(till.sent) == 1
+
+
+async def test_hold_invoice_that_is_held_is_not_dead(till):
+    secret = os.urandom(32)
+    payment_hash = hashlib.sha256(secret).digest()
+    held = await till.payee.add_hold_invoice(hold_request(payment_hash))
+    payment = await till.pay(held.payment_request)
+    await until_in_loop(lambda: till.payee.invoice(payment_hash).state == lightning_pb2.Invoice.ACCEPTED)
+    till.lnd.stop()
+    till.lnd.start()
+    till.lnd.services.network.block_height += 10_000
+    looking = asyncio.create_task(till.dead_payments.run())
+    looks = len(till.lnd.requests(Rpc.PENDING_CHANNELS))
+    await until_in_loop(lambda: len(till.lnd.requests(Rpc.PENDING_CHANNELS)) > looks + 5)
+    assert not till.dead_payments.suspected
+    await till.payee.settle_invoice(secret)
+    assert (await till.end_of(payment)).state == State.SETTLED
+    looking.cancel()

@@ -7,15 +7,15 @@ from functools import partial
 import pytest
 from django.db import OperationalError
 
-from lightning.carrier import Outcome, Shipment, Verdict
+from lightning.carrier import Outcome, Sent, Shipment, Verdict
 from lightning.client import LndError, Trouble
 from lightning.hints import HopHint
-from messaging import hints, outbox, peers, reach
+from messaging import hints, ledger, outbox, peers, reach
 from messaging.answer_queue import MAX_IN_FLIGHT
 from messaging.answers import ATTEMPTS, ATTEMPTS_OF_KNOWN
 from messaging.budget import Budget, OverBudget, spent_on_messages
 from messaging.database import Database
-from messaging.models import Message, State
+from messaging.models import Attempt, Message, Part, State
 from messaging.outgoing import new_message
 from tests.support.outboxes import (
     OTHER_PUBKEY,
@@ -95,8 +95,8 @@ class OnceAway(Database):
 class Remembering(Courier):
     """It has heard of what it was sent, and of nothing else."""
 
-    async def outcome(self, secret: bytes) -> Outcome:
-        known = any(shipment.secret == secret for shipment in self.shipped)
+    async def outcome(self, sent: Sent) -> Outcome:
+        known = any(shipment.secret == sent.secret for shipment in self.shipped)
         return Outcome(verdict=Verdict.SETTLED if known else Verdict.NEVER_SENT)
 
 
@@ -132,7 +132,7 @@ class Crashing(Courier):
         await asyncio.sleep(EXPIRES_SECONDS)
         return Outcome(verdict=Verdict.UNKNOWN, cause="lnd does not answer")
 
-    async def outcome(self, secret: bytes) -> Outcome:
+    async def outcome(self, sent: Sent) -> Outcome:
         self._asked += 1
         heard = self._pays and self._asked >= outbox.UNHEARD_ANSWERS
         return Outcome(verdict=Verdict.SETTLED if heard else Verdict.NEVER_SENT)
@@ -248,7 +248,7 @@ def test_fee_limit_of_an_answer_is_that_of_its_payment_and_stays_so_after_a_rest
                 await asyncio.Event().wait()
             return Outcome(verdict=Verdict.SETTLED)
 
-        async def outcome(self, secret: bytes) -> Outcome:
+        async def outcome(self, sent: Sent) -> Outcome:
             return Outcome(verdict=Verdict.NEVER_SENT)
 
         def fee_limit_msat(self, amount_msat: int) -> int:
@@ -341,3 +341,139 @@ def test_hint_that_a_payment_got_there_with_is_known_to_work():
 
     peers._touched_at.clear()
     run(test())
+
+
+class Losing(Courier):
+    """The first `lost` payments have no end, and are found to be dead when the test says so."""
+
+    def __init__(self, *, lost: int = 1):
+        super().__init__()
+        self.lost = lost
+        self.found_dead = asyncio.Event()
+
+    async def send(self, shipment: Shipment) -> Outcome:
+        self.shipped.append(shipment)
+        if len(self.shipped) > self.lost:
+            return Outcome(verdict=Verdict.SETTLED)
+        return await self._until_found_dead()
+
+    async def outcome(self, sent: Sent) -> Outcome:
+        return await self._until_found_dead()
+
+    async def _until_found_dead(self) -> Outcome:
+        await self.found_dead.wait()
+        return Outcome(verdict=Verdict.DEAD, cause="lnd held a dead payment")
+
+
+def test_message_of_a_dead_payment_is_paid_for_anew(monkeypatch):
+    monkeypatch.setattr(outbox, "FIRST_RETRY_SECONDS", 0.05)
+    monkeypatch.setattr(outbox, "TELL_SECONDS", 0.01)
+
+    async def test() -> None:
+        database, carrier = Database(), Losing()
+        async with running(box := make_outbox(database, carrier)):
+            await accept(box)
+            await until(database, partial(all_are, State.IN_FLIGHT))
+            (attempt,) = await database.read(lambda: list(Attempt.objects.all()))
+            carrier.suspected = {bytes(attempt.name): "lnd holds a dead payment"}
+            await until(database, lambda: Message.objects.get().error == "lnd holds a dead payment")
+            assert await database.read(partial(all_are, State.IN_FLIGHT))
+            carrier.suspected = {}
+            await until(database, lambda: Message.objects.get().error == "")
+            carrier.found_dead.set()
+            await until(database, partial(all_are, State.SETTLED))
+        first, second = carrier.shipped
+        assert first.secret != second.secret
+        message = await database.read(Message.objects.get)
+        assert (message.attempts, message.error) == (2, "")
+        ends = await database.read(
+            lambda: list(Attempt.objects.order_by("created_at").values_list("state", "cause"))
+        )
+        assert ends == [(Attempt.State.FAILED, "lnd held a dead payment"), (Attempt.State.SETTLED, "")]
+        await database.close()
+
+    run(test())
+
+
+@pytest.mark.parametrize("after_decision", [False, True])
+def test_kill_around_the_decision_loses_and_doubles_nothing(monkeypatch, after_decision):
+    """kill -9 before the end of the dead attempt is stored, or after it and before the new one."""
+    monkeypatch.setattr(outbox, "FIRST_RETRY_SECONDS", 600.0 if after_decision else 0.05)
+
+    async def test() -> None:
+        database, carrier = Database(), Losing()
+        async with running(box := make_outbox(database, carrier)):
+            await accept(box)
+            await until(database, partial(all_are, State.IN_FLIGHT))
+            if after_decision:
+                carrier.found_dead.set()
+                await until(database, partial(all_are, State.RETRYING))
+        assert len(carrier.shipped) == 1
+        carrier.found_dead.set()
+        await database.write(lambda: Message.objects.update(next_try_at=None))
+        async with running(make_outbox(database, carrier)):
+            await until(database, partial(all_are, State.SETTLED))
+        assert len(carrier.shipped) == 2
+        states = await database.read(lambda: sorted(Attempt.objects.values_list("state", flat=True)))
+        assert states == [Attempt.State.FAILED, Attempt.State.SETTLED]
+        await database.close()
+
+    run(test())
+
+
+def test_messages_that_shared_a_dead_payment_may_share_the_next(monkeypatch):
+    monkeypatch.setattr(outbox, "FIRST_RETRY_SECONDS", 0.05)
+
+    async def test() -> None:
+        database, carrier = Database(), Losing()
+        messages = [new_message(service="message", pubkey=PUBKEY, body=b"hello") for _ in range(3)]
+        async with running(box := make_outbox(database, carrier)):
+            await box.accept_all(messages)
+            await until(database, partial(all_are, State.IN_FLIGHT))
+            carrier.found_dead.set()
+            await until(database, partial(all_are, State.SETTLED))
+        assert not await database.read(lambda: Message.objects.filter(alone=True).exists())
+        await database.close()
+
+    run(test())
+
+
+def test_part_of_a_long_message_tells_why_it_hangs():
+    async def test() -> None:
+        database, courier = Database(), Courier()
+        message = new_message(service="message", pubkey=PUBKEY, body=b"hello")
+        message.parts, message.state = 2, State.IN_FLIGHT
+
+        def store() -> None:
+            message.save()
+            for index in range(2):
+                secret = courier.new_secret()
+                attempt = Attempt.objects.create(
+                    secret=secret,
+                    name=courier.name_of(secret),
+                    destination=PUBKEY,
+                    service="message",
+                    packet=b"",
+                    amount_msat=1_000,
+                )
+                Part.objects.create(
+                    message=message, index=index, attempt=attempt, state=State.IN_FLIGHT, amount_msat=1_000
+                )
+
+        await database.write(store)
+        first, second = await database.read(lambda: [bytes(part.attempt.name) for part in _parts()])
+        await database.write(partial(ledger.tell_suspected, {first: "dead", second: "dead"}, set()))
+        assert await database.read(lambda: [part.error for part in _parts()]) == ["dead", "dead"]
+        await database.write(partial(ledger.tell_suspected, {second: "dead"}, {first}))
+        assert await database.read(lambda: [part.error for part in _parts()]) == ["", "dead"]
+        assert (await database.read(Message.objects.get)).error == "dead"
+        await database.write(partial(ledger.tell_suspected, {}, {second}))
+        assert (await database.read(Message.objects.get)).error == ""
+        await database.write(lambda: Part.objects.all().delete())
+        await database.close()
+
+    run(test())
+
+
+def _parts() -> list[Part]:
+    return list(Part.objects.select_related("attempt").order_by("index"))

@@ -190,6 +190,27 @@ async def test_warnings_of_lnd_itself(lnd):
     ]
 
 
+def drained() -> FakeLnd:
+    """A node whose public channel receives nothing now, and a private one with room."""
+    own, other = connected("own", "other")
+    network = own.services.network
+    network.graph.of(own.node.id)[0].balances = [10_000_000_000, 0]
+    network.open_channel(own.node, other.node, private=True)
+    return own
+
+
+async def test_public_channels_that_receive_nothing_are_told():
+    status = LndStatus(own := drained())
+    await status.refresh()
+    assert status.receivable_sat > 1_000_000
+    assert status.describe()["warnings"] == [lnd_status.ONLY_PRIVATE_RECEIVE]
+    assert len(status.reply_hints) == 1
+    own.services.network.graph.of(own.node.id)[0].balances = [5_000_000_000, 5_000_000_000]
+    await status.refresh()
+    assert status.describe()["warnings"] == []
+    assert status.reply_hints == ()
+
+
 async def test_private_channels_are_told_as_hints():
     own, _ = connected("own", "other", private=["own"])
     status = LndStatus(own)

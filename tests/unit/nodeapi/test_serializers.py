@@ -73,7 +73,10 @@ def test_least_that_is_asked_for(rpc):
         ("federate.Federate/ListFederations", {"state": "", "pubkey": "", "limit": 1000}),
         ("vpn.VPN/ListLeases", {"state": "", "pubkey": "", "limit": 100, "role": ""}),
         ("vpn.VPN/GetLeaseConfig", {"id": MESSAGE_ID, "format": ""}),
-        ("lightning.Lightning/GenerateInvoice", {"amount": 0, "memo": "", "expires_in": None}),
+        (
+            "lightning.Lightning/GenerateInvoice",
+            {"amount": 0, "memo": "", "expires_in": None, "private": False},
+        ),
         ("lightning.Lightning/PayInvoice", {"invoice": "lnbc1", "amount": 0, "timeout": None}),
         ("signing.Signing/VerifySignature", {"msg": "x", "signature": "y", "pubkey": None}),
         ("node.Node/GetInfo", {}),

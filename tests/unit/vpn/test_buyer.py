@@ -20,6 +20,7 @@ from invoices import paying
 from invoices.models import InvoicePayment
 from invoices.paying import Payer
 from lightning.client import LndError
+from lightning.dead_payments import DeadPayments
 from lightning.rpcs import Rpc
 from messaging.budget import Budget
 from messaging.database import Database
@@ -72,6 +73,7 @@ class Buying:
             own_pubkey=self.lnd.pubkey,
             budget=self.budget,
             fee_limit_msat=lambda amount_msat: 10_000,
+            dead_payments=DeadPayments(self.lnd),
         )
         self._paying = asyncio.create_task(payer.run())
         self.worker = Buyer(dataclasses.replace(self.side.context, payer=payer), FakeWireGuard())

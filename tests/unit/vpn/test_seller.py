@@ -942,3 +942,16 @@ async def test_address_of_another_name_is_not_told(database):
     worker = renamed.worker
     await worker.look_up_the_endpoint(answering())
     assert "cannot be looked up" in await problem_of(renamed, worker)
+
+
+@pytest.mark.parametrize(("drained", "named"), [(False, False), (True, True)])
+async def test_invoice_names_private_channels_where_the_public_ones_cannot_receive_its_price(
+    sale, drained, named
+):
+    network, buyer, own = sale.lnd.services.network, sale.buyer_lnd.node, sale.lnd.node
+    network.open_channel(buyer, own, private=True)
+    if drained:
+        network.graph.of(own.id)[0].balances = [0, 10_000_000_000]
+    term = await sale.contract()
+    await sale.look()
+    assert sale.lnd.invoice(bytes(term.payment_hash)).private is named

@@ -66,6 +66,7 @@ def make_engine(**fields):
         "inbox": SimpleNamespace(dropped={"message/foreign": 5}),
         "budgets": SimpleNamespace(node=SimpleNamespace(limit_sat=None, known_msat=None)),
         "relay": SimpleNamespace(observed=None),
+        "dead_payments": SimpleNamespace(suspected={}),
     }
     return SimpleNamespace(**(parts | fields))
 
@@ -203,6 +204,12 @@ async def test_lnd():
     value = await values(make_scrape(engine=engine))
     names = ("reachable", "synced", "keysend", "block_height", "spendable_sat", "receivable_sat")
     assert [value(f"lnd_{name}") for name in names] == [1, 1, 1, 800_000, 5_000, 6_000]
+
+
+async def test_dead_payments_of_lnd():
+    engine = make_engine(dead_payments=SimpleNamespace(suspected={b"one": "dead", b"two": "dead"}))
+    assert (await values(make_scrape(engine=engine)))("lnd_dead_payments") == 2
+    assert (await values(make_scrape(engine=make_engine())))("lnd_dead_payments") == 0
 
 
 async def test_lnd_that_has_not_told_its_balances():
