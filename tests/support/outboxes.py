@@ -30,6 +30,7 @@ class Courier:
     """Delivers all at once; of what an earlier process left it says that it was lost."""
 
     safe_room_bytes = 720
+    most_room_bytes = 1_206
 
     def __init__(self):
         self.shipped: list[Shipment] = []
@@ -49,6 +50,9 @@ class Courier:
 
     async def survey(self, parcel) -> Outcome:
         return Outcome(verdict=Verdict.PASSING, cause="no way now")
+
+    async def exists(self, destination: bytes) -> bool:
+        return True
 
     async def send(self, shipment: Shipment) -> Outcome:
         self.shipped.append(shipment)

@@ -279,7 +279,7 @@ class World:
         if choice % 2:
             Lease.objects.filter(state=LeaseState.ACTIVE).update(warns_at=now - HOUR)
             told += selling.pass_time(now)[0]
-        if choice % 4 == 3:
+        if choice % 3 == 1:
             Lease.objects.filter(state=LeaseState.EXPIRING).update(expires_at=now - HOUR)
             told += selling.pass_time(now)[0]
             told += selling.peers_gone(set(), now, self.vpn)[0]
@@ -362,7 +362,7 @@ purchases = st.tuples(
     st.just("buy"),
     senders,
     st.sampled_from([1_000, 3_000, 40_000]),
-    st.lists(numbers, min_size=3, max_size=6),
+    st.lists(numbers, min_size=5, max_size=8),
 )
 actions = st.one_of(
     payments,

@@ -211,3 +211,40 @@ def _nobody(events) -> None:
 
 TestLives = Lives.TestCase
 TestLives.settings = settings(max_examples=examples(30), stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.parametrize(
+    ("limits", "expected"),
+    [
+        ([None, None], 10_000),
+        ([1_500], 1_500),
+        ([1_500, 0], 1_500),
+        ([None, 1_500], 10_000),
+        ([99_000], 10_000),
+    ],
+)
+def test_payment_has_no_more_fee_limit_than_what_it_carries_permits(limits, expected):
+    """And never more than usual."""
+    clear()
+    messages = [
+        new_message(service="message", pubkey=PUBKEYS[0], body=b"x", origin=Origin.CALLER) for _ in limits
+    ]
+    for message, limit in zip(messages, limits, strict=True):
+        message.fee_limit_msat = limit
+    ledger.store_accepted(messages, [], [])
+    keys = [key for key, _, _ in ledger.waiting_keys()]
+    started = ledger.start_attempts(keys, PAYER, most=5)
+    assert [attempt.fee_limit_msat for attempt, _ in started.attempts] == [expected]
+    assert Attempt.objects.get().fee_limit_msat == expected
+
+
+def test_what_was_asked_for_and_answers_wait_in_lanes_of_their_own():
+    clear()
+    messages = [
+        new_message(service="message", pubkey=PUBKEYS[0], body=b"x", origin=origin)
+        for origin in (Origin.CALLER, None, Origin.ANSWER, Origin.SALE)
+    ]
+    Message.objects.bulk_create(messages)
+    keys = list(Message.objects.order_by("pk").values_list("pk", flat=True))
+    assert [key[0] for key, _, _ in ledger.waiting_keys()] == keys[:2]
+    assert [message.pk for message, _ in ledger.waiting_answers()] == keys[2:]

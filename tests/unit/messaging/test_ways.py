@@ -1,0 +1,49 @@
+"""What requests carry, so that who answers them is paid for it: by the way there is, on a network in memory."""
+
+import pytest
+
+from lightning.carrier import KeysendCarrier
+from messaging.ways import Ways
+from tests.support.fake_lnd import FakeLnd, connected
+from tests.support.strangers import STRANGER
+
+
+class NoHints:
+    """A book in which nothing stands."""
+
+    async def of(self, pubkey: str) -> tuple:
+        return ()
+
+
+def ways_of(lnd: FakeLnd) -> Ways:
+    return Ways(
+        carrier=KeysendCarrier(lnd, max_fee_sat=10, max_fee_percent=5.0),
+        record_numbers={"vpn": 200_000},
+        hints=NoHints(),  # type: ignore[arg-type]
+        own_hints=lambda: (),
+    )
+
+
+@pytest.mark.parametrize(("hops", "postage_sat"), [(1, 2), (2, 3), (3, 4)])
+async def test_postage_is_the_answers_satoshi_the_fee_of_the_way_and_one_more(hops, postage_sat):
+    lnds = connected("one", "two", "three", "four")
+    assert await ways_of(lnds[0]).postage_sat(lnds[hops].pubkey, "vpn") == postage_sat
+
+
+async def test_postage_where_no_way_is_known():
+    own, other = connected("own", "other")
+    assert await ways_of(own).postage_sat(STRANGER, "vpn") == 2
+    own.stop()
+    assert await ways_of(own).postage_sat(other.pubkey, "vpn") == 2
+
+
+async def test_node_exists_in_the_graph_or_as_a_channel_peer():
+    own, peer, behind = connected("own", "peer", "behind", private=("peer", "behind"))
+    carrier = KeysendCarrier(own, max_fee_sat=10, max_fee_percent=5.0)
+    assert await carrier.exists(bytes.fromhex(peer.pubkey))
+    assert not await carrier.exists(bytes.fromhex(behind.pubkey))
+    assert not await carrier.exists(bytes.fromhex(STRANGER))
+    public, *_ = connected("own", "peer", "far")
+    assert await KeysendCarrier(public, max_fee_sat=10, max_fee_percent=5.0).exists(
+        bytes.fromhex(_[1].pubkey)
+    )
