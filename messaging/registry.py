@@ -50,6 +50,8 @@ ON_FAILED = {
     "federate": "federation.handlers.failed",
     "vpn": "vpn.handlers.failed",
 }
+# The stream's service types besides those of services: what became of messages, invoices, the relay, the log itself.
+OTHER_EVENT_TYPES = frozenset({"delivery", "lightning", "relay", "log"})
 # Of these services a record without our magic bytes is published too, as it is.
 FOREIGN_WELCOME = frozenset({"message", "websocket"})
 

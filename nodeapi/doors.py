@@ -33,7 +33,9 @@ MAX_KEY_CHARACTERS = 255
 
 @dataclass(kw_only=True)
 class Doors:
-    """`engine` is there in the runimpd process, `forwarder` in every other. `as_text`: JSON carries messages as text."""
+    """`engine` is there in the runimpd process, `forwarder` in every other. `as_text`: JSON carries messages as text.
+    `services` are those of the configuration, `max_body_bytes` what a request's body may have once it is decompressed.
+    """
 
     database: Database
     hub: Hub
@@ -44,6 +46,8 @@ class Doors:
     engine: Engine | None = None
     forwarder: Forwarder | None = None
     as_text: bool = False
+    services: frozenset[str] = frozenset()
+    max_body_bytes: int = 4 * 2**20
 
     async def call(self, operation: Operation, read: Callable[[], Message], visit: Visit) -> Message:
         """Carries out an operation for whoever comes so; `read` gives the request, or raises ApiError. Raises ApiError

@@ -439,7 +439,40 @@ def test_hosts_and_origins(node):
 
 @pytest.mark.parametrize(
     "origin",
-    ["*", "null", "app.example.com", "https://a/b", "https://u@a", "ws://a", "https://a:x", "https://a?"],
+    [
+        "tauri://localhost",
+        "capacitor://localhost",
+        "ionic://localhost",
+        "app://-",
+        "chrome-extension://abcdefghijklmnop",
+        "vscode-webview://a_b",
+        "my.app+1://localhost:5",
+    ],
+)
+def test_origins_of_apps(node, origin):
+    assert node.load(server={"allowed_origins": [origin]}).server.allowed_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "app.example.com",
+        "https://a/b",
+        "https://u@a",
+        "ws://a",
+        "https://a:x",
+        "https://a?",
+        "tauri://",
+        "tauri:localhost",
+        "tauri://localhost/index.html",
+        "capacitor://a b",
+        "file:///",
+        "file://host",
+        "data://a",
+        "://localhost",
+    ],
 )
 def test_origins_that_are_none(node, origin):
     only(
