@@ -3,7 +3,9 @@
 import pytest
 
 from lightning.bech32 import checked_payment_request
-from tests.support.invoice_texts import INVOICE
+from tests.support.bolt11_examples import VALID
+
+INVOICE = VALID["Please make a donation of any amount"]
 
 ADDRESS = "bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq"
 
