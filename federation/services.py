@@ -1,6 +1,5 @@
 """What can be asked of the federation. Reads are synchronous; asking and leaving go through the outbox."""
 
-from collections.abc import Callable
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -12,10 +11,7 @@ from federation import steps
 from federation.models import Federation
 from federation.settings import SERVICE, FederationSettings
 from federation.states import State
-from messaging import events
-from messaging.events import Published
 from messaging.idempotency import Claim
-from messaging.models import Event, Message
 from messaging.outbox import Outbox
 from messaging.outgoing import new_message
 from messaging.required import required
@@ -27,7 +23,6 @@ ALL = "all"
 async def federation_request(
     *,
     outbox: Outbox,
-    published: Published,
     settings: FederationSettings,
     pubkey: str,
     expires_seconds: int,
@@ -42,14 +37,13 @@ async def federation_request(
         amount_sat=await outbox.ways.postage_sat(pubkey, SERVICE),
         expires_seconds=min(expires_seconds, settings.ttl_seconds),
     )
-    step = partial(_tell, steps.request, message, settings, published)
+    step = partial(steps.request, message, settings)
     return (await outbox.accept_all([message], claim=claim, step=step))[0]
 
 
 async def federation_leave(
     *,
     outbox: Outbox,
-    published: Published,
     settings: FederationSettings,
     pubkey: str,
     expires_seconds: int,
@@ -61,17 +55,11 @@ async def federation_leave(
     message = new_message(
         service=SERVICE, pubkey=pubkey, body=steps.leave_body(settings), expires_seconds=expires_seconds
     )
-    step = partial(_tell, steps.leave, message, settings, published)
+
+    def step() -> None:
+        steps.leave(message, settings)
+
     return (await outbox.accept_all([message], claim=claim, step=step))[0]
-
-
-def _tell(
-    step: Callable[[Message, FederationSettings], list[Event]],
-    message: Message,
-    settings: FederationSettings,
-    published: Published,
-) -> None:
-    events.append(step(message, settings), published=published)
 
 
 def member_pubkeys() -> list[str]:

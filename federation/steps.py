@@ -47,8 +47,11 @@ class NotPossible(Exception):
 # what this node asks for
 
 
-def request(message: Message, settings: FederationSettings) -> list[Event]:
-    """Our request, which `message` carries; its body is made here. Raises NotPossible."""
+def request(message: Message, settings: FederationSettings) -> None:
+    """Our request, which `message` carries; its body is made here. Raises NotPossible.
+
+    There is no event of it: the first one under the id of the call that asked is the other node's answer.
+    """
     found = Federation.objects.filter(pubkey=message.pubkey).first()
     federation = found or Federation(pubkey=message.pubkey)
     if _is_full(message.pubkey, settings):
@@ -65,7 +68,6 @@ def request(message: Message, settings: FederationSettings) -> list[Event]:
     else:
         federation.expires_at = federation.since = None
         _move(federation, State.REQUESTED, "asked by this node")
-    return [step_event(bodies.REQUEST, federation, message.message_id)]
 
 
 def request_body(settings: FederationSettings, round: int = bodies.LONGEST_ROUND) -> bytes:
@@ -74,8 +76,12 @@ def request_body(settings: FederationSettings, round: int = bodies.LONGEST_ROUND
     )
 
 
-def leave(message: Message, settings: FederationSettings, *, by: str = "this node") -> list[Event]:
-    """We leave, or take back what we asked, which `message` tells; its body is made here. Raises NotPossible."""
+def leave(message: Message, settings: FederationSettings, *, by: str = "this node") -> Federation:
+    """We leave, or take back what we asked, which `message` tells; its body is made here. Raises NotPossible.
+
+    Returns:
+        What was left. There is no event: where a call asked for it, its reply has told the caller.
+    """
     federation = Federation.objects.filter(pubkey=message.pubkey).first()
     if federation is None or federation.state not in (State.MEMBER, State.REQUESTED):
         raise NotPossible("is not a node that this one is federated with, or has asked")
@@ -86,7 +92,14 @@ def leave(message: Message, settings: FederationSettings, *, by: str = "this nod
         message.reply_to = UUID(federation.asked[-1])
         cause = f"the request was taken back by {by}"
     _end(federation, State.LEFT, cause)
-    return [step_event(bodies.LEAVE, federation, message.message_id)]
+    return federation
+
+
+def leave_by_operator(pubkey: str, settings: FederationSettings) -> Reaction:
+    """No call has told a program of it, so that the stream does. Raises NotPossible."""
+    message = new_message(service=SERVICE, pubkey=pubkey, body=leave_body(settings))
+    federation = leave(message, settings, by="the operator")
+    return Reaction(events=[step_event(bodies.LEAVE, federation, message.message_id)], answers=[message])
 
 
 def leave_body(settings: FederationSettings, round: int = bodies.LONGEST_ROUND) -> bytes:

@@ -10,10 +10,10 @@ from django.utils import timezone
 
 from federation import steps
 from federation.models import Wish
-from federation.settings import SERVICE, FederationSettings
+from federation.settings import FederationSettings
 from messaging import events
 from messaging.models import Message, Origin
-from messaging.outgoing import new_message, store_all
+from messaging.outgoing import store_all
 from messaging.registry import Reaction
 from messaging.workers import WorkerContext
 
@@ -81,14 +81,8 @@ def carry_out(wish_key: int, context: WorkerContext) -> list[Message]:
     return sending
 
 
-def _leave(pubkey: str, settings: FederationSettings) -> Reaction:
-    message = new_message(service=SERVICE, pubkey=pubkey, body=steps.leave_body(settings))
-    events_told = steps.leave(message, settings, by="the operator")
-    return Reaction(events=events_told, answers=[message])
-
-
 _STEPS: dict[str, Callable[[str, FederationSettings], Reaction]] = {
     Wish.Action.ACCEPT: steps.accept_waiting,
     Wish.Action.REFUSE: steps.refuse_waiting,
-    Wish.Action.LEAVE: _leave,
+    Wish.Action.LEAVE: steps.leave_by_operator,
 }

@@ -8,18 +8,10 @@ from django.db import transaction
 from django.http import HttpRequest
 from django.template.response import TemplateResponse
 
-from messaging.registry import Registry
+from messaging.registry import ABOUT, Registry
 from nodeapi import operators
 from nodeapi.logins import LoginForm
 
-ABOUT = {
-    "federate": "nodes that hold each other as members, for a time",
-    "vpn": "WireGuard tunnels, sold by the hour",
-    "websocket": "raw bytes between the streams of two nodes",
-    "message": "messages, long and short",
-    "socket": "a UDP relay for two programs, offered to another node",
-    "sign": "signatures by the node's key",
-}
 STATES = {
     "running": "running",
     "off": "off: its calls are refused and its records dropped",

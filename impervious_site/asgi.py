@@ -25,6 +25,7 @@ from nodeapi.addresses import ClientsOfProxies, trust
 from nodeapi.entry import api_entry
 from nodeapi.monitoring.pages import PATHS
 from nodeapi.runtime import install_api
+from nodeapi.web import CrossOrigin, is_api_path
 
 if settings.IMPD is None:
     sys.exit(f"no configuration file: set IMPD_CONFIG, or put one of {', '.join(PLACES)} here")
@@ -32,15 +33,18 @@ if settings.IMPD is None:
 _pages = StaticFiles(_django)
 trust(settings.IMPD.server.trusted_proxies)
 descriptors.raise_limit()
-http_limits.install(assembly.make_http_limits(settings.IMPD))
+_guard = assembly.make_guard(settings.IMPD)
+http_limits.install(assembly.make_http_limits(settings.IMPD), _guard.origin_allowed)
 if "IMPD_ENGINE_HERE" not in os.environ:
     api_entry.make_with(lambda: install_api(settings.IMPD, version=settings.VERSION))
 
 
 async def _http(scope: dict[str, Any], receive: Any, send: Any) -> None:
     path = scope["path"]
-    door = api_entry if path == "/v1" or path.startswith("/v1/") or path in PATHS else _pages
+    door = api_entry if is_api_path(path) or path in PATHS else _pages
     await door(scope, receive, send)
 
 
-application = ClientsOfProxies(ProtocolTypeRouter({"http": _http, "websocket": api_entry}))
+application = ClientsOfProxies(
+    ProtocolTypeRouter({"http": CrossOrigin(_http, _guard), "websocket": api_entry})
+)

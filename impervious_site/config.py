@@ -35,6 +35,7 @@ from impervious_site.config_models import (
 )
 from impervious_site.config_sources import Findings, env_name, flatten, nearest, read_environment, read_yaml
 from impervious_site.config_values import Address, is_unset
+from impervious_site.default_database import DATABASE_NAME, default_database
 from nodeapi.certificates import PairError, doubts_about, read_pair
 from vpn.keys import is_public_key
 
@@ -51,7 +52,6 @@ __all__ = [
 ]
 
 PLACES = ("config/local.config.yml", "config/config.yml")
-DATABASE_NAME = "impervious.sqlite3"
 TEMPLATE_PASSWORD = "supersecretpassword"  # noqa: S105 (of the template; warned of)
 
 _FILE_KEYS = {f"{section}.{name}" for section, model in SECTIONS.items() for name in model.model_fields}
@@ -116,7 +116,11 @@ def load_config(path: Path, environ: Mapping[str, str]) -> Config:
     """Reads the file and the environment; relative names in them are relative to the file's directory."""
     path = path.absolute()
     findings = Findings(STRICT_SECTIONS)
-    flat = flatten(read_yaml(path, findings), _FILE_KEYS | {_API_KEY}, findings)
+    tree = read_yaml(path, findings)
+    if tree is None:
+        # What is missing besides is missing because nothing of the file was read.
+        raise ConfigError(findings.problems)
+    flat = flatten(tree, _FILE_KEYS | {_API_KEY}, findings)
     if not is_unset(flat.pop(_API_KEY, None)):
         findings.problem(
             _API_KEY,
@@ -205,7 +209,7 @@ class _Loader:
             federate=sections["federate"],
             vpn=vpn,
             socket=sections["socket"],
-            database=self._database(sections["database"].url, path),
+            database=self._database(sections["database"].url, path, lnd.pub_key),
             redis_url=sections["redis"].url,
             message=message,
             events=sections["events"],
@@ -216,13 +220,15 @@ class _Loader:
             warnings=tuple(self.findings.warnings),
         )
 
-    def _database(self, url: Any, path: Path | None) -> Database:
-        default = self.directory / DATABASE_NAME
+    def _database(self, url: Any, path: Path | None, pub_key: str) -> Database:
         if isinstance(url, Secret):
-            beside = path or default
+            beside = path or self.directory / DATABASE_NAME
             return Database(sqlite_path=None, postgres=url, secret_key_path=beside.with_suffix(".secret_key"))
-        file = url or default
-        return Database(sqlite_path=file, postgres=None, secret_key_path=file.with_suffix(".secret_key"))
+        taken = False
+        if url is None:
+            url, taken = default_database(path, self.directory, pub_key)
+        secret_key_path = url.with_suffix(".secret_key")
+        return Database(sqlite_path=url, postgres=None, secret_key_path=secret_key_path, may_be_others=taken)
 
     def _refuse_unavailable(self) -> None:
         for key in sorted(NOT_AVAILABLE & self.flat.keys()):

@@ -223,12 +223,14 @@ class InboundAnswers(Section):
 
 class Database(Section):
     """Where all is stored: an SQLite file, or a PostgreSQL database by libpq's parameters, the password among them. One
-    of the two is None. `secret_key_path` is of Django's secret key.
+    of the two is None. `secret_key_path` is of Django's secret key. `may_be_others`: the file was there under the name
+    that all configurations beside it have used, and nothing tells whose it is until lnd tells this node's key.
     """
 
     sqlite_path: Path | None
     postgres: Secret[dict[str, str]] | None
     secret_key_path: Path
+    may_be_others: bool = False
 
 
 def _parse_service_type(value: Any) -> str:

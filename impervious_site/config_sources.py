@@ -156,8 +156,8 @@ class _TreeReader:
             return None
 
 
-def read_yaml(path: Path, findings: Findings) -> dict[str, Any]:
-    """The file's mapping, {} if it is empty or if there is a problem with all of it."""
+def read_yaml(path: Path, findings: Findings) -> dict[str, Any] | None:
+    """The file's mapping, {} if it is empty; None if there is a problem with all of it."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_FILE_BYTES + 1)
@@ -167,10 +167,10 @@ def read_yaml(path: Path, findings: Findings) -> dict[str, Any]:
             f"cannot be read: {getattr(error, 'strerror', None) or 'no usable name'}; "
             "must be a readable file",
         )
-        return {}
+        return None
     if len(content) > MAX_FILE_BYTES:
         findings.problem(str(path), f"is larger than {MAX_FILE_BYTES} bytes; must be a configuration file")
-        return {}
+        return None
     tree = None
     try:
         node = _RefusingLoader(content).get_single_node()
@@ -178,13 +178,15 @@ def read_yaml(path: Path, findings: Findings) -> dict[str, Any]:
             tree = _TreeReader(findings).value(node, "")
     except (yaml.YAMLError, RecursionError, ValueError, LookupError) as error:
         findings.problem(str(path), _yaml_problem(error))
+        return None
     if tree is not None and not isinstance(tree, dict):
         findings.problem(
             str(path),
             f"is a {'list' if isinstance(tree, list) else 'text'} on line 1; must be a mapping "
             "with sections such as server: and lightning:",
         )
-    return tree if isinstance(tree, dict) else {}
+        return None
+    return tree or {}
 
 
 def flatten(tree: Mapping[str, Any], known: Collection[str], findings: Findings) -> dict[str, Any]:

@@ -187,11 +187,17 @@ def parse_address(value: Any) -> Address:
     return Address(str(ip), int(port))
 
 
+# An app with a scheme of its own names itself as it likes.
+_APP_HOST = re.compile(r"[a-z0-9._-]+")
+# A page never has such an origin, or any page can: that of a file, or of what it made itself.
+_NO_ORIGINS = frozenset({"about", "blob", "data", "file", "javascript", "ws", "wss"})
+
+
 def parse_origin(value: Any) -> str:
     """A web origin in the form in which browsers send it: lower case, no default port, no slash at the end."""
     text = parse_text(value)
     problem = ValueError(
-        f"{shown(text)} is no web origin; must be scheme://host or scheme://host:port (http or https)"
+        f"{shown(text)} is no web origin; must be scheme://host or scheme://host:port, as browsers send it"
     )
     try:
         url = urlsplit(text)
@@ -199,7 +205,8 @@ def parse_origin(value: Any) -> str:
     except ValueError:
         raise problem from None
     scheme = url.scheme.lower()
-    if scheme not in _DEFAULT_PORTS and not scheme.endswith("-extension"):
+    # Apps with a web view have schemes of their own: tauri, capacitor, ionic, app, chrome-extension.
+    if not scheme or scheme in _NO_ORIGINS:
         raise problem
     if (
         not host
@@ -210,10 +217,11 @@ def parse_origin(value: Any) -> str:
         or text[-1] in "?#"
     ):
         raise problem
-    try:
-        host = parse_host(host)
-    except ValueError:
-        raise problem from None
+    if scheme in _DEFAULT_PORTS or not _APP_HOST.fullmatch(host):
+        try:
+            host = parse_host(host)
+        except ValueError:
+            raise problem from None
     host = f"[{host}]" if ":" in host else host
     return f"{scheme}://{host}" + (
         f":{port}" if port is not None and port != _DEFAULT_PORTS.get(scheme) else ""

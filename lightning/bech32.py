@@ -1,6 +1,7 @@
 """The bech32 text of BOLT11 payment requests: its checksum, and the network that it is for. Pure."""
 
 import re
+from urllib.parse import parse_qsl
 
 CHARSET = "qpzry9x8gf2tvdw0s3jn54khce6mua7l"
 VALUES = {char: value for value, char in enumerate(CHARSET)}
@@ -17,7 +18,23 @@ PREFIXES = {
 }
 # lnd's own bound of a payment request.
 MAX_CHARACTERS = 7_089
-_URI = "lightning:"
+MAX_ADDRESS_CHARACTERS = 320
+_URIS = ("lightning:", "bitcoin:")
+# What people take for an invoice, by its beginning.
+_OTHER_WORDS = (
+    ("lnurl1", "is an LNURL, not an invoice: a wallet asks the service behind it for one"),
+    (
+        "lno1",
+        "is a BOLT12 offer, not an invoice: lnd cannot pay offers; ask for a BOLT11 invoice (such as lnbc…)",
+    ),
+    ("lni1", "is a BOLT12 invoice, which lnd cannot pay; ask for a BOLT11 invoice (such as lnbc…)"),
+    ("lnr1", "is a BOLT12 invoice request, not an invoice; ask for a BOLT11 invoice (such as lnbc…)"),
+)
+_NO_INVOICE_IN_URI = (
+    "is a bitcoin: URI without a Lightning invoice (lightning=…); payments on the chain are not made here"
+)
+_BITCOIN_ADDRESS = re.compile(r"(bc|tb|bcrt)1[02-9ac-hj-np-z]{8,87}|[13][1-9A-HJ-NP-Za-km-z]{25,34}")
+_LIGHTNING_ADDRESS = re.compile(r"[^\s@]+@[^\s@]+\.[^\s@]+")
 _HUMAN = re.compile(r"(ln[a-z]+?)([0-9]+[munp]?)?")
 
 
@@ -37,12 +54,11 @@ def polymod(values: list[int]) -> int:
 
 
 def checked_payment_request(text: str, *, network: str) -> str:
-    """The request in lower case, without `lightning:` before it. ValueError says why it is none, or none of this network
-    (lnd's name; one that is unknown here is left to lnd).
+    """The request in lower case, taken out of a `lightning:` or `bitcoin:` URI. ValueError says why it is none, or none
+    of this network (lnd's name; one that is unknown here is left to lnd).
     """
-    text = text.strip()
-    if text[: len(_URI)].lower() == _URI:
-        text = text[len(_URI) :]
+    text = _out_of_uri(text.strip())
+    _refuse_other_words(text)
     if len(text) > MAX_CHARACTERS:
         raise ValueError(f"has {len(text)} characters; the longest invoice has {MAX_CHARACTERS}")
     if text not in (text.lower(), text.upper()):
@@ -61,3 +77,29 @@ def checked_payment_request(text: str, *, network: str) -> str:
             f"is for {' or '.join(names) or 'another network'} ({found[1]}…), this node is on {network} ({prefix}…)"
         )
     return text
+
+
+def _out_of_uri(text: str) -> str:
+    """The invoice in a URI of BIP 21 or of wallets; any other text as it is. Raises ValueError."""
+    scheme = next((uri for uri in _URIS if text[: len(uri)].lower() == uri), "")
+    if not scheme:
+        return text
+    target, _, query = text[len(scheme) :].removeprefix("//").partition("?")
+    if scheme == "lightning:":
+        return target
+    given = {name.lower(): value for name, value in parse_qsl(query.partition("#")[0], max_num_fields=100)}
+    if not given.get("lightning"):
+        raise ValueError(_NO_INVOICE_IN_URI)
+    return given["lightning"]
+
+
+def _refuse_other_words(text: str) -> None:
+    """ValueError for what is something else, and says so."""
+    lower = text[:MAX_CHARACTERS].lower()
+    for beginning, problem in _OTHER_WORDS:
+        if lower.startswith(beginning):
+            raise ValueError(problem)
+    if _BITCOIN_ADDRESS.fullmatch(text) or _BITCOIN_ADDRESS.fullmatch(lower):
+        raise ValueError("is a bitcoin address, not an invoice: payments on the chain are not made here")
+    if len(text) < MAX_ADDRESS_CHARACTERS and _LIGHTNING_ADDRESS.fullmatch(text):
+        raise ValueError("is a Lightning address, not an invoice: a wallet asks its host for one")

@@ -56,13 +56,18 @@ def recover(*, message: bytes, text: str) -> bytes:
 
 def verify(*, message: bytes, compact: bytes, pubkey: bytes) -> bool:
     """Whether `compact` (r ‖ s) is `pubkey`'s signature of `message`. Bytes that are no key or no signature: False."""
+    return verify_digest(digest=digest(message), compact=compact, pubkey=pubkey)
+
+
+def verify_digest(*, digest: bytes, compact: bytes, pubkey: bytes) -> bool:
+    """The same of what was hashed already."""
     if len(compact) != COMPACT_BYTES or not is_pubkey(pubkey):
         return False
     try:
         der = cdata_to_der(deserialize_compact(compact))
     except ValueError:
         return False
-    return PublicKey(pubkey).verify(der, digest(message), hasher=None)
+    return PublicKey(pubkey).verify(der, digest, hasher=None)
 
 
 def is_pubkey(raw: bytes) -> bool:

@@ -3,6 +3,7 @@
 Whom the node takes messages from can: it reads peers and inbound policies anew for whatever comes in.
 """
 
+import codecs
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -18,6 +19,7 @@ from django.utils.html import format_html
 
 from messaging.models import Assembly, Attempt, Direction, Event, InboundPolicy, Message, Peer, Refused
 from messaging.policy import RULES, Rules, in_force
+from messaging.registry import ABOUT
 
 SHOWN_BODY_BYTES = 2_000
 SHOWN_IN_LIST = 40
@@ -25,14 +27,23 @@ UNITS = ((86_400, "day"), (3_600, "hour"), (60, "minute"), (1, "second"))
 
 
 def shown_bytes(raw: bytes) -> str:
-    """Bytes for people: text where they are text, else hexadecimal; cut when long."""
+    """Bytes for people: text where they are text that can be read, else hexadecimal; cut when long."""
     cut = bytes(raw[:SHOWN_BODY_BYTES])
-    try:
-        text = cut.decode()
-    except UnicodeDecodeError:
-        text = cut.hex(" ")
+    text = _readable(cut, whole=len(raw) <= SHOWN_BODY_BYTES)
+    if text is None:
+        text = f"{len(raw):,} byte{'' if len(raw) == 1 else 's'}: {cut.hex(' ')}"
     more = len(raw) - SHOWN_BODY_BYTES
     return text + (f" … and {more:,} bytes more" if more > 0 else "")
+
+
+def _readable(raw: bytes, *, whole: bool) -> str | None:
+    """The text that these bytes are; None for what is no text, or has characters that nobody sees."""
+    try:
+        # Where it was cut, a character may have lost its end.
+        text = codecs.getincrementaldecoder("utf-8")().decode(raw, final=whole)
+    except UnicodeDecodeError:
+        return None
+    return text if all(character.isprintable() or character in "\t\r\n" for character in text) else None
 
 
 def begin(raw: bytes) -> str:
@@ -203,6 +214,7 @@ class MessageAdmin(When, HistoryAdmin):
         "direction",
         "pubkey",
         "service",
+        "service_about",
         "reply_to",
         "text",
         "amount",
@@ -217,7 +229,7 @@ class MessageAdmin(When, HistoryAdmin):
         "created_at",
         "updated_at",
     )
-    readonly_fields = ("text", "amount", "fee")
+    readonly_fields = ("service_about", "text", "amount", "fee")
 
     def get_search_results(
         self, request: HttpRequest, queryset: QuerySet[Message], search_term: str
@@ -230,6 +242,10 @@ class MessageAdmin(When, HistoryAdmin):
     @admin.display(description="peer", ordering="pubkey")
     def short_peer(self, message: Message) -> str:
         return short(message.pubkey)
+
+    @admin.display(description="what that is")
+    def service_about(self, message: Message) -> str:
+        return ABOUT.get(message.service, "–")
 
     @admin.display(description="message")
     def text(self, message: Message) -> str:
@@ -311,13 +327,18 @@ class EventAdmin(When, HistoryAdmin):
         "seq",
         "created_at",
         "service_type",
+        "service_about",
         "message_id",
         "reply_to",
         "from_pubkey",
         "amount_sat",
         "content",
     )
-    readonly_fields = ("content",)
+    readonly_fields = ("service_about", "content")
+
+    @admin.display(description="what that is")
+    def service_about(self, event: Event) -> str:
+        return ABOUT.get(event.service_type, "–")
 
     @admin.display(description="message id")
     def short_id(self, event: Event) -> str:

@@ -59,6 +59,19 @@ ANSWERS = {
     "federate": "federation.handlers.is_answer",
     "vpn": "vpn.handlers.is_answer",
 }
+# What each is for, in the operator's words.
+ABOUT = {
+    "federate": "nodes that hold each other as members, for a time",
+    "vpn": "WireGuard tunnels, sold by the hour",
+    "websocket": "raw bytes that programs put on another node's stream (POST /v1/websocket/send), and what others put on ours; "
+    "programs can listen to the stream without it",
+    "message": "messages, long and short",
+    "socket": "a UDP relay for two programs, offered to another node",
+    "sign": "signatures by the node's key, made and checked (POST /v1/sign, /v1/verify); what others send under it is told "
+    "on the stream as it is",
+}
+# The stream's service types besides those of services: what became of messages, invoices, the relay, the log itself.
+OTHER_EVENT_TYPES = frozenset({"delivery", "lightning", "relay", "log"})
 # Of these services a record without our magic bytes is published too, as it is.
 FOREIGN_WELCOME = frozenset({"message", "websocket"})
 

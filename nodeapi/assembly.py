@@ -193,6 +193,8 @@ async def make_doors(config, *, database: Database, hub: Hub, engine: Engine | N
         engine=engine,
         forwarder=None if engine else Forwarder(str(config.server.grpc_addr), make_tls(config)),
         as_text=carries_text(config),
+        services=frozenset(row.service_type for row in config.services),
+        max_body_bytes=max_body_bytes(config),
     )
 
 

@@ -115,12 +115,17 @@ class Keys:
         offered = offered_key(visit.metadata)
         if not offered:
             raise ApiError(grpc.StatusCode.UNAUTHENTICATED, _NEEDED)
-        caller = self._callers.get(hash_of(offered))
+        key_hash = hash_of(offered)
+        caller = self._callers.get(key_hash)
         if caller is None:
-            raise ApiError(grpc.StatusCode.UNAUTHENTICATED, "the API key is not known")
+            raise ApiError(grpc.StatusCode.UNAUTHENTICATED, self._unknown(key_hash))
         if caller.has_expired:
             raise ApiError(grpc.StatusCode.UNAUTHENTICATED, _expired(caller))
         return caller
+
+    def _unknown(self, key_hash: bytes) -> str:
+        name = self._stored.revoked.get(key_hash)
+        return "the API key is not known" if name is None else f"the API key {name!r} was revoked"
 
     def admit(self, visit: Visit, scope: str) -> Caller:
         """As `authenticate`; the call counts. ApiError RESOURCE_EXHAUSTED and PERMISSION_DENIED too."""
@@ -183,6 +188,7 @@ class Keys:
 
     def _take(self, stored: StoredKeys, *, first: bool = False) -> None:
         if stored == self._stored and not first:
+            self._stored = stored
             return
         before, self._stored = self._stored, stored
         self._callers = {
@@ -257,8 +263,13 @@ class WebGuard:
             raise ApiError(
                 grpc.StatusCode.PERMISSION_DENIED, "the Host header is not in server.allowed_hosts"
             )
-        if "origin" in headers and not self.origin_allowed(headers["origin"]):
+        if "origin" in headers and not self.allowed_origin(headers):
             raise ApiError(grpc.StatusCode.PERMISSION_DENIED, "the Origin is not in server.allowed_origins")
+
+    def allowed_origin(self, headers: Mapping[str, str]) -> str:
+        """The Origin that a page gives; empty where there is none, or one that is not allowed."""
+        origin = headers.get("origin", "")
+        return origin if origin and self.origin_allowed(origin) else ""
 
     def origin_allowed(self, origin: str) -> bool:
         origin = origin.lower().rstrip("/")

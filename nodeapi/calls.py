@@ -12,6 +12,7 @@ from messaging import answers, services
 from messaging.idempotency import Claim
 from nodeapi.checks import answered_before, require_running, require_sendable, require_spendable
 from nodeapi.errors import ApiError, invalid
+from nodeapi.service_names import require_known, stored
 
 _DEAD_PAYMENTS = "lnd holds {} dead payments: it calls them under way, but no channel holds them; the node gives each up once it is safe"
 
@@ -88,6 +89,8 @@ async def get_message(doors, *, id: UUID) -> dict[str, Any]:
 
 async def list_messages(doors, **filters) -> dict[str, Any]:
     """The history of messages, newest first."""
+    if filters.get("service"):
+        require_known([filters["service"]], stored(doors))
     found = await doors.database.read(partial(services.message_list, **filters))
     if found is None:
         raise invalid("before", "names no message of this node")

@@ -6,6 +6,7 @@ protobuf's own json_format does the work; base64 that is none, which it lets pas
 
 import base64
 import re
+from collections.abc import Collection
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -17,12 +18,15 @@ from google.protobuf.message import Message
 
 from messaging.required import required
 from nodeapi.errors import ApiError, invalid
+from nodeapi.spelling import misspelled
 
 TEXT_FIELDS = frozenset({"msg", "data"})
 # Text in the proto, and yet numbers: JSON has them as either.
 NUMERIC_TEXT_FIELDS = frozenset({"price"})
 Read = TypeVar("Read", bound=Message)
 _BASE64 = re.compile(rb"[A-Za-z0-9+/]*")
+# Encoders break long lines, and some indent them. A space within a line is none of theirs: such a value is text.
+_LINE_BREAKS = re.compile(r"[ \t]*[\r\n]+[ \t]*")
 # json_format's errors repeat the value that is wrong: only the field's name is taken out of them.
 _FIELD = re.compile(r"^Failed to parse (\w+) field:| at \w+\.(\w+)(?:\[\d+\])?\.?$")
 _WHOLE_NUMBERS = {
@@ -38,14 +42,18 @@ _WHAT_IT_MUST_BE = _WHOLE_NUMBERS | {
 
 
 def message_from_body(body: bytes, message_class: type[Read], *, as_text: bool = False) -> Read:
-    """The message that a request body holds. No body is {}."""
-    return message_from_json(_load(body) if body.strip() else {}, message_class, as_text=as_text)
+    """The message that a request body holds."""
+    return message_from_json(object_from_body(body), message_class, as_text=as_text)
+
+
+def object_from_body(body: bytes) -> dict[str, Any]:
+    """The JSON object that a request body holds. No body is {}."""
+    return _object(_load(body) if body.strip() else {})
 
 
 def message_from_json(data: Any, message_class: type[Read], *, as_text: bool = False) -> Read:
     """The message that a JSON object holds. ApiError names the field that is wrong."""
-    if not isinstance(data, dict):
-        raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "body: must be a JSON object")
+    _refuse_misspelled(_object(data), descriptor_of(message_class))
     _normalise_bytes(data, message_class, as_text)
     _refuse_odd_numbers(data, message_class)
     _numbers_as_text(data, message_class)
@@ -76,6 +84,38 @@ def descriptor_of(message: Message | type[Message]) -> Descriptor:
 
 def dump(data: dict) -> bytes:
     return orjson.dumps(data)
+
+
+def json_names(descriptor: Descriptor, given: Collection[str]) -> dict[str, str]:
+    """How REST calls the fields that have two names: as the request did; those that it left out in lowerCamelCase."""
+    return {
+        field.name: field.name if field.name in given else field.json_name
+        for field in descriptor.fields
+        if field.name != field.json_name
+    }
+
+
+@cache
+def known_names(descriptor: Descriptor) -> tuple[str, ...]:
+    """Of each field both JSON names, the one of REST last."""
+    return tuple(name for field in descriptor.fields for name in (field.name, field.json_name))
+
+
+def _object(data: Any) -> dict[str, Any]:
+    if not isinstance(data, dict):
+        raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "body: must be a JSON object")
+    return data
+
+
+def _refuse_misspelled(data: dict, descriptor: Descriptor) -> None:
+    """Unknown fields are ignored, but what was meant to be `amount` would else not count."""
+    found = misspelled(data, known_names(descriptor))
+    if found is None:
+        return
+    given, meant = found
+    field = _field_named(meant, descriptor)
+    name = field.name if field and "_" in given else meant
+    raise invalid(given, f"is not known; did you mean `{name}`?")
 
 
 def _load(body: bytes) -> Any:
@@ -152,7 +192,8 @@ def _standard_base64(name: str, value: Any) -> str:
     """The standard alphabet with padding, from either alphabet, padded or not."""
     if not isinstance(value, str):
         raise invalid(name, "must be base64 text")
-    raw = value.replace("-", "+").replace("_", "/").rstrip("=").encode("ascii", "replace")
+    one_line = _LINE_BREAKS.sub("", value.strip(" \t"))
+    raw = one_line.replace("-", "+").replace("_", "/").rstrip("=").encode("ascii", "replace")
     if not _BASE64.fullmatch(raw) or len(raw) % 4 == 1:
         raise invalid(name, "is not base64")
     return raw.decode() + "=" * (-len(raw) % 4)

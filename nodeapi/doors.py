@@ -36,7 +36,9 @@ Read = Callable[[], Message | Awaitable[Message]]
 
 @dataclass(kw_only=True)
 class Doors:
-    """`engine` is there in the runimpd process, `forwarder` in every other. `as_text`: JSON carries messages as text."""
+    """`engine` is there in the runimpd process, `forwarder` in every other. `as_text`: JSON carries messages as text.
+    `services` are those of the configuration, `max_body_bytes` what a request's body may have once it is decompressed.
+    """
 
     database: Database
     hub: Hub
@@ -47,6 +49,8 @@ class Doors:
     engine: Engine | None = None
     forwarder: Forwarder | None = None
     as_text: bool = False
+    services: frozenset[str] = frozenset()
+    max_body_bytes: int = 4 * 2**20
 
     async def call(self, operation: Operation, read: Read, visit: Visit) -> Message:
         """Carries out an operation for whoever comes so. Raises ApiError and nothing else."""

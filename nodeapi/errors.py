@@ -1,6 +1,7 @@
 """One error for all doors, and its place in HTTP as grpc-gateway defines it; one for what ends the node."""
 
 import math
+from collections.abc import Mapping
 
 import grpc
 
@@ -54,8 +55,31 @@ class ApiError(Exception):
         """As gRPC's own documents have it: ResourceExhausted."""
         return "".join(word.capitalize() for word in self.code.name.split("_"))
 
+    def named(self, names: Mapping[str, str]) -> "ApiError":
+        """The same error, whose field has the name that it has here."""
+        field, colon, text = self.message.partition(": ")
+        if not colon or field not in names:
+            return self
+        return ApiError(self.code, f"{names[field]}: {text}", retry_after_seconds=self.retry_after)
+
     def as_json(self) -> dict:
         return {"code": self.code.value[0], "message": self.message, "details": []}
+
+
+class UnsupportedCodingError(ApiError):
+    """Of a body: HTTP has a status of its own for it."""
+
+    def __init__(self, message: str, *, accepted: str):
+        super().__init__(grpc.StatusCode.INVALID_ARGUMENT, message)
+        self._accepted = accepted
+
+    @property
+    def http_status(self) -> int:
+        return 415
+
+    @property
+    def http_headers(self) -> dict[str, str]:
+        return {"Accept-Encoding": self._accepted}
 
 
 class StartError(Exception):

@@ -40,7 +40,6 @@ async def _ask(doors, service, pubkey: str, claim: Claim | None) -> dict[str, An
     try:
         message_id = await service(
             outbox=engine.outbox,
-            published=engine.published,
             settings=engine.registry.by_type(SERVICE).settings,
             pubkey=pubkey,
             expires_seconds=engine.limits.expires_seconds,

@@ -9,7 +9,9 @@ protocol.
 import io
 import ipaddress
 import logging
+import re
 import time
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +20,7 @@ from daphne import http_protocol, ws_protocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.web import http
 
-from nodeapi import codec
+from nodeapi import codec, cors
 from nodeapi.addresses import ip_of, site_of
 from nodeapi.errors import ApiError, invalid
 
@@ -31,6 +33,7 @@ DEFAULT_PER_ADDRESS = 256
 # refused.
 READ_IN_VAIN_BYTES = 128 * 2**20
 LOG_SECONDS = 60.0
+_ABSOLUTE_TARGET = re.compile(rb"(?:http|ws)s?://(?P<authority>[^/?#@]+)(?P<rest>(?:[/?].*)?)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,10 +54,20 @@ class HttpLimits:
     idle_seconds: float = 60.0
 
 
-def install(limits: HttpLimits) -> None:
-    """From now on a Daphne of this process keeps to these limits."""
+def _no_origin(_: str) -> bool:
+    return False
+
+
+def install(limits: HttpLimits, origin_allowed: Callable[[str], bool] = _no_origin) -> None:
+    """From now on a Daphne of this process keeps to these limits.
+
+    Args:
+        limits: What clients may take.
+        origin_allowed: Whether pages of an origin may read what is answered here, before any application.
+    """
     seats, room = Seats(limits), BodyRoom(limits.all_bodies_bytes)
-    http_protocol.WebRequest = type("BoundedRequest", (BoundedRequest,), {"limits": limits, "room": room})
+    parts = {"limits": limits, "room": room, "origin_allowed": staticmethod(origin_allowed)}
+    http_protocol.WebRequest = type("BoundedRequest", (BoundedRequest,), parts)
     daphne.server.HTTPFactory = type("BoundedFactory", (BoundedFactory,), {"limits": limits, "seats": seats})
     ws_protocol.WebSocketFactory.protocol = type("SeatedWebSocket", (SeatedWebSocket,), {"seats": seats})
 
@@ -202,10 +215,12 @@ class BoundedChannel(http.HTTPChannel):
             self._abortingCall = self.callLater(self.factory.limits.idle_seconds, self.forceAbortClient)
         super().requestDone(request)
 
-    def refuse(self, status: bytes) -> None:
+    def refuse(self, status: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Answers in the middle of a request, and closes."""
         self.setTimeout(self.factory.limits.idle_seconds)
-        self.transport.write(b"HTTP/1.1 " + status + b"\r\nConnection: close\r\nContent-Length: 0\r\n\r\n")
+        lines = [b"HTTP/1.1 " + status, b"Connection: close", b"Content-Length: 0"]
+        lines += [name + b": " + value for name, value in headers]
+        self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n")
         self.loseConnection()
 
 
@@ -213,10 +228,21 @@ class SeatedWebSocket(ws_protocol.WebSocketProtocol):
     """Takes over the connection, and with it the seat, of the HTTP request that asked for it."""
 
     seats: Seats
+    # What breaks a rule, such as a frame that is too large, is told by a close frame.
+    failByDrop = False
 
     def connectionLost(self, reason) -> None:
         self.seats.release(self.transport)
         super().connectionLost(reason)
+
+
+def absolute_target(target: bytes) -> tuple[bytes, bytes] | None:
+    """The authority and the path of a request target in absolute form; None for one in another form."""
+    found = _ABSOLUTE_TARGET.fullmatch(target)
+    if found is None:
+        return None
+    rest = found["rest"]
+    return found["authority"], rest if rest.startswith(b"/") else b"/" + rest
 
 
 class BodyRoom:
@@ -251,6 +277,7 @@ class BodyRoom:
 class BoundedRequest(http_protocol.WebRequest):
     limits: HttpLimits
     room: BodyRoom
+    origin_allowed: Callable[[str], bool] = staticmethod(_no_origin)
     received_bytes = 0
     too_large = False
     dropped = False
@@ -295,7 +322,7 @@ class BoundedRequest(http_protocol.WebRequest):
         self.body_began_at = None
         self._forget_body()
         if self.channel is not None:
-            self.channel.refuse(status)
+            self.channel.refuse(status, self._cross_origin())
 
     def _forget_body(self) -> None:
         self.room.free(self)
@@ -309,6 +336,10 @@ class BoundedRequest(http_protocol.WebRequest):
         self.room.whole(self)
         # Twisted would parse a body that is said to be a form, and end the connection when it is none.
         self.content_types = self.requestHeaders.getRawHeaders(b"content-type") or []
+        if target := absolute_target(path):
+            # By RFC 9112, 3.2.2 this is the host that is asked, whatever the header says.
+            authority, path = target
+            self.requestHeaders.setRawHeaders(b"host", [authority])
         self.requestHeaders.removeHeader(b"content-type")
         super().requestReceived(command, path, version)
 
@@ -321,9 +352,24 @@ class BoundedRequest(http_protocol.WebRequest):
             self.room.free(self)
         return super().process()
 
+    def _cross_origin(self) -> list[tuple[bytes, bytes]]:
+        """What lets a page read an answer that no application has given."""
+        given = self.requestHeaders.getRawHeaders(b"origin") or []
+        origin = given[0].decode("latin-1") if len(given) == 1 else ""
+        return cors.origin_headers(origin) if origin and self.origin_allowed(origin) else []
+
+    def basic_error(self, status, status_text, body) -> None:
+        """Daphne's own answer, where no application has begun one."""
+        if not self._response_started:
+            for name, value in self._cross_origin():
+                self.responseHeaders.addRawHeader(name, value)
+        super().basic_error(status, status_text, body)
+
     def _refuse(self, error: ApiError) -> None:
         self.setResponseCode(error.http_status)
         self.setHeader(b"content-type", b"application/json")
+        for name, value in self._cross_origin():
+            self.responseHeaders.addRawHeader(name, value)
         self.write(codec.dump(error.as_json()))
         self.finish()
 

@@ -5,8 +5,8 @@ Running processes look at the table every second (nodeapi/auth.py).
 
 import hashlib
 import secrets
-from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
 from datetime import datetime
 
 from django.db import IntegrityError, transaction
@@ -56,10 +56,12 @@ class StoredKey:
 
 @dataclass(frozen=True, kw_only=True)
 class StoredKeys:
-    """Those that are not revoked; and whether there is any at all, revoked ones too."""
+    """Those that are not revoked; whether there is any at all, revoked ones too; of those the names, by their hashes."""
 
     keys: tuple[StoredKey, ...]
     any_ever: bool
+    # Those that are revoked are missing among the others too, so that they need not be compared.
+    revoked: Mapping[bytes, str] = field(default_factory=dict, compare=False)
 
 
 def read_keys() -> StoredKeys:
@@ -74,7 +76,9 @@ def read_keys() -> StoredKeys:
         )
         for key in ApiKey.objects.filter(revoked_at=None).order_by("pk")
     )
-    return StoredKeys(keys=keys, any_ever=bool(keys) or ApiKey.objects.exists())
+    gone = ApiKey.objects.exclude(revoked_at=None).order_by("pk").values_list("hash", "name")
+    revoked = {bytes(key_hash): name for key_hash, name in gone}
+    return StoredKeys(keys=keys, any_ever=bool(keys) or bool(revoked), revoked=revoked)
 
 
 def require_credentials(config) -> str:

@@ -46,7 +46,8 @@ class FileLock:
             self._file.seek(0)
             holder = self._file.read().decode(errors="replace").strip() or "unknown"
             raise StartError(
-                f"another runimpd (process {holder}) runs on this database; stop it first ({self._path} is locked)"
+                f"another runimpd (process {holder}) runs on this database; stop it first ({self._path} is locked), "
+                "or give each node a file of its own by database.url"
             ) from None
         # The process is named for people only: on a full disk the lock holds without it.
         with suppress(OSError):

@@ -7,13 +7,15 @@ parsing, rendering and error handling do their work all the same.
 import io
 import logging
 import re
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any, ClassVar
 from urllib.parse import parse_qs
 
 import grpc
 from django.http import HttpRequest
+from google.protobuf.descriptor import Descriptor
 from google.protobuf.message import Message
 from rest_framework.exceptions import APIException
 from rest_framework.parsers import BaseParser
@@ -24,12 +26,17 @@ from rest_framework.views import APIView
 
 from nodeapi import codec
 from nodeapi.auth import Visit
+from nodeapi.content_coding import plain_body
 from nodeapi.doors import Doors
-from nodeapi.errors import ApiError
+from nodeapi.errors import ApiError, invalid
 from nodeapi.monitoring.calls import counted
 from nodeapi.operations import OPERATIONS, Operation, Plain
+from nodeapi.spelling import misspelled
 
 logger = logging.getLogger(__name__)
+
+# Of a parameter's name, in an error: a longer one is none that was misspelled.
+MAX_SHOWN_CHARACTERS = 40
 
 
 class RawParser(BaseParser):
@@ -100,6 +107,7 @@ class OperationView(APIView):
     ) -> Response:
         self.args, self.kwargs = (), path_fields
         self.headers = {}
+        self.names: dict[str, str] = {}
         self.request = request = self.initialize_request(request)
         try:
             self.initial(request)
@@ -109,6 +117,8 @@ class OperationView(APIView):
                 response = Response(await self.doors.call(self.operation, read, visit))
             if self.operation.plain:
                 self._send_plain(self.operation.plain, response.data)
+        except ApiError as error:
+            response = self.handle_exception(error.named(self.names))
         except Exception as error:
             response = self.handle_exception(error)
         return self.finalize_response(request, response)
@@ -119,13 +129,18 @@ class OperationView(APIView):
         self.headers = renderer.headers
 
     def _message(self, request, path_fields: dict[str, str]) -> Message:
+        message_class = self.operation.request_class
         if self.operation.http == "POST":
-            body = request.data or b""
-            return codec.message_from_body(body, self.operation.request_class, as_text=self.doors.as_text)
-        fields = query_fields(request.META["QUERY_STRING"], repeated_fields(self.operation.request_class))
-        return codec.message_from_json(
-            fields | path_fields, self.operation.request_class, as_text=self.doors.as_text
-        )
+            fields = codec.object_from_body(self._plain_body(request))
+        else:
+            asked = Parameters.of_message(message_class, in_path=path_fields.keys())
+            fields = query_fields(request.META["QUERY_STRING"], asked) | path_fields
+        self.names = codec.json_names(codec.descriptor_of(message_class), fields.keys())
+        return codec.message_from_json(fields, message_class, as_text=self.doors.as_text)
+
+    def _plain_body(self, request) -> bytes:
+        coding = request.META["HTTP_CONTENT_ENCODING"]
+        return plain_body(request.data or b"", coding, max_bytes=self.doors.max_body_bytes)
 
 
 class ApiRequest(HttpRequest):
@@ -136,6 +151,7 @@ class ApiRequest(HttpRequest):
         self.path = self.path_info = scope["path"]
         self.META = {
             "CONTENT_TYPE": headers.get("content-type", ""),
+            "HTTP_CONTENT_ENCODING": headers.get("content-encoding", ""),
             # A chunked body comes without a length, and DRF reads none where none is told.
             "CONTENT_LENGTH": str(len(body)),
             "QUERY_STRING": scope["query_string"].decode("latin-1"),
@@ -144,18 +160,57 @@ class ApiRequest(HttpRequest):
         self._read_started = False
 
 
-def repeated_fields(message_class: type[Message]) -> frozenset[str]:
-    fields = [field for field in message_class.DESCRIPTOR.fields if field.is_repeated]
-    return frozenset(name for field in fields for name in (field.name, field.json_name))
+@dataclass(frozen=True)
+class Parameters:
+    """What a query may have: names that are taken, those of them that are told where another one is given, and those
+    that may come more than once.
+    """
+
+    known: Collection[str]
+    told: Collection[str]
+    repeated: Collection[str] = ()
+
+    @classmethod
+    def of_message(cls, message_class: type[Message], *, in_path: Iterable[str] = ()) -> "Parameters":
+        """The fields of a request, but for those that its path holds."""
+        return _parameters_of(codec.descriptor_of(message_class), frozenset(in_path))
+
+    def refuse_unknown(self, names: Iterable[str]) -> None:
+        """Raises ApiError."""
+        unknown = next((name for name in names if name not in self.known), None)
+        if unknown is None:
+            return
+        shown = unknown if unknown.isprintable() and len(unknown) <= MAX_SHOWN_CHARACTERS else "query"
+        meant = misspelled([unknown], self.told)
+        hint = f"; did you mean `{meant[1]}`?" if meant else "."
+        allowed = f"Allowed: {', '.join(self.told)}" if self.told else "There are none here"
+        raise invalid(shown, f"is no parameter of this call{hint} {allowed}")
 
 
-def query_fields(query_string: str, repeated: frozenset[str]) -> dict[str, Any]:
-    """A query's parameters as JSON fields; a repeated one takes every value, any other the last."""
+@cache
+def _parameters_of(descriptor: Descriptor, in_path: frozenset[str]) -> Parameters:
+    fields = descriptor.fields
+    repeated = [field for field in fields if field.is_repeated]
+    return Parameters(
+        known=codec.known_names(descriptor),
+        told=sorted(field.json_name for field in fields if field.name not in in_path),
+        repeated=frozenset(name for field in repeated for name in (field.name, field.json_name)),
+    )
+
+
+def query_fields(query_string: str, parameters: Parameters) -> dict[str, Any]:
+    """A query's parameters as JSON fields; a repeated one takes every value, any other the last. What has no value is
+    left out. ApiError for a parameter that is not known: a filter that is misspelled must not be none.
+    """
     try:
-        values = parse_qs(query_string, max_num_fields=100)
+        given = parse_qs(query_string, max_num_fields=100, keep_blank_values=True)
     except ValueError:
         raise ApiError(grpc.StatusCode.INVALID_ARGUMENT, "query: is not a query string") from None
-    return {name: found if name in repeated else found[-1] for name, found in values.items()}
+    parameters.refuse_unknown(given)
+    values = {name: [value for value in found if value] for name, found in given.items()}
+    return {
+        name: found if name in parameters.repeated else found[-1] for name, found in values.items() if found
+    }
 
 
 def handle_exception(error: Exception, context: dict) -> Response:

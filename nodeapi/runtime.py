@@ -7,6 +7,8 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
 
 import daphne.server
 import grpc
@@ -14,6 +16,7 @@ from channels.routing import get_default_application
 
 from lightning.client import LndError
 from messaging.database import Database
+from messaging.models import InvoiceMark
 from messaging.required import required
 from nodeapi import assembly, descriptors, rpc
 from nodeapi.entry import api_entry
@@ -121,6 +124,9 @@ class Runtime:
         server = serving = doors = None
         try:
             await lnd.connect(expected_pubkey=config.lnd.pub_key, calls=assembly.lnd_calls(config))
+            if config.database.may_be_others:
+                own_pubkey = lnd.info.identity_pubkey
+                await database.read(partial(refuse_others_database, config.database.sqlite_path, own_pubkey))
             api_entry.waiting_for = "the node is starting"
             hub = assembly.make_hub(config, database, beside_engine=True)
             await hub.start()
@@ -177,6 +183,16 @@ class Runtime:
             server.add_secure_port(address, grpc_server_credentials(self._tls))
         else:
             server.add_insecure_port(address)
+
+
+def refuse_others_database(file: Path, own_pubkey: str) -> None:
+    """StartError when a database, which this configuration does not name, was used by other nodes and never by this."""
+    others = list(InvoiceMark.objects.order_by("pubkey").values_list("pubkey", flat=True))
+    if others and own_pubkey not in others:
+        raise StartError(
+            f"database.url: {file} is the database of the node {others[0]}, and this one is {own_pubkey}; name a file of "
+            "this node's own, such as sqlite:///mynode.sqlite3"
+        )
 
 
 def only_cause(error: BaseException) -> BaseException:

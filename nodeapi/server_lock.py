@@ -104,7 +104,8 @@ class ServerLock:
             else "process unknown"
         )
         raise StartError(
-            f"another runimpd ({who}) runs on this database; stop it first (it holds the advisory lock {ADVISORY_KEY})"
+            f"another runimpd ({who}) runs on this database; stop it first (it holds the advisory lock {ADVISORY_KEY}), "
+            "or give each node a database of its own by database.url"
         )
 
 

@@ -10,12 +10,13 @@ from channels.exceptions import StopConsumer
 from channels.generic.websocket import AsyncWebsocketConsumer
 
 from messaging import metrics
+from messaging.registry import OTHER_EVENT_TYPES
 from messaging.required import required
-from nodeapi import codec, flow
+from nodeapi import codec, flow, service_names
 from nodeapi.auth import headers_of, visit_of
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError, invalid
-from nodeapi.rest import query_fields
+from nodeapi.rest import Parameters, query_fields
 from nodeapi.stream import Subscription
 from protos import websocket_pb2
 
@@ -28,20 +29,23 @@ POLICY_VIOLATION = 1008
 INTERNAL_ERROR = 1011
 TRY_AGAIN_LATER = 1013
 MAX_ACK_WINDOW = 1_000
+PARAMETERS = Parameters(
+    known=("ack", "after", "service"), told=("ack", "after", "service"), repeated=("service",)
+)
+LINES_HEADERS = [(b"content-type", b"application/json"), (b"cache-control", b"no-store")]
 FAILED = "the stream failed; the node's log tells more"
 
 
 def subscribe(doors: Doors, request: websocket_pb2.SubscribeRequest, door: str) -> Subscription:
     """ApiError when a field is wrong."""
-    if any("\0" in service for service in request.services):
-        raise invalid("service", "must not contain the character NUL")
+    service_names.require_known(request.services, {*service_names.stored(doors), *OTHER_EVENT_TYPES})
     after = request.after if request.HasField("after") else None
     return doors.hub.subscribe(after=after, services=frozenset(request.services), door=door)
 
 
 def request_from_query(query_string: bytes) -> tuple[websocket_pb2.SubscribeRequest, int | None]:
     """`after`, `service` (repeatable) and `ack` of a subscription's address."""
-    fields = query_fields(query_string.decode("latin-1"), frozenset({"service"}))
+    fields = query_fields(query_string.decode("latin-1"), PARAMETERS)
     request = codec.message_from_json(
         {"after": fields.get("after"), "services": fields.get("service", [])}, websocket_pb2.SubscribeRequest
     )
@@ -73,16 +77,23 @@ class StreamConsumer(AsyncWebsocketConsumer):
 
     async def connect(self) -> None:
         headers = headers_of(self.scope)
+        headers, subprotocol = bearer_from_subprotocol(headers, self.scope["subprotocols"])
         try:
             self._doors.guard.check(headers)
-            headers, subprotocol = bearer_from_subprotocol(headers, self.scope["subprotocols"])
+        except ApiError as error:
+            await self._deny(error)
+            return
+        try:
             caller = self._doors.admit(visit_of(self.scope, headers), SCOPE, SUBSCRIBE)
             request, window = request_from_query(self.scope["query_string"])
             self._subscription = subscribe(self._doors, request, "websocket")
         except ApiError as error:
-            if flow.Connection(self.base_send).deny(error.http_status, error.message):
-                raise StopConsumer from None
-            await self.close()
+            if "origin" not in headers:
+                await self._deny(error)
+                return
+            # A page reads nothing of a handshake that fails, but it does read why a websocket was closed.
+            await self.accept(subprotocol)
+            await self._close(POLICY_VIOLATION, error.message)
             return
         self._window = Window(window) if window else None
         await self.accept(subprotocol)
@@ -93,6 +104,12 @@ class StreamConsumer(AsyncWebsocketConsumer):
             self._ending = loop.create_task(self._end(error))
 
         self._forget = self._doors.keys.watch(caller, end)
+
+    async def _deny(self, error: ApiError) -> None:
+        """Refuses the handshake."""
+        if flow.Connection(self.base_send).deny(error.http_status, error.message):
+            raise StopConsumer from None
+        await self.close()
 
     async def _end(self, error: ApiError) -> None:
         """Its key is valid no more."""
@@ -174,15 +191,25 @@ def bearer_from_subprotocol(
     return headers, None
 
 
-async def stream_lines(
-    doors: Doors, scope, headers: Mapping[str, str], receive, send, extra: list[tuple[bytes, bytes]]
-) -> None:
+async def refuse_websocket(doors: Doors, scope, receive, send) -> None:
+    """One to a path where there is none."""
+    try:
+        doors.guard.check(headers_of(scope))
+        error = ApiError(grpc.StatusCode.NOT_FOUND, "Not Found")
+    except ApiError as not_allowed:
+        error = not_allowed
+    await receive()
+    if not flow.Connection(send).deny(error.http_status, error.message):
+        await send({"type": "websocket.close"})
+
+
+async def stream_lines(doors: Doors, scope, headers: Mapping[str, str], receive, send) -> None:
     """The stream as chunked HTTP, one JSON object a line."""
     caller = doors.admit(visit_of(scope, headers), SCOPE, SUBSCRIBE)
     request, _ = request_from_query(scope["query_string"])
     subscription = subscribe(doors, request, "http")
     connection = flow.Connection(send)
-    sender = asyncio.get_running_loop().create_task(_send_lines(subscription, connection, send, extra))
+    sender = asyncio.get_running_loop().create_task(_send_lines(subscription, connection, send))
     leaving = asyncio.get_running_loop().create_task(_left(receive))
     ended = asyncio.get_running_loop().create_future()
     forget = doors.keys.watch(caller, ended.set_result)
@@ -200,6 +227,15 @@ async def stream_lines(
         leaving.cancel()
 
 
+async def stream_head(doors: Doors, scope, headers: Mapping[str, str], receive, send) -> None:
+    """What a HEAD request is told of the stream: whether it would begin."""
+    doors.admit(visit_of(scope, headers), SCOPE, SUBSCRIBE)
+    request, _ = request_from_query(scope["query_string"])
+    doors.hub.unsubscribe(subscribe(doors, request, "http"))
+    await send({"type": "http.response.start", "status": 200, "headers": LINES_HEADERS})
+    await send({"type": "http.response.body", "body": b""})
+
+
 def _failure(sender: asyncio.Task) -> ApiError | None:
     if not sender.done() or not (failure := sender.exception()):
         return None
@@ -207,9 +243,8 @@ def _failure(sender: asyncio.Task) -> ApiError | None:
     return ApiError(grpc.StatusCode.INTERNAL, FAILED)
 
 
-async def _send_lines(subscription: Subscription, connection: flow.Connection, send, extra) -> None:
-    headers = [(b"content-type", b"application/json"), (b"cache-control", b"no-store"), *extra]
-    await send({"type": "http.response.start", "status": 200, "headers": headers})
+async def _send_lines(subscription: Subscription, connection: flow.Connection, send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": LINES_HEADERS})
     # Headers leave with the first body: an empty one tells the client that it is subscribed.
     await send({"type": "http.response.body", "body": b"", "more_body": True})
     async for frame in subscription.frames():

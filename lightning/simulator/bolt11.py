@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from coincurve import PrivateKey, PublicKey
 
 from lightning.bech32 import CHARSET, VALUES, expand, polymod
+from lightning.signature import verify_digest
 from lightning.simulator.errors import MAX_MSAT, CallError
 
 PREFIX = "lnsb"
@@ -21,6 +22,13 @@ _TENTHS = {"m": 10**9, "u": 10**6, "n": 10**3, "p": 1}
 _SIGNATURE_GROUPS = 104
 # TLV onion and payment address required, multi-part optional.
 _FEATURES = 1 << 8 | 1 << 14 | 1 << 17
+# Of BOLT 9's features those that an invoice may require: variable onion, payment secret, multi-part, blinded routes,
+# AMP, payment metadata; and lnd's blinded paths.
+_KNOWN_FEATURES = sum(1 << bit for bit in (8, 14, 16, 24, 30, 48, 262))
+_EVEN_BITS = sum(1 << bit for bit in range(0, 5 * 1023, 2))
+_REQUIRED = {"p": "payment hash", "s": "payment address"}
+# In groups of five bits.
+_LENGTHS = {"p": 52, "h": 52, "s": 52, "n": 53}
 
 
 @dataclass(frozen=True)
@@ -62,29 +70,63 @@ def encode(request: PaymentRequest, key: PrivateKey) -> str:
     return human + "1" + "".join(CHARSET[value] for value in data + _checksum(human, data))
 
 
-def decode(text: str) -> PaymentRequest:
-    """Raises CallError for what is no request of this network."""
-    human, data = _split(text)
+def decode(text: str, *, prefix: str = PREFIX) -> PaymentRequest:
+    """Raises CallError for what is no request of the network with this prefix, or one that BOLT 11 forbids to pay."""
+    human, data = _split(text, prefix)
     if len(data) < _SIGNATURE_GROUPS + 7:
         raise CallError("short invoice")
     body, signature = data[:-_SIGNATURE_GROUPS], _bytes(data[-_SIGNATURE_GROUPS:])
-    tags = _tags(body[7:])
-    if len(tags.get("p", [[]])[0]) != 52:
-        raise CallError("no payment hash found")
+    tags = _of_right_length(_tags(body[7:]))
+    _check_fields(tags)
     return PaymentRequest(
         payment_hash=_bytes(tags["p"][0]),
-        amount=_decode_amount(human[len(PREFIX) :]),
+        amount=_decode_amount(human[len(prefix) :]),
         timestamp=_number(body[:7]),
         expiry=_time(tags["x"][0]) if "x" in tags else DEFAULT_EXPIRY_SECONDS,
         description=_bytes(tags["d"][0]).decode("utf-8", "replace") if "d" in tags else "",
         cltv_expiry=_time(tags["c"][0]) if "c" in tags else DEFAULT_CLTV,
-        payment_addr=_bytes(tags["s"][0]) if "s" in tags else b"",
+        payment_addr=_bytes(tags["s"][0]),
         hints=tuple(_unpack_hint(_bytes(groups)) for groups in tags.get("r", []) if len(groups) == 82),
-        destination=_recover(signature, _digest(human, body)),
+        destination=_payee(tags, signature, human.encode() + _whole_bytes(body)),
     )
 
 
-def _split(text: str) -> tuple[str, list[int]]:
+def _of_right_length(tags: dict[str, list[list[int]]]) -> dict[str, list[list[int]]]:
+    """Without those whose length is fixed and is another: one of BOLT 11's examples has such, "which must be ignored"."""
+    right = {
+        tag: [groups for groups in fields if len(groups) == _LENGTHS.get(tag, len(groups))]
+        for tag, fields in tags.items()
+    }
+    return {tag: fields for tag, fields in right.items() if fields}
+
+
+def _check_fields(tags: dict[str, list[list[int]]]) -> None:
+    for tag, name in _REQUIRED.items():
+        if tag not in tags:
+            raise CallError(f"no {name} found")
+    if ("d" in tags) == ("h" in tags):
+        raise CallError("neither or both of description and description hash are set")
+    for tag in "xc9":
+        if any(len(groups) > 1 and groups[0] == 0 for groups in tags.get(tag, [])):
+            raise CallError(f"the field {tag!r} begins with zeros")
+    for groups in tags.get("9", []):
+        unknown = _number(groups) & _EVEN_BITS & ~_KNOWN_FEATURES
+        if unknown:
+            raise CallError(f"the invoice requires the unknown feature {unknown.bit_length() - 1}")
+
+
+def _payee(tags: dict[str, list[list[int]]], signature: bytes, signed: bytes) -> bytes:
+    """The key that an `n` field names, which must have signed; without one the key that has."""
+    if "n" not in tags:
+        return _recover(signature, hashlib.sha256(signed).digest())
+    pubkey = _bytes(tags["n"][0])
+    # libsecp256k1 takes no signature whose s is high.
+    if not verify_digest(digest=hashlib.sha256(signed).digest(), compact=signature[:64], pubkey=pubkey):
+        raise CallError("invalid invoice signature")
+    return pubkey
+
+
+def _split(text: str, prefix: str) -> tuple[str, list[int]]:
     if text != text.lower() and text != text.upper():
         raise CallError("string not all lowercase or all uppercase")
     text = text.lower()
@@ -93,8 +135,9 @@ def _split(text: str) -> tuple[str, list[int]]:
         raise CallError("invalid index of 1 or invalid character in the payment request")
     if not human.startswith("ln"):
         raise CallError('prefix should be "ln"')
-    if not human.startswith(PREFIX) or human[len(PREFIX) :][:1].isalpha():
-        raise CallError("invoice not for current active network 'simnet'")
+    if not human.startswith(prefix) or human[len(prefix) :][:1].isalpha():
+        network = "simnet" if prefix == PREFIX else prefix
+        raise CallError(f"invoice not for current active network {network!r}")
     data = [VALUES[char] for char in coded]
     if polymod(expand(human) + data) != 1:
         raise CallError("invalid checksum in the payment request")
@@ -135,6 +178,8 @@ def _decode_amount(text: str) -> int:
     digits, unit = (text[:-1], text[-1]) if text[-1] in _TENTHS else (text, "")
     if not digits.isascii() or not digits.isdigit() or len(digits) > 18:
         raise CallError("invalid amount in the payment request")
+    if digits.startswith("0"):
+        raise CallError("the payment request's amount begins with zeros")
     tenths = int(digits) * (_TENTHS[unit] if unit else _MSAT_PER_BITCOIN * 10)
     if tenths > MAX_MSAT * 10:
         raise CallError("the payment request's amount is too large")
@@ -201,8 +246,13 @@ def _bytes(groups: list[int]) -> bytes:
 
 
 def _digest(human: str, data: list[int]) -> bytes:
+    return hashlib.sha256(human.encode() + _whole_bytes(data)).digest()
+
+
+def _whole_bytes(data: list[int]) -> bytes:
+    """Padded with zeros to whole bytes."""
     padded = data + [0] * (-len(data) % 8)
-    return hashlib.sha256(human.encode() + _bytes(padded)[: (len(data) * 5 + 7) // 8]).digest()
+    return _bytes(padded)[: (len(data) * 5 + 7) // 8]
 
 
 def _checksum(human: str, data: list[int]) -> list[int]:

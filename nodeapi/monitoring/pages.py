@@ -1,7 +1,7 @@
 """/health/live, /health/ready, /metrics and /metrics/runimpd, beside the API, on each process that serves HTTP.
 
 /health/… asks for no key and takes any Host: a container's or a proxy's check gives an address as the name, and what is told
-there is no secret. No CORS: other web pages cannot read it. /metrics passes the same checks as the API's reading calls.
+there is no secret. Other web pages than those of allowed origins cannot read it. /metrics passes the same checks as the API's reading calls.
 """
 
 import grpc

@@ -44,7 +44,8 @@ class Command(BaseCommand):
     def handle(self, *args, part: str, **options):
         if settings.IMPD is None:
             raise CommandError(
-                f"needs a configuration: --config PATH, or one of {', '.join(settings.CONFIG_PLACES)}"
+                f"needs a configuration: --config PATH, or one of {', '.join(settings.CONFIG_PLACES)}, or the simulated "
+                "node that ./impervious starts"
             )
         # Words beside the key are no errors: Django would show them in red.
         self.stderr.style_func = None

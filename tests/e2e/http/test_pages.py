@@ -32,6 +32,12 @@ def test_a_style_is_there(alice):
     assert alice.get("/static/admin/css/base.css").status == 200
 
 
+def test_the_icon_that_browsers_ask_for(named):
+    icon = named.get("/favicon.ico")
+    assert (icon.status, icon.headers["content-type"], icon.body[:4]) == (200, "image/x-icon", b"\0\0\1\0")
+    assert "favicon" not in named.log
+
+
 def test_what_strangers_ask_for_stands_in_the_log_without_a_stack_and_without_their_words(named):
     """On a node of these tests alone, which has room for the lines: what other tests ask of alice may fill a minute's."""
     assert named.get("/admin/", {"Host": "evil.example"}).status == 400

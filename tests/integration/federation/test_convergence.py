@@ -67,10 +67,9 @@ class World:
         message = new_message(service=SERVICE, pubkey=other, body=b"")
         step = steps.request if action == "ask" else steps.leave
         try:
-            events = step(message, self.settings[one])
+            step(message, self.settings[one])
         except steps.NotPossible:
             return False
-        self._tell(one, events)
         self._send(one, [message])
         return True
 

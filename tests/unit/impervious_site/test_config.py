@@ -232,7 +232,7 @@ def test_defaults(node):
     assert config.messages.keep_days is None
     assert config.redis_url is None
     assert config.services == ()
-    assert config.database.sqlite_path == node.directory / "impervious.sqlite3"
+    assert config.database.sqlite_path == node.directory / "node.sqlite3"
     assert config.admin.username is None
     assert config.admin.password is None
     assert config.lnd.pub_key == ""
@@ -439,7 +439,40 @@ def test_hosts_and_origins(node):
 
 @pytest.mark.parametrize(
     "origin",
-    ["*", "null", "app.example.com", "https://a/b", "https://u@a", "ws://a", "https://a:x", "https://a?"],
+    [
+        "tauri://localhost",
+        "capacitor://localhost",
+        "ionic://localhost",
+        "app://-",
+        "chrome-extension://abcdefghijklmnop",
+        "vscode-webview://a_b",
+        "my.app+1://localhost:5",
+    ],
+)
+def test_origins_of_apps(node, origin):
+    assert node.load(server={"allowed_origins": [origin]}).server.allowed_origins == (origin,)
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "*",
+        "null",
+        "app.example.com",
+        "https://a/b",
+        "https://u@a",
+        "ws://a",
+        "https://a:x",
+        "https://a?",
+        "tauri://",
+        "tauri:localhost",
+        "tauri://localhost/index.html",
+        "capacitor://a b",
+        "file:///",
+        "file://host",
+        "data://a",
+        "://localhost",
+    ],
 )
 def test_origins_that_are_none(node, origin):
     only(
@@ -831,6 +864,8 @@ def test_yaml_that_is_broken(node, text, words):
     for word in words:
         assert word in problems[0], problems
     assert "hunter2" not in str(problems)
+    # Nothing of the file was read: what else is missing is no news.
+    assert len(problems) == 1 or ".yml: " not in problems[0]
     assert all(len(problem.splitlines()) == 1 for problem in problems)
 
 

@@ -32,8 +32,11 @@ class Table:
         self.trouble: Exception | None = None
         self.set(*keys, any_ever=any_ever)
 
-    def set(self, *keys: StoredKey, any_ever: bool | None = None) -> None:
-        self._stored = StoredKeys(keys=keys, any_ever=bool(keys) if any_ever is None else any_ever)
+    def set(
+        self, *keys: StoredKey, any_ever: bool | None = None, revoked: dict[bytes, str] | None = None
+    ) -> None:
+        any_ever = bool(keys) if any_ever is None else any_ever
+        self._stored = StoredKeys(keys=keys, any_ever=any_ever, revoked=revoked or {})
 
     async def read(self, job) -> StoredKeys:
         self.looks += 1
@@ -464,10 +467,25 @@ async def test_stream_of_a_key_that_was_gone_and_is_there_again_is_watched_anew(
     assert [len(stream.ended) for stream in (before, after)] == [1, 1]
 
 
+async def test_a_revoked_key_is_called_revoked():
+    table = Table(any_ever=True)
+    keys = await loaded(table)
+    assert refused(keys, visit("app")) == "the API key is not known"
+    table.set(any_ever=True, revoked={hash_of(secret_of("app")): "app"})
+    await keys.load()
+    assert refused(keys, visit("app")) == "the API key 'app' was revoked"
+    table.set(any_ever=True)
+    async with looking(keys):
+        await looked(table)
+    assert refused(keys, visit("app")) == "the API key is not known"
+
+
 # Host and Origin
 
 GUARD = WebGuard(
-    allowed_hosts=["Node.Example"], allowed_origins=["https://App.example/"], bound_hosts=["10.0.0.7"]
+    allowed_hosts=["Node.Example"],
+    allowed_origins=["https://App.example/", "tauri://localhost"],
+    bound_hosts=["10.0.0.7"],
 )
 
 
@@ -514,6 +532,9 @@ def test_host_that_is_missing():
         ("https://APP.example/", True),
         ("http://localhost:3000", True),
         ("https://127.0.0.1", True),
+        ("tauri://localhost", True),
+        ("capacitor://localhost", False),
+        ("tauri://localhost.evil.example", False),
         ("http://[::1]:8000", True),
         ("http://app.example", False),
         ("https://app.example:444", False),

@@ -82,7 +82,16 @@ def test_base64_in_either_alphabet_padded_or_not(body):
     [
         ({"msg": "not base64!"}, "msg: is not base64"),
         ({"msg": "aGVsbG8=="[:5]}, "msg: is not base64"),
-        ({"msg": "aGk\n"}, "msg: is not base64"),
+        # A space within a line is of a text that was not encoded.
+        ({"msg": "aGVs bG8="}, "msg: is not base64"),
+        ({"msg": "aGVsb\fG8="}, "msg: is not base64"),
+        ({"amout": "500"}, "amout: is not known; did you mean `amount`?"),
+        ({"amuont": 21, "amount": 1}, "amuont: is not known; did you mean `amount`?"),
+        ({"Amount": 21}, "Amount: is not known; did you mean `amount`?"),
+        ({"pubKey": ""}, "pubKey: is not known; did you mean `pubkey`?"),
+        ({"replyToID": ""}, "replyToID: is not known; did you mean `replyToId`?"),
+        ({"reply_toid": ""}, "reply_toid: is not known; did you mean `reply_to_id`?"),
+        ({"expiresin": 5}, "expiresin: is not known; did you mean `expiresIn`?"),
         ({"msg": "ä"}, "msg: is not base64"),
         ({"msg": 5}, "msg: must be base64 text"),
         ({"msg": ["aGk="]}, "msg: must be base64 text"),
@@ -106,6 +115,14 @@ def test_base64_in_either_alphabet_padded_or_not(body):
 )
 def test_what_is_wrong_is_named_and_not_repeated(data, message):
     assert refused(data) == message
+
+
+@pytest.mark.parametrize(
+    "text", ["aGVs\nbG8=", "aGVs\r\nbG8=\r\n", "\naGVsbG8", " aGVsbG8=\n", "aGVs\n    bG8=\n", "aGVsbG8=\t"]
+)
+def test_line_breaks_in_base64(text):
+    """Many encoders break long lines; grpc-gateway passes over it."""
+    assert message_from_json({"msg": text}, Send).msg == b"hello"
 
 
 @pytest.mark.parametrize(

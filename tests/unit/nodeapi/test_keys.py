@@ -161,9 +161,10 @@ def test_change_that_is_refused():
 
 
 def test_revocation_is_for_good():
-    make()
+    _, secret = make()
     key_revoke("app", by=OPERATOR)
     assert read_keys() == StoredKeys(keys=(), any_ever=True)
+    assert read_keys().revoked == {hash_of(secret): "app"}
     assert noted()[1] == ("keys revoke", OPERATOR.name, "127.0.0.1", "key 'app'")
     for name in ("app", "nobody"):
         with pytest.raises(KeyProblem, match=f"no key '{name}' is there to be revoked") as error:

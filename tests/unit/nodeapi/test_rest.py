@@ -8,8 +8,14 @@ from rest_framework.exceptions import ParseError
 
 from nodeapi.errors import HTTP_STATUS, ApiError
 from nodeapi.operations import OPERATIONS
-from nodeapi.rest import Routes, handle_exception, query_fields, repeated_fields
-from protos import messaging_pb2, websocket_pb2
+from nodeapi.rest import Parameters, Routes, handle_exception, query_fields
+from protos import messaging_pb2, node_pb2, vpn_pb2, websocket_pb2
+
+PARAMETERS = Parameters(
+    known=("limit", "pubkey", "service", "state"),
+    told=("limit", "pubkey", "service", "state"),
+    repeated=("service",),
+)
 
 
 @pytest.fixture(scope="module")
@@ -85,32 +91,57 @@ def test_methods_of_a_path(routes, path, methods):
         ("service=a", {"service": ["a"]}),
         ("state=&limit=1", {"limit": "1"}),
         ("pubkey=a%20b+c", {"pubkey": "a b c"}),
-        ("nothing", {}),
-        ("a=b=c", {"a": "b=c"}),
+        ("state", {}),
+        ("pubkey=b=c", {"pubkey": "b=c"}),
     ],
 )
 def test_query(query, fields):
-    assert query_fields(query, frozenset({"service"})) == fields
+    assert query_fields(query, PARAMETERS) == fields
+
+
+def refused(query: str, parameters: Parameters) -> str:
+    with pytest.raises(ApiError) as error:
+        query_fields(query, parameters)
+    assert error.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    return error.value.message
 
 
 def test_query_of_too_many_fields():
-    query_fields("&".join(["a=1"] * 100), frozenset())
-    with pytest.raises(ApiError) as error:
-        query_fields("&".join(["a=1"] * 101), frozenset())
-    assert error.value.code is grpc.StatusCode.INVALID_ARGUMENT
-    assert error.value.message == "query: is not a query string"
+    query_fields("&".join(["limit=1"] * 100), PARAMETERS)
+    assert refused("&".join(["limit=1"] * 101), PARAMETERS) == "query: is not a query string"
 
 
 @pytest.mark.parametrize(
-    ("message_class", "names"),
+    ("query", "message"),
     [
-        (websocket_pb2.SubscribeRequest, {"services"}),
-        (messaging_pb2.ListMessagesRequest, set()),
-        (messaging_pb2.BroadcastResponse, {"messages"}),
+        (
+            "limt=1",
+            "limt: is no parameter of this call; did you mean `limit`? Allowed: limit, pubkey, service, state",
+        ),
+        (
+            "limt",
+            "limt: is no parameter of this call; did you mean `limit`? Allowed: limit, pubkey, service, state",
+        ),
+        ("limit=1&x=", "x: is no parameter of this call. Allowed: limit, pubkey, service, state"),
+        ("%0d%0a=1", "query: is no parameter of this call. Allowed: limit, pubkey, service, state"),
+        ("k" * 50, "query: is no parameter of this call. Allowed: limit, pubkey, service, state"),
     ],
 )
-def test_repeated_fields(message_class, names):
-    assert repeated_fields(message_class) == names
+def test_unknown_parameters_are_refused(query, message):
+    assert refused(query, PARAMETERS) == message
+
+
+def test_parameters_of_a_request():
+    listing = Parameters.of_message(messaging_pb2.ListMessagesRequest)
+    assert listing.told == ["before", "direction", "limit", "pubkey", "service", "state"]
+    assert Parameters.of_message(websocket_pb2.SubscribeRequest).repeated == {"services"}
+    # grpc-gateway takes what the path says, whatever the query says.
+    of_path = Parameters.of_message(vpn_pb2.GetLeaseConfigRequest, in_path=["id"])
+    assert of_path.told == ["format"]
+    assert query_fields("id=5", of_path) == {"id": "5"}
+    assert refused("x=5", Parameters.of_message(node_pb2.GetInfoRequest)) == (
+        "x: is no parameter of this call. There are none here"
+    )
 
 
 @pytest.mark.parametrize(

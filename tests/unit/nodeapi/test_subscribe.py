@@ -73,7 +73,7 @@ async def connected(doors: Doors, scope: dict) -> AsyncIterator[Client]:
         (b"after=0", websocket_pb2.SubscribeRequest(after=0), None),
         (b"service=a&service=b", websocket_pb2.SubscribeRequest(services=["a", "b"]), None),
         (b"ack=1", websocket_pb2.SubscribeRequest(), 1),
-        (b"ack=1000&after=7&unknown=x", websocket_pb2.SubscribeRequest(after=7), 1_000),
+        (b"ack=1000&after=7", websocket_pb2.SubscribeRequest(after=7), 1_000),
     ],
 )
 def test_query(query, request_, window):
@@ -89,7 +89,12 @@ def test_query(query, request_, window):
         (b"ack=1001", "ack: must be 1 to 1000"),
         (b"ack=x", "ack: must be 1 to 1000"),
         (b"ack=-1", "ack: must be 1 to 1000"),
-        (b"&".join([b"a=1"] * 101), "query: is not a query string"),
+        (b"&".join([b"ack=1"] * 101), "query: is not a query string"),
+        (b"aftr=3", "aftr: is no parameter of this call; did you mean `after`? Allowed: ack, after, service"),
+        (
+            b"services=vpn",
+            "services: is no parameter of this call; did you mean `service`? Allowed: ack, after, service",
+        ),
     ],
 )
 def test_wrong_query(query, message):
@@ -105,9 +110,25 @@ async def test_subscription(doors):
     behind = subscribe(doors, websocket_pb2.SubscribeRequest(after=0, services=["sign"]), "http")
     assert (behind.position, behind.is_behind) == (0, True)
     with pytest.raises(ApiError) as error:
-        subscribe(doors, websocket_pb2.SubscribeRequest(services=["a\0"]), "grpc")
-    assert error.value.message == "service: must not contain the character NUL"
+        subscribe(doors, websocket_pb2.SubscribeRequest(services=["message", "a\0"]), "grpc")
+    assert error.value.message.startswith("service: must be one of delivery, federate, ")
     assert set(doors.hub.subscriptions) == {live, behind}
+
+
+@pytest.mark.parametrize("service", ["delivery", "relay", "lightning", "log", "message", "of-this-node"])
+async def test_services_that_there_are(doors, service):
+    doors.services = frozenset({"of-this-node"})
+    doors.hub.unsubscribe(subscribe(doors, websocket_pb2.SubscribeRequest(services=[service]), "grpc"))
+
+
+async def test_services_that_there_are_not(doors):
+    with pytest.raises(ApiError) as error:
+        subscribe(doors, websocket_pb2.SubscribeRequest(services=["mesage"]), "grpc")
+    assert error.value.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.value.message == (
+        "service: did you mean `message`? It must be one of delivery, federate, lightning, log, message, relay, sign, "
+        "socket, vpn, websocket"
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,10 +186,13 @@ async def test_websocket_from_the_log_on(doors):
         (PATH, [], ["Bearer", "wrong"]),
         (PATH, [("x-api-key", secret_of("sender"))], []),
         (PATH, [KEY, ("origin", "http://evil.example")], []),
+        (PATH, [("origin", "http://evil.example")], ["Bearer", "wrong"]),
         (PATH, [KEY, ("host", "evil.example")], []),
+        (PATH, [KEY, ("host", "evil.example"), ("origin", "https://app.example")], []),
         (f"{PATH}?after=x", [KEY], []),
         (f"{PATH}?ack=0", [KEY], []),
         ("/v1/nothing", [KEY], []),
+        ("/v1/nothing", [KEY, ("origin", "https://app.example")], []),
     ],
 )
 async def test_websocket_that_is_refused(doors, path, headers, subprotocols):
@@ -176,6 +200,30 @@ async def test_websocket_that_is_refused(doors, path, headers, subprotocols):
     client = Client(ApiApplication(doors), scope)
     assert (await opened(client))["type"] == "websocket.close"
     await client.send_input({"type": "websocket.disconnect", "code": 1006})
+    await client.wait()
+    assert doors.hub.subscriptions == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "subprotocols", "reason"),
+    [
+        (PATH, [], ["Bearer", "wrong"], "the API key is not known"),
+        (PATH, [], ["Bearer", secret_of("sender")], "the API key 'sender' lacks the scope 'read'"),
+        (PATH, [], [], "an API key is needed: Authorization: Bearer KEY (or X-API-KEY)"),
+        (f"{PATH}?after=x", [KEY], [], "after: must be a whole number of 64 bits, 0 or more"),
+    ],
+)
+async def test_page_is_told_why_its_websocket_is_refused(doors, path, headers, subprotocols, reason):
+    """It reads nothing of a handshake that fails."""
+    origin = ("origin", "https://app.example")
+    scope = scope_of("websocket", path, headers=[*headers, origin], subprotocols=subprotocols)
+    client = Client(ApiApplication(doors), scope)
+    accepted, closed = await opened(client), await client.receive_output()
+    assert (accepted["type"], closed["type"], closed["code"]) == ("websocket.accept", "websocket.close", 1008)
+    # Without the subprotocol that it has offered, a browser would end the connection itself.
+    assert accepted["subprotocol"] == (subprotocols[0] if subprotocols else None)
+    assert closed["reason"] == reason
+    await client.send_input({"type": "websocket.disconnect", "code": 1008})
     await client.wait()
     assert doors.hub.subscriptions == ()
 

@@ -1,6 +1,7 @@
 """The HTTP door of /v1 as an ASGI application, called without a server."""
 
 import dataclasses
+import gzip
 import json
 from collections.abc import Callable
 from uuid import uuid4
@@ -10,8 +11,10 @@ import pytest
 from messaging.models import Direction, Message, State
 from nodeapi import rest
 from nodeapi.doors import Doors
+from nodeapi.errors import invalid
 from nodeapi.operations import OPERATIONS
-from nodeapi.web import ApiApplication
+from nodeapi.stream import Hub
+from nodeapi.web import ApiApplication, CrossOrigin, respond
 from tests.support.asgi import Reply, call
 from tests.support.doors import PUBKEY, SEND_MESSAGE, caller, make_doors, secret_of
 
@@ -136,7 +139,7 @@ async def test_client_that_leaves_within_its_body(application, doors):
 
 async def test_query(application):
     doing = Doing({"messages": []})
-    path = "/v1/messages?limit=5&limit=7&direction=in&unknown=1"
+    path = "/v1/messages?limit=5&limit=7&direction=in"
     reply = await call(application(ListMessages=doing), "GET", path, headers=[KEY])
     assert (reply.status, reply.json) == (200, {"messages": []})
     assert (doing.asked[0]["limit"], doing.asked[0]["direction"]) == (7, "in")
@@ -148,7 +151,27 @@ async def test_query(application):
         ("/v1/messages?limit=x", "limit: must be a whole number of 64 bits"),
         ("/v1/messages?limit=0x5", "limit: must be a whole number of 64 bits"),
         ("/v1/messages?state=lost", None),
-        ("/v1/messages?" + "&".join(["a=1"] * 101), "query: is not a query string"),
+        ("/v1/messages?" + "&".join(["limit=1"] * 101), "query: is not a query string"),
+        (
+            "/v1/messages?service=mesage",
+            (
+                "service: did you mean `message`? It must be one of federate, message, "
+                "sign, socket, vpn, websocket"
+            ),
+        ),
+        (
+            "/v1/messages?service=bogus",
+            "service: must be one of federate, message, sign, socket, vpn, websocket",
+        ),
+        (
+            "/v1/messages?stat=failed",
+            (
+                "stat: is no parameter of this call; did you mean `state`? "
+                "Allowed: before, direction, limit, pubkey, service, state"
+            ),
+        ),
+        ("/v1/node?verbose=1", "verbose: is no parameter of this call. There are none here"),
+        ("/v1/openapi.json?x", "x: is no parameter of this call. There are none here"),
         ("/v1/message/no-uuid", "id: is not a UUID"),
         # The path says which, whatever the query says.
         ("/v1/message/no-uuid?id=5fedffdc-c883-4aaf-95bc-358d7a79b7db", "id: is not a UUID"),
@@ -338,16 +361,138 @@ async def test_preflight_asks_for_no_key(application, path, methods):
     assert (reply.status, reply.body) == (204, b"")
     assert reply.headers["access-control-allow-origin"] == "https://app.example"
     assert reply.headers["access-control-allow-methods"] == methods
-    assert (
-        reply.headers["access-control-allow-headers"]
-        == "authorization, content-type, grpc-metadata-x-api-key, idempotency-key"
+    assert reply.headers["access-control-allow-headers"] == (
+        "authorization, content-encoding, content-type, grpc-metadata-x-api-key, idempotency-key, x-api-key"
     )
     assert reply.headers["access-control-max-age"] == "600"
+    assert "access-control-allow-private-network" not in reply.headers
 
 
 async def test_preflight_of_what_is_not_there(application):
+    """The page then reads that the call itself leads nowhere."""
     reply = await call(application(), "OPTIONS", "/v1/nothing", headers=[APP])
-    assert (reply.status, reply.json) == (404, NOT_FOUND)
+    assert (reply.status, reply.headers["access-control-allow-methods"]) == (204, "GET, POST")
+
+
+@pytest.mark.parametrize("path", [SEND, "/v1/nothing"])
+async def test_preflight_of_a_public_page_to_a_private_network(application, path):
+    headers = [APP, ("access-control-request-private-network", "true")]
+    reply = await call(application(), "OPTIONS", path, headers=headers)
+    assert reply.headers["access-control-allow-private-network"] == "true"
+
+
+@pytest.mark.parametrize("headers", [[("origin", "https://evil.example")], [APP, ("host", "evil.example")]])
+async def test_preflight_that_is_refused(application, headers):
+    wants = ("access-control-request-private-network", "true")
+    reply = await call(application(), "OPTIONS", SEND, headers=[*headers, wants])
+    assert reply.status == 403
+    assert "access-control-allow-private-network" not in reply.headers
+
+
+async def page(scope, receive, send) -> None:
+    """What Django serves."""
+    await respond(send, 404, b"a page")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "origin", "status", "readable"),
+    [
+        ("GET", "/docs/", "https://app.example", 404, True),
+        ("GET", "/docs/", "https://evil.example", 404, False),
+        ("OPTIONS", "/docs/", "https://app.example", 204, True),
+        ("OPTIONS", "/health/ready", "http://localhost:3000", 204, True),
+        ("OPTIONS", "/docs/", "https://evil.example", 404, False),
+        ("OPTIONS", "/v1/node", "https://app.example", 404, True),
+    ],
+)
+async def test_pages_of_allowed_origins_may_read_every_answer(doors, method, path, origin, status, readable):
+    reply = await call(CrossOrigin(page, doors.guard), method, path, headers=[("origin", origin)])
+    assert reply.status == status
+    assert reply.headers.get("access-control-allow-origin") == (origin if readable else None)
+
+
+async def test_cross_origin_headers_come_once(application, doors):
+    front = CrossOrigin(application(ListMessages=Doing({"messages": []})), doors.guard)
+    assert (await call(front, "GET", "/v1/messages", headers=[KEY, APP])).status == 200
+
+
+# HEAD, compressed bodies, names
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/v1/messages", 200), ("/v1/openapi.json", 200), (SEND, 501), ("/v1/no", 404)]
+)
+async def test_head_is_get_without_its_body(application, path, status):
+    app = application(ListMessages=Doing({"messages": []}))
+    got, head = [await call(app, method, path, headers=[KEY]) for method in ("GET", "HEAD")]
+    assert (head.status, head.headers, head.body) == (status, got.headers, b"")
+
+
+async def test_head_of_the_stream_ends(application, doors, database):
+    doors.hub = Hub(database, poll_seconds=600)
+    reply = await call(application(), "HEAD", "/v1/subscribe", headers=[KEY])
+    assert (reply.status, reply.headers["content-type"], reply.body) == (200, "application/json", b"")
+    assert doors.hub.subscriptions == ()
+    assert (await call(application(), "HEAD", "/v1/subscribe?aftr=1", headers=[KEY])).status == 400
+    assert (await call(application(), "HEAD", "/v1/subscribe")).status == 401
+
+
+async def test_gzip(application):
+    body = gzip.compress(json.dumps({"msg": "aGVsbG8=", "pubkey": PUBKEY}).encode())
+    reply, asked = await send(application, body, ("content-encoding", "gzip"))
+    assert (reply.status, asked[0]["msg"]) == (200, b"hello")
+
+
+async def test_gzip_is_as_large_as_a_body_may_be(application, doors):
+    doors.max_body_bytes = 1_000
+    reply, asked = await send(application, gzip.compress(b" " * 1_001), ("content-encoding", "gzip"))
+    assert (reply.status, reply.json["message"], asked) == (400, "body: is larger than 1000 bytes", [])
+
+
+async def test_who_calls_is_asked_before_a_body_is_decompressed(application):
+    reply = await call(application(), "POST", SEND, b"no gzip", [("content-encoding", "gzip")])
+    assert reply.status == 401
+
+
+async def test_other_codings_are_named(application):
+    reply, asked = await send(application, b"x", ("content-encoding", "br"), APP)
+    assert (reply.status, reply.json["code"], asked) == (415, 3, [])
+    assert reply.headers["accept-encoding"] == "gzip"
+    assert reply.json["message"] == "body: its Content-Encoding is not supported; must be gzip, or none"
+
+
+@pytest.mark.parametrize("name", ["replyToId", "reply_to_id"])
+async def test_errors_name_a_field_as_the_request_did(application, name):
+    reply, _ = await send(application, {"msg": "aGk=", "pubkey": PUBKEY, name: "no uuid"})
+    assert reply.json["message"] == f"{name}: is not a UUID"
+
+
+@pytest.mark.parametrize(("given", "named"), [({"expires_in": 5}, "expires_in"), ({}, "expiresIn")])
+async def test_errors_of_a_function_name_a_field_as_the_request_did(application, given, named):
+    async def refuse(doors, **fields):
+        raise invalid("expires_in", "is wrong")
+
+    body = {"msg": "aGk=", "pubkey": PUBKEY, **given}
+    reply = await call(application(SendMessage=refuse), "POST", SEND, body, [KEY])
+    assert reply.json["message"] == f"{named}: is wrong"
+
+
+@pytest.mark.parametrize(
+    "body", [{"amout": "500"}, {"amuont": "21", "amount": "5"}, {"AMOUNT": 5}, {"amounts": 5}]
+)
+async def test_misspelled_amounts_are_not_ignored(application, body):
+    reply, asked = await send(application, {"msg": "aGk=", "pubkey": PUBKEY, **body})
+    assert (reply.status, asked) == (400, [])
+    assert reply.json["message"] == f"{next(iter(body))}: is not known; did you mean `amount`?"
+
+
+async def test_pubkey_to_payinvoice_is_ignored(application):
+    """A client of 2021 sends it."""
+    doing = Doing({"preimage": "00"})
+    body = {"invoice": "lnbcrt1", "pubkey": PUBKEY}
+    assert (
+        await call(application(PayInvoice=doing), "POST", "/v1/lightning/payinvoice", body, [KEY])
+    ).status == 200
 
 
 async def test_calls_are_noted_with_their_operation(application, doors, caplog):

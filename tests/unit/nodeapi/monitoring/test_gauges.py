@@ -67,6 +67,7 @@ def make_engine(**fields):
         "budgets": SimpleNamespace(node=SimpleNamespace(limit_sat=None, known_msat=None)),
         "relay": SimpleNamespace(observed=None),
         "dead_payments": SimpleNamespace(suspected={}),
+        "answer_terms": SimpleNamespace(allowance_msat=0),
     }
     return SimpleNamespace(**(parts | fields))
 
