@@ -14,6 +14,8 @@ from protos.lnrpc import lightning_pb2
 MAX_HINTS = 2
 # A public channel that receives less than this does not count for answers: most pay 1 sat, but many may come.
 ANSWER_SAT = 1_000
+# lnd as the opener of a channel sends nothing that would leave it less than the commitment's fee at twice its rate.
+FEE_BUFFER = 2
 _MAX_UINT32 = 2**32 - 1
 
 
@@ -49,15 +51,28 @@ class HopHint:
 
 
 def receivable_sat(channel: lightning_pb2.Channel) -> int:
-    """What a channel can receive now, after the peer's reserve; nothing while the peer is offline."""
+    """What a channel can receive now, after the peer's reserve; nothing while the peer is offline. A peer that opened the
+    channel pays for its commitment transaction, and keeps as much for a higher fee and for one HTLC more.
+    """
     if not channel.active:
         return 0
-    return max(0, channel.remote_balance - channel.remote_constraints.chan_reserve_sat)
+    fee_buffer_sat = 0 if channel.initiator else FEE_BUFFER * channel.commit_fee
+    return max(0, channel.remote_balance - channel.remote_constraints.chan_reserve_sat - fee_buffer_sat)
 
 
 def total_receivable_sat(channels: Iterable[lightning_pb2.Channel], *, private: bool) -> int:
     """What all public, or all private, channels can receive now."""
     return sum(receivable_sat(channel) for channel in channels if channel.private == private)
+
+
+def only_private_receive(channels: Collection[lightning_pb2.Channel]) -> bool:
+    """Whether there are public channels, but only the private ones receive more than hardly anything."""
+    has_public = any(not channel.private for channel in channels)
+    return (
+        has_public
+        and total_receivable_sat(channels, private=False) < ANSWER_SAT
+        and total_receivable_sat(channels, private=True) >= ANSWER_SAT
+    )
 
 
 def invoice_needs_hints(channels: Collection[lightning_pb2.Channel], amount_sat: int) -> bool:

@@ -602,13 +602,18 @@ class Outbox:
         return partial(
             ledger.retry,
             cause=outcome.cause,
-            delay_seconds=0.0
-            if at_once
-            else backoff_seconds(max((one.attempts for one in carried), default=1)),
+            delay_seconds=self._delay_seconds(outcome, carried),
             # A dead payment is nobody's fault.
             alone=len(carried) > 1 and outcome.verdict is not Verdict.DEAD,
             published=self._published,
         )
+
+    def _delay_seconds(self, outcome: Outcome, carried: list[Carried]) -> float:
+        if outcome.verdict in (Verdict.FINAL, Verdict.TOO_LARGE):
+            return 0.0
+        # A dead payment has waited long enough, whatever went wrong before.
+        dead = outcome.verdict is Verdict.DEAD
+        return backoff_seconds(1 if dead else max((one.attempts for one in carried), default=1))
 
     def _may_be_divided(self, outcome: Outcome, carried: Carried) -> bool:
         """Whether a route that has become longer is no more than a reason to look at it again."""

@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection
 from typing import Any
 
 from lightning.client import LndClient, LndError, Trouble, too_weak
-from lightning.hints import HopHint, hint_for, total_receivable_sat, usable_channels
+from lightning.hints import HopHint, hint_for, only_private_receive, total_receivable_sat, usable_channels
 from lightning.keysend import KEYSEND_FEATURE_BIT
 from lightning.rpcs import Rpc
 from protos.lnrpc import lightning_pb2
@@ -17,7 +17,7 @@ REFRESH_SECONDS = 10.0
 AWAY_SECONDS = 2.0
 LOW_SAT = 1_000
 ONLY_PRIVATE_RECEIVE = (
-    "the public channels receive nothing: their peers are offline, or at their reserve; this node is reached only by the "
+    "the public channels receive nothing, or hardly anything: their peers are offline, or at their reserve; this node is reached only by the "
     "hints over private channels that its messages and invoices bring"
 )
 FIRST_WAIT_SECONDS = 0.1
@@ -36,17 +36,6 @@ def spendable_sat(channels: lightning_pb2.ListChannelsResponse) -> int:
 def receivable_sat(channels: lightning_pb2.ListChannelsResponse) -> int:
     """What active channels can receive, after the peers' reserves."""
     return sum(total_receivable_sat(channels.channels, private=private) for private in (False, True))
-
-
-def only_private_receive(channels: lightning_pb2.ListChannelsResponse) -> bool:
-    """Whether there are public channels, but private ones alone can receive."""
-    listed = channels.channels
-    has_public = any(not channel.private for channel in listed)
-    return (
-        has_public
-        and not total_receivable_sat(listed, private=False)
-        and total_receivable_sat(listed, private=True) > 0
-    )
 
 
 class LndStatus:
@@ -150,7 +139,7 @@ class LndStatus:
 
     def _count(self, channels: lightning_pb2.ListChannelsResponse) -> None:
         self.spendable_sat, self.receivable_sat = spendable_sat(channels), receivable_sat(channels)
-        self.only_private_receive = only_private_receive(channels)
+        self.only_private_receive = only_private_receive(channels.channels)
 
     async def _hints(self, channels: lightning_pb2.ListChannelsResponse) -> tuple[HopHint, ...]:
         hints = []

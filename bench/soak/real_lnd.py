@@ -30,8 +30,8 @@ NAMES = ["alice", "bob"]
 TRAFFIC_SECONDS = (0.5, 3.0)
 # How long lnd needs to take up what it knows, before a payment that no channel holds counts as dead.
 SETTLE_SECONDS = 20.0
-# Two looks, and the pause before the next try.
-SLACK_SECONDS = 300
+# Looks, and the longest pause before the next try of what has failed often.
+SLACK_SECONDS = 900
 WALK_SECONDS = 300
 UNDER_WAY = (lightning_pb2.Payment.IN_FLIGHT, lightning_pb2.Payment.INITIATED)
 

@@ -130,15 +130,17 @@ class ListChannelsResponse(_message.Message):
     def __init__(self, channels: _Optional[_Iterable[_Union[Channel, _Mapping]]] = ...) -> None: ...
 
 class Channel(_message.Message):
-    __slots__ = ("active", "remote_pubkey", "chan_id", "capacity", "local_balance", "remote_balance", "pending_htlcs", "private", "lifetime", "local_constraints", "remote_constraints", "peer_scid_alias")
+    __slots__ = ("active", "remote_pubkey", "chan_id", "capacity", "local_balance", "remote_balance", "commit_fee", "pending_htlcs", "private", "initiator", "lifetime", "local_constraints", "remote_constraints", "peer_scid_alias")
     ACTIVE_FIELD_NUMBER: _ClassVar[int]
     REMOTE_PUBKEY_FIELD_NUMBER: _ClassVar[int]
     CHAN_ID_FIELD_NUMBER: _ClassVar[int]
     CAPACITY_FIELD_NUMBER: _ClassVar[int]
     LOCAL_BALANCE_FIELD_NUMBER: _ClassVar[int]
     REMOTE_BALANCE_FIELD_NUMBER: _ClassVar[int]
+    COMMIT_FEE_FIELD_NUMBER: _ClassVar[int]
     PENDING_HTLCS_FIELD_NUMBER: _ClassVar[int]
     PRIVATE_FIELD_NUMBER: _ClassVar[int]
+    INITIATOR_FIELD_NUMBER: _ClassVar[int]
     LIFETIME_FIELD_NUMBER: _ClassVar[int]
     LOCAL_CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
     REMOTE_CONSTRAINTS_FIELD_NUMBER: _ClassVar[int]
@@ -149,13 +151,15 @@ class Channel(_message.Message):
     capacity: int
     local_balance: int
     remote_balance: int
+    commit_fee: int
     pending_htlcs: _containers.RepeatedCompositeFieldContainer[HTLC]
     private: bool
+    initiator: bool
     lifetime: int
     local_constraints: ChannelConstraints
     remote_constraints: ChannelConstraints
     peer_scid_alias: int
-    def __init__(self, active: _Optional[bool] = ..., remote_pubkey: _Optional[str] = ..., chan_id: _Optional[int] = ..., capacity: _Optional[int] = ..., local_balance: _Optional[int] = ..., remote_balance: _Optional[int] = ..., pending_htlcs: _Optional[_Iterable[_Union[HTLC, _Mapping]]] = ..., private: _Optional[bool] = ..., lifetime: _Optional[int] = ..., local_constraints: _Optional[_Union[ChannelConstraints, _Mapping]] = ..., remote_constraints: _Optional[_Union[ChannelConstraints, _Mapping]] = ..., peer_scid_alias: _Optional[int] = ...) -> None: ...
+    def __init__(self, active: _Optional[bool] = ..., remote_pubkey: _Optional[str] = ..., chan_id: _Optional[int] = ..., capacity: _Optional[int] = ..., local_balance: _Optional[int] = ..., remote_balance: _Optional[int] = ..., commit_fee: _Optional[int] = ..., pending_htlcs: _Optional[_Iterable[_Union[HTLC, _Mapping]]] = ..., private: _Optional[bool] = ..., initiator: _Optional[bool] = ..., lifetime: _Optional[int] = ..., local_constraints: _Optional[_Union[ChannelConstraints, _Mapping]] = ..., remote_constraints: _Optional[_Union[ChannelConstraints, _Mapping]] = ..., peer_scid_alias: _Optional[int] = ...) -> None: ...
 
 class HTLC(_message.Message):
     __slots__ = ("incoming", "amount", "hash_lock", "expiration_height")

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from cryptography import x509
 
 from lightning.client import LndClient, LndError, Trouble
+from lightning.hints import only_private_receive
 from lightning.keysend import KEYSEND_FEATURE_BIT
 from lightning.rpcs import Rpc, calls_for
 from nodeapi import terminal
@@ -17,7 +18,6 @@ from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
 from nodeapi.lnd_status import (
     LOW_SAT,
     ONLY_PRIVATE_RECEIVE,
-    only_private_receive,
     receivable_sat,
     spendable_sat,
 )
@@ -278,7 +278,7 @@ def _amounts(channels: lightning_pb2.ListChannelsResponse) -> list[Finding]:
                 "pay something out over the channels, or have a channel opened to this node",
             )
         )
-    if only_private_receive(channels):
+    if only_private_receive(channels.channels):
         findings.append(
             note(
                 ONLY_PRIVATE_RECEIVE,

@@ -933,8 +933,15 @@ async def test_channels_tell_what_they_hold_and_for_how_long_they_are_watched(ne
         await settle(net.bob, preimage)
         (attempt,) = (await paying).htlcs
         assert attempt.status == lightning_pb2.HTLCAttempt.SUCCEEDED
-        (own,) = await channels_of(net.alice)
-        assert payment_hash not in {htlc.hash_lock for htlc in own.pending_htlcs}
+
+        async def is_gone() -> bool:
+            (own,) = await channels_of(net.alice)
+            return payment_hash not in {htlc.hash_lock for htlc in own.pending_htlcs}
+
+        # The payer has the preimage before both sides have signed the channel's next state.
+        async with asyncio.timeout(GUARD_SECONDS):
+            while not await is_gone():
+                await asyncio.sleep(0.01)
 
 
 async def settle(client: ChannelClient, preimage: bytes):

@@ -2,7 +2,14 @@
 
 import pytest
 
-from lightning.hints import ANSWER_SAT, MAX_HINTS, invoice_needs_hints, usable_channels
+from lightning.hints import (
+    ANSWER_SAT,
+    MAX_HINTS,
+    invoice_needs_hints,
+    only_private_receive,
+    receivable_sat,
+    usable_channels,
+)
 from protos.lnrpc import lightning_pb2
 
 RESERVE_SAT = 10_000
@@ -46,6 +53,29 @@ def hidden(remote_sat: int, *, active: bool = True) -> lightning_pb2.Channel:
 )
 def test_hints_of_invoices(channels, amount_sat, needed):
     assert invoice_needs_hints(channels, amount_sat) is needed
+
+
+@pytest.mark.parametrize(
+    ("channels", "told"),
+    [
+        ([channel(ANSWER_SAT - 1), hidden(5_000)], True),
+        ([channel(9_000, active=False), hidden(5_000)], True),
+        ([channel(ANSWER_SAT), hidden(5_000)], False),
+        # There is nothing that hints would help with.
+        ([channel(0), hidden(0)], False),
+        ([hidden(5_000)], False),
+        ([], False),
+    ],
+)
+def test_public_channels_that_receive_nothing_are_worth_a_warning(channels, told):
+    assert only_private_receive(channels) is told
+
+
+@pytest.mark.parametrize(("own", "sat"), [(True, 5_000), (False, 0)])
+def test_peer_that_opened_a_channel_keeps_a_buffer_for_its_fee(own, sat):
+    opened = channel(5_000)
+    opened.initiator, opened.commit_fee = own, 2_810
+    assert receivable_sat(opened) == sat
 
 
 @pytest.mark.parametrize(
