@@ -25,14 +25,10 @@ from lightning.keysend import ROOM_ONE_HOP_BYTES
 from messaging import metrics, peers
 from messaging.budget import WINDOW
 from messaging.database import insert_new
+from messaging.metrics import NO_RECIPIENT, OVER_BUDGET, TOO_LONG, UNPAID
 from messaging.models import Account, Direction, Event, Income, Message, Origin, costing
 from messaging.packing import MIN_AMOUNT_MSAT, record_bytes
 from messaging.registry import on_failed
-
-UNPAID = "unpaid"
-TOO_LONG = "too_long"
-OVER_BUDGET = "over_budget"
-NO_RECIPIENT = "no_recipient"
 
 ATTEMPTS, ATTEMPTS_OF_KNOWN = 1, 2
 STEP_SECONDS = 300

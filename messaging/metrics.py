@@ -23,6 +23,10 @@ from messaging.models import Direction, Message, State
 # A line more for each counter, which nobody asks for.
 disable_created_metrics()
 
+# Why a message that nobody here asked for is not sent (messaging/answers.py, messaging/reach.py).
+UNPAID, TOO_LONG, OVER_BUDGET, NO_RECIPIENT = "unpaid", "too_long", "over_budget", "no_recipient"
+UNKNOWN_NODE, UNPROVEN_HINT = "unknown_node", "unproven_hint"
+UNSENT = (UNPAID, TOO_LONG, OVER_BUDGET, NO_RECIPIENT, UNKNOWN_NODE, UNPROVEN_HINT)
 # What invoices are called where a service is.
 INVOICES = "lightning"
 
@@ -136,6 +140,8 @@ def begin(services: Collection[str]) -> None:
             MESSAGES.labels(service, Direction.OUT.value, state.value)
         MESSAGES.labels(service, Direction.IN.value, State.RECEIVED.value)
         DELIVERY_SECONDS.labels(service)
+        for reason in UNSENT:
+            ANSWERS_DROPPED.labels(service, reason)
     for service in (*services, INVOICES):
         for amount in (PAID_MSAT, FEES_MSAT, RECEIVED_MSAT):
             amount.labels(service)

@@ -15,10 +15,9 @@ from lightning.carrier import Carrier
 from lightning.hints import HopHint
 from messaging.database import Database
 from messaging.hints import HintBook, as_rows
+from messaging.metrics import UNKNOWN_NODE, UNPROVEN_HINT
 from messaging.models import Peer
 
-UNKNOWN_NODE = "unknown_node"
-UNPROVEN_HINT = "unproven_hint"
 CAUSES = {
     UNKNOWN_NODE: "not sent: the node is no channel peer, is not in the graph and has told no way that can be tried",
     UNPROVEN_HINT: "not sent: no way that the node has told has worked before, and it is not the time to try one",

@@ -106,6 +106,8 @@ EXAMPLES = {
                 },
             ],
             "lastSeq": "42",
+            "answersLimitSat": "120",
+            "answersUsedSat": "35",
             "deadPayments": 0,
         },
     ),

@@ -34,8 +34,8 @@ RECORD_NUMBER = SERVICES["vpn"]
 GUARD_SECONDS = 600
 SERVER_IP = "192.0.2.1"
 PRICE_SAT = 3_600
-# What a stranger's messages carry, which pays for the answers.
-POSTAGE_SAT = 3
+# What a message of a stranger carries, which pays for an invoice and a refusal over two hops.
+POSTAGE_SAT = 6
 
 
 class Shop:

@@ -15,6 +15,7 @@ from messaging.answer_queue import MAX_IN_FLIGHT
 from messaging.answers import ATTEMPTS, ATTEMPTS_OF_KNOWN
 from messaging.budget import Budget, OverBudget, spent_on_messages
 from messaging.database import Database
+from messaging.metrics import UNKNOWN_NODE
 from messaging.models import Attempt, Message, Part, State
 from messaging.outgoing import new_message
 from tests.support.outboxes import (
@@ -290,7 +291,7 @@ def test_nothing_is_sent_to_a_key_that_no_node_has():
             await until(database, partial(all_are, State.FAILED))
         assert carrier.shipped == []
         message = await database.read(Message.objects.first)
-        assert message.error == reach.CAUSES[reach.UNKNOWN_NODE]
+        assert message.error == reach.CAUSES[UNKNOWN_NODE]
         await database.close()
 
     run(test())

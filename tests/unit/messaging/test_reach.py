@@ -12,8 +12,9 @@ from lightning.hints import HopHint
 from messaging import hints, peers, reach
 from messaging.database import Database
 from messaging.hints import HintBook
+from messaging.metrics import UNKNOWN_NODE, UNPROVEN_HINT
 from messaging.models import Peer
-from messaging.reach import UNKNOWN_NODE, UNPROVEN_HINT, Reach
+from messaging.reach import Reach
 from tests.support.outboxes import OTHER_PUBKEY, OWN_PUBKEY, PUBKEY
 from tests.support.tables import emptied
 

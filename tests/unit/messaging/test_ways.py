@@ -3,6 +3,7 @@
 import pytest
 
 from lightning.carrier import KeysendCarrier
+from lightning.dead_payments import DeadPayments
 from messaging.ways import Ways
 from tests.support.fake_lnd import FakeLnd, connected
 from tests.support.strangers import STRANGER
@@ -15,9 +16,13 @@ class NoHints:
         return ()
 
 
+def carrier_of(lnd: FakeLnd) -> KeysendCarrier:
+    return KeysendCarrier(lnd, max_fee_sat=10, max_fee_percent=5.0, dead_payments=DeadPayments(lnd))
+
+
 def ways_of(lnd: FakeLnd) -> Ways:
     return Ways(
-        carrier=KeysendCarrier(lnd, max_fee_sat=10, max_fee_percent=5.0),
+        carrier=carrier_of(lnd),
         record_numbers={"vpn": 200_000},
         hints=NoHints(),  # type: ignore[arg-type]
         own_hints=lambda: (),
@@ -39,11 +44,9 @@ async def test_postage_where_no_way_is_known():
 
 async def test_node_exists_in_the_graph_or_as_a_channel_peer():
     own, peer, behind = connected("own", "peer", "behind", private=("peer", "behind"))
-    carrier = KeysendCarrier(own, max_fee_sat=10, max_fee_percent=5.0)
+    carrier = carrier_of(own)
     assert await carrier.exists(bytes.fromhex(peer.pubkey))
     assert not await carrier.exists(bytes.fromhex(behind.pubkey))
     assert not await carrier.exists(bytes.fromhex(STRANGER))
-    public, *_ = connected("own", "peer", "far")
-    assert await KeysendCarrier(public, max_fee_sat=10, max_fee_percent=5.0).exists(
-        bytes.fromhex(_[1].pubkey)
-    )
+    public, _, far = connected("own", "peer", "far")
+    assert await carrier_of(public).exists(bytes.fromhex(far.pubkey))

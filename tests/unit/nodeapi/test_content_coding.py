@@ -41,13 +41,19 @@ def test_no_body():
 
 
 @pytest.mark.parametrize(
-    "body", [gzip.compress(b"x" * 1_001), gzip.compress(b"x" * 600) * 2, gzip.compress(bytes(10**8))]
+    "body",
+    [gzip.compress(b"x" * 1_001), gzip.compress(b"x" * 600) * 2, gzip.compress(bytes(10**8))],
+    ids=["a little", "two members", "a bomb"],
 )
 def test_what_becomes_too_large(body):
     assert refused(body, "gzip").message == "body: is larger than 1000 bytes"
 
 
-@pytest.mark.parametrize("body", [TEXT, gzip.compress(TEXT)[:-1], gzip.compress(TEXT) + b"x", b"\x1f\x8b"])
+@pytest.mark.parametrize(
+    "body",
+    [TEXT, gzip.compress(TEXT)[:-1], gzip.compress(TEXT) + b"x", b"\x1f\x8b"],
+    ids=["plain", "cut off", "followed by something", "two bytes"],
+)
 def test_what_is_not_gzip(body):
     assert refused(body, "gzip").message == "body: is not gzip"
 

@@ -10,7 +10,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families
 
 from lightning.keysend import KEYSEND_FEATURE_BIT
-from messaging.answers import AnswerBudget
+from messaging.answers import AnswerBudget, AnswerTerms
 from messaging.traffic import Depth
 from nodeapi.lnd_status import LndStatus
 from nodeapi.monitoring.gauges import Scrape
@@ -67,7 +67,7 @@ def make_engine(**fields):
         "budgets": SimpleNamespace(node=SimpleNamespace(limit_sat=None, known_msat=None)),
         "relay": SimpleNamespace(observed=None),
         "dead_payments": SimpleNamespace(suspected={}),
-        "answer_terms": SimpleNamespace(allowance_msat=0),
+        "answer_terms": AnswerTerms(allowance_msat=500),
     }
     return SimpleNamespace(**(parts | fields))
 
@@ -238,6 +238,12 @@ async def test_budget(limit_sat, known_msat, limit, used):
     node = SimpleNamespace(limit_sat=limit_sat, known_msat=known_msat)
     value = await values(make_scrape(engine=make_engine(budgets=SimpleNamespace(node=node))))
     assert (value("budget_limit_msat"), value("budget_used_msat")) == (limit, used)
+
+
+async def test_answers():
+    value = await values(make_scrape(engine=make_engine()))
+    assert value("answers_limit_msat") == 5_500
+    assert value("answers_used_msat") == 2_000
 
 
 async def test_relay():
