@@ -100,6 +100,6 @@ def _refuse_other_words(text: str) -> None:
         if lower.startswith(beginning):
             raise ValueError(problem)
     if _BITCOIN_ADDRESS.fullmatch(text) or _BITCOIN_ADDRESS.fullmatch(lower):
-        raise ValueError("is a bitcoin address, not an invoice: payments on the chain are not made here")
+        raise ValueError("is a bitcoin address, no BOLT11 invoice: payments on the chain are not made here")
     if len(text) < MAX_ADDRESS_CHARACTERS and _LIGHTNING_ADDRESS.fullmatch(text):
         raise ValueError("is a Lightning address, not an invoice: a wallet asks its host for one")
