@@ -8,13 +8,15 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
+from django.db import Error as DatabaseError
 from django.utils import timezone
 
 from lightning import signature
@@ -32,6 +34,7 @@ from messaging.models import Attempt, IdempotencyKey, Message, Part, State
 from messaging.outgoing import new_message
 from messaging.packing import Undividable, divide, record_bytes
 from messaging.rooms import Rooms
+from messaging.strays import LOOK_SECONDS, Strays
 from messaging.traffic import WHOLE, Batch, Depth, Key, Limits, Traffic
 from messaging.ways import Ways, too_far
 
@@ -109,6 +112,7 @@ class Outbox:
         self._settling = asyncio.Event()
         self._traffic = Traffic(limits)
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._followed: set[UUID] = set()
 
     async def answer(self, claim: Claim) -> UUID | None:
         """The id of the message that was accepted under this claim before, if there is one. Raises KeyReused."""
@@ -216,6 +220,7 @@ class Outbox:
                 group.create_task(self._start_forever())
                 group.create_task(self._settle_forever())
                 group.create_task(self._expire_forever())
+                group.create_task(self._look_for_strays())
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -408,10 +413,18 @@ class Outbox:
 
     async def _ship(self, attempt: Attempt, carried: list[Carried], signing: asyncio.Task[bytes]) -> None:
         """Sends an attempt that is stored, and stores its end."""
-        held = asyncio.get_running_loop().call_later(HELD_SECONDS, self._traffic.held, attempt)
-        try:
+        with self._following(attempt, HELD_SECONDS):
             await self._follow(attempt, carried, self._send(attempt, signing))
+
+    @contextmanager
+    def _following(self, attempt: Attempt, held_seconds: float) -> Iterator[None]:
+        """Until its end is stored, it takes a place in flight: for so long of all, then of its node alone."""
+        held = asyncio.get_running_loop().call_later(held_seconds, self._traffic.held, attempt)
+        self._followed.add(attempt.pk)
+        try:
+            yield
         finally:
+            self._followed.discard(attempt.pk)
             held.cancel()
             self._traffic.release(attempt)
 
@@ -443,7 +456,16 @@ class Outbox:
         except LndError as error:
             # lnd never heard of this attempt, so another one is safe.
             return Outcome(verdict=Verdict.PASSING, cause=str(error))
-        return await self._carrier.send(await self._shipment(attempt, compact))
+        return await self._deliver(attempt, compact)
+
+    async def _deliver(self, attempt: Attempt, compact: bytes) -> Outcome:
+        shipment = await self._shipment(attempt, compact)
+        try:
+            # Whoever was paused since the attempt was stored may have been replaced: lnd knows nothing of that.
+            await self._database.confirm()
+        except DatabaseError as error:
+            return Outcome(verdict=Verdict.UNKNOWN, cause=f"the database is away: {error}")
+        return await self._carrier.send(shipment)
 
     async def _ask_again(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         if outcome.verdict is Verdict.UNKNOWN:
@@ -454,7 +476,7 @@ class Outbox:
             compact = await self._sign(attempt)
         except LndError as error:
             return Outcome(verdict=Verdict.UNKNOWN, cause=str(error))
-        return await self._carrier.send(await self._shipment(attempt, compact))
+        return await self._deliver(attempt, compact)
 
     async def _shipment(self, attempt: Attempt, compact: bytes) -> Shipment:
         return Shipment(
@@ -549,19 +571,19 @@ class Outbox:
         unfinished = await self._database.read(ledger.unfinished_attempts)
         # Both are read before anything moves: a message whose attempt fails now would be found here, and wait twice.
         waiting = await self._database.read(ledger.waiting_keys)
+        self._resume_all(unfinished)
+        for key, pubkey, next_try_at in waiting:
+            self._traffic.wait(pubkey, key, seconds=_seconds_until(next_try_at) if next_try_at else None)
+
+    def _resume_all(self, unfinished: list[tuple[Attempt, list[Carried]]]) -> None:
         for attempt, carried in unfinished:
             self._traffic.occupy(attempt)
             self._spawn(self._resume(attempt, carried))
-        for key, pubkey, next_try_at in waiting:
-            self._traffic.wait(pubkey, key, seconds=_seconds_until(next_try_at) if next_try_at else None)
 
     async def _resume(self, attempt: Attempt, carried: list[Carried]) -> None:
         """Asks lnd what became of an attempt that an earlier process left; its secret stays the same."""
         age_seconds = max(0.0, -_seconds_until(attempt.created_at))
-        held = asyncio.get_running_loop().call_later(
-            max(0.0, HELD_SECONDS - age_seconds), self._traffic.held, attempt
-        )
-        try:
+        with self._following(attempt, max(0.0, HELD_SECONDS - age_seconds)):
             if attempt.payer in ("", self._own_pubkey.hex()):
                 await self._follow(attempt, carried, self._carrier.outcome(bytes(attempt.secret)))
             else:
@@ -572,9 +594,20 @@ class Outbox:
                 await self._write_surely(
                     partial(ledger.fail, attempt, carried, cause=EXCHANGED, published=self._published)
                 )
-        finally:
-            held.cancel()
-            self._traffic.release(attempt)
+
+    async def _look_for_strays(self) -> None:
+        """An attempt may be stored though the database said that it is not, or its task may have met with an error."""
+        strays = Strays()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                under_way = await self._database.read(ledger.attempts_in_flight)
+                found = strays.of(under_way, self._followed)
+                if found:
+                    logger.warning("attempts that nobody follows are taken up", extra={"count": len(found)})
+                    self._resume_all(await self._database.read(partial(ledger.unfinished_attempts, found)))
+            except Exception:
+                logger.exception("attempts that nobody follows could not be looked for; trying again")
 
     def _spawn(self, coroutine: Coroutine[Any, Any, Result]) -> asyncio.Task[Result]:
         task = asyncio.get_running_loop().create_task(coroutine)

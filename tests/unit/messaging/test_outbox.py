@@ -4,10 +4,11 @@ import asyncio
 from functools import partial
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
 from lightning.carrier import Outcome, Shipment, Verdict
-from messaging import hints, outbox
+from messaging import database as databases
+from messaging import epoch, hints, ledger, outbox
 from messaging.budget import Budget, OverBudget, spent_on_messages
 from messaging.database import Database
 from messaging.models import Message, State
@@ -133,6 +134,99 @@ def test_what_lnd_has_not_heard_of_in_time_is_not_sent_again(monkeypatch, pays, 
             await accept(box, expires_seconds=EXPIRES_SECONDS)
             await until(database, partial(all_are, end))
         assert len(carrier.shipped) == 1
+        await database.close()
+
+    run(test())
+
+
+class Replaced(Courier):
+    """Another process takes over while lnd signs."""
+
+    async def sign(self, message: bytes) -> str:
+        await asyncio.to_thread(_begin_elsewhere)
+        return await super().sign(message)
+
+
+def _begin_elsewhere() -> int:
+    try:
+        return epoch.begin()
+    finally:
+        connection.close()
+
+
+def test_who_was_replaced_sends_nothing_more(monkeypatch):
+    monkeypatch.setattr(databases, "CONFIRMED_SECONDS", 0)
+
+    async def test() -> None:
+        database, carrier = Database(epoch=await asyncio.to_thread(_begin_elsewhere)), Replaced()
+        async with running(box := make_outbox(database, carrier)):
+            accepting = asyncio.create_task(accept(box))
+            with pytest.raises(epoch.OvertakenError):
+                await database.watch_epoch()
+            await asyncio.gather(accepting, return_exceptions=True)
+        assert carrier.shipped == []
+        await database.close()
+
+    run(test())
+
+
+def test_attempt_that_nobody_follows_is_taken_up_without_a_restart(monkeypatch):
+    """The database said that it was not stored, and it was."""
+    monkeypatch.setattr(outbox, "LOOK_SECONDS", 0.05)
+
+    async def test() -> None:
+        database, carrier = Database(), Courier()
+        async with running(box := make_outbox(database, carrier)):
+            message = new_message(service="message", pubkey=PUBKEY, body=b"hello")
+            ((load, hints),) = ledger.loads_of([message], box._payer)
+            attempt = ledger.attempt_for(load, box._payer, hints)
+            ledger.take_off(message, attempt, message.created_at)
+            await database.write(partial(ledger.store_accepted, [message], [attempt], []))
+            # The first attempt was lost on its way, as the carrier says, and the second is sent.
+            await until(database, partial(all_are, State.SETTLED))
+        assert len(carrier.shipped) == 1
+        assert carrier.shipped[0].secret != bytes(attempt.secret)
+        await database.close()
+
+    run(test())
+
+
+class Slow(Courier):
+    """What it is sent stays under way until `released`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = asyncio.Event()
+        self.asked = 0
+
+    async def send(self, shipment: Shipment) -> Outcome:
+        await self.released.wait()
+        return await super().send(shipment)
+
+    async def outcome(self, secret: bytes) -> Outcome:
+        self.asked += 1
+        return await super().outcome(secret)
+
+
+def test_attempt_that_is_followed_is_not_taken_up(monkeypatch):
+    monkeypatch.setattr(outbox, "LOOK_SECONDS", 0.0)
+
+    class Counting(Database):
+        looks = 0
+
+        async def read(self, job):
+            self.looks += job is ledger.attempts_in_flight
+            return await super().read(job)
+
+    async def test() -> None:
+        database, carrier = Counting(), Slow()
+        async with running(box := make_outbox(database, carrier)):
+            await accept(box)
+            while database.looks < 20:
+                await asyncio.sleep(0)
+            carrier.released.set()
+            await until(database, partial(all_are, State.SETTLED))
+        assert (carrier.asked, len(carrier.shipped)) == (0, 1)
         await database.close()
 
     run(test())
