@@ -11,12 +11,11 @@ from functools import partial
 from uuid import UUID
 
 import grpc
-from django.utils import timezone
 
 from invoices import services
 from invoices.models import InvoicePayment
 from lightning.client import LndClient, LndError
-from messaging import idempotency, notes
+from messaging import clock, idempotency, notes
 from messaging.budget import SpendingLimit
 from messaging.database import Database
 from messaging.idempotency import Claim, Claims
@@ -142,7 +141,7 @@ class Payer:
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
         # A caller who goes away must not leave behind a payment that is stored and not followed.
-        payment_id = await asyncio.shield(beginning)
+        payment_id = await notes.to_its_end(beginning)
         payment = required(await self._database.read(partial(services.payment_get, payment_id)))
         await self.require_same(payment, request, text=text, amount_msat=amount_msat)
         return payment
@@ -241,6 +240,7 @@ class Payer:
                 fee_limit_msat=fee_limit_msat,
                 cost_msat=cost_msat,
                 cltv_limit_blocks=cltv_limit_blocks,
+                created_at=clock.now(),
             )
             key = claim.row(wanted.pk) if claim else None
             payment, begins = await self._database.write(
@@ -324,7 +324,7 @@ class Payer:
                 return await self._end(payment, recorded)
         except LndError:
             return None
-        if timezone.now() - payment.created_at < STILL_WANTED:
+        if clock.now() - payment.created_at < STILL_WANTED:
             return await self._sent(payment)
         cause = "lnd was away when it was asked for, and has never heard of it"
         return partial(services.payment_fail, payment.pk, failure=Failure.ROUTE, cause=cause)

@@ -23,6 +23,12 @@ class ChangedMeanwhileError(Exception):
     """The payment was begun again by somebody else since it was read."""
 
 
+def invoice_store(invoice: Invoice, key: IdempotencyKey | None) -> None:
+    """A new invoice, and the key that a caller gave for it."""
+    idempotency.store([key] if key else [])
+    Invoice.objects.bulk_create([invoice])
+
+
 def invoice_open(payee: str) -> list[Invoice]:
     return list(Invoice.objects.filter(payee=payee, state=Invoice.State.OPEN).order_by("created_at"))
 
@@ -152,7 +158,15 @@ def spent_on_invoices(since: datetime) -> int:
     return InvoicePayment.objects.filter(created_at__gte=since).aggregate(sum=Sum("cost_msat"))["sum"] or 0
 
 
+def reserved_by_invoices(since: datetime) -> int:
+    """Of these msat, those of payments that are under way (messaging.budget)."""
+    under_way = InvoicePayment.objects.filter(created_at__gte=since, state=InvoicePayment.State.IN_FLIGHT)
+    return under_way.aggregate(sum=Sum("cost_msat"))["sum"] or 0
+
+
 def expenses_of_invoices(since: datetime) -> list[tuple[datetime, int]]:
-    """When and how many msat, the oldest first (a source of messaging.budget)."""
-    found = InvoicePayment.objects.filter(created_at__gte=since, cost_msat__gt=0).order_by("created_at")
+    """When and how many msat were paid, the oldest first (a source of messaging.budget)."""
+    found = InvoicePayment.objects.filter(
+        created_at__gte=since, cost_msat__gt=0, state=InvoicePayment.State.SETTLED
+    ).order_by("created_at")
     return list(found.values_list("created_at", "cost_msat")[:MOST_EXPENSES])

@@ -234,6 +234,11 @@ def take_off(message: Message, attempt: Attempt, now: datetime) -> None:
     message.next_try_at = None
 
 
+def put_back(message: Message) -> None:
+    """Undoes `take_off` of a new message that could not be stored."""
+    message.state, message.attempt, message.attempts = State.QUEUED, None, 0
+
+
 def settle(ended: list[tuple[Attempt, list[Carried], int]], *, published: events.Published) -> None:
     """Attempts that were paid, each with what it carried and its routing fee in msat."""
     now = timezone.now()

@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
+from django.db import DataError, IntegrityError
 from django.db import Error as DatabaseError
 from django.utils import timezone
 
@@ -28,7 +29,7 @@ from messaging.budget import SpendingLimit
 from messaging.database import Database
 from messaging.events import Published
 from messaging.hints import HintBook
-from messaging.idempotency import Claim, Claims
+from messaging.idempotency import Claim, Claims, KeyReused
 from messaging.ledger import Carried
 from messaging.models import Attempt, IdempotencyKey, Message, Part, State
 from messaging.outgoing import new_message
@@ -90,6 +91,7 @@ class Outbox:
         hints: HintBook,
         own_hints: Callable[[], tuple[HopHint, ...]],
         budget: SpendingLimit,
+        claims: Claims | None = None,
     ):
         self._database = database
         self._carrier = carrier
@@ -104,7 +106,7 @@ class Outbox:
         self._record_numbers = record_numbers
         self._expires_seconds = expires_seconds
         self._published = published
-        self._claims = Claims(database)
+        self._claims = claims or Claims(database)
         self._accepted: list[Accepted] = []
         self._arrived = asyncio.Event()
         self._settled: list[tuple[Attempt, list[Carried], int]] = []
@@ -134,7 +136,7 @@ class Outbox:
         """
         expires_seconds = expires_seconds or self._expires_seconds
         make = partial(self._accept, claim, service, pubkey, body, amount_sat, reply_to, expires_seconds)
-        return await (self._claims.once(claim, make) if claim else _to_its_end(make))
+        return await (self._claims.once(claim, make) if claim else notes.to_its_end(make()))
 
     async def _accept(
         self,
@@ -181,7 +183,7 @@ class Outbox:
         """
         make = partial(self._accept_all, messages, claim, step)
         if claim is None:
-            await _to_its_end(make)
+            await notes.to_its_end(make())
             return [message.message_id for message in messages]
         first = await self._claims.once(claim, make)
         return await self._claims.all_answers(claim) or [first]
@@ -258,7 +260,10 @@ class Outbox:
             for task, (attempt, _) in zip(signing, starting, strict=True):
                 task.cancel()
                 self._traffic.release(attempt)
-            _answer(accepted, error)
+            if isinstance(error, (IntegrityError, DataError, KeyReused)) and len(accepted) > 1:
+                await self._store_one_by_one(accepted)
+            else:
+                _answer(accepted, error)
             return
         _note_accepted([(entry.by, entry.message) for entry in accepted])
         _note_started(starting)
@@ -269,6 +274,12 @@ class Outbox:
             if message.state == State.QUEUED:
                 self._traffic.wait(message.pubkey, (message.pk, WHOLE))
                 self._look_at_room(message)
+
+    async def _store_one_by_one(self, accepted: list[Accepted]) -> None:
+        """One of them cannot be stored: the others are not to fail with it."""
+        for entry in accepted:
+            ledger.put_back(entry.message)
+            await self._store([entry])
 
     def _start_at_once(self, messages: list[Message]) -> list[tuple[Attempt, list[Carried]]]:
         """Attempts for the messages whose node has nothing before them and room in flight. Long ones, and what comes behind
@@ -651,11 +662,6 @@ def _is_over(carried: list[Carried]) -> bool:
     """Whether the time of all these is over."""
     messages = [one.message if isinstance(one, Part) else one for one in carried]
     return all(message.expires_at and message.expires_at <= timezone.now() for message in messages)
-
-
-async def _to_its_end(make: Callable[[], Awaitable[UUID]]) -> UUID:
-    """Though the caller leaves: what is stored without it has to be sent, and counts for the budget."""
-    return await asyncio.shield(make())
 
 
 def _seconds_until(moment: datetime) -> float:

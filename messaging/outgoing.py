@@ -4,9 +4,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID, uuid4
 
-from django.utils import timezone
-
-from messaging import peers
+from messaging import clock, peers
 from messaging.database import insert_new
 from messaging.models import Direction, Message, State
 
@@ -24,7 +22,7 @@ def new_message(
     message_id: UUID | None = None,
 ) -> Message:
     """A message, not stored yet, of `service` to `pubkey` (hex), which carries `amount_sat` and is given up after `expires_seconds`."""
-    now = timezone.now()
+    now = clock.now()
     return Message(
         message_id=message_id or uuid4(),
         direction=Direction.OUT,

@@ -45,7 +45,8 @@ class Budgets:
                 database=self._database,
                 limit_sat=None,
                 sources=[partial(spending.spent_by, name, self._fee_limit_msat)],
-                expenses=[partial(spending.expenses_of, name, self._fee_limit_msat)],
+                expenses=[partial(spending.expenses_of, name)],
+                reserved=[partial(spending.reserved_by, name, self._fee_limit_msat)],
                 name=f"the budget of the API key {name!r}",
             )
         return self._by_name[name]

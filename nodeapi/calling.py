@@ -1,13 +1,13 @@
 """One call that is being carried out: who makes it, from where, and what is stored for it."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.utils import timezone
-
+from messaging import clock
 from messaging.notes import noter
 from nodeapi.auth import Caller
 from nodeapi.models import AuditEntry
@@ -27,8 +27,9 @@ class Call:
     amount_msat: int | None = None
     further_msat: int = 0
     outcome: str = ""
-    began_at: datetime = field(default_factory=timezone.now)
+    began_at: datetime = field(default_factory=clock.now)
     rows: dict[UUID, AuditEntry] = field(default_factory=dict)
+    _works: list[asyncio.Future[Any]] = field(default_factory=list)
 
     def asks(self, fields: Mapping[str, Any]) -> None:
         """What of the request the log names."""
@@ -42,6 +43,15 @@ class Call:
         row.message_id, row.peer, row.amount_msat, row.spends = item_id, peer, amount_msat, True
         self.rows[item_id] = row
         return row
+
+    def goes_on(self, work: asyncio.Future[Any]) -> None:
+        """As messaging.notes.Noter."""
+        self._works.append(work)
+
+    @property
+    def unfinished(self) -> asyncio.Future[Any] | None:
+        """What goes on without the caller, and may still store something."""
+        return next((work for work in self._works if not work.done()), None)
 
     def row(self, outcome: str, detail: str = "") -> AuditEntry:
         """A new row, not stored."""

@@ -8,16 +8,16 @@ from functools import partial
 
 from invoices.issuing import Issuer
 from invoices.paying import Payer
-from invoices.services import expenses_of_invoices, spent_on_invoices
+from invoices.services import expenses_of_invoices, reserved_by_invoices, spent_on_invoices
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
-from messaging import metrics
-from messaging.budget import Budget, expenses_of_messages, spent_on_messages
+from messaging import clock, metrics
+from messaging.budget import Budget, expenses_of_messages, reserved_by_messages, spent_on_messages
 from messaging.catchup import Walk
-from messaging.clock import Clock
 from messaging.database import Database
 from messaging.events import Published, Waker
 from messaging.hints import HintBook
+from messaging.idempotency import Claims
 from messaging.inbox import Inbox
 from messaging.joining import Bounds
 from messaging.outbox import Outbox
@@ -87,7 +87,8 @@ class Engine:
         self._database = database
         self._waker = Waker(feed)
         self.published = self._waker.published
-        self._clock = Clock()
+        self._clock = clock.PROCESS
+        claims = Claims(database)
         hints = HintBook(database)
         carrier = KeysendCarrier(
             client, max_fee_sat=limits.max_fee_sat, max_fee_percent=limits.max_fee_percent
@@ -97,6 +98,7 @@ class Engine:
             limit_sat=limits.daily_budget_sat,
             sources=[spent_on_messages, spent_on_invoices],
             expenses=[expenses_of_messages, expenses_of_invoices],
+            reserved=[reserved_by_messages, reserved_by_invoices],
         )
         self.budgets = Budgets(node=node_budget, database=database, fee_limit_msat=carrier.fee_limit_msat)
         self.outbox = Outbox(
@@ -110,6 +112,7 @@ class Engine:
             hints=hints,
             own_hints=lambda: lnd.reply_hints,
             budget=self.budgets,
+            claims=claims,
         )
         self.inbox = Inbox(
             database=database,
@@ -128,6 +131,7 @@ class Engine:
             client=client,
             own_pubkey=self.own_pubkey.hex(),
             published=self._waker.published,
+            claims=claims,
         )
         self.payer = Payer(
             database=database,
@@ -135,6 +139,7 @@ class Engine:
             own_pubkey=self.own_pubkey.hex(),
             budget=self.budgets,
             fee_limit_msat=carrier.fee_limit_msat,
+            claims=claims,
         )
         metrics.begin([service.service_type for service in registry.services if service.state == "running"])
         self._walk = Walk(

@@ -11,6 +11,7 @@ import ipaddress
 import logging
 import time
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import daphne.server  # (installs Twisted's asyncio reactor, which has to come first)
@@ -31,6 +32,8 @@ DEFAULT_PER_ADDRESS = 256
 # refused.
 READ_IN_VAIN_BYTES = 128 * 2**20
 LOG_SECONDS = 60.0
+# grpc-gateway's status of a call that its client has given up; no standard has a name for it.
+CLIENT_CLOSED_REQUEST = 499
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,10 @@ class HttpLimits:
 
 
 def install(limits: HttpLimits) -> None:
-    """From now on a Daphne of this process keeps to these limits."""
+    """From now on a Daphne of this process keeps to these limits, and says what its statuses mean."""
+    for status in HTTPStatus:
+        http.RESPONSES.setdefault(status.value, status.phrase.encode())
+    http.RESPONSES[CLIENT_CLOSED_REQUEST] = b"Client Closed Request"
     seats, room = Seats(limits), BodyRoom(limits.all_bodies_bytes)
     http_protocol.WebRequest = type("BoundedRequest", (BoundedRequest,), {"limits": limits, "room": room})
     daphne.server.HTTPFactory = type("BoundedFactory", (BoundedFactory,), {"limits": limits, "seats": seats})

@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from invoices.issuing import Issued
 from invoices.models import InvoicePayment
 from invoices.paying import OtherInvoiceError, OtherPayer
 from lightning.bech32 import checked_payment_request
@@ -29,11 +30,16 @@ _STATUS: dict[str, grpc.StatusCode] = {
 }
 
 
-async def generate_invoice(doors, *, amount: int, memo: str, expires_in: int | None) -> dict[str, Any]:
+async def generate_invoice(
+    doors, *, amount: int, memo: str, expires_in: int | None, claim: Claim | None
+) -> dict[str, Any]:
     """Makes an invoice for `amount` sat, or any amount (0)."""
     engine = doors.engine
+    if issued := await engine.issuer.issued(claim):
+        return _issued(issued)
     try:
-        issued = await engine.issuer.issue(
+        issued = await engine.issuer.issue_once(
+            claim,
             # A node that has only private channels is found by hints alone.
             amount_sat=amount,
             memo=memo,
@@ -42,6 +48,12 @@ async def generate_invoice(doors, *, amount: int, memo: str, expires_in: int | N
         )
     except LndError as error:
         raise _lnd_error(error, "amount") from None
+    if call := current_call():
+        call.outcome = AuditEntry.Outcome.DONE
+    return _issued(issued)
+
+
+def _issued(issued: Issued) -> dict[str, Any]:
     return {
         "invoice": issued.payment_request,
         "id": str(issued.id),

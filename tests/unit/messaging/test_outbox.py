@@ -2,16 +2,19 @@
 
 import asyncio
 from functools import partial
+from uuid import UUID
 
 import pytest
 from django.db import OperationalError, connection
 
 from lightning.carrier import Outcome, Shipment, Verdict
+from messaging import clock, epoch, hints, ledger, outbox
 from messaging import database as databases
-from messaging import epoch, hints, ledger, outbox
 from messaging.budget import Budget, OverBudget, spent_on_messages
+from messaging.clock import Clock
 from messaging.database import Database
-from messaging.models import Message, State
+from messaging.idempotency import Claim, Claims, KeyReused
+from messaging.models import Attempt, Message, State
 from messaging.outgoing import new_message
 from tests.support.outboxes import PUBKEY, Courier, empty_database, make_outbox, run, running, until
 
@@ -227,6 +230,49 @@ def test_attempt_that_is_followed_is_not_taken_up(monkeypatch):
             carrier.released.set()
             await until(database, partial(all_are, State.SETTLED))
         assert (carrier.asked, len(carrier.shipped)) == (0, 1)
+        await database.close()
+
+    run(test())
+
+
+def test_key_that_was_given_meanwhile_fails_its_own_call_alone(monkeypatch):
+    """They are stored together: one of them cannot be."""
+
+    async def test() -> None:
+        database, carrier = Database(), Courier()
+        async with running(box := make_outbox(database, carrier)):
+            await accept(box, claim=Claim(caller="a", key="taken", request_hash=bytes(32)))
+
+            async def unknown(self, claim) -> None:
+                """The other call's row was stored after this one was looked for."""
+
+            monkeypatch.setattr(Claims, "_stored_answer", unknown)
+            claims = [Claim(caller="a", key=key, request_hash=bytes(32)) for key in ("new", "taken", "newer")]
+            calls = [accept(box, claim=claim) for claim in claims]
+            found = await asyncio.gather(accept(box), *calls, return_exceptions=True)
+            assert [type(one) for one in found] == [UUID, UUID, KeyReused, UUID]
+            await until(database, lambda: Message.objects.filter(state=State.SETTLED).count() == 4)
+            assert not await database.read(Attempt.objects.exclude(state=Attempt.State.SETTLED).exists)
+            assert await database.read(Message.objects.count) == 4
+        await database.close()
+
+    run(test())
+
+
+def test_key_outlives_a_clock_that_jumps(monkeypatch):
+    wall = [1_800_000_000.0]
+    monkeypatch.setattr(clock, "PROCESS", Clock(wall=lambda: wall[0], steady=lambda: 1_000.0))
+
+    async def test() -> None:
+        database, carrier = Database(), Courier()
+        async with running(box := make_outbox(database, carrier)):
+            claim = Claim(caller="a", key="k", request_hash=bytes(32))
+            first = await accept(box, claim=claim)
+            wall[0] += 2 * 86_400
+            assert await accept(box, claim=claim) == first
+            # Keys that are stored later do not take it for old either.
+            await accept(box, claim=Claim(caller="a", key="other", request_hash=bytes(32)))
+            assert await accept(box, claim=claim) == first
         await database.close()
 
     run(test())
