@@ -15,7 +15,7 @@ from nodeapi.models import AuditEntry
 
 @dataclass(kw_only=True)
 class Call:
-    """A call of an operation that sends, pays or changes. `further_msat` is what it may cost besides its own messages and
+    """A call of an operation that sends, pays or changes. `max_cost_sat` is the bound that it brings; `further_msat` is what it may cost besides its own messages and
     payment, `outcome` how it ended if not only accepted. Its rows of the audit log are made by `note`, one for each
     message or payment, or by the log at its end.
     """
@@ -25,6 +25,7 @@ class Call:
     address: str
     peer: str = ""
     amount_msat: int | None = None
+    max_cost_sat: int | None = None
     further_msat: int = 0
     outcome: str = ""
     began_at: datetime = field(default_factory=clock.now)

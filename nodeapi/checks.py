@@ -6,7 +6,7 @@ import grpc
 
 from messaging.idempotency import Claim
 from nodeapi.engine import Engine
-from nodeapi.errors import ApiError, invalid
+from nodeapi.errors import ApiError, invalid, shown_sat
 
 
 def require_running(engine: Engine, service_type: str) -> None:
@@ -55,8 +55,3 @@ async def answered_before(engine: Engine, claim: Claim | None) -> dict[str, Any]
     """
     accepted = await engine.outbox.answer(claim) if claim else None
     return {"id": str(accepted)} if accepted else None
-
-
-def shown_sat(amount_msat: int) -> str:
-    whole, rest = divmod(amount_msat, 1000)
-    return f"{whole}.{rest:03} sat" if rest else f"{whole} sat"

@@ -133,6 +133,10 @@ class Doors:
                 call.asks(fields)
             if operation.once:
                 fields["claim"] = self._claim(caller, operation, fields, visit)
+            # For nobody but the budget.
+            max_cost_sat = fields.pop("max_cost_sat", None)
+            if call:
+                call.max_cost_sat = max_cost_sat
             return operation.reply.data_to_message(await operation.function(self, **fields))
         except ApiError:
             raise

@@ -43,7 +43,7 @@ OLD_PARTS_SECONDS = 600.0
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
     """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits
-    (the larger of the two holds); the most that one call may send, and all of them in 24 hours (None: no limit); how long
+    (the larger of the two holds); the most that one call may cost, and all of them in 24 hours (None: no limit); how long
     things are kept.
     """
 
@@ -100,7 +100,12 @@ class Engine:
             expenses=[expenses_of_messages, expenses_of_invoices],
             reserved=[reserved_by_messages, reserved_by_invoices],
         )
-        self.budgets = Budgets(node=node_budget, database=database, fee_limit_msat=carrier.fee_limit_msat)
+        self.budgets = Budgets(
+            node=node_budget,
+            database=database,
+            fee_limit_msat=carrier.fee_limit_msat,
+            max_call_sat=limits.max_amount_sat,
+        )
         self.outbox = Outbox(
             database=database,
             carrier=carrier,

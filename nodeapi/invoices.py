@@ -15,9 +15,9 @@ from lightning.client import LndError, Trouble
 from messaging.idempotency import Claim
 from messaging.times import rfc3339
 from nodeapi.calling import current_call
-from nodeapi.checks import require_permitted, require_spendable, shown_sat
+from nodeapi.checks import require_permitted, require_spendable
 from nodeapi.engine import Engine
-from nodeapi.errors import ApiError, invalid
+from nodeapi.errors import ApiError, invalid, shown_sat
 from nodeapi.models import AuditEntry
 from nodeapi.serializers_invoices import MAX_WAIT_SECONDS
 from protos.lnrpc import lightning_pb2

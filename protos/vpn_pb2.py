@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10protos/vpn.proto\x12\x03vpn\"%\n\x13RequestQuoteRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\"\"\n\x14RequestQuoteResponse\x12\n\n\x02id\x18\x01 \x01(\t\"E\n\x15\x41\x63\x63\x65ptContractRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\"$\n\x16\x41\x63\x63\x65ptContractResponse\x12\n\n\x02id\x18\x01 \x01(\t\"F\n\x16RefreshContractRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\"%\n\x17RefreshContractResponse\x12\n\n\x02id\x18\x01 \x01(\t\"O\n\x11ListLeasesRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0e\n\x06pubkey\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x0c\n\x04role\x18\x04 \x01(\t\"0\n\x12ListLeasesResponse\x12\x1a\n\x06leases\x18\x01 \x03(\x0b\x32\n.vpn.Lease\"\xe5\x01\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06pubkey\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x07 \x01(\t\x12\x16\n\x0eserver_pub_key\x18\x08 \x01(\t\x12\x12\n\npublic_key\x18\t \x01(\t\x12\x12\n\nexpires_at\x18\n \x01(\t\x12\x14\n\x0cseconds_left\x18\x0b \x01(\x03\x12\x0c\n\x04path\x18\x0c \x01(\t\x12\x0c\n\x04role\x18\r \x01(\t\"3\n\x15GetLeaseConfigRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\">\n\x16GetLeaseConfigResponse\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t2\xed\x02\n\x03VPN\x12\x43\n\x0cRequestQuote\x12\x18.vpn.RequestQuoteRequest\x1a\x19.vpn.RequestQuoteResponse\x12I\n\x0e\x41\x63\x63\x65ptContract\x12\x1a.vpn.AcceptContractRequest\x1a\x1b.vpn.AcceptContractResponse\x12L\n\x0fRefreshContract\x12\x1b.vpn.RefreshContractRequest\x1a\x1c.vpn.RefreshContractResponse\x12=\n\nListLeases\x12\x16.vpn.ListLeasesRequest\x1a\x17.vpn.ListLeasesResponse\x12I\n\x0eGetLeaseConfig\x12\x1a.vpn.GetLeaseConfigRequest\x1a\x1b.vpn.GetLeaseConfigResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10protos/vpn.proto\x12\x03vpn\";\n\x13RequestQuoteRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x14\n\x0cmax_cost_sat\x18\x02 \x01(\x03\"\"\n\x14RequestQuoteResponse\x12\n\n\x02id\x18\x01 \x01(\t\"[\n\x15\x41\x63\x63\x65ptContractRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\x12\x14\n\x0cmax_cost_sat\x18\x04 \x01(\x03\"$\n\x16\x41\x63\x63\x65ptContractResponse\x12\n\n\x02id\x18\x01 \x01(\t\"\\\n\x16RefreshContractRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\x12\x14\n\x0cmax_cost_sat\x18\x04 \x01(\x03\"%\n\x17RefreshContractResponse\x12\n\n\x02id\x18\x01 \x01(\t\"O\n\x11ListLeasesRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0e\n\x06pubkey\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x0c\n\x04role\x18\x04 \x01(\t\"0\n\x12ListLeasesResponse\x12\x1a\n\x06leases\x18\x01 \x03(\x0b\x32\n.vpn.Lease\"\xe5\x01\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06pubkey\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x07 \x01(\t\x12\x16\n\x0eserver_pub_key\x18\x08 \x01(\t\x12\x12\n\npublic_key\x18\t \x01(\t\x12\x12\n\nexpires_at\x18\n \x01(\t\x12\x14\n\x0cseconds_left\x18\x0b \x01(\x03\x12\x0c\n\x04path\x18\x0c \x01(\t\x12\x0c\n\x04role\x18\r \x01(\t\"3\n\x15GetLeaseConfigRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\">\n\x16GetLeaseConfigResponse\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t2\xed\x02\n\x03VPN\x12\x43\n\x0cRequestQuote\x12\x18.vpn.RequestQuoteRequest\x1a\x19.vpn.RequestQuoteResponse\x12I\n\x0e\x41\x63\x63\x65ptContract\x12\x1a.vpn.AcceptContractRequest\x1a\x1b.vpn.AcceptContractResponse\x12L\n\x0fRefreshContract\x12\x1b.vpn.RefreshContractRequest\x1a\x1c.vpn.RefreshContractResponse\x12=\n\nListLeases\x12\x16.vpn.ListLeasesRequest\x1a\x17.vpn.ListLeasesResponse\x12I\n\x0eGetLeaseConfig\x12\x1a.vpn.GetLeaseConfigRequest\x1a\x1b.vpn.GetLeaseConfigResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,27 +32,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.vpn_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REQUESTQUOTEREQUEST']._serialized_start=25
-  _globals['_REQUESTQUOTEREQUEST']._serialized_end=62
-  _globals['_REQUESTQUOTERESPONSE']._serialized_start=64
-  _globals['_REQUESTQUOTERESPONSE']._serialized_end=98
-  _globals['_ACCEPTCONTRACTREQUEST']._serialized_start=100
-  _globals['_ACCEPTCONTRACTREQUEST']._serialized_end=169
-  _globals['_ACCEPTCONTRACTRESPONSE']._serialized_start=171
-  _globals['_ACCEPTCONTRACTRESPONSE']._serialized_end=207
-  _globals['_REFRESHCONTRACTREQUEST']._serialized_start=209
-  _globals['_REFRESHCONTRACTREQUEST']._serialized_end=279
-  _globals['_REFRESHCONTRACTRESPONSE']._serialized_start=281
-  _globals['_REFRESHCONTRACTRESPONSE']._serialized_end=318
-  _globals['_LISTLEASESREQUEST']._serialized_start=320
-  _globals['_LISTLEASESREQUEST']._serialized_end=399
-  _globals['_LISTLEASESRESPONSE']._serialized_start=401
-  _globals['_LISTLEASESRESPONSE']._serialized_end=449
-  _globals['_LEASE']._serialized_start=452
-  _globals['_LEASE']._serialized_end=681
-  _globals['_GETLEASECONFIGREQUEST']._serialized_start=683
-  _globals['_GETLEASECONFIGREQUEST']._serialized_end=734
-  _globals['_GETLEASECONFIGRESPONSE']._serialized_start=736
-  _globals['_GETLEASECONFIGRESPONSE']._serialized_end=798
-  _globals['_VPN']._serialized_start=801
-  _globals['_VPN']._serialized_end=1166
+  _globals['_REQUESTQUOTEREQUEST']._serialized_end=84
+  _globals['_REQUESTQUOTERESPONSE']._serialized_start=86
+  _globals['_REQUESTQUOTERESPONSE']._serialized_end=120
+  _globals['_ACCEPTCONTRACTREQUEST']._serialized_start=122
+  _globals['_ACCEPTCONTRACTREQUEST']._serialized_end=213
+  _globals['_ACCEPTCONTRACTRESPONSE']._serialized_start=215
+  _globals['_ACCEPTCONTRACTRESPONSE']._serialized_end=251
+  _globals['_REFRESHCONTRACTREQUEST']._serialized_start=253
+  _globals['_REFRESHCONTRACTREQUEST']._serialized_end=345
+  _globals['_REFRESHCONTRACTRESPONSE']._serialized_start=347
+  _globals['_REFRESHCONTRACTRESPONSE']._serialized_end=384
+  _globals['_LISTLEASESREQUEST']._serialized_start=386
+  _globals['_LISTLEASESREQUEST']._serialized_end=465
+  _globals['_LISTLEASESRESPONSE']._serialized_start=467
+  _globals['_LISTLEASESRESPONSE']._serialized_end=515
+  _globals['_LEASE']._serialized_start=518
+  _globals['_LEASE']._serialized_end=747
+  _globals['_GETLEASECONFIGREQUEST']._serialized_start=749
+  _globals['_GETLEASECONFIGREQUEST']._serialized_end=800
+  _globals['_GETLEASECONFIGRESPONSE']._serialized_start=802
+  _globals['_GETLEASECONFIGRESPONSE']._serialized_end=864
+  _globals['_VPN']._serialized_start=867
+  _globals['_VPN']._serialized_end=1232
 # @@protoc_insertion_point(module_scope)

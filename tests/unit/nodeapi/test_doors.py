@@ -5,7 +5,6 @@ import contextlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
-from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import grpc
@@ -24,6 +23,7 @@ from nodeapi.operations import Operation
 from protos import messaging_pb2, node_pb2, socket_pb2
 from tests.support.doors import (
     ADDRESS,
+    ENGINE,
     GET_INFO,
     LIST_MESSAGES,
     PUBKEY,
@@ -35,7 +35,6 @@ from tests.support.doors import (
     visit,
 )
 
-ENGINE = SimpleNamespace(limits=SimpleNamespace(expires_seconds=7_200))
 REQUEST = messaging_pb2.SendMessageRequest(msg=b"a secret body", pubkey=PUBKEY, amount=3)
 CODE = grpc.StatusCode
 
