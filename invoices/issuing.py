@@ -4,6 +4,7 @@ import logging
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from typing import Any
 from uuid import UUID
 
 import grpc
@@ -15,6 +16,7 @@ from lightning.client import LndClient, LndError
 from lightning.hints import invoice_needs_hints
 from messaging import events
 from messaging.database import Database
+from messaging.idempotency import Claim, Claims
 from protos.lnrpc import lightning_pb2
 
 logger = logging.getLogger(__name__)
@@ -35,15 +37,51 @@ class Issuer:
     """`own_pubkey` is that of the lnd (hexadecimal). Raises what the client raises."""
 
     def __init__(
-        self, *, database: Database, client: LndClient, own_pubkey: str, published: events.Published
+        self,
+        *,
+        database: Database,
+        client: LndClient,
+        own_pubkey: str,
+        published: events.Published,
+        claims: Claims | None = None,
     ):
         self._database = database
         self._client = client
         self._own_pubkey = own_pubkey
         self._published = published
+        self._claims = claims or Claims(database)
+
+    async def issued(self, claim: Claim | None) -> Issued | None:
+        """The invoice that was made under this claim before, if there is one. Raises KeyReused."""
+        invoice_id = await self._claims.answer(claim) if claim else None
+        return await self._read(invoice_id) if invoice_id else None
+
+    async def issue_once(self, claim: Claim | None, **fields: Any) -> Issued:
+        """As `issue`; with a claim: once. Raises KeyReused."""
+        if claim is None:
+            return await self.issue(**fields)
+        return await self._read(await self._claims.once(claim, partial(self._issue_under, claim, fields)))
+
+    async def _issue_under(self, claim: Claim, fields: dict[str, Any]) -> UUID:
+        return (await self.issue(**fields, claim=claim)).id
+
+    async def _read(self, invoice_id: UUID) -> Issued:
+        invoice = await self._database.read(partial(Invoice.objects.get, pk=invoice_id))
+        return Issued(
+            id=invoice.pk,
+            payment_request=invoice.payment_request,
+            payment_hash=bytes(invoice.payment_hash),
+            expires_at=invoice.expires_at,
+        )
 
     async def issue(
-        self, *, amount_sat: int, memo: str, expires_seconds: int | None, private: bool
+        self,
+        *,
+        amount_sat: int,
+        memo: str,
+        expires_seconds: int | None,
+        private: bool,
+        claim: Claim | None = None,
     ) -> Issued:
         """A new invoice, stored before anybody hears of it. With hints over private channels where the public ones cannot
         receive it now, and always if `private`.
@@ -62,7 +100,8 @@ class Issuer:
             amount_msat=amount_sat * 1000,
             expires_at=expires_at,
         )
-        await self._database.write(partial(Invoice.objects.bulk_create, [invoice]))
+        key = claim.row(invoice.pk) if claim else None
+        await self._database.write(partial(services.invoice_store, invoice, key))
         return Issued(
             id=invoice.id,
             payment_request=added.payment_request,

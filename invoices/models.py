@@ -80,6 +80,11 @@ class InvoicePayment(models.Model):
     failure = models.CharField(max_length=16, choices=Failure, blank=True)
     cause = models.CharField(max_length=500, blank=True)
     attempts = models.PositiveIntegerField(default=1)
+    failed_index = models.BigIntegerField(
+        default=0,
+        db_default=0,
+        help_text="The payment_index of lnd's record of the last attempt that failed.",
+    )
     created_at = models.DateTimeField("last begun at", default=timezone.now)
     ended_at = models.DateTimeField(null=True)
 

@@ -11,17 +11,17 @@ from functools import partial
 from uuid import UUID
 
 import grpc
-from django.utils import timezone
 
 from invoices import services
 from invoices.models import InvoicePayment
 from lightning.client import LndClient, LndError
 from lightning.dead_payments import DeadPaymentError, DeadPayments, Watched
-from messaging import idempotency, notes
+from messaging import clock, idempotency, notes
 from messaging.budget import SpendingLimit
 from messaging.database import Database
 from messaging.idempotency import Claim, Claims
 from messaging.required import required
+from messaging.strays import LOOK_SECONDS, Strays
 from protos.lnrpc import lightning_pb2
 from protos.routerrpc import router_pb2
 
@@ -36,6 +36,12 @@ TELL_SECONDS = 1.0
 # A payment that lnd has never heard of is sent again so long after it was asked for, and failed later: nobody expects it
 # any more.
 STILL_WANTED = timedelta(minutes=10)
+
+# lnd's clock and this node's differ by less.
+CLOCK_SLACK = timedelta(minutes=1)
+OTHER_INVOICE = (
+    "another invoice of the same payment hash was begun to be paid, or is paid, and lnd pays a hash only once"
+)
 
 Failure = InvoicePayment.Failure
 _FAILURES = {
@@ -61,6 +67,13 @@ class OtherPayer(Exception):
     """The payment is under way from another lnd than today's: what became of it cannot be told."""
 
 
+class OtherInvoiceError(Exception):
+    """What is under way or paid under this payment hash is another invoice: of another payee, or over another amount."""
+
+    def __init__(self) -> None:
+        super().__init__(OTHER_INVOICE)
+
+
 class Payer:
     """`pay` answers with the payment as it is after at most so many seconds; it goes on afterwards. `run` takes up what an
     earlier process left, until cancelled. `own_pubkey` is that of the lnd (hexadecimal).
@@ -75,6 +88,7 @@ class Payer:
         budget: SpendingLimit,
         fee_limit_msat: Callable[[int], int],
         dead_payments: DeadPayments,
+        claims: Claims | None = None,
     ):
         self._database = database
         self._client = client
@@ -82,21 +96,31 @@ class Payer:
         self._budget = budget
         self._fee_limit_msat = fee_limit_msat
         self._dead_payments = dead_payments
-        self._claims = Claims(database)
+        self._claims = claims or Claims(database)
         self._beginning: set[asyncio.Future[UUID]] = set()
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
 
-    async def known(self, payment_hash: bytes, claim: Claim | None) -> InvoicePayment | None:
+    async def known(
+        self,
+        payment_hash: bytes,
+        claim: Claim | None,
+        require: Callable[[InvoicePayment], Awaitable[None]] | None = None,
+    ) -> InvoicePayment | None:
         """The payment that this claim was answered with before, whatever became of it; else one of this hash that is under
-        way or settled, or dead in lnd, which can never be begun again. Raises KeyReused.
+        way or settled, or dead in lnd, which can never be begun again. Raises KeyReused, and what `require` raises about the
+        payment.
         """
         if claim and (payment_id := await self._claims.answer(claim)):
-            return required(await self._database.read(partial(services.payment_get, payment_id)))
-        payment = await self._database.read(partial(services.payment_of, payment_hash))
-        if payment is None or (
-            payment.state == InvoicePayment.State.FAILED and payment.failure != Failure.DEAD
-        ):
+            payment = required(await self._database.read(partial(services.payment_get, payment_id)))
+            if require:
+                await require(payment)
+            return payment
+        found = await self._database.read(partial(services.payment_of, payment_hash))
+        if found is None or (found.state == InvoicePayment.State.FAILED and found.failure != Failure.DEAD):
             return None
+        payment = found
+        if require:
+            await require(payment)
         if claim:
             await self._claims.once(claim, partial(self._note, claim, payment.pk))
         return payment
@@ -115,15 +139,41 @@ class Payer:
         cltv_limit_blocks: int = 0,
     ) -> InvoicePayment:
         """Begins to pay, unless that was begun before. `cltv_limit_blocks` bounds how long the payment may be held (0: as
-        lnd does). Raises OverBudget and KeyReused, having stored nothing.
+        lnd does). Raises OverBudget and KeyReused, having stored nothing, and OtherInvoiceError.
         """
         begin = partial(self._begin, request, text, amount_msat, claim, cltv_limit_blocks)
         beginning = asyncio.ensure_future(self._claims.once(claim, begin) if claim else begin())
         self._beginning.add(beginning)
         beginning.add_done_callback(self._beginning.discard)
         # A caller who goes away must not leave behind a payment that is stored and not followed.
-        payment_id = await asyncio.shield(beginning)
-        return required(await self._database.read(partial(services.payment_get, payment_id)))
+        payment_id = await notes.to_its_end(beginning)
+        payment = required(await self._database.read(partial(services.payment_get, payment_id)))
+        await self.require_same(payment, request, text=text, amount_msat=amount_msat)
+        return payment
+
+    async def require_same(
+        self, payment: InvoicePayment, request: lightning_pb2.PayReq, *, text: str, amount_msat: int
+    ) -> None:
+        """Raises OtherInvoiceError unless the payment is of this invoice: who knows one may make others of its payment
+        hash. `amount_msat` is what the caller chose where the invoice leaves it open; 0: whatever it was.
+        """
+        if payment.amount_given and amount_msat not in (0, payment.amount_msat):
+            raise OtherInvoiceError
+        if text.lower() != payment.payment_request.lower() and not await self._is_like(
+            payment.payment_request, request
+        ):
+            raise OtherInvoiceError
+
+    async def _is_like(self, text: str, request: lightning_pb2.PayReq) -> bool:
+        """Whether an invoice pays the same as the one that was read. A payment without one, as of a message, does not."""
+        if not text:
+            return False
+        other = await self._client.decode_payment_request(text)
+        return (other.destination, other.num_msat, other.payment_addr) == (
+            request.destination,
+            request.num_msat,
+            request.payment_addr,
+        )
 
     async def end_of(self, payment: InvoicePayment, *, seconds: float) -> InvoicePayment:
         """The payment when it has ended, or as it is after so many seconds. Raises OtherPayer."""
@@ -139,7 +189,9 @@ class Payer:
     async def run(self) -> None:
         try:
             await self._take_up()
-            await self._tell_suspected_forever()
+            async with asyncio.TaskGroup() as group:
+                group.create_task(self._tell_suspected_forever())
+                group.create_task(self._look_for_strays())
         finally:
             for beginning in self._beginning:
                 beginning.cancel()
@@ -171,6 +223,21 @@ class Payer:
                 logger.exception("causes of payments under way could not be stored; trying again")
             await asyncio.sleep(TELL_SECONDS)
 
+    async def _look_for_strays(self) -> None:
+        """A payment may be stored though the database said that it is not."""
+        strays = Strays()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                found = await self._database.read(partial(services.payments_in_flight, self._own_pubkey))
+            except Exception:
+                logger.exception("payments that nobody follows could not be looked for; trying again")
+                continue
+            nobodys = strays.of([payment.pk for payment in found], self._under_way)
+            for payment in found:
+                if payment.pk in nobodys:
+                    self._follow(payment)
+
     async def _begin(
         self,
         request: lightning_pb2.PayReq,
@@ -194,6 +261,7 @@ class Payer:
                 fee_limit_msat=fee_limit_msat,
                 cost_msat=cost_msat,
                 cltv_limit_blocks=cltv_limit_blocks,
+                created_at=clock.now(),
             )
             key = claim.row(wanted.pk) if claim else None
             payment, begins = await self._database.write(
@@ -247,19 +315,31 @@ class Payer:
             max_parts=MAX_PARTS,
             no_inflight_updates=True,
         )
+        # Whoever was paused since the payment was stored may have been replaced: lnd knows nothing of that.
+        await self._database.confirm()
         try:
             return await self._end_of(payment, self._client.send_payment(request), interrupted=False)
         except LndError as error:
             return await self._after_refusal(payment, error)
 
-    async def _recorded_end_of(self, payment: InvoicePayment) -> Callable[[], None]:
+    async def _recorded_end_of(self, payment: InvoicePayment) -> Callable[[], None] | None:
+        """The step for the end that lnd's record tells; None if it has none, or none but that of an attempt which had failed
+        before this one was begun. Raises LndError.
+        """
         call = self._client.track_payment(bytes(payment.payment_hash))
-        return await self._end_of(payment, call, interrupted=True)
+        try:
+            return await self._end_of(payment, call, interrupted=True)
+        except LndError as error:
+            if error.code is not grpc.StatusCode.NOT_FOUND:
+                raise
+            return None
 
     async def _end_of(
         self, payment: InvoicePayment, call: Awaitable[lightning_pb2.Payment], *, interrupted: bool
-    ) -> Callable[[], None]:
-        """The step that stores how a payment ended, or that lnd never tells its end."""
+    ) -> Callable[[], None] | None:
+        """The step that stores how a payment ended, or that lnd never tells its end. `interrupted`: the call asks for lnd's
+        record of it, which may be of an attempt that had failed before: then None. Raises LndError.
+        """
         watched = Watched(
             payment_hash=bytes(payment.payment_hash),
             amount_msat=payment.amount_msat,
@@ -269,20 +349,23 @@ class Payer:
             may_be_repeated=False,
         )
         try:
-            return _end(payment, await self._dead_payments.end_of(watched, call))
+            result = await self._dead_payments.end_of(watched, call)
         except DeadPaymentError as error:
             cause = f"{error}; lnd never pays this invoice again: ask the payee for a new one"
             return partial(services.payment_fail, payment.pk, failure=Failure.DEAD, cause=cause)
+        if interrupted and _is_earlier(payment, result):
+            return None
+        return await self._end(payment, result)
 
     async def _after_refusal(self, payment: InvoicePayment, error: LndError) -> Callable[[], None] | None:
         """Whatever lnd refused for, it may have begun: only its own record of the payment says that it has not."""
         if error.trouble.passes or error.code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.INTERNAL):
             return None
         try:
-            return await self._recorded_end_of(payment)
-        except LndError as recorded:
-            if recorded.code is not grpc.StatusCode.NOT_FOUND:
-                return None
+            if recorded := await self._recorded_end_of(payment):
+                return recorded
+        except LndError:
+            return None
         cause = error.details[:200] or str(error)
         return partial(
             services.payment_fail, payment.pk, failure=Failure.REFUSED, cause=f"lnd refuses it: {cause}"
@@ -291,26 +374,47 @@ class Payer:
     async def _tracked(self, payment: InvoicePayment) -> Callable[[], None] | None:
         """The same for a payment that may have been begun before."""
         try:
-            return await self._recorded_end_of(payment)
-        except LndError as error:
-            if error.code is not grpc.StatusCode.NOT_FOUND:
-                return None
-        if timezone.now() - payment.created_at < STILL_WANTED:
+            if recorded := await self._recorded_end_of(payment):
+                return recorded
+        except LndError:
+            return None
+        if clock.now() - payment.created_at < STILL_WANTED:
             return await self._sent(payment)
         cause = "lnd was away when it was asked for, and has never heard of it"
         return partial(services.payment_fail, payment.pk, failure=Failure.ROUTE, cause=cause)
 
-
-def _end(payment: InvoicePayment, result: lightning_pb2.Payment) -> Callable[[], None]:
-    """The step that stores a payment's end as lnd tells it."""
-    if result.status == lightning_pb2.Payment.SUCCEEDED:
+    async def _end(self, payment: InvoicePayment, result: lightning_pb2.Payment) -> Callable[[], None]:
+        """The step that stores a payment's end as lnd tells it. Raises LndError."""
+        if result.status == lightning_pb2.Payment.SUCCEEDED:
+            if not await self._is_of(payment, result.payment_request):
+                return partial(
+                    services.payment_fail, payment.pk, failure=Failure.REFUSED, cause=OTHER_INVOICE
+                )
+            return partial(
+                services.payment_settle,
+                payment.pk,
+                amount_msat=result.value_msat,
+                fee_msat=result.fee_msat,
+                preimage=bytes.fromhex(result.payment_preimage),
+            )
+        name = lightning_pb2.PaymentFailureReason.Name(result.failure_reason).removeprefix("FAILURE_REASON_")
+        failure, cause = _FAILURES.get(result.failure_reason, (Failure.ROUTE, f"lnd: {name}"))
         return partial(
-            services.payment_settle,
-            payment.pk,
-            amount_msat=result.value_msat,
-            fee_msat=result.fee_msat,
-            preimage=bytes.fromhex(result.payment_preimage),
+            services.payment_fail, payment.pk, failure=failure, cause=cause, index=result.payment_index
         )
-    name = lightning_pb2.PaymentFailureReason.Name(result.failure_reason).removeprefix("FAILURE_REASON_")
-    failure, cause = _FAILURES.get(result.failure_reason, (Failure.ROUTE, f"lnd: {name}"))
-    return partial(services.payment_fail, payment.pk, failure=failure, cause=cause)
+
+    async def _is_of(self, payment: InvoicePayment, paid: str) -> bool:
+        """Whether the invoice that lnd has paid is this payment's."""
+        if paid.lower() == payment.payment_request.lower():
+            return True
+        return await self._is_like(paid, await self._client.decode_payment_request(payment.payment_request))
+
+
+def _is_earlier(payment: InvoicePayment, result: lightning_pb2.Payment) -> bool:
+    """Whether lnd's record is of an attempt that had failed before. lnd numbers them in their order."""
+    if result.status != lightning_pb2.Payment.FAILED:
+        return False
+    begun_at = payment.created_at - CLOCK_SLACK
+    return (
+        result.payment_index <= payment.failed_index or result.creation_time_ns < begun_at.timestamp() * 1e9
+    )

@@ -7,7 +7,8 @@ from functools import partial
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Sum
+from django.db.models import Sum, Value
+from django.db.models.functions import Greatest
 from django.utils import timezone
 
 from invoices.models import Invoice, InvoicePayment
@@ -17,6 +18,16 @@ from messaging.models import Event, IdempotencyKey
 
 # The stream's name for what happens to invoices.
 SERVICE_TYPE = "lightning"
+
+
+class ChangedMeanwhileError(Exception):
+    """The payment was begun again by somebody else since it was read."""
+
+
+def invoice_store(invoice: Invoice, key: IdempotencyKey | None) -> None:
+    """A new invoice, and the key that a caller gave for it."""
+    idempotency.store([key] if key else [])
+    Invoice.objects.bulk_create([invoice])
 
 
 def invoice_open(payee: str) -> list[Invoice]:
@@ -29,7 +40,9 @@ def invoice_settle(*, payment_hash: bytes, paid_msat: int, published: events.Pub
     if invoice is None:
         return False
     invoice.state, invoice.paid_msat, invoice.settled_at = Invoice.State.SETTLED, paid_msat, timezone.now()
-    invoice.save(update_fields=["state", "paid_msat", "settled_at"])
+    still_open = Invoice.objects.filter(pk=invoice.pk, state=Invoice.State.OPEN)
+    if not still_open.update(state=invoice.state, paid_msat=invoice.paid_msat, settled_at=invoice.settled_at):
+        return False
     events.append([_paid_event(invoice)], published=published)
     transaction.on_commit(partial(metrics.RECEIVED_MSAT.labels(metrics.INVOICES).inc, paid_msat), robust=True)
     return True
@@ -84,8 +97,10 @@ def payment_begin(
     if known is not None and known.state != InvoicePayment.State.FAILED:
         begins, payment = False, known
     if begins:
-        payment.pk, payment.attempts = (known.pk, known.attempts + 1) if known else (wanted.pk, 1)
-        payment.save(force_insert=known is None, force_update=known is not None)
+        if known:
+            _begin_again(known, payment)
+        else:
+            payment.save(force_insert=True)
         if noter:
             notes.store([noter.note(item_id=payment.pk, peer=payment.payee, amount_msat=payment.amount_msat)])
     if key:
@@ -94,8 +109,23 @@ def payment_begin(
     return payment, begins
 
 
+def _begin_again(failed: InvoicePayment, payment: InvoicePayment) -> None:
+    """In the row of the attempt that failed."""
+    payment.pk, payment.attempts, payment.failed_index = failed.pk, failed.attempts + 1, failed.failed_index
+    fields = {
+        field.attname: getattr(payment, field.attname)
+        for field in InvoicePayment._meta.concrete_fields
+        if not field.primary_key
+    }
+    row = InvoicePayment.objects.filter(pk=failed.pk, state=failed.state, attempts=failed.attempts)
+    if not row.update(**fields):
+        raise ChangedMeanwhileError
+
+
 def payment_settle(payment_id: UUID, *, amount_msat: int, fee_msat: int, preimage: bytes) -> None:
-    InvoicePayment.objects.filter(pk=payment_id).update(
+    """What lnd has paid is paid, though it was given up here."""
+    unsettled = InvoicePayment.objects.filter(pk=payment_id).exclude(state=InvoicePayment.State.SETTLED)
+    settled = unsettled.update(
         state=InvoicePayment.State.SETTLED,
         amount_msat=amount_msat,
         fee_msat=fee_msat,
@@ -105,15 +135,18 @@ def payment_settle(payment_id: UUID, *, amount_msat: int, fee_msat: int, preimag
         cause="",
         ended_at=timezone.now(),
     )
+    if not settled:
+        return
     transaction.on_commit(
         partial(metrics.count_paid, metrics.INVOICES, amount_msat + fee_msat, fee_msat), robust=True
     )
 
 
-def payment_fail(payment_id: UUID, *, failure: str, cause: str) -> None:
-    """It has cost nothing. What is settled stays settled."""
+def payment_fail(payment_id: UUID, *, failure: str, cause: str, index: int = 0) -> None:
+    """It has cost nothing. What is settled stays settled. `index` is that of lnd's record of the failure, if it has one."""
     InvoicePayment.objects.filter(pk=payment_id, state=InvoicePayment.State.IN_FLIGHT).update(
         state=InvoicePayment.State.FAILED,
+        failed_index=Greatest("failed_index", Value(index)),
         failure=failure,
         cause=cause[:500],
         cost_msat=0,
@@ -134,7 +167,15 @@ def spent_on_invoices(since: datetime) -> int:
     return InvoicePayment.objects.filter(created_at__gte=since).aggregate(sum=Sum("cost_msat"))["sum"] or 0
 
 
+def reserved_by_invoices(since: datetime) -> int:
+    """Of these msat, those of payments that are under way (messaging.budget)."""
+    under_way = InvoicePayment.objects.filter(created_at__gte=since, state=InvoicePayment.State.IN_FLIGHT)
+    return under_way.aggregate(sum=Sum("cost_msat"))["sum"] or 0
+
+
 def expenses_of_invoices(since: datetime) -> list[tuple[datetime, int]]:
-    """When and how many msat, the oldest first (a source of messaging.budget)."""
-    found = InvoicePayment.objects.filter(created_at__gte=since, cost_msat__gt=0).order_by("created_at")
+    """When and how many msat were paid, the oldest first (a source of messaging.budget)."""
+    found = InvoicePayment.objects.filter(
+        created_at__gte=since, cost_msat__gt=0, state=InvoicePayment.State.SETTLED
+    ).order_by("created_at")
     return list(found.values_list("created_at", "cost_msat")[:MOST_EXPENSES])

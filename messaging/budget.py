@@ -11,25 +11,27 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from django.db.models import Sum
-from django.utils import timezone
+from django.db.models import Q, Sum
 
+from messaging import clock
 from messaging.database import Database
-from messaging.models import Origin, costing
+from messaging.models import UNFINISHED, Origin, costing, unfinished
 
 WINDOW = timedelta(hours=24)
 
 # Of what is spent the oldest is looked at, so much of it, for when there will be enough again.
 MOST_EXPENSES = 1_000
+# When to come again for what is only reserved.
+SOON_SECONDS = 1.0
 
 # The msat that were spent, or may be, since a moment.
 Spent = Callable[[datetime], int]
-# When and how many msat, since a moment, at least the oldest MOST_EXPENSES.
+# When and how many msat, since a moment, at least the oldest MOST_EXPENSES of what has ended.
 Expenses = Callable[[datetime], list[tuple[datetime, int]]]
 
 
 class OverBudget(Exception):
-    """`str()` says how much there is. `seconds` until there is enough again; None: that cannot be told."""
+    """`str()` says how much there is. `seconds` until there may be enough again; None: there never will."""
 
     def __init__(self, text: str, *, seconds: float | None = None):
         super().__init__(text)
@@ -45,7 +47,8 @@ class SpendingLimit(Protocol):
 
 class Budget:
     """A SpendingLimit. Use from one event loop; this process is the only one that spends. Without a limit all is
-    permitted. `name` is what the limit is called; it may be set anew at any time.
+    permitted. `name` is what the limit is called; it may be set anew at any time. Of what the sources tell, `reserved`
+    tells what is under way and may cost less in the end.
     """
 
     def __init__(
@@ -55,12 +58,14 @@ class Budget:
         limit_sat: int | None,
         sources: Iterable[Spent],
         expenses: Iterable[Expenses] = (),
+        reserved: Iterable[Spent] = (),
         name: str = "lightning.daily_budget_sat",
     ):
         self.limit_sat = limit_sat
         self._database = database
         self._sources = tuple(sources)
         self._expenses = tuple(expenses)
+        self._reserved = tuple(reserved)
         self._name = name
         self._spent_msat: int | None = None
         # Stored since the last look; accepted and not yet stored.
@@ -105,21 +110,29 @@ class Budget:
         if msat > limit_sat * 1000:
             return OverBudget(f"{text}; it is more than the whole")
         seconds = await self._seconds_until_free(self._lacking_msat(msat, limit_sat))
-        if seconds is None:
-            return OverBudget(text)
-        return OverBudget(f"{text}; there will be enough in {_in_words(seconds)}", seconds=seconds)
+        return OverBudget(f"{text}; there may be enough in {_in_words(seconds)}", seconds=seconds)
 
-    async def _seconds_until_free(self, msat: int) -> float | None:
-        """Until expenses of so many msat are older than the window; None when that cannot be told."""
-        for moment, spent_msat in await self._database.read(self._oldest):
-            msat -= spent_msat
+    async def _seconds_until_free(self, msat: int) -> float:
+        """The earliest that so many msat may be free: what is only reserved may come back at any moment, and of what has
+        ended the oldest leaves the window first.
+        """
+        # What was stored since the last look, or waits to be, has hardly ended.
+        unstored_msat = self._since_msat + self._pending_msat
+        reserved_msat, expenses = await self._database.read(self._oldest)
+        msat -= unstored_msat + reserved_msat
+        seconds = SOON_SECONDS
+        for moment, spent_msat in expenses:
             if msat <= 0:
-                return max(1.0, (moment + WINDOW - timezone.now()).total_seconds())
-        return None
+                break
+            msat -= spent_msat
+            seconds = max(SOON_SECONDS, (moment + WINDOW - clock.now()).total_seconds())
+        return seconds
 
-    def _oldest(self) -> list[tuple[datetime, int]]:
-        since = timezone.now() - WINDOW
-        return sorted(expense for expenses in self._expenses for expense in expenses(since))[:MOST_EXPENSES]
+    def _oldest(self) -> tuple[int, list[tuple[datetime, int]]]:
+        """What is reserved, and the oldest of what is spent."""
+        since = clock.now() - WINDOW
+        found = sorted(expense for expenses in self._expenses for expense in expenses(since))
+        return sum(reserved(since) for reserved in self._reserved), found[:MOST_EXPENSES]
 
     async def _look(self) -> None:
         # One at a time: two would both take off what was stored before them.
@@ -129,7 +142,7 @@ class Budget:
             self._since_msat -= stored_before_msat
 
     def _read(self) -> int:
-        since = timezone.now() - WINDOW
+        since = clock.now() - WINDOW
         return sum(spent(since) for spent in self._sources)
 
 
@@ -142,11 +155,17 @@ def spent_on_messages(since: datetime) -> int:
     return sum(messages.aggregate(sum=Sum("cost_msat"))["sum"] or 0 for messages in found)
 
 
+def reserved_by_messages(since: datetime) -> int:
+    asked_for = Q(origin=Origin.CALLER) | Q(origin=None)
+    under_way = unfinished().filter(asked_for, created_at__gte=since, cost_msat__gt=0)
+    return under_way.aggregate(sum=Sum("cost_msat"))["sum"] or 0
+
+
 def expenses_of_messages(since: datetime) -> list[tuple[datetime, int]]:
     found: list[tuple[datetime, int]] = []
     for origin in _ASKED_FOR:
-        messages = costing(origin).filter(created_at__gte=since).order_by("created_at")
-        found += messages.values_list("created_at", "cost_msat")[:MOST_EXPENSES]
+        messages = costing(origin).filter(created_at__gte=since).exclude(state__in=UNFINISHED)
+        found += messages.order_by("created_at").values_list("created_at", "cost_msat")[:MOST_EXPENSES]
     return sorted(found)[:MOST_EXPENSES]
 
 

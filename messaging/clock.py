@@ -5,6 +5,7 @@ only counts seconds; when the two part, time goes on as it was until the wall cl
 """
 
 import logging
+import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -43,15 +44,17 @@ class Clock:
         self._trusted = wall() - steady()
         self._doubted: float | None = None
         self._doubted_since = 0.0
+        self._looking = threading.Lock()
 
     def now(self) -> datetime:
         return datetime.fromtimestamp(self.now_seconds(), UTC)
 
     def now_seconds(self) -> float:
         """Unix time in seconds."""
-        steady = self._steady()
-        self._look(self._wall() - steady, steady)
-        return steady + self._trusted
+        with self._looking:
+            steady = self._steady()
+            self._look(self._wall() - steady, steady)
+            return steady + self._trusted
 
     @property
     def offset_seconds(self) -> float:
@@ -81,3 +84,12 @@ class Clock:
         elif steady - self._doubted_since >= SETTLE_SECONDS:
             logger.warning("the clock has kept its new time; it holds from now on")
             self._trusted, self._doubted = offset, None
+
+
+# That of this process: what it spends, and what was asked for in the last 24 hours, is counted by one clock.
+PROCESS = Clock()
+
+
+def now() -> datetime:
+    """The time of this process's clock."""
+    return PROCESS.now()

@@ -7,6 +7,9 @@ a neighbour in its group fails, so it changes nothing but the database.
 A database server may go away. What is asked of it meanwhile fails; a job that finds its connection lost, but the server
 there, runs again. Only a write whose commit was sent and not answered waits until the server is back and says what
 became of it.
+
+The node's own process gives its epoch (messaging/epoch.py): when another process has taken over, nothing is written any
+more, and whoever waits in `watch_epoch` is told.
 """
 
 import asyncio
@@ -21,7 +24,9 @@ from typing import Any, TypeVar
 
 from django.db import DataError, Error, InterfaceError, OperationalError, connection, models, transaction
 
-from messaging import metrics
+from messaging import epoch, metrics
+from messaging.clock import steady_seconds
+from messaging.epoch import OvertakenError
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +37,8 @@ Entry = tuple[Callable[[], Any], asyncio.Future[Any]]
 Answer = tuple[asyncio.Future[Any], Any, Exception | None]
 MAX_GROUP = 512
 DOUBT_SECONDS = 0.5
+# For so long after a transaction that checked the epoch nobody else can have taken over and begun to work.
+CONFIRMED_SECONDS = 1.0
 
 
 def insert_new(model: type[Row], rows: Sequence[Row]) -> None:
@@ -55,10 +62,15 @@ class Doubt:
 
 
 class Database:
-    """Use from one event loop. `write` and `read` raise what their job raised: django.db.Error if the database is away."""
+    """Use from one event loop. `write` and `read` raise what their job raised: django.db.Error if the database is away.
+    With an epoch, `write` raises OvertakenError as soon as another one holds.
+    """
 
-    def __init__(self) -> None:
+    def __init__(self, *, epoch: int | None = None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._epoch = epoch
+        self._confirmed_at = float("-inf")
+        self._overtaken = asyncio.Event()
         self._jobs: queue.SimpleQueue[Entry | None] = queue.SimpleQueue()
         self._writer = threading.Thread(target=self._run_writer, name="database-writer", daemon=True)
         self._writer.start()
@@ -72,6 +84,18 @@ class Database:
 
     async def read(self, job: Callable[[], Result]) -> Result:
         return await self._loop.run_in_executor(self._reader, _read, job)
+
+    async def confirm(self) -> None:
+        """Makes sure that no other process has taken over, before something is done that a rollback does not undo. Raises
+        OvertakenError and django.db.Error.
+        """
+        if self._epoch is not None and steady_seconds() - self._confirmed_at > CONFIRMED_SECONDS:
+            await self.write(_nothing)
+
+    async def watch_epoch(self) -> None:
+        """Waits until another process has taken over. Raises OvertakenError then."""
+        await self._overtaken.wait()
+        raise OvertakenError
 
     async def close(self) -> None:
         """Ends after all that was handed in is committed."""
@@ -89,11 +113,20 @@ class Database:
             ended = None in group
             # Before anything new: the server gives the id of a transaction that it lost to another one.
             answers, doubts = _resolve(doubts)
-            answers += _commit_counted([entry for entry in group if entry is not None], doubts)
+            answers += self._commit([entry for entry in group if entry is not None], doubts)
             if ended:
                 answers += [answer for doubt in doubts for answer in _failed(doubt)]
             self._loop.call_soon_threadsafe(_answer, answers)
         connection.close()
+
+    def _commit(self, group: list[Entry], doubts: list[Doubt]) -> list[Answer]:
+        began_at = steady_seconds()
+        answers = _commit_counted(group, doubts, self._epoch)
+        if any(isinstance(error, OvertakenError) for _, _, error in answers):
+            self._loop.call_soon_threadsafe(self._overtaken.set)
+        elif any(error is None for _, _, error in answers):
+            self._confirmed_at = began_at
+        return answers
 
     def _next_group(self, seconds: float | None) -> list[Entry | None]:
         """What waits, or comes within so many seconds."""
@@ -104,6 +137,10 @@ class Database:
         while len(group) < MAX_GROUP and not self._jobs.empty():
             group.append(self._jobs.get_nowait())
         return group
+
+
+def _nothing() -> None:
+    """A job for the sake of its transaction."""
 
 
 def _read(job: Callable[[], Result]) -> Result:
@@ -120,11 +157,11 @@ def _read(job: Callable[[], Result]) -> Result:
         raise
 
 
-def _commit_counted(group: list[Entry], doubts: list[Doubt]) -> list[Answer]:
+def _commit_counted(group: list[Entry], doubts: list[Doubt], number: int | None) -> list[Answer]:
     if not group:
         return []
     began = time.perf_counter()
-    answers = _commit_group(group, doubts)
+    answers = _commit_group(group, doubts, number)
     metrics.COMMIT_SECONDS.observe(time.perf_counter() - began)
     metrics.COMMIT_JOBS.observe(len(group))
     failed = sum(isinstance(error, Error) for _, _, error in answers)
@@ -132,18 +169,24 @@ def _commit_counted(group: list[Entry], doubts: list[Doubt]) -> list[Answer]:
     return answers
 
 
-def _commit_group(group: list[Entry], doubts: list[Doubt], *, again: bool = False) -> list[Answer]:
-    """(future, result, error) for each job, all committed together if all of them succeed, else each by itself. A
-    group whose commit the server has not answered is added to `doubts` instead.
+def _commit_group(
+    group: list[Entry], doubts: list[Doubt], number: int | None = None, *, again: bool = False
+) -> list[Answer]:
+    """(future, result, error) for each job, all committed together if all of them succeed, else each by itself, and none
+    unless the epoch of this number holds. A group whose commit the server has not answered is added to `doubts` instead.
     """
     if not group:
         return []
     committing, used = None, connection.connection
     try:
         with transaction.atomic():
+            if number is not None:
+                epoch.check(number)
             answers: list[Answer] = [(future, job(), None) for job, future in group]
             committing = _transaction_id()
         return answers
+    except OvertakenError as error:
+        return [(future, None, error) for _, future in group]
     except Exception as error:
         away = isinstance(error, Error) and _drop_lost_connection()
         if committing and isinstance(error, (OperationalError, InterfaceError)):
@@ -152,10 +195,10 @@ def _commit_group(group: list[Entry], doubts: list[Doubt], *, again: bool = Fals
         if away:
             return [(future, None, error) for _, future in group]
         if len(group) > 1:
-            return [answer for entry in group for answer in _commit_group([entry], doubts)]
+            return [answer for entry in group for answer in _commit_group([entry], doubts, number)]
         # Its connection was lost, perhaps long ago, and Django has made a new one: the server is there.
         if used is not None and connection.connection is not used and not again:
-            return _commit_group(group, doubts, again=True)
+            return _commit_group(group, doubts, number, again=True)
         return [(group[0][1], None, error)]
 
 

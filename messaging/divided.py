@@ -17,15 +17,20 @@ from messaging.traffic import Key
 WAITING = TRANSITIONS[State.IN_FLIGHT]
 
 
-def store(division: Division, parts: list[Part], now: datetime) -> None:
-    """Divides a waiting message, before the first attempt."""
+def store(division: Division, parts: list[Part], now: datetime) -> bool:
+    """Divides a waiting message, before the first attempt. False when it does not wait any more."""
     message = division.message
     message.parts = len(parts)
     message.amount_msat = sum(part.amount_msat for part in parts)
     message.updated_at = now
-    message.save(update_fields=["parts", "amount_msat", "cost_msat", "updated_at"])
+    whole = Message.objects.filter(pk=message.pk, parts=1, state__in=WAITING)
+    if not whole.update(
+        parts=message.parts, amount_msat=message.amount_msat, cost_msat=message.cost_msat, updated_at=now
+    ):
+        return False
     division.save(force_insert=True)
     Part.objects.bulk_create(parts)
+    return True
 
 
 def waiting(keys: Iterable[Key]) -> dict[Key, Part]:
@@ -58,18 +63,23 @@ def count_open(pubkey: str) -> int:
     return Message.objects.filter(pk__in=Division.objects.values("pk"), pubkey=pubkey).count()
 
 
-def take_off(attempts: list[tuple[Attempt, Part]], now: datetime) -> None:
+def take_off(attempts: list[tuple[Attempt, Part]], now: datetime) -> int:
+    """How many of these parts were waiting, and are in flight now."""
     parts = [part for _, part in attempts]
+    taken = 0
     for attempt, part in attempts:
         part.state, part.attempt, part.next_try_at = State.IN_FLIGHT, attempt, None
         part.attempts += 1
-    Part.objects.bulk_update(parts, ["state", "attempt", "attempts", "next_try_at"])
+        taken += Part.objects.filter(pk=part.pk, state__in=WAITING).update(
+            state=part.state, attempt=attempt, attempts=part.attempts, next_try_at=None
+        )
     for message_key in {part.message_id for part in parts}:
         count = sum(part.message_id == message_key for part in parts)
         Message.objects.filter(pk=message_key).update(attempts=F("attempts") + count)
         Message.objects.filter(pk=message_key, state__in=WAITING).update(
             state=State.IN_FLIGHT, updated_at=now, next_try_at=None
         )
+    return taken
 
 
 def settle(paid: list[tuple[Part, int]], now: datetime, *, published: events.Published) -> None:

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from datetime import timedelta
 from uuid import UUID
 
-from django.utils import timezone
+from django.db import IntegrityError
 
+from messaging import clock, notes
 from messaging.database import Database
 from messaging.models import IdempotencyKey
 
@@ -33,12 +34,15 @@ class Claim:
             key=self.key,
             request_hash=self.request_hash,
             message_id=message_id,
+            created_at=clock.now(),
             further_ids=[str(identity) for identity in further],
         )
 
 
 class Claims:
-    """Within one process a second call waits for the first; across restarts the table answers."""
+    """Within one process a second call waits for the first; across restarts the table answers. All that stores keys shares
+    one of these.
+    """
 
     def __init__(self, database: Database):
         self._database = database
@@ -65,7 +69,7 @@ class Claims:
         answer = asyncio.ensure_future(self._answer_or(claim, make))
         self._under_way[name] = (claim.request_hash, answer)
         answer.add_done_callback(lambda _: self._under_way.pop(name))
-        return await asyncio.shield(answer)
+        return await notes.to_its_end(answer)
 
     async def _answer_or(self, claim: Claim, make: Callable[[], Awaitable[UUID]]) -> UUID:
         return await self._stored_answer(claim) or await make()
@@ -85,15 +89,20 @@ async def _shared(claim: Claim, request_hash: bytes, answer: asyncio.Future[UUID
 
 
 def find(claim: Claim) -> IdempotencyKey | None:
-    alive = timezone.now() - LIFETIME
+    alive = clock.now() - LIFETIME
     return IdempotencyKey.objects.filter(caller=claim.caller, key=claim.key, created_at__gte=alive).first()
 
 
 def store(rows: list[IdempotencyKey]) -> None:
-    """Part of the caller's transaction. Keys that have outlived their day make room."""
+    """Part of the caller's transaction. Keys that have outlived their day make room. Raises KeyReused when one was stored
+    meanwhile.
+    """
     if rows:
-        IdempotencyKey.objects.filter(created_at__lt=timezone.now() - LIFETIME).delete()
-        IdempotencyKey.objects.bulk_create(rows)
+        IdempotencyKey.objects.filter(created_at__lt=clock.now() - LIFETIME).delete()
+        try:
+            IdempotencyKey.objects.bulk_create(rows)
+        except IntegrityError:
+            raise KeyReused(rows[0].key) from None
 
 
 def _same_request(claim: Claim, request_hash: bytes) -> None:

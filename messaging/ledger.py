@@ -7,6 +7,7 @@ it is told. State changes name the states they may come from, so that a repeated
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from uuid import UUID
 
 from django.db.models import Q
 from django.utils import timezone
@@ -35,6 +36,10 @@ MAX_TRIED_BYTES = 8_192
 
 
 Carried = Message | Part
+
+
+class ChangedMeanwhileError(Exception):
+    """What was to leave does not wait any more: somebody else has moved it since it was read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,7 +191,8 @@ def start_divided(division: Division, parts: list[Part], *, cost_msat: int) -> l
     if not _waiting([(division.message.pk, WHOLE)]):
         return []
     division.message.cost_msat = cost_msat
-    divided.store(division, parts, timezone.now())
+    if not divided.store(division, parts, timezone.now()):
+        raise ChangedMeanwhileError
     return [(division.message.pk, part.index) for part in parts]
 
 
@@ -238,8 +244,8 @@ def _store_attempts(attempts: list[tuple[Attempt, list[Carried]]], now: datetime
     for attempt, carried in attempts:
         _take_off_stored(_messages(carried), attempt, now)
     parts = [(attempt, first) for attempt, (first, *_) in attempts if isinstance(first, Part)]
-    if parts:
-        divided.take_off(parts, now)
+    if parts and divided.take_off(parts, now) != len(parts):
+        raise ChangedMeanwhileError
 
 
 def _take_off_stored(messages: list[Message], attempt: Attempt, now: datetime) -> None:
@@ -249,9 +255,12 @@ def _take_off_stored(messages: list[Message], attempt: Attempt, now: datetime) -
         take_off(message, attempt, now)
         alike.setdefault(message.attempts, []).append(message.pk)
     for attempts, keys in alike.items():
-        Message.objects.filter(pk__in=keys).update(
+        waiting = Message.objects.filter(pk__in=keys, parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
+        count = waiting.update(
             state=State.IN_FLIGHT, attempt=attempt, attempts=attempts, updated_at=now, next_try_at=None
         )
+        if count != len(keys):
+            raise ChangedMeanwhileError
 
 
 def take_off(message: Message, attempt: Attempt, now: datetime) -> None:
@@ -260,6 +269,11 @@ def take_off(message: Message, attempt: Attempt, now: datetime) -> None:
     message.attempts += 1
     message.updated_at = now
     message.next_try_at = None
+
+
+def put_back(message: Message) -> None:
+    """Undoes `take_off` of a new message that could not be stored."""
+    message.state, message.attempt, message.attempts = State.QUEUED, None, 0
 
 
 def settle(ended: list[tuple[Attempt, list[Carried], int]], *, published: events.Published) -> None:
@@ -390,8 +404,15 @@ def _late(cause: str) -> str:
     return f"its time is over; last: {cause}" if cause else "its time is over"
 
 
-def unfinished_attempts() -> list[tuple[Attempt, list[Carried]]]:
+def attempts_in_flight() -> list[UUID]:
+    return list(Attempt.objects.filter(state=Attempt.State.IN_FLIGHT).values_list("pk", flat=True))
+
+
+def unfinished_attempts(keys: Iterable[UUID] | None = None) -> list[tuple[Attempt, list[Carried]]]:
+    """All, or those of these keys, each with what it carries."""
     attempts = Attempt.objects.filter(state=Attempt.State.IN_FLIGHT).order_by("created_at")
+    if keys is not None:
+        attempts = attempts.filter(pk__in=list(keys))
     return [(attempt, _carried_by(attempt)) for attempt in attempts]
 
 

@@ -370,6 +370,12 @@ class IdempotencyKey(models.Model):
         constraints = [models.UniqueConstraint(fields=["caller", "key"], name="idempotency_key_once")]
 
 
+class Epoch(models.Model):
+    """One row: how often a process has begun to write to this database (messaging/epoch.py)."""
+
+    number = models.BigIntegerField()
+
+
 class InvoiceMark(models.Model):
     """How far an lnd's invoices were looked through: up to this add_index nothing can change any more."""
 

@@ -4,16 +4,19 @@ The call sets `noter` in its own context; the outbox and the payer of invoices a
 something, nothing is noted.
 """
 
-from collections.abc import Iterable
+import asyncio
+from collections.abc import Awaitable, Iterable
 from contextvars import ContextVar
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 from uuid import UUID
 
 from django.db import models, transaction
 
 from messaging.database import insert_new
 from messaging.models import Message
+
+Result = TypeVar("Result")
 
 
 class Note(models.Model):
@@ -29,8 +32,19 @@ class Noter(Protocol):
     def note(self, *, item_id: UUID, peer: str, amount_msat: int) -> Note:
         """A new row about a message, or a payment, that is being stored."""
 
+    def goes_on(self, work: asyncio.Future[Any]) -> None:
+        """This work of the call, which may store something, goes on to its end though the caller leaves."""
+
 
 noter: ContextVar[Noter | None] = ContextVar("noter", default=None)
+
+
+async def to_its_end(work: Awaitable[Result]) -> Result:
+    """Awaits what is not given up when its caller leaves: what is stored without it has to be sent, and counts."""
+    task = asyncio.ensure_future(work)
+    if current := noter.get():
+        current.goes_on(task)
+    return await asyncio.shield(task)
 
 
 def notes_of(messages: Iterable[Message]) -> list[Note]:

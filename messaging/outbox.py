@@ -8,13 +8,16 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from typing import Any, TypeVar
 from uuid import UUID
 
+from django.db import DataError, IntegrityError
+from django.db import Error as DatabaseError
 from django.utils import timezone
 
 from lightning import signature
@@ -28,13 +31,14 @@ from messaging.budget import SpendingLimit
 from messaging.database import Database
 from messaging.events import Published
 from messaging.hints import HintBook
-from messaging.idempotency import Claim, Claims
+from messaging.idempotency import Claim, Claims, KeyReused
 from messaging.ledger import Carried
 from messaging.models import Attempt, IdempotencyKey, Message, Origin, Part, State
 from messaging.outgoing import new_message
 from messaging.packing import Undividable, divide, record_bytes
 from messaging.reach import Reach
 from messaging.rooms import Rooms
+from messaging.strays import LOOK_SECONDS, Strays
 from messaging.traffic import WHOLE, Batch, Depth, Key, Limits, Traffic
 from messaging.ways import Ways, too_far
 
@@ -92,6 +96,7 @@ class Outbox:
         own_hints: Callable[[], tuple[HopHint, ...]],
         budget: SpendingLimit,
         unproven_hints_per_hour: int = 0,
+        claims: Claims | None = None,
     ):
         self._database = database
         self._carrier = carrier
@@ -106,7 +111,7 @@ class Outbox:
         self._record_numbers = record_numbers
         self._expires_seconds = expires_seconds
         self._published = published
-        self._claims = Claims(database)
+        self._claims = claims or Claims(database)
         self._accepted: list[Accepted] = []
         self._arrived = asyncio.Event()
         self._settled: list[tuple[Attempt, list[Carried], int]] = []
@@ -123,6 +128,7 @@ class Outbox:
         # Hints with which attempts are under way.
         self._hinted: dict[UUID, tuple[HopHint, ...]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._followed: set[UUID] = set()
 
     async def answer(self, claim: Claim) -> UUID | None:
         """The id of the message that was accepted under this claim before, if there is one. Raises KeyReused."""
@@ -144,7 +150,7 @@ class Outbox:
         """
         expires_seconds = expires_seconds or self._expires_seconds
         make = partial(self._accept, claim, service, pubkey, body, amount_sat, reply_to, expires_seconds)
-        return await (self._claims.once(claim, make) if claim else _to_its_end(make))
+        return await (self._claims.once(claim, make) if claim else notes.to_its_end(make()))
 
     async def _accept(
         self,
@@ -192,7 +198,7 @@ class Outbox:
         """
         make = partial(self._accept_all, messages, claim, step)
         if claim is None:
-            await _to_its_end(make)
+            await notes.to_its_end(make())
             return [message.message_id for message in messages]
         first = await self._claims.once(claim, make)
         return await self._claims.all_answers(claim) or [first]
@@ -237,6 +243,7 @@ class Outbox:
                 group.create_task(self._settle_forever())
                 group.create_task(self._expire_forever())
                 group.create_task(self._tell_suspected_forever())
+                group.create_task(self._look_for_strays())
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -274,7 +281,10 @@ class Outbox:
             for task, (attempt, _) in zip(signing, starting, strict=True):
                 task.cancel()
                 self._traffic.release(attempt)
-            _answer(accepted, error)
+            if isinstance(error, (IntegrityError, DataError, KeyReused)) and len(accepted) > 1:
+                await self._store_one_by_one(accepted)
+            else:
+                _answer(accepted, error)
             return
         _note_accepted([(entry.by, entry.message) for entry in accepted])
         _note_started(starting)
@@ -285,6 +295,12 @@ class Outbox:
             if message.state == State.QUEUED:
                 self._traffic.wait(message.pubkey, (message.pk, WHOLE))
                 self._look_at_room(message)
+
+    async def _store_one_by_one(self, accepted: list[Accepted]) -> None:
+        """One of them cannot be stored: the others are not to fail with it."""
+        for entry in accepted:
+            ledger.put_back(entry.message)
+            await self._store([entry])
 
     def _start_at_once(self, messages: list[Message]) -> list[tuple[Attempt, list[Carried]]]:
         """Attempts for the messages whose node has nothing before them and room in flight. Long ones, and what comes behind
@@ -452,7 +468,10 @@ class Outbox:
         else:
             _note_started(started.attempts)
             for attempt, carried in started.attempts:
-                await self._follow(attempt, carried, self._send(attempt, self._spawn(self._sign(attempt))))
+                with self._noted_as_followed(attempt):
+                    await self._follow(
+                        attempt, carried, self._send(attempt, self._spawn(self._sign(attempt)))
+                    )
         finally:
             self._answers.release(known=waiting.known)
 
@@ -478,12 +497,27 @@ class Outbox:
 
     async def _ship(self, attempt: Attempt, carried: list[Carried], signing: asyncio.Task[bytes]) -> None:
         """Sends an attempt that is stored, and stores its end."""
-        held = asyncio.get_running_loop().call_later(HELD_SECONDS, self._traffic.held, attempt)
-        try:
+        with self._following(attempt, HELD_SECONDS):
             await self._follow(attempt, carried, self._send(attempt, signing))
+
+    @contextmanager
+    def _following(self, attempt: Attempt, held_seconds: float) -> Iterator[None]:
+        """Until its end is stored, it takes a place in flight: for so long of all, then of its node alone."""
+        held = asyncio.get_running_loop().call_later(held_seconds, self._traffic.held, attempt)
+        try:
+            with self._noted_as_followed(attempt):
+                yield
         finally:
             held.cancel()
             self._traffic.release(attempt)
+
+    @contextmanager
+    def _noted_as_followed(self, attempt: Attempt) -> Iterator[None]:
+        self._followed.add(attempt.pk)
+        try:
+            yield
+        finally:
+            self._followed.discard(attempt.pk)
 
     async def _follow(self, attempt: Attempt, carried: list[Carried], first: Awaitable[Outcome]) -> None:
         """Until the end of an attempt is known, and stored."""
@@ -513,7 +547,16 @@ class Outbox:
         except LndError as error:
             # lnd never heard of this attempt, so another one is safe.
             return Outcome(verdict=Verdict.PASSING, cause=str(error))
-        return await self._carrier.send(await self._shipment(attempt, compact))
+        return await self._deliver(attempt, compact)
+
+    async def _deliver(self, attempt: Attempt, compact: bytes) -> Outcome:
+        shipment = await self._shipment(attempt, compact)
+        try:
+            # Whoever was paused since the attempt was stored may have been replaced: lnd knows nothing of that.
+            await self._database.confirm()
+        except DatabaseError as error:
+            return Outcome(verdict=Verdict.UNKNOWN, cause=f"the database is away: {error}")
+        return await self._carrier.send(shipment)
 
     async def _ask_again(self, attempt: Attempt, outcome: Outcome) -> Outcome:
         if outcome.verdict is Verdict.UNKNOWN:
@@ -524,7 +567,7 @@ class Outbox:
             compact = await self._sign(attempt)
         except LndError as error:
             return Outcome(verdict=Verdict.UNKNOWN, cause=str(error))
-        return await self._carrier.send(await self._shipment(attempt, compact))
+        return await self._deliver(attempt, compact)
 
     async def _shipment(self, attempt: Attempt, compact: bytes) -> Shipment:
         hints = await self._hints.of(attempt.destination)
@@ -643,6 +686,13 @@ class Outbox:
         # Both are read before anything moves: a message whose attempt fails now would be found here, and wait twice.
         waiting = await self._database.read(ledger.waiting_keys)
         answers = await self._database.read(ledger.waiting_answers)
+        self._resume_all(unfinished)
+        for message, at in answers:
+            self._answers.wait(_waiting(message), seconds=_seconds_until(at) if at else 0.0)
+        for key, pubkey, next_try_at in waiting:
+            self._traffic.wait(pubkey, key, seconds=_seconds_until(next_try_at) if next_try_at else None)
+
+    def _resume_all(self, unfinished: list[tuple[Attempt, list[Carried]]]) -> None:
         for attempt, carried in unfinished:
             if carried and isinstance(carried[0], Message) and carried[0].is_unasked:
                 self._answers.occupy(known=_waiting(carried[0]).known)
@@ -650,27 +700,32 @@ class Outbox:
             else:
                 self._traffic.occupy(attempt)
                 self._spawn(self._resume(attempt, carried))
-        for message, at in answers:
-            self._answers.wait(_waiting(message), seconds=_seconds_until(at) if at else 0.0)
-        for key, pubkey, next_try_at in waiting:
-            self._traffic.wait(pubkey, key, seconds=_seconds_until(next_try_at) if next_try_at else None)
 
     async def _resume(self, attempt: Attempt, carried: list[Carried]) -> None:
         """Asks lnd what became of an attempt that an earlier process left; its secret stays the same."""
         age_seconds = max(0.0, -_seconds_until(attempt.created_at))
-        held = asyncio.get_running_loop().call_later(
-            max(0.0, HELD_SECONDS - age_seconds), self._traffic.held, attempt
-        )
-        try:
+        with self._following(attempt, max(0.0, HELD_SECONDS - age_seconds)):
             await self._follow_up(attempt, carried)
-        finally:
-            held.cancel()
-            self._traffic.release(attempt)
+
+    async def _look_for_strays(self) -> None:
+        """An attempt may be stored though the database said that it is not, or its task may have met with an error."""
+        strays = Strays()
+        while True:
+            await asyncio.sleep(LOOK_SECONDS)
+            try:
+                under_way = await self._database.read(ledger.attempts_in_flight)
+                found = strays.of(under_way, self._followed)
+                if found:
+                    logger.warning("attempts that nobody follows are taken up", extra={"count": len(found)})
+                    self._resume_all(await self._database.read(partial(ledger.unfinished_attempts, found)))
+            except Exception:
+                logger.exception("attempts that nobody follows could not be looked for; trying again")
 
     async def _resume_answer(self, attempt: Attempt, carried: list[Carried]) -> None:
         known = any(isinstance(one, Message) and _waiting(one).known for one in carried)
         try:
-            await self._follow_up(attempt, carried)
+            with self._noted_as_followed(attempt):
+                await self._follow_up(attempt, carried)
         finally:
             self._answers.release(known=known)
 
@@ -742,11 +797,6 @@ def _is_over(carried: list[Carried]) -> bool:
     """Whether the time of all these is over."""
     messages = [one.message if isinstance(one, Part) else one for one in carried]
     return all(message.expires_at and message.expires_at <= timezone.now() for message in messages)
-
-
-async def _to_its_end(make: Callable[[], Awaitable[UUID]]) -> UUID:
-    """Though the caller leaves: what is stored without it has to be sent, and counts for the budget."""
-    return await asyncio.shield(make())
 
 
 def _seconds_until(moment: datetime) -> float:

@@ -5,9 +5,7 @@ from datetime import timedelta
 from typing import Protocol
 from uuid import UUID, uuid4
 
-from django.utils import timezone
-
-from messaging import answers, events, peers
+from messaging import answers, clock, events, peers
 from messaging.answers import AnswerTerms
 from messaging.database import insert_new
 from messaging.models import Direction, Message, Origin, State
@@ -33,7 +31,7 @@ def new_message(
     because of another node is an answer: it carries 1 sat whatever is said here, and is sent only as far as that node has
     paid for it (messaging/answers.py).
     """
-    now = timezone.now()
+    now = clock.now()
     return Message(
         message_id=message_id or uuid4(),
         direction=Direction.OUT,

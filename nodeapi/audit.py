@@ -48,7 +48,7 @@ class AuditLog:
     def done(self, call: Call, reply: Message, *, once: bool) -> None:
         """A call has ended well. One that is done once and has stored nothing was done before."""
         if not call.rows:
-            outcome = Outcome.REPEATED if once else Outcome.DONE
+            outcome = call.outcome or (Outcome.REPEATED if once else Outcome.DONE)
             self._add(call.row(outcome), _id_of(reply))
             return
         if call.outcome:
@@ -57,6 +57,9 @@ class AuditLog:
 
     def refused(self, call: Call, error: ApiError) -> None:
         """A call has ended with an error: before anything was stored, or, as a payment that fails, after that."""
+        if work := call.unfinished:
+            work.add_done_callback(lambda _: self.refused(call, error))
+            return
         detail = error.message.replace("\0", "\ufffd")[:MAX_DETAIL_CHARACTERS]
         if any(row.committed for row in call.rows.values()):
             self._end(call, error.status_name, detail)
@@ -66,7 +69,12 @@ class AuditLog:
             self._add(call.row(error.status_name, detail), None)
 
     def left(self, call: Call) -> None:
-        """Who called has gone away before the answer. What was stored goes on without it."""
+        """Who called has gone away before the answer. What was stored goes on without it, and what is being stored: whether
+        the call has done something is known at its end.
+        """
+        if work := call.unfinished:
+            work.add_done_callback(lambda _: self.left(call))
+            return
         if any(row.committed for row in call.rows.values()):
             _tell(call, Outcome.ACCEPTED, "the caller did not wait for the answer")
         elif self._refusals.permits(call.caller.name):

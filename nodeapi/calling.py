@@ -1,13 +1,13 @@
 """One call that is being carried out: who makes it, from where, and what is stored for it."""
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-from django.utils import timezone
-
+from messaging import clock
 from messaging.notes import noter
 from nodeapi.auth import Caller
 from nodeapi.models import AuditEntry
@@ -15,7 +15,7 @@ from nodeapi.models import AuditEntry
 
 @dataclass(kw_only=True)
 class Call:
-    """A call of an operation that sends, pays or changes. `further_msat` is what it may cost besides its own messages and
+    """A call of an operation that sends, pays or changes. `max_cost_sat` is the bound that it brings; `further_msat` is what it may cost besides its own messages and
     payment, `outcome` how it ended if not only accepted. Its rows of the audit log are made by `note`, one for each
     message or payment, or by the log at its end.
     """
@@ -25,10 +25,12 @@ class Call:
     address: str
     peer: str = ""
     amount_msat: int | None = None
+    max_cost_sat: int | None = None
     further_msat: int = 0
     outcome: str = ""
-    began_at: datetime = field(default_factory=timezone.now)
+    began_at: datetime = field(default_factory=clock.now)
     rows: dict[UUID, AuditEntry] = field(default_factory=dict)
+    _works: list[asyncio.Future[Any]] = field(default_factory=list)
 
     def asks(self, fields: Mapping[str, Any]) -> None:
         """What of the request the log names."""
@@ -42,6 +44,15 @@ class Call:
         row.message_id, row.peer, row.amount_msat, row.spends = item_id, peer, amount_msat, True
         self.rows[item_id] = row
         return row
+
+    def goes_on(self, work: asyncio.Future[Any]) -> None:
+        """As messaging.notes.Noter."""
+        self._works.append(work)
+
+    @property
+    def unfinished(self) -> asyncio.Future[Any] | None:
+        """What goes on without the caller, and may still store something."""
+        return next((work for work in self._works if not work.done()), None)
 
     def row(self, outcome: str, detail: str = "") -> AuditEntry:
         """A new row, not stored."""

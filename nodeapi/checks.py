@@ -10,7 +10,7 @@ from messaging.database import Database
 from messaging.idempotency import Claim
 from messaging.services import sent_amount_sat
 from nodeapi.engine import Engine
-from nodeapi.errors import ApiError, invalid
+from nodeapi.errors import ApiError, invalid, shown_sat
 
 
 def require_running(engine: Engine, service_type: str) -> None:
@@ -65,8 +65,3 @@ async def with_amount(database: Database, reply: dict[str, Any]) -> dict[str, An
     """The reply of a call that sends a request, with what the message of this id carries; the same when it is repeated."""
     amount_sat = await database.read(partial(sent_amount_sat, UUID(reply["id"])))
     return reply | {"amount_sat": amount_sat}
-
-
-def shown_sat(amount_msat: int) -> str:
-    whole, rest = divmod(amount_msat, 1000)
-    return f"{whole}.{rest:03} sat" if rest else f"{whole} sat"

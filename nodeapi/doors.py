@@ -3,11 +3,14 @@
 import asyncio
 import hashlib
 import inspect
+import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import grpc
+from django.db import DataError, IntegrityError, ProgrammingError
 from django.db import Error as DatabaseError
 from google.protobuf.message import Message
 
@@ -95,6 +98,7 @@ class Doors:
 
     def admit(self, visit: Visit, scope: str, what: str) -> Caller:
         """For what is no operation of the table."""
+        refuse_key(visit, what.rpartition("/")[2])
         caller = self.authenticate(visit, what)
         self.require(caller, scope, visit, what)
         return caller
@@ -102,6 +106,20 @@ class Doors:
     def _is_forwarded(self, operation: Operation, caller: Caller) -> bool:
         """Beside runimpd: all but pure reading; that too where its calls are counted, for which one has to count."""
         return self.engine is None and (not operation.reads_only or caller.calls_per_minute is not None)
+
+    def _claim(
+        self, caller: Caller, operation: Operation, fields: Mapping[str, Any], visit: Visit
+    ) -> Claim | None:
+        """None without a key. A default that is written out makes no other request."""
+        if IDEMPOTENCY_KEY not in visit.metadata:
+            return None
+        engine = self.engine
+        meant = {
+            name: default(engine)
+            for name, default in operation.defaults.items()
+            if engine and fields[name] is None
+        }
+        return claim_of(caller, operation, {**fields, **meant}, visit.metadata)
 
     async def _carry_out(
         self,
@@ -112,12 +130,18 @@ class Doors:
         call: Call | None = None,
     ) -> Message:
         try:
+            if not operation.once:
+                refuse_key(visit, operation.method)
             request = await _given(read)
             fields = operation.request.check(request)
             if call:
                 call.asks(fields)
             if operation.once:
-                fields["claim"] = claim_of(caller, operation, request, visit.metadata)
+                fields["claim"] = self._claim(caller, operation, fields, visit)
+            # For nobody but the budget.
+            max_cost_sat = fields.pop("max_cost_sat", None)
+            if call:
+                call.max_cost_sat = max_cost_sat
             return operation.reply.data_to_message(await operation.function(self, **fields))
         except ApiError:
             raise
@@ -129,6 +153,10 @@ class Doors:
             raise ApiError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), retry_after_seconds=error.seconds
             ) from None
+        except (IntegrityError, DataError, ProgrammingError):
+            # A fault of the node's own: to try again would not help.
+            logger.exception("%s failed in the database", operation.rpc_path)
+            raise ApiError(grpc.StatusCode.INTERNAL, "internal error; the node's log tells more") from None
         except DatabaseError as error:
             logger.error("database: %s", error)
             raise ApiError(
@@ -145,14 +173,33 @@ async def _given(read: Read) -> Message:
     return await request if inspect.isawaitable(request) else request
 
 
+def refuse_key(visit: Visit, what: str) -> None:
+    """ApiError when a call that cannot keep to an Idempotency-Key comes with one: who gives one relies on it."""
+    if IDEMPOTENCY_KEY in visit.metadata:
+        raise invalid("Idempotency-Key", f"is not for {what}, which would be done each time: leave it out")
+
+
 def claim_of(
-    caller: Caller, operation: Operation, request: Message, metadata: Mapping[str, str]
+    caller: Caller, operation: Operation, fields: Mapping[str, Any], metadata: Mapping[str, str]
 ) -> Claim | None:
-    """What the caller's Idempotency-Key stands for; None without one."""
-    key = metadata.get(IDEMPOTENCY_KEY)
-    if key is None:
+    """What the caller's Idempotency-Key stands for, with the checked fields of the request; None without one."""
+    given = metadata.get(IDEMPOTENCY_KEY)
+    if given is None:
         return None
-    if not 1 <= len(key) <= MAX_KEY_CHARACTERS or not key.isprintable():
-        raise invalid("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} printable characters")
-    asked = operation.rpc_path.encode() + request.SerializeToString(deterministic=True)
-    return Claim(caller=caller.name, key=key, request_hash=hashlib.sha256(asked).digest())
+    key = _text_of(given)
+    if not 1 <= len(key) <= MAX_KEY_CHARACTERS or "\0" in key:
+        raise invalid("Idempotency-Key", f"must have 1 to {MAX_KEY_CHARACTERS} characters, none of them NUL")
+    asked = json.dumps([operation.rpc_path, fields], sort_keys=True, default=_as_json)
+    return Claim(caller=caller.name, key=key, request_hash=hashlib.sha256(asked.encode()).digest())
+
+
+def _text_of(header: str) -> str:
+    """A header's bytes, which come as Latin-1, are UTF-8, unless they cannot be."""
+    try:
+        return header.encode("latin-1").decode()
+    except ValueError:
+        return header
+
+
+def _as_json(value: Any) -> str:
+    return value.hex() if isinstance(value, bytes) else str(value)

@@ -8,18 +8,18 @@ from functools import partial
 
 from invoices.issuing import Issuer
 from invoices.paying import Payer
-from invoices.services import expenses_of_invoices, spent_on_invoices
+from invoices.services import expenses_of_invoices, reserved_by_invoices, spent_on_invoices
 from lightning.carrier import KeysendCarrier
 from lightning.client import LndClient, LndError
 from lightning.dead_payments import DeadPayments
-from messaging import metrics
+from messaging import clock, metrics
 from messaging.answers import AnswerTerms
-from messaging.budget import Budget, expenses_of_messages, spent_on_messages
+from messaging.budget import Budget, expenses_of_messages, reserved_by_messages, spent_on_messages
 from messaging.catchup import Walk
-from messaging.clock import Clock
 from messaging.database import Database
 from messaging.events import Published, Waker
 from messaging.hints import HintBook
+from messaging.idempotency import Claims
 from messaging.inbox import Inbox
 from messaging.joining import Bounds
 from messaging.outbox import Outbox
@@ -45,7 +45,7 @@ OLD_PARTS_SECONDS = 600.0
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
     """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits
-    (the larger of the two holds); the most that one call may send, and all of them in 24 hours (None: no limit); by how
+    (the larger of the two holds); the most that one call may cost, and all of them in 24 hours (None: no limit); by how
     much answers to others may exceed what those have paid, and over how many hints that nobody knows to work they are sent
     in an hour; how long no channel holds a payment before it is given up; how long things are kept.
     """
@@ -93,7 +93,8 @@ class Engine:
         self._database = database
         self._waker = Waker(feed)
         self.published = self._waker.published
-        self._clock = Clock()
+        self._clock = clock.PROCESS
+        claims = Claims(database)
         hints = HintBook(database)
         self.dead_payments = DeadPayments(client, quiet_seconds=limits.dead_payment_seconds)
         carrier = KeysendCarrier(
@@ -107,8 +108,14 @@ class Engine:
             limit_sat=limits.daily_budget_sat,
             sources=[spent_on_messages, spent_on_invoices],
             expenses=[expenses_of_messages, expenses_of_invoices],
+            reserved=[reserved_by_messages, reserved_by_invoices],
         )
-        self.budgets = Budgets(node=node_budget, database=database, fee_limit_msat=carrier.fee_limit_msat)
+        self.budgets = Budgets(
+            node=node_budget,
+            database=database,
+            fee_limit_msat=carrier.fee_limit_msat,
+            max_call_sat=limits.max_amount_sat,
+        )
         self.outbox = Outbox(
             database=database,
             carrier=carrier,
@@ -121,6 +128,7 @@ class Engine:
             own_hints=lambda: lnd.reply_hints,
             budget=self.budgets,
             unproven_hints_per_hour=limits.unproven_hints_per_hour,
+            claims=claims,
         )
         self.answer_terms = AnswerTerms(
             fee_limit_msat=carrier.fee_limit_msat,
@@ -145,6 +153,7 @@ class Engine:
             client=client,
             own_pubkey=self.own_pubkey.hex(),
             published=self._waker.published,
+            claims=claims,
         )
         self.payer = Payer(
             database=database,
@@ -153,6 +162,7 @@ class Engine:
             budget=self.budgets,
             fee_limit_msat=carrier.fee_limit_msat,
             dead_payments=self.dead_payments,
+            claims=claims,
         )
         metrics.begin([service.service_type for service in registry.services if service.state == "running"])
         self._walk = Walk(

@@ -88,3 +88,8 @@ class StartError(Exception):
 
 def invalid(field: str, text: str) -> ApiError:
     return ApiError(grpc.StatusCode.INVALID_ARGUMENT, f"{field}: {text}")
+
+
+def shown_sat(amount_msat: int) -> str:
+    whole, rest = divmod(amount_msat, 1000)
+    return f"{whole}.{rest:03} sat" if rest else f"{whole} sat"

@@ -13,6 +13,7 @@ import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from http import HTTPStatus
 from typing import Any
 
 import daphne.server  # (installs Twisted's asyncio reactor, which has to come first)
@@ -34,6 +35,8 @@ DEFAULT_PER_ADDRESS = 256
 READ_IN_VAIN_BYTES = 128 * 2**20
 LOG_SECONDS = 60.0
 _ABSOLUTE_TARGET = re.compile(rb"(?:http|ws)s?://(?P<authority>[^/?#@]+)(?P<rest>(?:[/?].*)?)", re.IGNORECASE)
+# grpc-gateway's status of a call that its client has given up; no standard has a name for it.
+CLIENT_CLOSED_REQUEST = 499
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,12 +62,15 @@ def _no_origin(_: str) -> bool:
 
 
 def install(limits: HttpLimits, origin_allowed: Callable[[str], bool] = _no_origin) -> None:
-    """From now on a Daphne of this process keeps to these limits.
+    """From now on a Daphne of this process keeps to these limits, and says what its statuses mean.
 
     Args:
         limits: What clients may take.
         origin_allowed: Whether pages of an origin may read what is answered here, before any application.
     """
+    for status in HTTPStatus:
+        http.RESPONSES.setdefault(status.value, status.phrase.encode())
+    http.RESPONSES[CLIENT_CLOSED_REQUEST] = b"Client Closed Request"
     seats, room = Seats(limits), BodyRoom(limits.all_bodies_bytes)
     parts = {"limits": limits, "room": room, "origin_allowed": staticmethod(origin_allowed)}
     http_protocol.WebRequest = type("BoundedRequest", (BoundedRequest,), parts)

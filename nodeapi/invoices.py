@@ -2,20 +2,22 @@
 
 import time
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 import grpc
 
+from invoices.issuing import Issued
 from invoices.models import InvoicePayment
-from invoices.paying import OtherPayer
+from invoices.paying import OtherInvoiceError, OtherPayer
 from lightning.bech32 import checked_payment_request
 from lightning.client import LndError, Trouble
 from messaging.idempotency import Claim
 from messaging.times import rfc3339
 from nodeapi.calling import current_call
-from nodeapi.checks import require_permitted, require_spendable, shown_sat
+from nodeapi.checks import require_permitted, require_spendable
 from nodeapi.engine import Engine
-from nodeapi.errors import ApiError, invalid
+from nodeapi.errors import ApiError, invalid, shown_sat
 from nodeapi.models import AuditEntry
 from nodeapi.serializers_invoices import MAX_WAIT_SECONDS
 from protos.lnrpc import lightning_pb2
@@ -30,15 +32,24 @@ _STATUS: dict[str, grpc.StatusCode] = {
 
 
 async def generate_invoice(
-    doors, *, amount: int, memo: str, expires_in: int | None, private: bool
+    doors, *, amount: int, memo: str, expires_in: int | None, private: bool, claim: Claim | None
 ) -> dict[str, Any]:
     """Makes an invoice for `amount` sat, or any amount (0)."""
+    engine = doors.engine
+    if issued := await engine.issuer.issued(claim):
+        return _issued(issued)
     try:
-        issued = await doors.engine.issuer.issue(
-            amount_sat=amount, memo=memo, expires_seconds=expires_in, private=private
+        issued = await engine.issuer.issue_once(
+            claim, amount_sat=amount, memo=memo, expires_seconds=expires_in, private=private
         )
     except LndError as error:
         raise _lnd_error(error, "amount") from None
+    if call := current_call():
+        call.outcome = AuditEntry.Outcome.DONE
+    return _issued(issued)
+
+
+def _issued(issued: Issued) -> dict[str, Any]:
     return {
         "invoice": issued.payment_request,
         "id": str(issued.id),
@@ -58,11 +69,7 @@ async def pay_invoice(
     """Pays an invoice and waits for the result. What was begun or paid before is not looked at again, only waited for."""
     engine = doors.engine
     text, request = await _read(engine, invoice)
-    payment = await engine.payer.known(bytes.fromhex(request.payment_hash), claim)
-    if payment is None:
-        amount_msat = _amount_msat(request, amount)
-        _require_payable(engine, request, amount_msat)
-        payment = await engine.payer.pay(request, text=text, amount_msat=amount_msat, claim=claim)
+    payment = await _begun(engine, request, text, amount, claim)
     wait_seconds = timeout or MAX_WAIT_SECONDS
     try:
         payment = await engine.payer.end_of(payment, seconds=wait_seconds)
@@ -75,6 +82,26 @@ async def pay_invoice(
     if call := current_call():
         call.outcome = AuditEntry.Outcome.PAID
     return result
+
+
+async def _begun(
+    engine: Engine, request: lightning_pb2.PayReq, text: str, amount_sat: int, claim: Claim | None
+) -> InvoicePayment:
+    """The payment of this invoice, begun now or before."""
+    try:
+        is_same = partial(
+            engine.payer.require_same, request=request, text=text, amount_msat=amount_sat * 1000
+        )
+        known = await engine.payer.known(bytes.fromhex(request.payment_hash), claim, is_same)
+        if known:
+            return known
+        amount_msat = _amount_msat(request, amount_sat)
+        _require_payable(engine, request, amount_msat)
+        return await engine.payer.pay(request, text=text, amount_msat=amount_msat, claim=claim)
+    except OtherInvoiceError as error:
+        raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, f"invoice: {error}") from None
+    except LndError as error:
+        raise _lnd_error(error, "invoice") from None
 
 
 async def check_invoice(doors, *, invoice: str) -> dict[str, Any]:

@@ -7,13 +7,21 @@ from contextlib import AbstractContextManager, suppress
 from pathlib import Path
 from typing import Protocol
 
+from django.db import Error as DatabaseError
+from django.db import connection
 from django.utils.module_loading import import_string
 
+from messaging import epoch
 from nodeapi.errors import StartError
 
 
 class Lock(AbstractContextManager, Protocol):
     """Entered, it is held, or StartError raised."""
+
+    def begin(self) -> int:
+        """The epoch in which this process writes (messaging/epoch.py), once the tables are there. From then on no earlier
+        one does. Raises StartError.
+        """
 
     async def watch(self) -> None:
         """To be awaited while it is held. Raises StartError when another process has it."""
@@ -57,6 +65,14 @@ class FileLock:
 
     def __exit__(self, *_) -> None:
         self._file.close()
+
+    def begin(self) -> int:
+        try:
+            return epoch.begin()
+        except DatabaseError as error:
+            raise StartError(f"database.url: the database cannot be taken over ({error})") from None
+        finally:
+            connection.close()
 
     async def watch(self) -> None:
         """Ends never: what the system has locked stays so."""

@@ -4,12 +4,13 @@ A function takes the Doors it is called through and the checked request's fields
 reply message's fields. `reads_only` rows need nothing but the database; all others run in the runimpd process.
 """
 
-from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from google.protobuf.message import Message
 
+from invoices.issuing import DEFAULT_EXPIRES_SECONDS
 from nodeapi import (
     calls,
     federations,
@@ -25,6 +26,7 @@ from nodeapi import (
     signing,
     vpns,
 )
+from nodeapi.engine import Engine
 from nodeapi.relay import calls as relay_calls
 
 Function = Callable[..., Awaitable[dict[str, Any]]]
@@ -51,6 +53,8 @@ class Operation:
     reads_only: bool = False
     # Takes an Idempotency-Key: its function gets the `claim`.
     once: bool = False
+    # What a field that is left out means, where the serializer does not know: written out, it is the same request.
+    defaults: Mapping[str, Callable[[Engine], Any]] = field(default_factory=dict)
     # REST answers with one field of the reply alone, instead of JSON.
     plain: Plain | None = None
 
@@ -78,6 +82,7 @@ OPERATIONS = (
         function=calls.send_message,
         scope="send",
         once=True,
+        defaults={"expires_in": lambda engine: engine.limits.expires_seconds},
     ),
     Operation(
         service="messaging.Messaging",
@@ -89,6 +94,7 @@ OPERATIONS = (
         function=federations.broadcast,
         scope="send",
         once=True,
+        defaults={"expires_in": lambda engine: engine.limits.expires_seconds},
     ),
     Operation(
         service="federate.Federate",
@@ -291,6 +297,8 @@ OPERATIONS = (
         reply=serializers_invoices.GenerateInvoiceResponse(),
         function=invoices.generate_invoice,
         scope="send",
+        once=True,
+        defaults={"expires_in": lambda _: DEFAULT_EXPIRES_SECONDS},
     ),
     Operation(
         service="lightning.Lightning",
@@ -302,6 +310,7 @@ OPERATIONS = (
         function=invoices.pay_invoice,
         scope="pay",
         once=True,
+        defaults={"timeout": lambda _: serializers_invoices.MAX_WAIT_SECONDS},
     ),
     Operation(
         service="lightning.Lightning",

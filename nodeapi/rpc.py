@@ -136,7 +136,7 @@ def metadata_of(context) -> dict[str, str]:
         if isinstance(value, str):
             join(metadata, name, value)
         elif name == IDEMPOTENCY_KEY + AS_BYTES:
-            metadata.setdefault(IDEMPOTENCY_KEY, value.decode("latin-1"))
+            join(metadata, IDEMPOTENCY_KEY, value.decode("latin-1"))
     return metadata
 
 

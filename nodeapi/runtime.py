@@ -16,6 +16,7 @@ from channels.routing import get_default_application
 
 from lightning.client import LndError
 from messaging.database import Database
+from messaging.epoch import OvertakenError
 from messaging.models import InvoiceMark
 from messaging.required import required
 from nodeapi import assembly, descriptors, rpc
@@ -57,6 +58,7 @@ class Runtime:
         self._on_started = on_started
         self._lock = lock_of(config.database)
         self._tls = assembly.make_tls(config)
+        self._epoch: int | None = None
         self._failure: BaseException | None = None
         self._stop = asyncio.Event()
 
@@ -67,6 +69,7 @@ class Runtime:
             descriptors.raise_limit()
             self._check_ports()
             self._before()
+            self._epoch = self._lock.begin()
             if self._with_http:
                 self._run_under_daphne()
             else:
@@ -110,11 +113,12 @@ class Runtime:
             logger.info("IMPD stopped")
         except Exception as error:
             cause = only_cause(error)
-            self._failure = StartError(str(cause)) if isinstance(cause, LndError) else cause
+            known = isinstance(cause, (LndError, OvertakenError))
+            self._failure = self._failure or (StartError(str(cause)) if known else cause)
 
     async def _work(self) -> None:
         config = self._config
-        database = Database()
+        database = Database(epoch=self._epoch)
         client = assembly.make_client(config)
         lnd = LndStatus(client)
         health = api_entry.health
@@ -139,6 +143,7 @@ class Runtime:
             )
             scrape = assembly.make_scrape(config, doors, health)
             async with asyncio.TaskGroup() as group:
+                group.create_task(database.watch_epoch())
                 group.create_task(hub.run())
                 group.create_task(engine.run())
                 group.create_task(doors.keys.run())
@@ -196,7 +201,9 @@ def refuse_others_database(file: Path, own_pubkey: str) -> None:
 
 
 def only_cause(error: BaseException) -> BaseException:
-    """What is inside of groups of one."""
+    """What is inside of groups of one. Whatever else fails, too, when the node's epoch is over is no cause."""
+    if isinstance(error, BaseExceptionGroup) and error.subgroup(OvertakenError):
+        return OvertakenError()
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error

@@ -90,6 +90,21 @@ class SatField(serializers.IntegerField):
         )
 
 
+class MaxCostField(serializers.IntegerField):
+    """The most that a call may cost (sat), fees included; None when it is left out."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            default=None,
+            min_value=1,
+            max_value=MAX_SAT,
+            error_messages={
+                "min_value": "must not be negative",
+                "max_value": "is more than there are satoshis",
+            },
+        )
+
+
 class SendMessageRequest(RequestSerializer):
     msg = BytesField(error_messages={"required": "is missing or empty"})
     pubkey = PubkeyField(error_messages={"required": "is missing"})
@@ -101,6 +116,7 @@ class SendMessageRequest(RequestSerializer):
         max_value=MAX_EXPIRES_SECONDS,
         error_messages={"min_value": EXPIRES_BOUNDS, "max_value": EXPIRES_BOUNDS},
     )
+    max_cost_sat = MaxCostField()
 
     class Meta:
         proto_class = messaging_pb2.SendMessageRequest
@@ -181,6 +197,7 @@ class SendToStreamRequest(RequestSerializer):
     pubkey = PubkeyField(error_messages={"required": "is missing"})
     data = BytesField(error_messages={"required": "is missing or empty"})
     amount = SatField()
+    max_cost_sat = MaxCostField()
 
     class Meta:
         proto_class = websocket_pb2.SendRequest

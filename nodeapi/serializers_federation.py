@@ -8,6 +8,7 @@ from nodeapi.serializers import (
     EXPIRES_BOUNDS,
     MAX_EXPIRES_SECONDS,
     BytesField,
+    MaxCostField,
     PubkeyField,
     ReplySerializer,
     RequestSerializer,
@@ -21,6 +22,7 @@ _LIMIT = "must be 1 to 1000"
 
 class RequestFederateRequest(RequestSerializer):
     pubkey = PubkeyField(error_messages={"required": "is missing"})
+    max_cost_sat = MaxCostField()
 
     class Meta:
         proto_class = federate_pb2.RequestFederateRequest
@@ -33,6 +35,7 @@ class RequestFederateResponse(ReplySerializer):
 
 class LeaveFederationRequest(RequestSerializer):
     pubkey = PubkeyField(error_messages={"required": "is missing"})
+    max_cost_sat = MaxCostField()
 
     class Meta:
         proto_class = federate_pb2.LeaveFederationRequest
@@ -70,6 +73,7 @@ class BroadcastRequest(RequestSerializer):
         max_value=MAX_EXPIRES_SECONDS,
         error_messages={"min_value": EXPIRES_BOUNDS, "max_value": EXPIRES_BOUNDS},
     )
+    max_cost_sat = MaxCostField()
 
     class Meta:
         proto_class = messaging_pb2.BroadcastRequest

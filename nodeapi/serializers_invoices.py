@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from nodeapi.serializers import MAX_SAT, ReplySerializer, RequestSerializer, TextField
+from nodeapi.serializers import MAX_SAT, MaxCostField, ReplySerializer, RequestSerializer, TextField
 from protos import lightning_pb2
 
 # BOLT11: a field has at most 1,023 groups of five bits.
@@ -59,6 +59,7 @@ class PayInvoiceRequest(RequestSerializer):
     invoice = TextField(error_messages={"required": "is missing"})
     amount = _open_amount()
     timeout = _seconds(MAX_WAIT_SECONDS)
+    max_cost_sat = MaxCostField()
 
     class Meta:
         proto_class = lightning_pb2.PayInvoiceRequest

@@ -1,11 +1,12 @@
 """The messages of socket.Socket."""
 
-from nodeapi.serializers import PubkeyField, ReplySerializer, RequestSerializer
+from nodeapi.serializers import MaxCostField, PubkeyField, ReplySerializer, RequestSerializer
 from protos import socket_pb2
 
 
 class SendSocketRequest(RequestSerializer):
     pubkey = PubkeyField(error_messages={"required": "is missing"})
+    max_cost_sat = MaxCostField()
 
     class Meta:
         proto_class = socket_pb2.SendSocketRequest

@@ -4,7 +4,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from nodeapi.serializers import PubkeyField, ReplySerializer, RequestSerializer, UUIDField
+from nodeapi.serializers import MaxCostField, PubkeyField, ReplySerializer, RequestSerializer, UUIDField
 from protos import vpn_pb2
 from vpn.bodies import MAX_NONCE_CHARACTERS
 from vpn.services import ALL
@@ -34,6 +34,7 @@ class PriceField(serializers.RegexField):
 
 class RequestQuoteRequest(RequestSerializer):
     pubkey = PubkeyField(error_messages=_MISSING)
+    max_cost_sat = MaxCostField()
 
     class Meta:
         proto_class = vpn_pb2.RequestQuoteRequest
@@ -48,6 +49,7 @@ class AcceptContractRequest(RequestSerializer):
     pubkey = PubkeyField(error_messages=_MISSING)
     nonce = NonceField()
     price = PriceField()
+    max_cost_sat = MaxCostField()
 
     class Meta:
         proto_class = vpn_pb2.AcceptContractRequest
@@ -62,6 +64,7 @@ class RefreshContractRequest(RequestSerializer):
     pubkey = PubkeyField(error_messages=_MISSING)
     nonce = NonceField()
     price = PriceField()
+    max_cost_sat = MaxCostField()
 
     class Meta:
         proto_class = vpn_pb2.RefreshContractRequest

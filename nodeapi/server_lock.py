@@ -11,6 +11,7 @@ from typing import Any
 
 import psycopg
 
+from messaging import epoch
 from messaging.required import required
 from nodeapi.errors import StartError
 
@@ -30,6 +31,15 @@ HOLDER = """
     WHERE locktype = 'advisory' AND objsubid = 1 AND granted AND pg_locks.database = pg_stat_activity.datid
     AND datname = current_database() AND classid::bigint << 32 | objid::bigint = %s
 """
+# A transaction of the process before that is not over after so long is that of one that was paused, or is cut off.
+STUCK_MILLISECONDS = 2_000
+STUCK_TIMES = 5
+# Whoever checks the epoch holds this lock of its table until the end of its transaction.
+END_WRITERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_locks JOIN pg_database ON pg_database.oid = database
+    WHERE datname = current_database() AND relation = 'messaging_epoch'::regclass AND mode = 'RowShareLock'
+    AND pid <> pg_backend_pid()
+"""
 
 
 class ServerLock:
@@ -39,6 +49,7 @@ class ServerLock:
         self._name = f"runimpd {os.getpid()} {secrets.token_hex(4)} {socket.gethostname()}"[:63]
         self._parameters = {**parameters, "application_name": self._name}
         self._connection: psycopg.Connection | None = None
+        self._epoch: int | None = None
 
     def __enter__(self) -> "ServerLock":
         try:
@@ -51,6 +62,28 @@ class ServerLock:
 
     def __exit__(self, *_) -> None:
         required(self._connection).close()
+
+    def begin(self) -> int:
+        """Raises the epoch. Transactions of a process before that do not end are ended, with their sessions."""
+        try:
+            self._epoch = self._raise_epoch(required(self._connection))
+        except psycopg.Error as error:
+            raise StartError(
+                f"database.url: the database cannot be taken over ({error}); end the sessions of the runimpd before"
+            ) from None
+        return self._epoch
+
+    def _raise_epoch(self, connection: psycopg.Connection) -> int:
+        connection.execute(f"SET lock_timeout = {STUCK_MILLISECONDS}")
+        for _ in range(STUCK_TIMES):
+            try:
+                number: int = required(connection.execute(epoch.RAISE).fetchone())[0]
+            except psycopg.errors.LockNotAvailable:
+                logger.warning("an unfinished transaction of another runimpd is ended")
+                connection.execute(END_WRITERS)
+            else:
+                return number
+        raise psycopg.OperationalError("its last transaction does not end")
 
     async def watch(self) -> None:
         """Takes the lock again after its connection was lost. Raises StartError when another process has it by then."""
@@ -83,6 +116,7 @@ class ServerLock:
                 connection.execute(setting)
             _refuse_lossy(connection)
             self._lock(connection)
+            self._refuse_overtaken(connection)
         except BaseException:
             connection.close()
             raise
@@ -107,6 +141,14 @@ class ServerLock:
             f"another runimpd ({who}) runs on this database; stop it first (it holds the advisory lock {ADVISORY_KEY}), "
             "or give each node a database of its own by database.url"
         )
+
+    def _refuse_overtaken(self, connection: psycopg.Connection) -> None:
+        """Another process may have had the lock while this one had lost it, and be gone again."""
+        if self._epoch is None:
+            return
+        found = connection.execute(epoch.READ).fetchone()
+        if found is None or found[0] != self._epoch:
+            raise StartError(epoch.OVERTAKEN)
 
 
 def _refuse_lossy(connection: psycopg.Connection) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/federate.proto\x12\x08\x66\x65\x64\x65rate\"(\n\x16RequestFederateRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\"9\n\x17RequestFederateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\namount_sat\x18\x02 \x01(\x03\"(\n\x16LeaveFederationRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\"%\n\x17LeaveFederationResponse\x12\n\n\x02id\x18\x01 \x01(\t\"F\n\x16ListFederationsRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0e\n\x06pubkey\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x03\"D\n\x17ListFederationsResponse\x12)\n\x0b\x66\x65\x64\x65rations\x18\x01 \x03(\x0b\x32\x14.federate.Federation\"\x97\x01\n\nFederation\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x0e\n\x06imp_id\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05since\x18\x04 \x01(\t\x12\x12\n\nexpires_at\x18\x05 \x01(\t\x12\x14\n\x0cseconds_left\x18\x06 \x01(\x03\x12\r\n\x05\x63\x61use\x18\x07 \x01(\t\x12\x12\n\nupdated_at\x18\x08 \x01(\t2\x92\x02\n\x08\x46\x65\x64\x65rate\x12V\n\x0fRequestFederate\x12 .federate.RequestFederateRequest\x1a!.federate.RequestFederateResponse\x12V\n\x0fLeaveFederation\x12 .federate.LeaveFederationRequest\x1a!.federate.LeaveFederationResponse\x12V\n\x0fListFederations\x12 .federate.ListFederationsRequest\x1a!.federate.ListFederationsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15protos/federate.proto\x12\x08\x66\x65\x64\x65rate\">\n\x16RequestFederateRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x14\n\x0cmax_cost_sat\x18\x02 \x01(\x03\"9\n\x17RequestFederateResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\namount_sat\x18\x02 \x01(\x03\">\n\x16LeaveFederationRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x14\n\x0cmax_cost_sat\x18\x02 \x01(\x03\"%\n\x17LeaveFederationResponse\x12\n\n\x02id\x18\x01 \x01(\t\"F\n\x16ListFederationsRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0e\n\x06pubkey\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x03\"D\n\x17ListFederationsResponse\x12)\n\x0b\x66\x65\x64\x65rations\x18\x01 \x03(\x0b\x32\x14.federate.Federation\"\x97\x01\n\nFederation\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x0e\n\x06imp_id\x18\x02 \x01(\t\x12\r\n\x05state\x18\x03 \x01(\t\x12\r\n\x05since\x18\x04 \x01(\t\x12\x12\n\nexpires_at\x18\x05 \x01(\t\x12\x14\n\x0cseconds_left\x18\x06 \x01(\x03\x12\r\n\x05\x63\x61use\x18\x07 \x01(\t\x12\x12\n\nupdated_at\x18\x08 \x01(\t2\x92\x02\n\x08\x46\x65\x64\x65rate\x12V\n\x0fRequestFederate\x12 .federate.RequestFederateRequest\x1a!.federate.RequestFederateResponse\x12V\n\x0fLeaveFederation\x12 .federate.LeaveFederationRequest\x1a!.federate.LeaveFederationResponse\x12V\n\x0fListFederations\x12 .federate.ListFederationsRequest\x1a!.federate.ListFederationsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,19 +32,19 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.federate_pb2', _glob
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REQUESTFEDERATEREQUEST']._serialized_start=35
-  _globals['_REQUESTFEDERATEREQUEST']._serialized_end=75
-  _globals['_REQUESTFEDERATERESPONSE']._serialized_start=77
-  _globals['_REQUESTFEDERATERESPONSE']._serialized_end=134
-  _globals['_LEAVEFEDERATIONREQUEST']._serialized_start=136
-  _globals['_LEAVEFEDERATIONREQUEST']._serialized_end=176
-  _globals['_LEAVEFEDERATIONRESPONSE']._serialized_start=178
-  _globals['_LEAVEFEDERATIONRESPONSE']._serialized_end=215
-  _globals['_LISTFEDERATIONSREQUEST']._serialized_start=217
-  _globals['_LISTFEDERATIONSREQUEST']._serialized_end=287
-  _globals['_LISTFEDERATIONSRESPONSE']._serialized_start=289
-  _globals['_LISTFEDERATIONSRESPONSE']._serialized_end=357
-  _globals['_FEDERATION']._serialized_start=360
-  _globals['_FEDERATION']._serialized_end=511
-  _globals['_FEDERATE']._serialized_start=514
-  _globals['_FEDERATE']._serialized_end=788
+  _globals['_REQUESTFEDERATEREQUEST']._serialized_end=97
+  _globals['_REQUESTFEDERATERESPONSE']._serialized_start=99
+  _globals['_REQUESTFEDERATERESPONSE']._serialized_end=156
+  _globals['_LEAVEFEDERATIONREQUEST']._serialized_start=158
+  _globals['_LEAVEFEDERATIONREQUEST']._serialized_end=220
+  _globals['_LEAVEFEDERATIONRESPONSE']._serialized_start=222
+  _globals['_LEAVEFEDERATIONRESPONSE']._serialized_end=259
+  _globals['_LISTFEDERATIONSREQUEST']._serialized_start=261
+  _globals['_LISTFEDERATIONSREQUEST']._serialized_end=331
+  _globals['_LISTFEDERATIONSRESPONSE']._serialized_start=333
+  _globals['_LISTFEDERATIONSRESPONSE']._serialized_end=401
+  _globals['_FEDERATION']._serialized_start=404
+  _globals['_FEDERATION']._serialized_end=555
+  _globals['_FEDERATE']._serialized_start=558
+  _globals['_FEDERATE']._serialized_end=832
 # @@protoc_insertion_point(module_scope)

@@ -7,10 +7,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RequestFederateRequest(_message.Message):
-    __slots__ = ("pubkey",)
+    __slots__ = ("pubkey", "max_cost_sat")
     PUBKEY_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_SAT_FIELD_NUMBER: _ClassVar[int]
     pubkey: str
-    def __init__(self, pubkey: _Optional[str] = ...) -> None: ...
+    max_cost_sat: int
+    def __init__(self, pubkey: _Optional[str] = ..., max_cost_sat: _Optional[int] = ...) -> None: ...
 
 class RequestFederateResponse(_message.Message):
     __slots__ = ("id", "amount_sat")
@@ -21,10 +23,12 @@ class RequestFederateResponse(_message.Message):
     def __init__(self, id: _Optional[str] = ..., amount_sat: _Optional[int] = ...) -> None: ...
 
 class LeaveFederationRequest(_message.Message):
-    __slots__ = ("pubkey",)
+    __slots__ = ("pubkey", "max_cost_sat")
     PUBKEY_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_SAT_FIELD_NUMBER: _ClassVar[int]
     pubkey: str
-    def __init__(self, pubkey: _Optional[str] = ...) -> None: ...
+    max_cost_sat: int
+    def __init__(self, pubkey: _Optional[str] = ..., max_cost_sat: _Optional[int] = ...) -> None: ...
 
 class LeaveFederationResponse(_message.Message):
     __slots__ = ("id",)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/lightning.proto\x12\tlightning\"[\n\x16GenerateInvoiceRequest\x12\x0e\n\x06\x61mount\x18\x01 \x01(\x03\x12\x0c\n\x04memo\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x03\x12\x0f\n\x07private\x18\x04 \x01(\x08\"`\n\x17GenerateInvoiceResponse\x12\x0f\n\x07invoice\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x14\n\x0cpayment_hash\x18\x03 \x01(\t\x12\x12\n\nexpires_at\x18\x04 \x01(\t\"E\n\x11PayInvoiceRequest\x12\x0f\n\x07invoice\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x0f\n\x07timeout\x18\x03 \x01(\x03\"r\n\x12PayInvoiceResponse\x12\x10\n\x08preimage\x18\x01 \x01(\t\x12\x14\n\x0cpayment_hash\x18\x02 \x01(\t\x12\x13\n\x0b\x61mount_msat\x18\x03 \x01(\x03\x12\x10\n\x08\x66\x65\x65_msat\x18\x04 \x01(\x03\x12\r\n\x05payee\x18\x05 \x01(\t\"&\n\x13\x43heckInvoiceRequest\x12\x0f\n\x07invoice\x18\x01 \x01(\t\"\xa9\x01\n\x14\x43heckInvoiceResponse\x12\x0c\n\x04paid\x18\x01 \x01(\x08\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\x12\x18\n\x10\x61mount_paid_msat\x18\x04 \x01(\x03\x12\x14\n\x0cpayment_hash\x18\x05 \x01(\t\x12\x0c\n\x04memo\x18\x06 \x01(\t\x12\x12\n\nexpires_at\x18\x07 \x01(\t\x12\x12\n\nsettled_at\x18\x08 \x01(\t2\x81\x02\n\tLightning\x12X\n\x0fGenerateInvoice\x12!.lightning.GenerateInvoiceRequest\x1a\".lightning.GenerateInvoiceResponse\x12I\n\nPayInvoice\x12\x1c.lightning.PayInvoiceRequest\x1a\x1d.lightning.PayInvoiceResponse\x12O\n\x0c\x43heckInvoice\x12\x1e.lightning.CheckInvoiceRequest\x1a\x1f.lightning.CheckInvoiceResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/lightning.proto\x12\tlightning\"[\n\x16GenerateInvoiceRequest\x12\x0e\n\x06\x61mount\x18\x01 \x01(\x03\x12\x0c\n\x04memo\x18\x02 \x01(\t\x12\x12\n\nexpires_in\x18\x03 \x01(\x03\x12\x0f\n\x07private\x18\x04 \x01(\x08\"`\n\x17GenerateInvoiceResponse\x12\x0f\n\x07invoice\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\x12\x14\n\x0cpayment_hash\x18\x03 \x01(\t\x12\x12\n\nexpires_at\x18\x04 \x01(\t\"[\n\x11PayInvoiceRequest\x12\x0f\n\x07invoice\x18\x01 \x01(\t\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x0f\n\x07timeout\x18\x03 \x01(\x03\x12\x14\n\x0cmax_cost_sat\x18\x04 \x01(\x03\"r\n\x12PayInvoiceResponse\x12\x10\n\x08preimage\x18\x01 \x01(\t\x12\x14\n\x0cpayment_hash\x18\x02 \x01(\t\x12\x13\n\x0b\x61mount_msat\x18\x03 \x01(\x03\x12\x10\n\x08\x66\x65\x65_msat\x18\x04 \x01(\x03\x12\r\n\x05payee\x18\x05 \x01(\t\"&\n\x13\x43heckInvoiceRequest\x12\x0f\n\x07invoice\x18\x01 \x01(\t\"\xa9\x01\n\x14\x43heckInvoiceResponse\x12\x0c\n\x04paid\x18\x01 \x01(\x08\x12\r\n\x05state\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\x12\x18\n\x10\x61mount_paid_msat\x18\x04 \x01(\x03\x12\x14\n\x0cpayment_hash\x18\x05 \x01(\t\x12\x0c\n\x04memo\x18\x06 \x01(\t\x12\x12\n\nexpires_at\x18\x07 \x01(\t\x12\x12\n\nsettled_at\x18\x08 \x01(\t2\x81\x02\n\tLightning\x12X\n\x0fGenerateInvoice\x12!.lightning.GenerateInvoiceRequest\x1a\".lightning.GenerateInvoiceResponse\x12I\n\nPayInvoice\x12\x1c.lightning.PayInvoiceRequest\x1a\x1d.lightning.PayInvoiceResponse\x12O\n\x0c\x43heckInvoice\x12\x1e.lightning.CheckInvoiceRequest\x1a\x1f.lightning.CheckInvoiceResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,13 +36,13 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GENERATEINVOICERESPONSE']._serialized_start=130
   _globals['_GENERATEINVOICERESPONSE']._serialized_end=226
   _globals['_PAYINVOICEREQUEST']._serialized_start=228
-  _globals['_PAYINVOICEREQUEST']._serialized_end=297
-  _globals['_PAYINVOICERESPONSE']._serialized_start=299
-  _globals['_PAYINVOICERESPONSE']._serialized_end=413
-  _globals['_CHECKINVOICEREQUEST']._serialized_start=415
-  _globals['_CHECKINVOICEREQUEST']._serialized_end=453
-  _globals['_CHECKINVOICERESPONSE']._serialized_start=456
-  _globals['_CHECKINVOICERESPONSE']._serialized_end=625
-  _globals['_LIGHTNING']._serialized_start=628
-  _globals['_LIGHTNING']._serialized_end=885
+  _globals['_PAYINVOICEREQUEST']._serialized_end=319
+  _globals['_PAYINVOICERESPONSE']._serialized_start=321
+  _globals['_PAYINVOICERESPONSE']._serialized_end=435
+  _globals['_CHECKINVOICEREQUEST']._serialized_start=437
+  _globals['_CHECKINVOICEREQUEST']._serialized_end=475
+  _globals['_CHECKINVOICERESPONSE']._serialized_start=478
+  _globals['_CHECKINVOICERESPONSE']._serialized_end=647
+  _globals['_LIGHTNING']._serialized_start=650
+  _globals['_LIGHTNING']._serialized_end=907
 # @@protoc_insertion_point(module_scope)

@@ -29,14 +29,16 @@ class GenerateInvoiceResponse(_message.Message):
     def __init__(self, invoice: _Optional[str] = ..., id: _Optional[str] = ..., payment_hash: _Optional[str] = ..., expires_at: _Optional[str] = ...) -> None: ...
 
 class PayInvoiceRequest(_message.Message):
-    __slots__ = ("invoice", "amount", "timeout")
+    __slots__ = ("invoice", "amount", "timeout", "max_cost_sat")
     INVOICE_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     TIMEOUT_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_SAT_FIELD_NUMBER: _ClassVar[int]
     invoice: str
     amount: int
     timeout: int
-    def __init__(self, invoice: _Optional[str] = ..., amount: _Optional[int] = ..., timeout: _Optional[int] = ...) -> None: ...
+    max_cost_sat: int
+    def __init__(self, invoice: _Optional[str] = ..., amount: _Optional[int] = ..., timeout: _Optional[int] = ..., max_cost_sat: _Optional[int] = ...) -> None: ...
 
 class PayInvoiceResponse(_message.Message):
     __slots__ = ("preimage", "payment_hash", "amount_msat", "fee_msat", "payee")

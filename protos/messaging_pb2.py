@@ -24,43 +24,43 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/messaging.proto\x12\tmessaging\"j\n\x12SendMessageRequest\x12\x0b\n\x03msg\x18\x01 \x01(\x0c\x12\x0e\n\x06pubkey\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\x12\x13\n\x0breply_to_id\x18\x04 \x01(\t\x12\x12\n\nexpires_in\x18\x05 \x01(\x03\"!\n\x13SendMessageResponse\x12\n\n\x02id\x18\x01 \x01(\t\"C\n\x10\x42roadcastRequest\x12\x0b\n\x03msg\x18\x01 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x12\n\nexpires_in\x18\x03 \x01(\x03\"B\n\x11\x42roadcastResponse\x12-\n\x08messages\x18\x01 \x03(\x0b\x32\x1b.messaging.BroadcastMessage\".\n\x10\x42roadcastMessage\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"\x1f\n\x11GetMessageRequest\x12\n\n\x02id\x18\x01 \x01(\t\"9\n\x12GetMessageResponse\x12#\n\x07message\x18\x01 \x01(\x0b\x32\x12.messaging.Message\"w\n\x13ListMessagesRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x11\n\tdirection\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x05 \x01(\t\x12\r\n\x05limit\x18\x06 \x01(\x03\"<\n\x14ListMessagesResponse\x12$\n\x08messages\x18\x01 \x03(\x0b\x32\x12.messaging.Message\"F\n\x16\x45stimateMessageRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"\xa0\x01\n\x17\x45stimateMessageResponse\x12\x11\n\treachable\x18\x01 \x01(\x08\x12\x0f\n\x07problem\x18\x02 \x01(\t\x12\x0f\n\x07keysend\x18\x03 \x01(\x08\x12\r\n\x05parts\x18\x04 \x01(\x03\x12\x0c\n\x04hops\x18\x05 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x06 \x01(\x03\x12\x10\n\x08\x66\x65\x65_msat\x18\x07 \x01(\x03\x12\x11\n\tcost_msat\x18\x08 \x01(\x03\"\xf4\x01\n\x07Message\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tdirection\x18\x02 \x01(\t\x12\x0e\n\x06pubkey\x18\x03 \x01(\t\x12\x0f\n\x07service\x18\x04 \x01(\t\x12\x13\n\x0breply_to_id\x18\x05 \x01(\t\x12\x0b\n\x03msg\x18\x06 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x07 \x01(\x03\x12\r\n\x05state\x18\x08 \x01(\t\x12\x10\n\x08\x61ttempts\x18\t \x01(\x03\x12\x10\n\x08\x66\x65\x65_msat\x18\n \x01(\x03\x12\r\n\x05\x65rror\x18\x0b \x01(\t\x12\x12\n\ncreated_at\x18\x0c \x01(\t\x12\x12\n\nupdated_at\x18\r \x01(\t\x12\r\n\x05parts\x18\x0e \x01(\x03\"!\n\x10ListPeersRequest\x12\r\n\x05limit\x18\x01 \x01(\x03\"3\n\x11ListPeersResponse\x12\x1e\n\x05peers\x18\x01 \x03(\x0b\x32\x0f.messaging.Peer\"\x9b\x01\n\x04Peer\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06marked\x18\x03 \x01(\x08\x12\x12\n\nwritten_to\x18\x04 \x01(\x08\x12\x12\n\nfederation\x18\x05 \x01(\t\x12\x15\n\rfirst_seen_at\x18\x06 \x01(\t\x12\x14\n\x0clast_seen_at\x18\x07 \x01(\t\x12\x0f\n\x07\x62locked\x18\x08 \x01(\x08\x32\xdf\x03\n\tMessaging\x12L\n\x0bSendMessage\x12\x1d.messaging.SendMessageRequest\x1a\x1e.messaging.SendMessageResponse\x12\x46\n\tBroadcast\x12\x1b.messaging.BroadcastRequest\x1a\x1c.messaging.BroadcastResponse\x12I\n\nGetMessage\x12\x1c.messaging.GetMessageRequest\x1a\x1d.messaging.GetMessageResponse\x12O\n\x0cListMessages\x12\x1e.messaging.ListMessagesRequest\x1a\x1f.messaging.ListMessagesResponse\x12X\n\x0f\x45stimateMessage\x12!.messaging.EstimateMessageRequest\x1a\".messaging.EstimateMessageResponse\x12\x46\n\tListPeers\x12\x1b.messaging.ListPeersRequest\x1a\x1c.messaging.ListPeersResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/messaging.proto\x12\tmessaging\"\x80\x01\n\x12SendMessageRequest\x12\x0b\n\x03msg\x18\x01 \x01(\x0c\x12\x0e\n\x06pubkey\x18\x02 \x01(\t\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\x12\x13\n\x0breply_to_id\x18\x04 \x01(\t\x12\x12\n\nexpires_in\x18\x05 \x01(\x03\x12\x14\n\x0cmax_cost_sat\x18\x06 \x01(\x03\"!\n\x13SendMessageResponse\x12\n\n\x02id\x18\x01 \x01(\t\"Y\n\x10\x42roadcastRequest\x12\x0b\n\x03msg\x18\x01 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x02 \x01(\x03\x12\x12\n\nexpires_in\x18\x03 \x01(\x03\x12\x14\n\x0cmax_cost_sat\x18\x04 \x01(\x03\"B\n\x11\x42roadcastResponse\x12-\n\x08messages\x18\x01 \x03(\x0b\x32\x1b.messaging.BroadcastMessage\".\n\x10\x42roadcastMessage\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\n\n\x02id\x18\x02 \x01(\t\"\x1f\n\x11GetMessageRequest\x12\n\n\x02id\x18\x01 \x01(\t\"9\n\x12GetMessageResponse\x12#\n\x07message\x18\x01 \x01(\x0b\x32\x12.messaging.Message\"w\n\x13ListMessagesRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x0f\n\x07service\x18\x02 \x01(\t\x12\x11\n\tdirection\x18\x03 \x01(\t\x12\r\n\x05state\x18\x04 \x01(\t\x12\x0e\n\x06\x62\x65\x66ore\x18\x05 \x01(\t\x12\r\n\x05limit\x18\x06 \x01(\x03\"<\n\x14ListMessagesResponse\x12$\n\x08messages\x18\x01 \x03(\x0b\x32\x12.messaging.Message\"F\n\x16\x45stimateMessageRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x0c\n\x04size\x18\x02 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"\xa0\x01\n\x17\x45stimateMessageResponse\x12\x11\n\treachable\x18\x01 \x01(\x08\x12\x0f\n\x07problem\x18\x02 \x01(\t\x12\x0f\n\x07keysend\x18\x03 \x01(\x08\x12\r\n\x05parts\x18\x04 \x01(\x03\x12\x0c\n\x04hops\x18\x05 \x01(\x03\x12\x0e\n\x06\x61mount\x18\x06 \x01(\x03\x12\x10\n\x08\x66\x65\x65_msat\x18\x07 \x01(\x03\x12\x11\n\tcost_msat\x18\x08 \x01(\x03\"\xf4\x01\n\x07Message\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tdirection\x18\x02 \x01(\t\x12\x0e\n\x06pubkey\x18\x03 \x01(\t\x12\x0f\n\x07service\x18\x04 \x01(\t\x12\x13\n\x0breply_to_id\x18\x05 \x01(\t\x12\x0b\n\x03msg\x18\x06 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x07 \x01(\x03\x12\r\n\x05state\x18\x08 \x01(\t\x12\x10\n\x08\x61ttempts\x18\t \x01(\x03\x12\x10\n\x08\x66\x65\x65_msat\x18\n \x01(\x03\x12\r\n\x05\x65rror\x18\x0b \x01(\t\x12\x12\n\ncreated_at\x18\x0c \x01(\t\x12\x12\n\nupdated_at\x18\r \x01(\t\x12\r\n\x05parts\x18\x0e \x01(\x03\"!\n\x10ListPeersRequest\x12\r\n\x05limit\x18\x01 \x01(\x03\"3\n\x11ListPeersResponse\x12\x1e\n\x05peers\x18\x01 \x03(\x0b\x32\x0f.messaging.Peer\"\x9b\x01\n\x04Peer\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\r\n\x05label\x18\x02 \x01(\t\x12\x0e\n\x06marked\x18\x03 \x01(\x08\x12\x12\n\nwritten_to\x18\x04 \x01(\x08\x12\x12\n\nfederation\x18\x05 \x01(\t\x12\x15\n\rfirst_seen_at\x18\x06 \x01(\t\x12\x14\n\x0clast_seen_at\x18\x07 \x01(\t\x12\x0f\n\x07\x62locked\x18\x08 \x01(\x08\x32\xdf\x03\n\tMessaging\x12L\n\x0bSendMessage\x12\x1d.messaging.SendMessageRequest\x1a\x1e.messaging.SendMessageResponse\x12\x46\n\tBroadcast\x12\x1b.messaging.BroadcastRequest\x1a\x1c.messaging.BroadcastResponse\x12I\n\nGetMessage\x12\x1c.messaging.GetMessageRequest\x1a\x1d.messaging.GetMessageResponse\x12O\n\x0cListMessages\x12\x1e.messaging.ListMessagesRequest\x1a\x1f.messaging.ListMessagesResponse\x12X\n\x0f\x45stimateMessage\x12!.messaging.EstimateMessageRequest\x1a\".messaging.EstimateMessageResponse\x12\x46\n\tListPeers\x12\x1b.messaging.ListPeersRequest\x1a\x1c.messaging.ListPeersResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.messaging_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_SENDMESSAGEREQUEST']._serialized_start=37
-  _globals['_SENDMESSAGEREQUEST']._serialized_end=143
-  _globals['_SENDMESSAGERESPONSE']._serialized_start=145
-  _globals['_SENDMESSAGERESPONSE']._serialized_end=178
-  _globals['_BROADCASTREQUEST']._serialized_start=180
-  _globals['_BROADCASTREQUEST']._serialized_end=247
-  _globals['_BROADCASTRESPONSE']._serialized_start=249
-  _globals['_BROADCASTRESPONSE']._serialized_end=315
-  _globals['_BROADCASTMESSAGE']._serialized_start=317
-  _globals['_BROADCASTMESSAGE']._serialized_end=363
-  _globals['_GETMESSAGEREQUEST']._serialized_start=365
-  _globals['_GETMESSAGEREQUEST']._serialized_end=396
-  _globals['_GETMESSAGERESPONSE']._serialized_start=398
-  _globals['_GETMESSAGERESPONSE']._serialized_end=455
-  _globals['_LISTMESSAGESREQUEST']._serialized_start=457
-  _globals['_LISTMESSAGESREQUEST']._serialized_end=576
-  _globals['_LISTMESSAGESRESPONSE']._serialized_start=578
-  _globals['_LISTMESSAGESRESPONSE']._serialized_end=638
-  _globals['_ESTIMATEMESSAGEREQUEST']._serialized_start=640
-  _globals['_ESTIMATEMESSAGEREQUEST']._serialized_end=710
-  _globals['_ESTIMATEMESSAGERESPONSE']._serialized_start=713
-  _globals['_ESTIMATEMESSAGERESPONSE']._serialized_end=873
-  _globals['_MESSAGE']._serialized_start=876
-  _globals['_MESSAGE']._serialized_end=1120
-  _globals['_LISTPEERSREQUEST']._serialized_start=1122
-  _globals['_LISTPEERSREQUEST']._serialized_end=1155
-  _globals['_LISTPEERSRESPONSE']._serialized_start=1157
-  _globals['_LISTPEERSRESPONSE']._serialized_end=1208
-  _globals['_PEER']._serialized_start=1211
-  _globals['_PEER']._serialized_end=1366
-  _globals['_MESSAGING']._serialized_start=1369
-  _globals['_MESSAGING']._serialized_end=1848
+  _globals['_SENDMESSAGEREQUEST']._serialized_start=38
+  _globals['_SENDMESSAGEREQUEST']._serialized_end=166
+  _globals['_SENDMESSAGERESPONSE']._serialized_start=168
+  _globals['_SENDMESSAGERESPONSE']._serialized_end=201
+  _globals['_BROADCASTREQUEST']._serialized_start=203
+  _globals['_BROADCASTREQUEST']._serialized_end=292
+  _globals['_BROADCASTRESPONSE']._serialized_start=294
+  _globals['_BROADCASTRESPONSE']._serialized_end=360
+  _globals['_BROADCASTMESSAGE']._serialized_start=362
+  _globals['_BROADCASTMESSAGE']._serialized_end=408
+  _globals['_GETMESSAGEREQUEST']._serialized_start=410
+  _globals['_GETMESSAGEREQUEST']._serialized_end=441
+  _globals['_GETMESSAGERESPONSE']._serialized_start=443
+  _globals['_GETMESSAGERESPONSE']._serialized_end=500
+  _globals['_LISTMESSAGESREQUEST']._serialized_start=502
+  _globals['_LISTMESSAGESREQUEST']._serialized_end=621
+  _globals['_LISTMESSAGESRESPONSE']._serialized_start=623
+  _globals['_LISTMESSAGESRESPONSE']._serialized_end=683
+  _globals['_ESTIMATEMESSAGEREQUEST']._serialized_start=685
+  _globals['_ESTIMATEMESSAGEREQUEST']._serialized_end=755
+  _globals['_ESTIMATEMESSAGERESPONSE']._serialized_start=758
+  _globals['_ESTIMATEMESSAGERESPONSE']._serialized_end=918
+  _globals['_MESSAGE']._serialized_start=921
+  _globals['_MESSAGE']._serialized_end=1165
+  _globals['_LISTPEERSREQUEST']._serialized_start=1167
+  _globals['_LISTPEERSREQUEST']._serialized_end=1200
+  _globals['_LISTPEERSRESPONSE']._serialized_start=1202
+  _globals['_LISTPEERSRESPONSE']._serialized_end=1253
+  _globals['_PEER']._serialized_start=1256
+  _globals['_PEER']._serialized_end=1411
+  _globals['_MESSAGING']._serialized_start=1414
+  _globals['_MESSAGING']._serialized_end=1893
 # @@protoc_insertion_point(module_scope)

@@ -7,18 +7,20 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SendMessageRequest(_message.Message):
-    __slots__ = ("msg", "pubkey", "amount", "reply_to_id", "expires_in")
+    __slots__ = ("msg", "pubkey", "amount", "reply_to_id", "expires_in", "max_cost_sat")
     MSG_FIELD_NUMBER: _ClassVar[int]
     PUBKEY_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     REPLY_TO_ID_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_IN_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_SAT_FIELD_NUMBER: _ClassVar[int]
     msg: bytes
     pubkey: str
     amount: int
     reply_to_id: str
     expires_in: int
-    def __init__(self, msg: _Optional[bytes] = ..., pubkey: _Optional[str] = ..., amount: _Optional[int] = ..., reply_to_id: _Optional[str] = ..., expires_in: _Optional[int] = ...) -> None: ...
+    max_cost_sat: int
+    def __init__(self, msg: _Optional[bytes] = ..., pubkey: _Optional[str] = ..., amount: _Optional[int] = ..., reply_to_id: _Optional[str] = ..., expires_in: _Optional[int] = ..., max_cost_sat: _Optional[int] = ...) -> None: ...
 
 class SendMessageResponse(_message.Message):
     __slots__ = ("id",)
@@ -27,14 +29,16 @@ class SendMessageResponse(_message.Message):
     def __init__(self, id: _Optional[str] = ...) -> None: ...
 
 class BroadcastRequest(_message.Message):
-    __slots__ = ("msg", "amount", "expires_in")
+    __slots__ = ("msg", "amount", "expires_in", "max_cost_sat")
     MSG_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
     EXPIRES_IN_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_SAT_FIELD_NUMBER: _ClassVar[int]
     msg: bytes
     amount: int
     expires_in: int
-    def __init__(self, msg: _Optional[bytes] = ..., amount: _Optional[int] = ..., expires_in: _Optional[int] = ...) -> None: ...
+    max_cost_sat: int
+    def __init__(self, msg: _Optional[bytes] = ..., amount: _Optional[int] = ..., expires_in: _Optional[int] = ..., max_cost_sat: _Optional[int] = ...) -> None: ...
 
 class BroadcastResponse(_message.Message):
     __slots__ = ("messages",)

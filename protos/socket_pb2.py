@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/socket.proto\x12\x06socket\"#\n\x11SendSocketRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\" \n\x12SendSocketResponse\x12\n\n\x02id\x18\x01 \x01(\t\"\x14\n\x12StartSocketRequest\"Q\n\x13StartSocketResponse\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\n\n\x02ip\x18\x02 \x01(\t\x12\r\n\x05port1\x18\x03 \x01(\t\x12\r\n\x05port2\x18\x04 \x01(\t\"\x13\n\x11StopSocketRequest\"\x14\n\x12StopSocketResponse2\xda\x01\n\x06Socket\x12\x43\n\nSendSocket\x12\x19.socket.SendSocketRequest\x1a\x1a.socket.SendSocketResponse\x12\x46\n\x0bStartSocket\x12\x1a.socket.StartSocketRequest\x1a\x1b.socket.StartSocketResponse\x12\x43\n\nStopSocket\x12\x19.socket.StopSocketRequest\x1a\x1a.socket.StopSocketResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x13protos/socket.proto\x12\x06socket\"9\n\x11SendSocketRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x14\n\x0cmax_cost_sat\x18\x02 \x01(\x03\" \n\x12SendSocketResponse\x12\n\n\x02id\x18\x01 \x01(\t\"\x14\n\x12StartSocketRequest\"Q\n\x13StartSocketResponse\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\n\n\x02ip\x18\x02 \x01(\t\x12\r\n\x05port1\x18\x03 \x01(\t\x12\r\n\x05port2\x18\x04 \x01(\t\"\x13\n\x11StopSocketRequest\"\x14\n\x12StopSocketResponse2\xda\x01\n\x06Socket\x12\x43\n\nSendSocket\x12\x19.socket.SendSocketRequest\x1a\x1a.socket.SendSocketResponse\x12\x46\n\x0bStartSocket\x12\x1a.socket.StartSocketRequest\x1a\x1b.socket.StartSocketResponse\x12\x43\n\nStopSocket\x12\x19.socket.StopSocketRequest\x1a\x1a.socket.StopSocketResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,17 +32,17 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.socket_pb2', _global
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_SENDSOCKETREQUEST']._serialized_start=31
-  _globals['_SENDSOCKETREQUEST']._serialized_end=66
-  _globals['_SENDSOCKETRESPONSE']._serialized_start=68
-  _globals['_SENDSOCKETRESPONSE']._serialized_end=100
-  _globals['_STARTSOCKETREQUEST']._serialized_start=102
-  _globals['_STARTSOCKETREQUEST']._serialized_end=122
-  _globals['_STARTSOCKETRESPONSE']._serialized_start=124
-  _globals['_STARTSOCKETRESPONSE']._serialized_end=205
-  _globals['_STOPSOCKETREQUEST']._serialized_start=207
-  _globals['_STOPSOCKETREQUEST']._serialized_end=226
-  _globals['_STOPSOCKETRESPONSE']._serialized_start=228
-  _globals['_STOPSOCKETRESPONSE']._serialized_end=248
-  _globals['_SOCKET']._serialized_start=251
-  _globals['_SOCKET']._serialized_end=469
+  _globals['_SENDSOCKETREQUEST']._serialized_end=88
+  _globals['_SENDSOCKETRESPONSE']._serialized_start=90
+  _globals['_SENDSOCKETRESPONSE']._serialized_end=122
+  _globals['_STARTSOCKETREQUEST']._serialized_start=124
+  _globals['_STARTSOCKETREQUEST']._serialized_end=144
+  _globals['_STARTSOCKETRESPONSE']._serialized_start=146
+  _globals['_STARTSOCKETRESPONSE']._serialized_end=227
+  _globals['_STOPSOCKETREQUEST']._serialized_start=229
+  _globals['_STOPSOCKETREQUEST']._serialized_end=248
+  _globals['_STOPSOCKETRESPONSE']._serialized_start=250
+  _globals['_STOPSOCKETRESPONSE']._serialized_end=270
+  _globals['_SOCKET']._serialized_start=273
+  _globals['_SOCKET']._serialized_end=491
 # @@protoc_insertion_point(module_scope)

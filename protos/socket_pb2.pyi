@@ -5,10 +5,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class SendSocketRequest(_message.Message):
-    __slots__ = ("pubkey",)
+    __slots__ = ("pubkey", "max_cost_sat")
     PUBKEY_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_SAT_FIELD_NUMBER: _ClassVar[int]
     pubkey: str
-    def __init__(self, pubkey: _Optional[str] = ...) -> None: ...
+    max_cost_sat: int
+    def __init__(self, pubkey: _Optional[str] = ..., max_cost_sat: _Optional[int] = ...) -> None: ...
 
 class SendSocketResponse(_message.Message):
     __slots__ = ("id",)

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10protos/vpn.proto\x12\x03vpn\"%\n\x13RequestQuoteRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\"6\n\x14RequestQuoteResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\namount_sat\x18\x02 \x01(\x03\"E\n\x15\x41\x63\x63\x65ptContractRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\"8\n\x16\x41\x63\x63\x65ptContractResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\namount_sat\x18\x02 \x01(\x03\"F\n\x16RefreshContractRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\"9\n\x17RefreshContractResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\namount_sat\x18\x02 \x01(\x03\"O\n\x11ListLeasesRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0e\n\x06pubkey\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x0c\n\x04role\x18\x04 \x01(\t\"0\n\x12ListLeasesResponse\x12\x1a\n\x06leases\x18\x01 \x03(\x0b\x32\n.vpn.Lease\"\x9e\x02\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06pubkey\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x07 \x01(\t\x12\x16\n\x0eserver_pub_key\x18\x08 \x01(\t\x12\x12\n\npublic_key\x18\t \x01(\t\x12\x12\n\nexpires_at\x18\n \x01(\t\x12\x14\n\x0cseconds_left\x18\x0b \x01(\x03\x12\x0c\n\x04path\x18\x0c \x01(\t\x12\x0c\n\x04role\x18\r \x01(\t\x12\x0f\n\x07seconds\x18\x0e \x01(\x03\x12\x10\n\x08paid_sat\x18\x0f \x01(\x03\x12\x14\n\x0cpayment_hash\x18\x10 \x01(\t\"3\n\x15GetLeaseConfigRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\">\n\x16GetLeaseConfigResponse\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t2\xed\x02\n\x03VPN\x12\x43\n\x0cRequestQuote\x12\x18.vpn.RequestQuoteRequest\x1a\x19.vpn.RequestQuoteResponse\x12I\n\x0e\x41\x63\x63\x65ptContract\x12\x1a.vpn.AcceptContractRequest\x1a\x1b.vpn.AcceptContractResponse\x12L\n\x0fRefreshContract\x12\x1b.vpn.RefreshContractRequest\x1a\x1c.vpn.RefreshContractResponse\x12=\n\nListLeases\x12\x16.vpn.ListLeasesRequest\x1a\x17.vpn.ListLeasesResponse\x12I\n\x0eGetLeaseConfig\x12\x1a.vpn.GetLeaseConfigRequest\x1a\x1b.vpn.GetLeaseConfigResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x10protos/vpn.proto\x12\x03vpn\";\n\x13RequestQuoteRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x14\n\x0cmax_cost_sat\x18\x02 \x01(\x03\"6\n\x14RequestQuoteResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\namount_sat\x18\x02 \x01(\x03\"[\n\x15\x41\x63\x63\x65ptContractRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\x12\x14\n\x0cmax_cost_sat\x18\x04 \x01(\x03\"8\n\x16\x41\x63\x63\x65ptContractResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\namount_sat\x18\x02 \x01(\x03\"\\\n\x16RefreshContractRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\r\n\x05nonce\x18\x02 \x01(\t\x12\r\n\x05price\x18\x03 \x01(\t\x12\x14\n\x0cmax_cost_sat\x18\x04 \x01(\x03\"9\n\x17RefreshContractResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x12\n\namount_sat\x18\x02 \x01(\x03\"O\n\x11ListLeasesRequest\x12\r\n\x05state\x18\x01 \x01(\t\x12\x0e\n\x06pubkey\x18\x02 \x01(\t\x12\r\n\x05limit\x18\x03 \x01(\x03\x12\x0c\n\x04role\x18\x04 \x01(\t\"0\n\x12ListLeasesResponse\x12\x1a\n\x06leases\x18\x01 \x03(\x0b\x32\n.vpn.Lease\"\x9e\x02\n\x05Lease\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06pubkey\x18\x02 \x01(\t\x12\r\n\x05nonce\x18\x03 \x01(\t\x12\r\n\x05price\x18\x04 \x01(\t\x12\r\n\x05state\x18\x05 \x01(\t\x12\x0f\n\x07\x61\x64\x64ress\x18\x06 \x01(\t\x12\x10\n\x08\x65ndpoint\x18\x07 \x01(\t\x12\x16\n\x0eserver_pub_key\x18\x08 \x01(\t\x12\x12\n\npublic_key\x18\t \x01(\t\x12\x12\n\nexpires_at\x18\n \x01(\t\x12\x14\n\x0cseconds_left\x18\x0b \x01(\x03\x12\x0c\n\x04path\x18\x0c \x01(\t\x12\x0c\n\x04role\x18\r \x01(\t\x12\x0f\n\x07seconds\x18\x0e \x01(\x03\x12\x10\n\x08paid_sat\x18\x0f \x01(\x03\x12\x14\n\x0cpayment_hash\x18\x10 \x01(\t\"3\n\x15GetLeaseConfigRequest\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\">\n\x16GetLeaseConfigResponse\x12\x0e\n\x06\x63onfig\x18\x01 \x01(\t\x12\x14\n\x0c\x63ontent_type\x18\x02 \x01(\t2\xed\x02\n\x03VPN\x12\x43\n\x0cRequestQuote\x12\x18.vpn.RequestQuoteRequest\x1a\x19.vpn.RequestQuoteResponse\x12I\n\x0e\x41\x63\x63\x65ptContract\x12\x1a.vpn.AcceptContractRequest\x1a\x1b.vpn.AcceptContractResponse\x12L\n\x0fRefreshContract\x12\x1b.vpn.RefreshContractRequest\x1a\x1c.vpn.RefreshContractResponse\x12=\n\nListLeases\x12\x16.vpn.ListLeasesRequest\x1a\x17.vpn.ListLeasesResponse\x12I\n\x0eGetLeaseConfig\x12\x1a.vpn.GetLeaseConfigRequest\x1a\x1b.vpn.GetLeaseConfigResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -32,27 +32,27 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'protos.vpn_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_REQUESTQUOTEREQUEST']._serialized_start=25
-  _globals['_REQUESTQUOTEREQUEST']._serialized_end=62
-  _globals['_REQUESTQUOTERESPONSE']._serialized_start=64
-  _globals['_REQUESTQUOTERESPONSE']._serialized_end=118
-  _globals['_ACCEPTCONTRACTREQUEST']._serialized_start=120
-  _globals['_ACCEPTCONTRACTREQUEST']._serialized_end=189
-  _globals['_ACCEPTCONTRACTRESPONSE']._serialized_start=191
-  _globals['_ACCEPTCONTRACTRESPONSE']._serialized_end=247
-  _globals['_REFRESHCONTRACTREQUEST']._serialized_start=249
-  _globals['_REFRESHCONTRACTREQUEST']._serialized_end=319
-  _globals['_REFRESHCONTRACTRESPONSE']._serialized_start=321
-  _globals['_REFRESHCONTRACTRESPONSE']._serialized_end=378
-  _globals['_LISTLEASESREQUEST']._serialized_start=380
-  _globals['_LISTLEASESREQUEST']._serialized_end=459
-  _globals['_LISTLEASESRESPONSE']._serialized_start=461
-  _globals['_LISTLEASESRESPONSE']._serialized_end=509
-  _globals['_LEASE']._serialized_start=512
-  _globals['_LEASE']._serialized_end=798
-  _globals['_GETLEASECONFIGREQUEST']._serialized_start=800
-  _globals['_GETLEASECONFIGREQUEST']._serialized_end=851
-  _globals['_GETLEASECONFIGRESPONSE']._serialized_start=853
-  _globals['_GETLEASECONFIGRESPONSE']._serialized_end=915
-  _globals['_VPN']._serialized_start=918
-  _globals['_VPN']._serialized_end=1283
+  _globals['_REQUESTQUOTEREQUEST']._serialized_end=84
+  _globals['_REQUESTQUOTERESPONSE']._serialized_start=86
+  _globals['_REQUESTQUOTERESPONSE']._serialized_end=140
+  _globals['_ACCEPTCONTRACTREQUEST']._serialized_start=142
+  _globals['_ACCEPTCONTRACTREQUEST']._serialized_end=233
+  _globals['_ACCEPTCONTRACTRESPONSE']._serialized_start=235
+  _globals['_ACCEPTCONTRACTRESPONSE']._serialized_end=291
+  _globals['_REFRESHCONTRACTREQUEST']._serialized_start=293
+  _globals['_REFRESHCONTRACTREQUEST']._serialized_end=385
+  _globals['_REFRESHCONTRACTRESPONSE']._serialized_start=387
+  _globals['_REFRESHCONTRACTRESPONSE']._serialized_end=444
+  _globals['_LISTLEASESREQUEST']._serialized_start=446
+  _globals['_LISTLEASESREQUEST']._serialized_end=525
+  _globals['_LISTLEASESRESPONSE']._serialized_start=527
+  _globals['_LISTLEASESRESPONSE']._serialized_end=575
+  _globals['_LEASE']._serialized_start=578
+  _globals['_LEASE']._serialized_end=864
+  _globals['_GETLEASECONFIGREQUEST']._serialized_start=866
+  _globals['_GETLEASECONFIGREQUEST']._serialized_end=917
+  _globals['_GETLEASECONFIGRESPONSE']._serialized_start=919
+  _globals['_GETLEASECONFIGRESPONSE']._serialized_end=981
+  _globals['_VPN']._serialized_start=984
+  _globals['_VPN']._serialized_end=1349
 # @@protoc_insertion_point(module_scope)

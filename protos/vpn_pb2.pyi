@@ -7,10 +7,12 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class RequestQuoteRequest(_message.Message):
-    __slots__ = ("pubkey",)
+    __slots__ = ("pubkey", "max_cost_sat")
     PUBKEY_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_SAT_FIELD_NUMBER: _ClassVar[int]
     pubkey: str
-    def __init__(self, pubkey: _Optional[str] = ...) -> None: ...
+    max_cost_sat: int
+    def __init__(self, pubkey: _Optional[str] = ..., max_cost_sat: _Optional[int] = ...) -> None: ...
 
 class RequestQuoteResponse(_message.Message):
     __slots__ = ("id", "amount_sat")
@@ -21,14 +23,16 @@ class RequestQuoteResponse(_message.Message):
     def __init__(self, id: _Optional[str] = ..., amount_sat: _Optional[int] = ...) -> None: ...
 
 class AcceptContractRequest(_message.Message):
-    __slots__ = ("pubkey", "nonce", "price")
+    __slots__ = ("pubkey", "nonce", "price", "max_cost_sat")
     PUBKEY_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_SAT_FIELD_NUMBER: _ClassVar[int]
     pubkey: str
     nonce: str
     price: str
-    def __init__(self, pubkey: _Optional[str] = ..., nonce: _Optional[str] = ..., price: _Optional[str] = ...) -> None: ...
+    max_cost_sat: int
+    def __init__(self, pubkey: _Optional[str] = ..., nonce: _Optional[str] = ..., price: _Optional[str] = ..., max_cost_sat: _Optional[int] = ...) -> None: ...
 
 class AcceptContractResponse(_message.Message):
     __slots__ = ("id", "amount_sat")
@@ -39,14 +43,16 @@ class AcceptContractResponse(_message.Message):
     def __init__(self, id: _Optional[str] = ..., amount_sat: _Optional[int] = ...) -> None: ...
 
 class RefreshContractRequest(_message.Message):
-    __slots__ = ("pubkey", "nonce", "price")
+    __slots__ = ("pubkey", "nonce", "price", "max_cost_sat")
     PUBKEY_FIELD_NUMBER: _ClassVar[int]
     NONCE_FIELD_NUMBER: _ClassVar[int]
     PRICE_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_SAT_FIELD_NUMBER: _ClassVar[int]
     pubkey: str
     nonce: str
     price: str
-    def __init__(self, pubkey: _Optional[str] = ..., nonce: _Optional[str] = ..., price: _Optional[str] = ...) -> None: ...
+    max_cost_sat: int
+    def __init__(self, pubkey: _Optional[str] = ..., nonce: _Optional[str] = ..., price: _Optional[str] = ..., max_cost_sat: _Optional[int] = ...) -> None: ...
 
 class RefreshContractResponse(_message.Message):
     __slots__ = ("id", "amount_sat")

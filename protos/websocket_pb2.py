@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/websocket.proto\x12\twebsocket\"B\n\x10SubscribeRequest\x12\x12\n\x05\x61\x66ter\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08services\x18\x02 \x03(\tB\x08\n\x06_after\"\x8a\x01\n\x11SubscribeResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0breply_to_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66rom_pubkey\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x14\n\x0cservice_type\x18\x05 \x01(\t\x12\x0e\n\x06\x61mount\x18\x06 \x01(\x03\x12\x0b\n\x03seq\x18\x07 \x01(\x04\";\n\x0bSendRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\"\x1a\n\x0cSendResponse\x12\n\n\x02id\x18\x01 \x01(\t2\x8e\x01\n\tWebsocket\x12H\n\tSubscribe\x12\x1b.websocket.SubscribeRequest\x1a\x1c.websocket.SubscribeResponse0\x01\x12\x37\n\x04Send\x12\x16.websocket.SendRequest\x1a\x17.websocket.SendResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16protos/websocket.proto\x12\twebsocket\"B\n\x10SubscribeRequest\x12\x12\n\x05\x61\x66ter\x18\x01 \x01(\x04H\x00\x88\x01\x01\x12\x10\n\x08services\x18\x02 \x03(\tB\x08\n\x06_after\"\x8a\x01\n\x11SubscribeResponse\x12\n\n\x02id\x18\x01 \x01(\t\x12\x13\n\x0breply_to_id\x18\x02 \x01(\t\x12\x13\n\x0b\x66rom_pubkey\x18\x03 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x04 \x01(\x0c\x12\x14\n\x0cservice_type\x18\x05 \x01(\t\x12\x0e\n\x06\x61mount\x18\x06 \x01(\x03\x12\x0b\n\x03seq\x18\x07 \x01(\x04\"Q\n\x0bSendRequest\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0e\n\x06\x61mount\x18\x03 \x01(\x03\x12\x14\n\x0cmax_cost_sat\x18\x04 \x01(\x03\"\x1a\n\x0cSendResponse\x12\n\n\x02id\x18\x01 \x01(\t2\x8e\x01\n\tWebsocket\x12H\n\tSubscribe\x12\x1b.websocket.SubscribeRequest\x1a\x1c.websocket.SubscribeResponse0\x01\x12\x37\n\x04Send\x12\x16.websocket.SendRequest\x1a\x17.websocket.SendResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -36,9 +36,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_SUBSCRIBERESPONSE']._serialized_start=106
   _globals['_SUBSCRIBERESPONSE']._serialized_end=244
   _globals['_SENDREQUEST']._serialized_start=246
-  _globals['_SENDREQUEST']._serialized_end=305
-  _globals['_SENDRESPONSE']._serialized_start=307
-  _globals['_SENDRESPONSE']._serialized_end=333
-  _globals['_WEBSOCKET']._serialized_start=336
-  _globals['_WEBSOCKET']._serialized_end=478
+  _globals['_SENDREQUEST']._serialized_end=327
+  _globals['_SENDRESPONSE']._serialized_start=329
+  _globals['_SENDRESPONSE']._serialized_end=355
+  _globals['_WEBSOCKET']._serialized_start=358
+  _globals['_WEBSOCKET']._serialized_end=500
 # @@protoc_insertion_point(module_scope)

@@ -33,14 +33,16 @@ class SubscribeResponse(_message.Message):
     def __init__(self, id: _Optional[str] = ..., reply_to_id: _Optional[str] = ..., from_pubkey: _Optional[str] = ..., data: _Optional[bytes] = ..., service_type: _Optional[str] = ..., amount: _Optional[int] = ..., seq: _Optional[int] = ...) -> None: ...
 
 class SendRequest(_message.Message):
-    __slots__ = ("pubkey", "data", "amount")
+    __slots__ = ("pubkey", "data", "amount", "max_cost_sat")
     PUBKEY_FIELD_NUMBER: _ClassVar[int]
     DATA_FIELD_NUMBER: _ClassVar[int]
     AMOUNT_FIELD_NUMBER: _ClassVar[int]
+    MAX_COST_SAT_FIELD_NUMBER: _ClassVar[int]
     pubkey: str
     data: bytes
     amount: int
-    def __init__(self, pubkey: _Optional[str] = ..., data: _Optional[bytes] = ..., amount: _Optional[int] = ...) -> None: ...
+    max_cost_sat: int
+    def __init__(self, pubkey: _Optional[str] = ..., data: _Optional[bytes] = ..., amount: _Optional[int] = ..., max_cost_sat: _Optional[int] = ...) -> None: ...
 
 class SendResponse(_message.Message):
     __slots__ = ("id",)

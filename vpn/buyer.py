@@ -7,6 +7,7 @@ from datetime import datetime, timedelta
 from functools import partial
 
 from invoices.models import InvoicePayment
+from invoices.paying import OTHER_INVOICE, OtherInvoiceError
 from invoices.services import payment_of
 from lightning.bech32 import checked_payment_request
 from lightning.client import LndError
@@ -136,6 +137,9 @@ class Buyer:
         )
         if payment is None:
             await self._pay(purchase)
+        elif payment.payment_request.lower() != purchase.payment_request.lower():
+            # Who knows an invoice may make others of its payment hash: that one is paid is no payment of this.
+            await self._step(purchase, lambda row: buying.refuse(row, "invoice", OTHER_INVOICE))
         elif payment.state == InvoicePayment.State.SETTLED:
             await self._step(purchase, lambda row: buying.paid(row, self._context.clock.now()))
         elif payment.state == InvoicePayment.State.FAILED:
@@ -158,6 +162,8 @@ class Buyer:
                 return
             except OverBudget as error:
                 reason, wrong = "budget", str(error)
+            except OtherInvoiceError as error:
+                wrong = str(error)
         await self._step(purchase, lambda row: buying.refuse(row, reason, wrong))
 
     async def _step(self, purchase: Purchase, step: Callable[[Purchase], Event | Message | None]) -> None:

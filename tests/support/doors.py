@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from types import SimpleNamespace
 from typing import Any
 
 from messaging.database import Database
@@ -14,6 +15,8 @@ from nodeapi.operations import OPERATIONS, Operation
 
 PUBKEY = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798"
 ADDRESS = "203.0.113.5"
+# What the dispatcher asks of an engine.
+ENGINE: Any = SimpleNamespace(limits=SimpleNamespace(expires_seconds=7_200))
 SEND_MESSAGE, START_SOCKET = "messaging.Messaging/SendMessage", "socket.Socket/StartSocket"
 LIST_MESSAGES, GET_INFO = "messaging.Messaging/ListMessages", "node.Node/GetInfo"
 

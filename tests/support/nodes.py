@@ -56,6 +56,7 @@ class Reply:
     status: int
     headers: dict[str, str]
     body: bytes
+    reason: str = ""
 
     @property
     def json(self):
@@ -253,7 +254,8 @@ class Node:
             raw = body if body is None or isinstance(body, bytes) else json.dumps(body).encode()
             connection.request(method, path, raw, headers or {})
             response = connection.getresponse()
-            return Reply(response.status, {k.lower(): v for k, v in response.getheaders()}, response.read())
+            headers = {k.lower(): v for k, v in response.getheaders()}
+            return Reply(response.status, headers, response.read(), response.reason)
         finally:
             connection.close()
 

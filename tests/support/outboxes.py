@@ -15,7 +15,7 @@ from lightning.simulator.signing import sign_message
 from messaging.budget import Budget
 from messaging.database import Database
 from messaging.hints import HintBook
-from messaging.models import Attempt, Message, Peer
+from messaging.models import Attempt, IdempotencyKey, Message, Peer
 from messaging.outbox import Outbox
 from messaging.traffic import Limits
 
@@ -118,3 +118,4 @@ def _clear() -> None:
     Message.objects.all().delete()
     Attempt.objects.all().delete()
     Peer.objects.all().delete()
+    IdempotencyKey.objects.all().delete()

@@ -11,7 +11,7 @@ pytestmark = pytest.mark.sql
 @pytest.fixture
 def carol(network, tmp_path):
     limits = {
-        "lightning": {"daily_budget_sat": 30, "max_amount_sat": 15, "max_fee_sat": 4, "max_fee_percent": 0}
+        "lightning": {"daily_budget_sat": 30, "max_amount_sat": 50, "max_fee_sat": 4, "max_fee_percent": 0}
     }
     with Node(network.nodes["carol"], tmp_path / "carol", extra=limits) as node:
         yield node
@@ -27,10 +27,31 @@ def post(node: Node, pubkey: str, *, amount: int = 1, size: int = 5, headers: di
 
 
 def test_amount_above_the_limit_of_a_call(carol, bob):
-    reply = post(carol, bob.pubkey, amount=16)
+    reply = post(carol, bob.pubkey, amount=51)
     assert (reply.status, reply.json["code"]) == (400, 3)
     assert reply.json["message"].startswith("amount: ")
     assert "lightning.max_amount_sat" in reply.json["message"]
+
+
+def test_limit_of_a_call_bounds_its_fees_and_parts_too(carol, bob):
+    for fields in ({"amount": 47}, {"size": 20_000}):
+        reply = post(carol, bob.pubkey, **fields)
+        assert (reply.status, reply.json["code"]) == (400, 3)
+        assert reply.json["message"].startswith("cost: this may cost up to ")
+        assert "lightning.max_amount_sat (50)" in reply.json["message"]
+
+
+def test_call_bounds_its_own_cost(carol, bob):
+    body = {"msg": "aGVsbG8=", "pubkey": bob.pubkey, "amount": 2, "maxCostSat": 5}
+    reply = carol.post("/v1/message/send", body)
+    assert (reply.status, reply.json["code"]) == (400, 9)
+    assert reply.json["message"] == (
+        "max_cost_sat: is 5, but this may cost up to 6 sat with its fees; nothing was sent or paid"
+    )
+    made = bob.post("/v1/lightning/generateinvoice", {"amount": 2}).json["invoice"]
+    paying = carol.post("/v1/lightning/payinvoice", {"invoice": made, "maxCostSat": "5"})
+    assert (paying.status, paying.json["code"]) == (400, 9)
+    assert paying.json["message"].startswith("max_cost_sat: ")
 
 
 def test_budget_counts_what_was_spent_and_reserves_what_may_be(carol, bob):
@@ -41,6 +62,8 @@ def test_budget_counts_what_was_spent_and_reserves_what_may_be(carol, bob):
         carol.ended(reply.json["id"])
     refused = post(carol, bob.pubkey, amount=3)
     assert (refused.status, refused.json["code"]) == (429, 8)
+    assert refused.reason == "Too Many Requests"
+    assert 80_000 <= int(refused.headers["retry-after"]) <= 86_400
     assert "lightning.daily_budget_sat" in refused.json["message"]
     assert "6 of 30 sat are left" in refused.json["message"]
     long = post(carol, bob.pubkey, size=5_000)

@@ -399,13 +399,15 @@ def test_lnd_went_away_after_the_payment_was_accepted(carol, bob, network):
 
 def test_limits_of_the_operator(network, alice, bob, tmp_path):
     limits = {
-        "lightning": {"daily_budget_sat": 60, "max_amount_sat": 40, "max_fee_sat": 2, "max_fee_percent": 0}
+        "lightning": {"daily_budget_sat": 60, "max_amount_sat": 42, "max_fee_sat": 2, "max_fee_percent": 0}
     }
     with Node(network.nodes["carol"], tmp_path / "carol", extra=limits) as carol:
         refused(
-            pay(carol, generate(bob, 41)["invoice"]), 3, "invoice: 41 sat", "lightning.max_amount_sat (40)"
+            pay(carol, generate(bob, 43)["invoice"]), 3, "invoice: 43 sat", "lightning.max_amount_sat (42)"
         )
-        refused(pay(carol, generate(bob, 0)["invoice"], amount=41), 3, "amount: 41 sat")
+        refused(pay(carol, generate(bob, 0)["invoice"], amount=43), 3, "amount: 43 sat")
+        # The fee counts too.
+        refused(pay(carol, generate(bob, 41)["invoice"]), 3, "cost: this may cost up to 43 sat")
         settle_down(alice, bob)
         network.command("fail", count=1, reason="INCORRECT_PAYMENT_DETAILS", node="bob")
         refused(pay(carol, generate(bob, 40)["invoice"]), 9, "not paid")

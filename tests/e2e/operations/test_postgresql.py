@@ -138,6 +138,56 @@ def test_lock_that_another_took_meanwhile_ends_the_node(pair):
     alice.start()
 
 
+def test_paused_process_that_wakes_after_another_took_over_starts_nothing(pair):
+    alice, bob = pair
+    second = Node(alice.lnd, alice.directory.parent / "took-over", database_url=alice.database_url)
+    with Traffic(alice, bob, clients=8, pause_seconds=0) as traffic:
+        traffic.wait_for_more()
+        alice.process.send_signal(signal.SIGSTOP)
+        try:
+            end_lock_session(alice)
+            with second:
+                with Traffic(second, bob) as further:
+                    alice.process.send_signal(signal.SIGCONT)
+                    alice.ended_by_itself()
+                    further.wait_for_more()
+                assert_all_arrive_once(second, bob, further.ids + traffic.ids)
+                assert paid_messages(second) == received_payments(bob)
+        finally:
+            alice.process.send_signal(signal.SIGCONT)
+    # One of the two is met first.
+    assert "another runimpd has taken over this database" in alice.log or "runs on this database" in alice.log
+    assert "Traceback" not in alice.log[alice.log.rindex("CommandError") :]
+    alice.start()
+
+
+def end_lock_session(node: Node) -> None:
+    for (pid,) in lock_holders(node.database_url):
+        on_database(node, f"SELECT pg_terminate_backend({pid})")
+    node.wait_until(lambda: not lock_holders(node.database_url))
+
+
+def paid_messages(node: Node) -> int:
+    return on_database(node, "SELECT count(*) FROM messaging_attempt WHERE state = 'settled'")[0][0]
+
+
+def received_payments(node: Node) -> int:
+    return on_database(node, "SELECT count(*) FROM messaging_receivedhtlc")[0][0]
+
+
+def test_transaction_of_a_paused_process_keeps_nobody_from_taking_over(pair):
+    alice, bob = pair
+    alice.stop()
+    with psycopg.connect(alice.database_url) as paused:
+        paused.execute("SELECT number FROM messaging_epoch WHERE id = 1 FOR SHARE")
+        told = len(alice.log)
+        alice.start()
+        assert "an unfinished transaction of another runimpd is ended" in alice.log[told:]
+        with pytest.raises(psycopg.OperationalError):
+            paused.execute("SELECT 1")
+    assert_all_arrive_once(alice, bob, [send(alice, bob)])
+
+
 def test_server_that_is_not_there_is_told_without_the_password(network, tmp_path):
     url = f"postgresql://me:hunter2@127.0.0.1:{free_port()}/node"
     node = Node(network.nodes["carol"], tmp_path / "carol", database_url=url)

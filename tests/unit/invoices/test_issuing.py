@@ -15,6 +15,7 @@ from lightning.client import LndError, Trouble
 from lightning.keysend import KeysendPayment, new_preimage, send_request
 from lightning.rpcs import Rpc
 from messaging.database import Database
+from messaging.idempotency import Claim, KeyReused
 from messaging.models import Event
 from protos.lnrpc import lightning_pb2
 from tests.support import lnd_cases
@@ -50,6 +51,23 @@ class Desk:
 async def desk(database: Database) -> AsyncIterator[Desk]:
     async with asyncio.timeout(GUARD_SECONDS):
         yield Desk(database)
+
+
+async def test_same_key_gives_the_same_invoice(desk):
+    fields = {"amount_sat": 21, "memo": "tea", "expires_seconds": None, "private": False}
+    claim = Claim(caller="shop", key="order 1", request_hash=bytes(32))
+    assert await desk.issuer.issued(claim) is None
+    first, second = await asyncio.gather(*(desk.issuer.issue_once(claim, **fields) for _ in range(2)))
+    assert first == second == await desk.issuer.issued(claim)
+    assert len(desk.lnd.requests(Rpc.ADD_INVOICE)) == 1
+    # After a restart the table knows it.
+    again = Issuer(
+        database=desk.database, client=desk.lnd, own_pubkey=desk.lnd.pubkey, published=desk.told.extend
+    )
+    assert (await again.issue_once(claim, **fields)).id == first.id
+    with pytest.raises(KeyReused):
+        await again.issued(Claim(caller="shop", key="order 1", request_hash=b"\1" * 32))
+    assert (await again.issue_once(None, **fields)).id != first.id
 
 
 async def test_invoice_is_stored_as_lnd_made_it(desk):

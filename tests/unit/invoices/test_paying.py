@@ -16,15 +16,17 @@ from django.utils import timezone
 
 from invoices import paying, services
 from invoices.models import InvoicePayment
-from invoices.paying import MAX_PARTS, OtherPayer, Payer
+from invoices.paying import MAX_PARTS, OtherInvoiceError, OtherPayer, Payer
 from invoices.services import spent_on_invoices
 from lightning.dead_payments import DeadPayments
 from lightning.rpcs import Rpc
 from messaging.budget import Budget, OverBudget
 from messaging.database import Database
+from messaging.epoch import OvertakenError
 from messaging.idempotency import Claim, KeyReused
+from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
-from tests.support.fake_lnd import connected
+from tests.support.fake_lnd import FakeLnd, connected
 from tests.support.lnd_cases import hold_request, send_request
 from tests.support.waiting import GUARD_SECONDS, until_in_loop
 
@@ -430,6 +432,129 @@ async def test_payment_goes_on_without_its_caller(till, monkeypatch):
     assert asking.cancelled()
     while not [row for row in await till.rows() if row.state == State.SETTLED]:
         await asyncio.sleep(0)
+
+
+# another invoice of the same payment hash
+
+
+async def forged(till: Till, text: str, *, lnd: FakeLnd | None = None, value: int = 21) -> str:
+    """As whoever knows the payment hash of an invoice may make one: payable to themselves, or over another amount."""
+    payment_hash = bytes.fromhex((await till.lnd.decode_payment_request(text)).payment_hash)
+    request = invoices_pb2.AddHoldInvoiceRequest(hash=payment_hash, value=value, expiry=3_600)
+    return (await (lnd or till.lnd).add_hold_invoice(request)).payment_request
+
+
+async def test_payment_of_another_invoice_of_the_hash_is_not_told_as_this_ones(till):
+    text = await till.invoice()
+    paid = await till.paid(text)
+    other = await forged(till, text)
+    with pytest.raises(OtherInvoiceError):
+        await till.pay(other)
+    request = await till.lnd.decode_payment_request(other)
+    with pytest.raises(OtherInvoiceError):
+        await till.payer.known(
+            bytes(paid.payment_hash),
+            claim(),
+            partial(till.payer.require_same, request=request, text=other, amount_msat=0),
+        )
+    assert (await till.payer.known(bytes(paid.payment_hash), None)).pk == paid.pk
+    # A call that was refused has not used up its key.
+    assert (await till.pay(text, claim=claim(request_hash=b"\1" * 32))).pk == paid.pk
+
+
+async def test_payment_over_another_amount_is_not_told_as_this_ones(till):
+    text = await till.invoice(value=0)
+    await till.paid(text, amount_msat=7_500)
+    with pytest.raises(OtherInvoiceError):
+        await till.pay(text, amount_msat=7_501)
+    assert (await till.pay(text, amount_msat=7_500)).amount_msat == 7_500
+
+
+async def test_what_lnd_has_paid_for_another_invoice_is_no_payment_of_this(till):
+    """It was paid by hand before."""
+    text = await till.invoice()
+    await till.lnd.send_payment(send_request(text))
+    ended = await till.paid(await forged(till, text))
+    assert (ended.state, ended.failure, ended.cost_msat) == (State.FAILED, Failure.REFUSED, 0)
+    assert "another invoice of the same payment hash" in ended.cause
+
+
+# begun again
+
+
+async def test_payment_that_is_begun_again_is_not_judged_by_the_earlier_failure(till):
+    """The process was killed before lnd heard of the second attempt."""
+    till.payee.fail_payments_to("NO_ROUTE")
+    text = await till.invoice()
+    first = await till.paid(text)
+    assert (first.state, first.failed_index) == (State.FAILED, 1)
+    again = await stored(till, text)
+    await till.restart()
+    assert (await till.end_of(again)).state == State.SETTLED
+    assert [request.payment_request for request in till.sent] == [text, text]
+
+
+async def test_failure_that_another_program_has_met_before_is_not_this_payments(till, monkeypatch):
+    till.payee.fail_payments_to("NO_ROUTE")
+    text = await till.invoice()
+    assert (await till.lnd.send_payment(send_request(text))).status == lightning_pb2.Payment.FAILED
+    track = till.lnd.track_payment
+
+    async def track_old(payment_hash: bytes) -> lightning_pb2.Payment:
+        result = await track(payment_hash)
+        if result.status == lightning_pb2.Payment.FAILED:
+            result.creation_time_ns -= 3_600 * 10**9
+        return result
+
+    monkeypatch.setattr(till.lnd, "track_payment", track_old)
+    row = await stored(till, text)
+    await till.restart()
+    assert (await till.end_of(row)).state == State.SETTLED
+
+
+async def test_payment_is_begun_again_once(till):
+    till.payee.fail_payments_to("NO_ROUTE")
+    text = await till.invoice()
+    failed = await till.paid(text)
+    await stored(till, text)
+    with pytest.raises(services.ChangedMeanwhileError):
+        await till.database.write(partial(services._begin_again, failed, failed))
+
+
+# nobody follows
+
+
+async def test_payment_that_nobody_follows_is_taken_up_without_a_restart(till, monkeypatch):
+    monkeypatch.setattr(paying, "LOOK_SECONDS", 0.0)
+    await till.restart()
+    await stored(till, await till.invoice())
+    while (await till.rows())[0].state == State.IN_FLIGHT:
+        await asyncio.sleep(0)
+    assert (await till.rows())[0].state == State.SETTLED
+    assert len(till.sent) == 1
+
+
+async def test_who_was_replaced_pays_nothing_more(till, monkeypatch):
+    async def overtaken() -> None:
+        raise OvertakenError
+
+    monkeypatch.setattr(till.database, "confirm", overtaken)
+    await till.pay(await till.invoice())
+    await until_in_loop(lambda: till.lnd.requests(Rpc.TRACK_PAYMENT))
+    assert till.sent == []
+
+
+async def test_what_lnd_has_paid_is_paid_though_it_was_given_up(till):
+    row = await stored(till, await till.invoice())
+    await till.database.write(partial(services.payment_fail, row.pk, failure=Failure.ROUTE, cause="given up"))
+    for fee_msat in (1_000, 2_000):
+        settle = partial(
+            services.payment_settle, row.pk, amount_msat=21_000, fee_msat=fee_msat, preimage=b"p"
+        )
+        await till.database.write(settle)
+    ended = (await till.rows())[0]
+    # Told twice, it has cost what was told first.
+    assert (ended.state, ended.cost_msat) == (State.SETTLED, 22_000)
 
 
 # what is not begun

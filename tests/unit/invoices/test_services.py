@@ -195,13 +195,19 @@ def test_spent_is_what_was_or_may_be_paid_since():
     since = now - timedelta(hours=1)
     assert services.spent_on_invoices(since) == 320
     assert services.spent_on_invoices(now + timedelta(hours=1)) == 0
+    assert services.reserved_by_invoices(since) == 320
+    assert services.expenses_of_invoices(since) == []
+    for payment in (first, second):
+        services.payment_settle(payment.pk, amount_msat=payment.cost_msat, fee_msat=0, preimage=b"p")
+    assert services.reserved_by_invoices(since) == 0
     assert services.expenses_of_invoices(since) == [(first.created_at, 20), (second.created_at, 300)]
 
 
 def test_expenses_are_told_up_to_a_bound():
     now = timezone.now()
     InvoicePayment.objects.bulk_create(
-        wanted(created_at=now - timedelta(seconds=number)) for number in range(MOST_EXPENSES + 1)
+        wanted(created_at=now - timedelta(seconds=number), state=InvoicePayment.State.SETTLED)
+        for number in range(MOST_EXPENSES + 1)
     )
     told = services.expenses_of_invoices(now - timedelta(days=1))
     assert len(told) == MOST_EXPENSES

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 import pytest
 from django.core.management import call_command
-from django.db import connection
+from django.db import connection, transaction
 from django.utils import timezone
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -248,3 +248,63 @@ def test_what_was_asked_for_and_answers_wait_in_lanes_of_their_own():
     keys = list(Message.objects.order_by("pk").values_list("pk", flat=True))
     assert [key[0] for key, _, _ in ledger.waiting_keys()] == keys[:2]
     assert [message.pk for message, _ in ledger.waiting_answers()] == keys[2:]
+
+
+# what somebody else has moved since it was read
+
+
+def stored(size: int = 10) -> Message:
+    message = new_message(service="message", pubkey=PUBKEYS[0], body=os.urandom(size), origin=Origin.CALLER)
+    ledger.store_accepted([message], [], [])
+    return message
+
+
+@pytest.mark.parametrize("state", [State.IN_FLIGHT, State.SETTLED, State.FAILED])
+def test_message_that_does_not_wait_any_more_is_not_started(monkeypatch, state):
+    clear()
+    message = stored()
+    read = ledger._waiting
+
+    def read_then_moved(keys):
+        found = read(keys)
+        Message.objects.filter(pk=message.pk).update(state=state)
+        return found
+
+    monkeypatch.setattr(ledger, "_waiting", read_then_moved)
+    with pytest.raises(ledger.ChangedMeanwhileError), transaction.atomic():
+        ledger.start_attempts([(message.pk, WHOLE)], PAYER, most=1)
+    assert not Attempt.objects.exists()
+
+
+def test_part_that_does_not_wait_any_more_is_not_started(monkeypatch):
+    clear()
+    division, parts = divide(stored(1_500), room_bytes=ROOM_BYTES)
+    keys = ledger.start_divided(division, parts, cost_msat=1)
+    read = ledger._waiting
+
+    def read_then_moved(keys):
+        found = read(keys)
+        Part.objects.filter(index=1).update(state=State.SETTLED)
+        return found
+
+    monkeypatch.setattr(ledger, "_waiting", read_then_moved)
+    with pytest.raises(ledger.ChangedMeanwhileError), transaction.atomic():
+        ledger.start_attempts(keys, PAYER, most=9)
+    assert not Attempt.objects.exists()
+
+
+def test_message_that_does_not_wait_any_more_is_not_divided(monkeypatch):
+    clear()
+    message = stored(1_500)
+    division, parts = divide(message, room_bytes=ROOM_BYTES)
+    read = ledger._waiting
+
+    def read_then_moved(keys):
+        found = read(keys)
+        Message.objects.filter(pk=message.pk).update(state=State.IN_FLIGHT)
+        return found
+
+    monkeypatch.setattr(ledger, "_waiting", read_then_moved)
+    with pytest.raises(ledger.ChangedMeanwhileError), transaction.atomic():
+        ledger.start_divided(division, parts, cost_msat=1)
+    assert not Division.objects.exists()

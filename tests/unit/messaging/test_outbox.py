@@ -3,20 +3,24 @@
 import asyncio
 from collections import Counter
 from functools import partial
+from uuid import UUID
 
 import pytest
-from django.db import OperationalError
+from django.db import OperationalError, connection
 
 from lightning.carrier import Outcome, Sent, Shipment, Verdict
 from lightning.client import LndError, Trouble
 from lightning.hints import HopHint
-from messaging import hints, ledger, outbox, peers, reach
+from messaging import clock, epoch, hints, ledger, outbox, peers, reach
+from messaging import database as databases
 from messaging.answer_queue import MAX_IN_FLIGHT
 from messaging.answers import ATTEMPTS, ATTEMPTS_OF_KNOWN
 from messaging.budget import Budget, OverBudget, spent_on_messages
+from messaging.clock import Clock
 from messaging.database import Database
+from messaging.idempotency import Claim, Claims, KeyReused
 from messaging.metrics import UNKNOWN_NODE
-from messaging.models import Attempt, Message, Part, State
+from messaging.models import Attempt, Message, Origin, Part, State
 from messaging.outgoing import new_message
 from tests.support.outboxes import (
     OTHER_PUBKEY,
@@ -478,3 +482,139 @@ def test_part_of_a_long_message_tells_why_it_hangs():
 
 def _parts() -> list[Part]:
     return list(Part.objects.select_related("attempt").order_by("index"))
+
+
+class Replaced(Courier):
+    """Another process takes over while lnd signs."""
+
+    async def sign(self, message: bytes) -> str:
+        await asyncio.to_thread(_begin_elsewhere)
+        return await super().sign(message)
+
+
+def _begin_elsewhere() -> int:
+    try:
+        return epoch.begin()
+    finally:
+        connection.close()
+
+
+def test_who_was_replaced_sends_nothing_more(monkeypatch):
+    monkeypatch.setattr(databases, "CONFIRMED_SECONDS", 0)
+
+    async def test() -> None:
+        database, carrier = Database(epoch=await asyncio.to_thread(_begin_elsewhere)), Replaced()
+        async with running(box := make_outbox(database, carrier)):
+            accepting = asyncio.create_task(accept(box))
+            with pytest.raises(epoch.OvertakenError):
+                await database.watch_epoch()
+            await asyncio.gather(accepting, return_exceptions=True)
+        assert carrier.shipped == []
+        await database.close()
+
+    run(test())
+
+
+def test_attempt_that_nobody_follows_is_taken_up_without_a_restart(monkeypatch):
+    """The database said that it was not stored, and it was."""
+    monkeypatch.setattr(outbox, "LOOK_SECONDS", 0.05)
+
+    async def test() -> None:
+        database, carrier = Database(), Courier()
+        async with running(box := make_outbox(database, carrier)):
+            message = new_message(service="message", pubkey=PUBKEY, body=b"hello", origin=Origin.CALLER)
+            ((load, hints),) = ledger.loads_of([message], box._payer)
+            attempt = ledger.attempt_for(load, box._payer, hints)
+            ledger.take_off(message, attempt, message.created_at)
+            await database.write(partial(ledger.store_accepted, [message], [attempt], []))
+            # The first attempt was lost on its way, as the carrier says, and the second is sent.
+            await until(database, partial(all_are, State.SETTLED))
+        assert len(carrier.shipped) == 1
+        assert carrier.shipped[0].secret != bytes(attempt.secret)
+        await database.close()
+
+    run(test())
+
+
+class Slow(Courier):
+    """What it is sent stays under way until `released`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = asyncio.Event()
+        self.asked = 0
+
+    async def send(self, shipment: Shipment) -> Outcome:
+        await self.released.wait()
+        return await super().send(shipment)
+
+    async def outcome(self, sent: Sent) -> Outcome:
+        self.asked += 1
+        return await super().outcome(sent)
+
+
+def test_attempt_that_is_followed_is_not_taken_up(monkeypatch):
+    monkeypatch.setattr(outbox, "LOOK_SECONDS", 0.0)
+
+    class Counting(Database):
+        looks = 0
+
+        async def read(self, job):
+            self.looks += job is ledger.attempts_in_flight
+            return await super().read(job)
+
+    async def test() -> None:
+        database, carrier = Counting(), Slow()
+        async with running(box := make_outbox(database, carrier)):
+            await accept(box)
+            while database.looks < 20:
+                await asyncio.sleep(0)
+            carrier.released.set()
+            await until(database, partial(all_are, State.SETTLED))
+        assert (carrier.asked, len(carrier.shipped)) == (0, 1)
+        await database.close()
+
+    run(test())
+
+
+def test_key_that_was_given_meanwhile_fails_its_own_call_alone(monkeypatch):
+    """They are stored together: one of them cannot be."""
+
+    async def test() -> None:
+        database, carrier = Database(), Courier()
+        async with running(box := make_outbox(database, carrier)):
+            await accept(box, claim=Claim(caller="a", key="taken", request_hash=bytes(32)))
+
+            async def unknown(self, claim) -> None:
+                """The other call's row was stored after this one was looked for."""
+
+            monkeypatch.setattr(Claims, "_stored_answer", unknown)
+            claims = [Claim(caller="a", key=key, request_hash=bytes(32)) for key in ("new", "taken", "newer")]
+            calls = [accept(box, claim=claim) for claim in claims]
+            found = await asyncio.gather(accept(box), *calls, return_exceptions=True)
+            assert [type(one) for one in found] == [UUID, UUID, KeyReused, UUID]
+            await until(database, lambda: Message.objects.filter(state=State.SETTLED).count() == 4)
+            assert not await database.read(Attempt.objects.exclude(state=Attempt.State.SETTLED).exists)
+            assert await database.read(Message.objects.count) == 4
+        await database.close()
+
+    run(test())
+
+
+def test_key_outlives_a_clock_that_jumps(monkeypatch):
+    wall = [1_800_000_000.0]
+    monkeypatch.setattr(clock, "PROCESS", Clock(wall=lambda: wall[0], steady=lambda: 1_000.0))
+
+    async def test() -> None:
+        database, carrier = Database(), Courier()
+        async with running(box := make_outbox(database, carrier)):
+            claim = Claim(caller="a", key="k", request_hash=bytes(32))
+            first = await accept(box, claim=claim)
+            wall[0] += 2 * 86_400
+            assert await accept(box, claim=claim) == first
+            # Keys that are stored later do not take it for old either.
+            await accept(box, claim=Claim(caller="a", key="other", request_hash=bytes(32)))
+            assert await accept(box, claim=claim) == first
+        await database.close()
+
+    run(test())

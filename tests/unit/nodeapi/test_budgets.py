@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from uuid import uuid4
 
+import grpc
 import pytest
 
 from messaging import notes
@@ -13,6 +14,7 @@ from messaging.models import Direction, Message, State
 from messaging.notes import noter
 from nodeapi.budgets import Budgets
 from nodeapi.calling import Call
+from nodeapi.errors import ApiError
 from tests.support.doors import PUBKEY, SEND_MESSAGE, caller
 
 
@@ -166,3 +168,43 @@ async def test_what_a_call_leads_to_is_reserved_with_it(budgets, database):
 async def test_without_a_call_nothing_further_is_reserved(budgets, database):
     budgets.reserve_further(100_000)
     await spend(budgets, database, 100_000)
+
+
+# what one call may cost
+
+
+async def too_costly(budgets: Budgets, database: Database, msat: int) -> ApiError:
+    with pytest.raises(ApiError) as error:
+        await spend(budgets, database, msat)
+    return error.value
+
+
+async def test_call_may_not_cost_more_than_the_node_permits(database):
+    budgets = make_budgets(database)
+    budgets._max_call_sat = 5
+    with called_by("app"):
+        await spend(budgets, database, 5_000)
+        error = await too_costly(budgets, database, 5_001)
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "up to 5.001 sat" in error.message
+    assert "lightning.max_amount_sat (5)" in error.message
+    # What the node does of itself has limits of its own.
+    await spend(budgets, database, 6_000)
+
+
+async def test_call_may_not_cost_more_than_it_says(budgets, database):
+    for name in ("", "app"):
+        with called_by(name) as call:
+            call.max_cost_sat = 5
+            await spend(budgets, database, 5_000)
+            error = await too_costly(budgets, database, 6_000)
+            assert error.code is grpc.StatusCode.FAILED_PRECONDITION
+            assert error.message.startswith("max_cost_sat: is 5, but this may cost up to 6 sat")
+
+
+async def test_what_a_call_leads_to_counts_for_its_cost(budgets, database):
+    with called_by("app") as call:
+        call.max_cost_sat = 12
+        budgets.reserve_further(10_000)
+        await spend(budgets, database, 1_000)
+        await too_costly(budgets, database, 1_001)

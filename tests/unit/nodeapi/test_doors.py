@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 
 import grpc
 import pytest
-from django.db import OperationalError
+from django.db import DataError, IntegrityError, OperationalError
 from google.protobuf.message import Message
 
 from messaging import notes
@@ -23,6 +23,7 @@ from nodeapi.operations import Operation
 from protos import messaging_pb2, node_pb2, socket_pb2
 from tests.support.doors import (
     ADDRESS,
+    ENGINE,
     GET_INFO,
     LIST_MESSAGES,
     PUBKEY,
@@ -34,7 +35,6 @@ from tests.support.doors import (
     visit,
 )
 
-ENGINE = object()
 REQUEST = messaging_pb2.SendMessageRequest(msg=b"a secret body", pubkey=PUBKEY, amount=3)
 CODE = grpc.StatusCode
 
@@ -442,6 +442,41 @@ async def test_caller_who_does_not_wait(database, caplog, stored, row, line):
     assert [(entry["outcome"], entry["detail"]) for entry in told(caplog)] == [(line, LEFT)]
 
 
+@pytest.mark.parametrize(
+    ("error", "row"),
+    [(None, ("accepted", "", True)), (OperationalError("away"), ("Cancelled", LEFT, False))],
+)
+async def test_caller_who_leaves_between_acceptance_and_commit_gets_one_row(database, caplog, error, row):
+    """What became of the call is known when what it was storing is stored, or is not."""
+    doors = make_doors(database, caller("app", "send"), engine=ENGINE)
+    storing, may_commit, ended = asyncio.Event(), asyncio.Event(), asyncio.Event()
+
+    async def store() -> None:
+        note = current_call().note(item_id=uuid4(), peer=PUBKEY, amount_msat=3_000)
+        storing.set()
+        await may_commit.wait()
+        try:
+            if error:
+                raise error
+            await doors.database.write(lambda: notes.store([note]))
+        finally:
+            ended.set()
+
+    async def work(doors, **fields):
+        await notes.to_its_end(store())
+
+    call = asyncio.create_task(doors.call(operation(SEND_MESSAGE, work), lambda: REQUEST, visit("app")))
+    await storing.wait()
+    call.cancel()
+    await asyncio.wait({call})
+    assert await rows(doors, "pk") == []
+    may_commit.set()
+    await ended.wait()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert await rows(doors, "outcome", "detail", "spends") == [row]
+
+
 async def test_reader_who_does_not_wait_leaves_no_trace(database, caplog):
     caplog.set_level(logging.INFO)
     doors = make_doors(database, caller("app", "read"), engine=ENGINE)
@@ -491,18 +526,37 @@ async def test_claim_of_a_key(two_callers, key):
     assert (found.caller, found.key, len(found.request_hash)) == ("app", key, 32)
 
 
-@pytest.mark.parametrize("key", ["", "k" * 256, "a\nb", "a\tb", "\0", "\x7f", "\u2028"])
+@pytest.mark.parametrize("key", ["", "k" * 256, "a\0b"])
 async def test_key_that_is_refused(two_callers, key):
     row = operation(SEND_MESSAGE, unreached)
     error = await refused(two_callers, row, lambda: REQUEST, visit("app", idempotency_key=key))
     assert error.code is CODE.INVALID_ARGUMENT
-    assert error.message == "Idempotency-Key: must have 1 to 255 printable characters"
+    assert error.message == "Idempotency-Key: must have 1 to 255 characters, none of them NUL"
+
+
+@pytest.mark.parametrize("key", ["Ключ 🔑", "e\u0301", "👩‍👧", "line\nfeed", "k" * 254 + "\U0001f511"])
+async def test_key_may_hold_any_text_as_its_bytes_in_utf_8(two_callers, key):
+    header = key.encode().decode("latin-1")
+    assert (await claim(two_callers, "app", header, REQUEST)).key == key
+
+
+async def test_key_in_latin_1_is_taken_too(two_callers):
+    assert (await claim(two_callers, "app", "zwölf", REQUEST)).key == "zwölf"
 
 
 async def test_claims_are_the_same_for_the_same_request_of_the_same_caller(two_callers):
     same = messaging_pb2.SendMessageRequest()
     same.CopyFrom(REQUEST)
     assert await claim(two_callers, "app", "k", REQUEST) == await claim(two_callers, "app", "k", same)
+
+
+async def test_claims_are_the_same_for_an_equal_request(two_callers):
+    """The key in capitals, and defaults written out."""
+    plain = messaging_pb2.SendMessageRequest(msg=b"hi", pubkey=PUBKEY)
+    explicit = messaging_pb2.SendMessageRequest(
+        msg=b"hi", pubkey=PUBKEY.upper(), amount=1, expires_in=ENGINE.limits.expires_seconds
+    )
+    assert await claim(two_callers, "app", "k", plain) == await claim(two_callers, "app", "k", explicit)
 
 
 async def test_claims_differ_with_the_request_and_the_caller(two_callers):
@@ -516,14 +570,29 @@ def test_claims_differ_with_the_operation():
     """Though the bytes of the request are the same."""
     who, metadata = caller("app", "send"), {"idempotency-key": "k"}
     hashes = {
-        claim_of(who, operation(rpc), REQUEST, metadata).request_hash
+        claim_of(who, operation(rpc), {"msg": b"hi"}, metadata).request_hash
         for rpc in (SEND_MESSAGE, "websocket.Websocket/Send", "messaging.Messaging/Broadcast")
     }
     assert len(hashes) == 3
 
 
-async def test_operation_that_is_not_done_once_ignores_the_key(two_callers):
-    doing = Doing()
-    too_long = visit("app", idempotency_key="k" * 256)
-    await two_callers.call(operation(START_SOCKET, doing), socket_pb2.StartSocketRequest, too_long)
-    assert doing.asked == [{}]
+@pytest.mark.parametrize("rpc", [START_SOCKET, LIST_MESSAGES])
+async def test_call_that_cannot_keep_to_a_key_refuses_it(database, rpc):
+    doors = make_doors(database, caller("app", "send", "read"), engine=ENGINE)
+    row = operation(rpc, unreached)
+    error = await refused(doors, row, row.request_class, visit("app", idempotency_key="k"))
+    assert error.code is CODE.INVALID_ARGUMENT
+    assert error.message.startswith(f"Idempotency-Key: is not for {row.method}")
+
+
+async def test_stream_refuses_a_key(database):
+    doors = make_doors(database, caller("app", "read"), engine=ENGINE)
+    with pytest.raises(ApiError, match="Idempotency-Key: is not for Subscribe"):
+        doors.admit(visit("app", idempotency_key="k"), "read", "/websocket.Websocket/Subscribe")
+
+
+@pytest.mark.parametrize("kind", [IntegrityError, DataError])
+async def test_fault_of_the_node_is_not_told_as_a_full_disk(two_callers, kind):
+    row = operation(SEND_MESSAGE, Doing(error=kind("UNIQUE constraint failed")))
+    error = await refused(two_callers, row, lambda: REQUEST, visit("app"))
+    assert (error.code, error.message) == (CODE.INTERNAL, "internal error; the node's log tells more")

@@ -24,6 +24,7 @@ from nodeapi.stream import Hub
 from protos import messaging_pb2, websocket_pb2
 from tests.support.doors import (
     ADDRESS,
+    ENGINE,
     LIST_MESSAGES,
     PUBKEY,
     SEND_MESSAGE,
@@ -99,7 +100,7 @@ async def doors(database) -> Doors:
     hub = Hub(database, poll_seconds=600)
     await database.write(partial(events.append, [new_event()], published=lambda told: None))
     await hub.start()
-    return make_doors(database, *callers, engine=object(), hub=hub)
+    return make_doors(database, *callers, engine=ENGINE, hub=hub)
 
 
 def new_event() -> Event:

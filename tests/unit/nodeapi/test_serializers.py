@@ -33,6 +33,9 @@ LEAST = {
 }
 
 
+UNBOUNDED = {"max_cost_sat": None}
+
+
 def check(rpc: str, **fields) -> dict:
     row = operation(rpc)
     return row.request.check(row.request_class(**(LEAST.get(rpc, {}) | fields)))
@@ -61,9 +64,9 @@ def test_least_that_is_asked_for(rpc):
     [
         (
             "messaging.Messaging/SendMessage",
-            {"msg": b"x", "pubkey": PUBKEY, "amount": 1, "reply_to_id": None, "expires_in": None},
+            {"msg": b"x", "pubkey": PUBKEY, "amount": 1, "reply_to_id": None, "expires_in": None} | UNBOUNDED,
         ),
-        ("messaging.Messaging/Broadcast", {"msg": b"x", "amount": 1, "expires_in": None}),
+        ("messaging.Messaging/Broadcast", {"msg": b"x", "amount": 1, "expires_in": None} | UNBOUNDED),
         ("messaging.Messaging/EstimateMessage", {"pubkey": PUBKEY, "size": 1, "amount": 1}),
         (
             "messaging.Messaging/ListMessages",
@@ -77,13 +80,23 @@ def test_least_that_is_asked_for(rpc):
             "lightning.Lightning/GenerateInvoice",
             {"amount": 0, "memo": "", "expires_in": None, "private": False},
         ),
-        ("lightning.Lightning/PayInvoice", {"invoice": "lnbc1", "amount": 0, "timeout": None}),
+        ("lightning.Lightning/PayInvoice", {"invoice": "lnbc1", "amount": 0, "timeout": None} | UNBOUNDED),
         ("signing.Signing/VerifySignature", {"msg": "x", "signature": "y", "pubkey": None}),
         ("node.Node/GetInfo", {}),
     ],
 )
 def test_what_stands_for_what_is_left_out(rpc, defaults):
     assert check(rpc) == defaults
+
+
+def test_each_call_that_sends_or_pays_may_bound_its_cost():
+    """What is done once sends or pays, but for an invoice that is made."""
+    for rpc, row in ROWS.items():
+        may = row.once and row.method != "GenerateInvoice"
+        assert ("max_cost_sat" in row.request_class.DESCRIPTOR.fields_by_name) == may
+        if may:
+            assert check(rpc, max_cost_sat=5)["max_cost_sat"] == 5
+            assert refused(rpc, max_cost_sat=-1) == "max_cost_sat: must not be negative"
 
 
 WITH_PUBKEY = sorted(

@@ -11,7 +11,7 @@ from django.utils import timezone
 from invoices.models import InvoicePayment
 from messaging.models import Direction, Message, State
 from nodeapi.models import AuditEntry
-from nodeapi.spending import expenses_of, spent_by
+from nodeapi.spending import expenses_of, reserved_by, spent_by
 from vpn.models import Purchase
 from vpn.states import PurchaseState
 
@@ -40,7 +40,8 @@ def fee_limit_msat(amount_msat: int) -> int:
 def spent(caller: str = "app") -> int:
     since = timezone.now() - SINCE
     total = spent_by(caller, fee_limit_msat, since)
-    assert total == sum(cost for _, cost in expenses_of(caller, fee_limit_msat, since))
+    certain = sum(cost for _, cost in expenses_of(caller, since))
+    assert total == certain + reserved_by(caller, fee_limit_msat, since)
     return total
 
 
@@ -129,4 +130,8 @@ def test_a_lease_costs_what_its_payment_costs(state):
     payment(103_000, b"\2" * 32)
     note(purchase(100, PurchaseState(state), b"\2" * 32))
     assert spent() == 103_000
-    assert expenses_of("app", fee_limit_msat, datetime.now(UTC) - SINCE)[0][1] == 103_000
+    since = datetime.now(UTC) - SINCE
+    assert (expenses_of("app", since), reserved_by("app", fee_limit_msat, since)) == ([], 103_000)
+    InvoicePayment.objects.update(state=InvoicePayment.State.SETTLED)
+    assert [cost for _, cost in expenses_of("app", since)] == [103_000]
+    assert spent() == 103_000

@@ -16,7 +16,7 @@ from nodeapi.operations import OPERATIONS
 from nodeapi.stream import Hub
 from nodeapi.web import ApiApplication, CrossOrigin, respond
 from tests.support.asgi import Reply, call
-from tests.support.doors import PUBKEY, SEND_MESSAGE, caller, make_doors, secret_of
+from tests.support.doors import ENGINE, PUBKEY, SEND_MESSAGE, caller, make_doors, secret_of
 
 SEND = "/v1/message/send"
 KEY = ("authorization", f"Bearer {secret_of('app')}")
@@ -28,7 +28,7 @@ NOT_ALLOWED = {"code": 12, "message": "Method Not Allowed", "details": []}
 @pytest.fixture
 def doors(database) -> Doors:
     callers = caller("app", "read", "send", "pay"), caller("often", "read", calls_per_minute=1)
-    return make_doors(database, *callers, engine=object())
+    return make_doors(database, *callers, engine=ENGINE)
 
 
 Application = Callable[..., ApiApplication]
