@@ -68,10 +68,10 @@ class OtherPayer(Exception):
 
 
 class OtherInvoiceError(Exception):
-    """What is under way or paid under this payment hash is another invoice: of another payee, or over another amount."""
+    """What is under way or paid under this payment hash is another invoice, or was begun with another amount."""
 
-    def __init__(self) -> None:
-        super().__init__(OTHER_INVOICE)
+    def __init__(self, text: str = OTHER_INVOICE) -> None:
+        super().__init__(text)
 
 
 class Payer:
@@ -158,7 +158,9 @@ class Payer:
         hash. `amount_msat` is what the caller chose where the invoice leaves it open; 0: whatever it was.
         """
         if payment.amount_given and amount_msat not in (0, payment.amount_msat):
-            raise OtherInvoiceError
+            raise OtherInvoiceError(
+                f"was begun to be paid, or is paid, with {payment.amount_msat / 1000:g} sat, and lnd pays it only once"
+            )
         if text.lower() != payment.payment_request.lower() and not await self._is_like(
             payment.payment_request, request
         ):

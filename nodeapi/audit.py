@@ -46,9 +46,11 @@ class AuditLog:
         self._refusals = Thinned(REFUSALS_A_MINUTE)
 
     def done(self, call: Call, reply: Message, *, once: bool) -> None:
-        """A call has ended well. One that is done once and has stored nothing was done before."""
+        """A call has ended well. One that is done once, has stored no message or payment, and does not say itself that it
+        is done now, was done before.
+        """
         if not call.rows:
-            outcome = call.outcome or (Outcome.REPEATED if once else Outcome.DONE)
+            outcome = Outcome.REPEATED if once and call.outcome != Outcome.DONE else Outcome.DONE
             self._add(call.row(outcome), _id_of(reply))
             return
         if call.outcome:

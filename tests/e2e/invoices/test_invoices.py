@@ -135,8 +135,10 @@ def test_invoice_that_leaves_the_amount_open(alice, bob):
     assert paid(alice, made["invoice"], amount=33)["amountMsat"] == "33000"
     state = check(bob, made["invoice"])
     assert (state["paid"], state["amount"], state["amountPaidMsat"]) == (True, "0", "33000")
-    # What was paid is not paid again for another amount.
-    assert paid(alice, made["invoice"], amount=34)["amountMsat"] == "33000"
+    # What was paid is not paid again, and another amount is not told as paid.
+    assert paid(alice, made["invoice"], amount=33)["amountMsat"] == "33000"
+    assert paid(alice, made["invoice"])["amountMsat"] == "33000"
+    refused(pay(alice, made["invoice"], amount=34), 9, "with 33 sat")
 
 
 @pytest.mark.parametrize(

@@ -64,6 +64,16 @@ async def rows(log: AuditLog, database: Database, *names: str) -> list[tuple]:
 
 
 @pytest.mark.parametrize(
+    ("said", "outcome"),
+    [("", "repeated"), (AuditEntry.Outcome.PAID, "repeated"), (AuditEntry.Outcome.DONE, "done")],
+)
+async def test_call_that_stores_no_message_says_whether_it_was_done_now(log, database, said, outcome):
+    """An invoice that is made under a key, and one that was made, or paid, under it before."""
+    log.done(call(outcome=said), NO_REPLY, once=True)
+    assert await rows(log, database, "outcome") == [(outcome,)]
+
+
+@pytest.mark.parametrize(
     ("reply", "message_id"),
     [
         (NO_REPLY, None),
