@@ -5,7 +5,7 @@ from django.db import migrations, models
 
 class Migration(migrations.Migration):
     dependencies = [
-        ("invoices", "0002_invoicepayment_cltv_limit_blocks"),
+        ("invoices", "0003_failed_index"),
     ]
 
     operations = [
