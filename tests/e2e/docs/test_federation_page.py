@@ -29,7 +29,7 @@ def test_the_page(network, tmp_path):
         assert [block.language for block in page.blocks] == ["sh", "json", "python", "sh", "json", "sh", "sh"]
         ask, event, wait, members, listed, broadcast, leave = page.blocks
         run = page.run_block
-        assert set(json.loads(run(ask))) == {"id"}
+        assert set(json.loads(run(ask))) == {"id", "amountSat"}
         alice.wait_until(lambda: state(alice, bob) == state(bob, alice) == "member")
         assert run(wait) == "accept Bob\n"
         first, _ = run(members).replace("}{", "}\n{").splitlines()

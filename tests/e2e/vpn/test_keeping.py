@@ -290,9 +290,9 @@ def changed_copy(directory: Path, file: str, changes: dict[str, str]) -> Path:
 
 
 def test_who_does_not_pay_keeps_nobody_from_buying(lnds, shop, market, tmp_path):
-    """On a copy of the node that lets 6 contracts wait instead of 1,000, and each for longer than 2 minutes."""
+    """On a copy of the node that lets 6 contracts of strangers wait instead of 500, and each for longer than 2 minutes."""
     honest, greedy, modest = market[0], Stranger(lnds.nodes["buyer"]), PrivateKey()
-    changes = {"MAX_UNPAID = 1_000": "MAX_UNPAID = 6", "INVOICE_SECONDS = 120": "INVOICE_SECONDS = 3_600"}
+    changes = {"MAX_UNPAID = 1_000": "MAX_UNPAID = 12", "INVOICE_SECONDS = 120": "INVOICE_SECONDS = 3_600"}
     copy = changed_copy(tmp_path, "selling.py", changes)
     config = shop.config(subnet="10.80.0.0/28", quotes_per_minute=4)
     with Node(lnds.nodes["slow"], tmp_path / "beset", extra=config, root=copy) as seller:
