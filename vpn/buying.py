@@ -432,7 +432,7 @@ def ask_again(purchase: Purchase, now: datetime, postage_sat: int = 1) -> Messag
 
 
 def ask_id(purchase: Purchase, number: int) -> UUID:
-    """Of the message that asks for its lease for the so-manieth time: what it has cost is found by it."""
+    """The id of the message that asks for the lease that many times: what it has cost is found by it."""
     digest = hashlib.sha256(
         purchase.pk.bytes + bytes(purchase.payment_hash or b"") + number.to_bytes(4, "big")
     )
