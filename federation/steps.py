@@ -13,7 +13,7 @@ from django.utils import timezone
 
 from federation import bodies
 from federation.bodies import Body
-from federation.models import Federation, Step
+from federation.models import Federation, Step, Wish
 from federation.settings import ACCEPT_AUTO, ACCEPT_KNOWN, ACCEPT_MANUAL, SERVICE, FederationSettings
 from federation.states import WAYS, State
 from federation.telling import EXPIRED, step_event
@@ -54,7 +54,7 @@ def request(message: Message, settings: FederationSettings) -> None:
     """
     found = Federation.objects.filter(pubkey=message.pubkey).first()
     federation = found or Federation(pubkey=message.pubkey)
-    if _is_full(message.pubkey, settings):
+    if not _has_place(message.pubkey, settings):
         raise NotPossible(
             f"cannot be asked: the federation is full (federate.max_members: {settings.max_members}, with those that "
             "were asked)"
@@ -112,7 +112,7 @@ def leave_body(settings: FederationSettings, round: int = bodies.LONGEST_ROUND) 
 def accept_waiting(pubkey: str, settings: FederationSettings) -> Reaction:
     """Raises NotPossible."""
     federation = _waiting(pubkey)
-    if _is_full(pubkey, settings):
+    if not _has_place(pubkey, settings):
         raise NotPossible(
             f"cannot be accepted: the federation is full (federate.max_members: {settings.max_members})"
         )
@@ -182,7 +182,7 @@ def _of_strangers(rows: QuerySet[Row]) -> QuerySet[Row]:
 
 def _has_no_room(federation: Federation, settings: FederationSettings) -> bool:
     """Whether a request of this node can neither be accepted nor wait for the operator."""
-    if _is_full(federation.pubkey, settings):
+    if _is_full(federation, settings):
         return True
     return (
         settings.accept == ACCEPT_MANUAL
@@ -197,15 +197,14 @@ def _no_more_may_wait(federation: Federation, settings: FederationSettings) -> b
     waiting = Federation.objects.filter(state=State.RECEIVED).exclude(pubkey=federation.pubkey)
     if waiting.count() >= settings.max_members:
         return True
-    strangers_share = -(-settings.max_members // 2)
-    return not _is_known(federation) and _of_strangers(waiting).count() >= strangers_share
+    return not _is_known(federation) and _of_strangers(waiting).count() >= _strangers_share(settings)
 
 
 def _answer_request(
     federation: Federation, message: Message, body: Body, settings: FederationSettings
 ) -> Reaction:
     ttl_seconds = required(body.ttl)
-    if _is_full(federation.pubkey, settings):
+    if _is_full(federation, settings):
         return _refuse(federation, message.message_id, FULL, settings)
     # Whom we asked ourselves, or have accepted before, needs no further leave; a mark that was taken away counts.
     wanted = federation.asked or (federation.state == State.MEMBER and settings.accept != ACCEPT_KNOWN)
@@ -485,10 +484,42 @@ def _answer(
     )
 
 
-def _is_full(pubkey: str, settings: FederationSettings) -> bool:
-    """Whether there is no place for this node. Those that we have asked have one: their accept must not be too late."""
-    places = Federation.objects.filter(state__in=(State.MEMBER, State.REQUESTED)).exclude(pubkey=pubkey)
-    return places.count() >= settings.max_members
+def _is_full(federation: Federation, settings: FederationSettings) -> bool:
+    """Whether there is no place for a node that asks. Half of the places are for known peers."""
+    places = _places(federation.pubkey)
+    if places.count() >= settings.max_members:
+        return True
+    if federation.state == State.MEMBER or _is_known(federation):
+        return False
+    return _of_strangers(places).count() >= _strangers_share(settings)
+
+
+def _strangers_share(settings: FederationSettings) -> int:
+    return -(-settings.max_members // 2)
+
+
+def _has_place(pubkey: str, settings: FederationSettings) -> bool:
+    """Whether there is a place for a node that is wanted here. Where there is none, that of the oldest stranger is taken: the
+    worker leaves it.
+    """
+    places = _places(pubkey)
+    if places.count() < settings.max_members:
+        return True
+    strangers = _of_strangers(places.filter(state=State.MEMBER)).order_by("since")
+    oldest = next((member for member in strangers if not member.asked), None)
+    if oldest is None:
+        return False
+    Wish.objects.create(
+        pubkey=oldest.pubkey, action=Wish.Action.LEAVE, asked_by=f"this node, to make room for {pubkey}"
+    )
+    return True
+
+
+def _places(pubkey: str) -> QuerySet[Federation]:
+    """The places that others than this node have. Those that we have asked have one: their accept must not be too late."""
+    leaving = Wish.objects.filter(done_at__isnull=True, action=Wish.Action.LEAVE)
+    taken = Federation.objects.filter(state__in=(State.MEMBER, State.REQUESTED))
+    return taken.exclude(pubkey=pubkey).exclude(pubkey__in=leaving.values("pubkey"))
 
 
 def _move_to_member(federation: Federation, cause: str) -> None:

@@ -1,16 +1,18 @@
 """Requests of strangers are answered only so often: each answer costs this node."""
 
 from dataclasses import replace
+from datetime import timedelta
 from uuid import uuid4
 
 import pytest
 from django.core.management import call_command
 from django.db import connection
+from django.utils import timezone
 
 from federation import bodies, handlers, steps
-from federation.models import Federation, Step
+from federation.models import Federation, Step, Wish
 from federation.settings import FederationSettings
-from messaging.models import Direction, Message, Peer, State
+from messaging.models import Direction, Message, Origin, Peer, State
 from messaging.outgoing import new_message
 
 PUBKEY = "02" + "ab" * 32
@@ -23,7 +25,7 @@ SETTINGS = FederationSettings(
 def migrated():
     call_command("migrate", verbosity=0)
     yield
-    for model in (Federation, Step, Peer):
+    for model in (Federation, Step, Wish, Peer):
         model.objects.all().delete()
     connection.close()
 
@@ -66,6 +68,53 @@ def test_full_federation_answers_no_stranger(accept):
     assert not Federation.objects.filter(pubkey=PUBKEY).exists()
     Peer.objects.create(pubkey=PUBKEY, written_to=True)
     assert ask(PUBKEY, settings).answers
+
+
+def test_strangers_get_half_of_the_places():
+    settings = replace(SETTINGS, max_members=4)
+    Peer.objects.create(pubkey=PUBKEY, written_to=True)
+    strangers = [f"02{number:064x}" for number in range(3)]
+    assert [ask(stranger, settings).dropped for stranger in strangers] == ["", "", steps.FULL]
+    assert ask(PUBKEY, settings).answers
+    members = Federation.objects.filter(state="member").values_list("pubkey", flat=True)
+    assert set(members) == {*strangers[:2], PUBKEY}
+    # Who is a member goes on being one, however many strangers there are.
+    Federation.objects.filter(pubkey=PUBKEY).update(pubkey="02" + "ee" * 32)
+    assert ask(strangers[0], settings).answers
+
+
+def wanted(number: int, settings: FederationSettings) -> Message:
+    message = new_message(service="federate", pubkey=f"03{number:064x}", body=b"", origin=Origin.CALLER)
+    steps.request(message, settings)
+    return message
+
+
+def test_whom_the_operator_asks_gets_the_place_of_the_oldest_stranger():
+    settings = replace(SETTINGS, max_members=3)
+    Peer.objects.create(pubkey=PUBKEY, written_to=True)
+    now = timezone.now()
+    members = [f"02{number:064x}" for number in (1, 2)]
+    for age, pubkey in enumerate([*members, PUBKEY]):
+        Federation.objects.create(pubkey=pubkey, state="member", since=now + timedelta(seconds=age))
+    wanted(1, settings)
+    wanted(2, settings)
+    wishes = Wish.objects.order_by("pk").values_list("pubkey", "action")
+    assert list(wishes) == [(members[0], "leave"), (members[1], "leave")]
+    # The third place is a known peer's.
+    with pytest.raises(steps.NotPossible, match=r"federate\.max_members: 3"):
+        wanted(3, settings)
+    assert Wish.objects.count() == 2
+
+
+def test_whom_the_operator_accepts_gets_the_place_of_the_oldest_stranger():
+    settings = replace(SETTINGS, max_members=2, accept="manual")
+    now = timezone.now()
+    for number in (1, 2):
+        Federation.objects.create(pubkey=f"02{number:064x}", state="member", since=now)
+    Peer.objects.create(pubkey=f"02{2:064x}", marked=True)
+    Federation.objects.create(pubkey=PUBKEY, state="received", received_id=uuid4(), ttl_seconds=60)
+    assert steps.accept_waiting(PUBKEY, settings).answers
+    assert Wish.objects.get().pubkey == f"02{1:064x}"
 
 
 def test_requests_of_strangers_that_wait_leave_half_of_the_room_to_known_peers():
