@@ -294,7 +294,7 @@ def test_good_items_beside_broken_ones(network, bob):
     good = item(b"good")
     record = sealed(STRANGER, packet(item(id=b"short"), good), recipient=bytes.fromhex(bob.pubkey))
     with WebsocketStream(bob) as stream:
-        network.pay("alice", "bob", {400000: record})
+        network.pay("alice", "bob", {400000: record}, amount_msat=2_000)
         assert data_of(stream.of(str(UUID(bytes=good.id)))) == b"good"
 
 
