@@ -184,11 +184,13 @@ class Events(Section):
 
 
 class Messages(Section):
-    """For how many days ended messages are kept; None: for ever. A day would be too short: senders repeat themselves for
-    one, and by what is stored a repeated message is known.
+    """For how many days ended messages are kept; None: for ever. What strangers sent is not kept longer than
+    `strangers_keep_days`. A day would be too short: senders repeat themselves for one, and by what is stored a repeated
+    message is known.
     """
 
     keep_days: Annotated[int, values.whole(2)] | None = None
+    strangers_keep_days: Annotated[int, values.whole(2)] = 90
 
 
 class Logging(Section):

@@ -119,7 +119,11 @@ def make_engine(
 
 
 def make_keep(config) -> Keep:
-    return Keep(events_days=config.events.keep_days, messages_days=config.messages.keep_days)
+    return Keep(
+        events_days=config.events.keep_days,
+        messages_days=config.messages.keep_days,
+        strangers_days=config.messages.strangers_keep_days,
+    )
 
 
 def inbound_rules(config) -> dict[str, Rules]:

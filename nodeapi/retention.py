@@ -19,6 +19,7 @@ from django.db import models, transaction
 from django.utils import timezone
 
 from federation.models import Step
+from messaging import peers
 from messaging.database import Database
 from messaging.events import last_seq
 from messaging.models import Attempt, Direction, Event, Message, Part, State
@@ -36,10 +37,13 @@ PRUNABLE = Message.objects.exclude(direction=Direction.OUT, service="federate", 
 
 @dataclass(frozen=True, kw_only=True)
 class Keep:
-    """For how many days events, and all that messages leave behind, are kept; None: for ever."""
+    """For how many days events, and all that messages leave behind, are kept; None: for ever. What strangers sent is kept
+    for `strangers_days` at most.
+    """
 
     events_days: int | None
     messages_days: int | None
+    strangers_days: int | None = None
 
 
 @dataclass(frozen=True)
@@ -83,8 +87,26 @@ def _events_page(before: datetime, place: Any) -> Page:
 
 
 def _messages_page(before: datetime, place: Any) -> Page:
+    return _page_of(PRUNABLE, before, place)
+
+
+def _of_strangers() -> models.QuerySet:
+    """What peers have sent that this node has not written to, and that nobody has marked; records without a sender too."""
+    sent = PRUNABLE.filter(direction=Direction.IN)
+    return sent.exclude(pubkey__in=peers.known().values("pubkey"))
+
+
+def _strangers_page(before: datetime, place: Any) -> Page:
+    return _page_of(_of_strangers(), before, place)
+
+
+def _strangers_delete(keys: list) -> int:
+    return _of_strangers().filter(pk__in=keys, state__in=ENDED).delete()[0]
+
+
+def _page_of(messages: models.QuerySet, before: datetime, place: Any) -> Page:
     # Their keys grow with their time: behind a page of young ones there are no old ones.
-    found = _walk(PRUNABLE, place, "state", "created_at", "updated_at")
+    found = _walk(messages, place, "state", "created_at", "updated_at")
     keys = [key for key, state, _, updated_at in found if state in ENDED and updated_at < before]
     more = len(found) == PAGE and any(created_at < before for _, _, created_at, _ in found)
     return Page(keys, found[-1][0] if more else None)
@@ -141,11 +163,19 @@ def _messages_days(keep: Keep) -> int | None:
     return keep.messages_days
 
 
+def _strangers_days(keep: Keep) -> int | None:
+    """Where all messages go as soon there is nothing more to do."""
+    if keep.strangers_days is None or keep.messages_days is None:
+        return keep.strangers_days
+    return keep.strangers_days if keep.strangers_days < keep.messages_days else None
+
+
 # In their order: attempts are free when the messages are gone. Another table is one line more.
 RULES = (
     Rule("events", _events_days, _events_page, partial(_delete_of, Event.objects.all())),
     _timed_rule("audit", AuditEntry.objects.all(), "created_at", _audit_days),
     Rule("messages", _messages_days, _messages_page, _messages_delete),
+    Rule("messages of strangers", _strangers_days, _strangers_page, _strangers_delete),
     Rule("attempts", _messages_days, _attempts_page, _attempts_delete),
     _timed_rule("steps of leases that are over", LEASES_OVER, "created_at", _messages_days),
     _timed_rule("steps of federations", Step.objects.all(), "created_at", _messages_days),

@@ -9,7 +9,7 @@ from nodeapi import assembly, retention, welcome
 
 
 class Command(BaseCommand):
-    help = "Deletes what is older than events.keep_days and messages.keep_days, as a running node does daily."
+    help = "Deletes what is older than it is to be kept (events, messages), as a running node does daily."
     requires_system_checks = []
 
     def add_arguments(self, parser):
@@ -29,7 +29,9 @@ class Command(BaseCommand):
         except Error as error:
             raise CommandError(f"the database cannot be used: {error}") from None
         if keep.messages_days is None:
-            self.stdout.write("Messages are kept for ever: messages.keep_days is not set.")
+            self.stdout.write(
+                "Messages, but those of strangers, are kept for ever: messages.keep_days is not set."
+            )
 
     def _prune(self, keep: retention.Keep, dry_run: bool) -> None:
         word = "would be deleted" if dry_run else "deleted"

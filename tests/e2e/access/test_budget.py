@@ -46,12 +46,12 @@ def test_call_bounds_its_own_cost(carol, bob):
     reply = carol.post("/v1/message/send", body)
     assert (reply.status, reply.json["code"]) == (400, 9)
     assert reply.json["message"] == (
-        "max_cost_sat: is 5, but this may cost up to 6 sat with its fees; nothing was sent or paid"
+        "maxCostSat: is 5, but this may cost up to 6 sat with its fees; nothing was sent or paid"
     )
     made = bob.post("/v1/lightning/generateinvoice", {"amount": 2}).json["invoice"]
     paying = carol.post("/v1/lightning/payinvoice", {"invoice": made, "maxCostSat": "5"})
     assert (paying.status, paying.json["code"]) == (400, 9)
-    assert paying.json["message"].startswith("max_cost_sat: ")
+    assert paying.json["message"].startswith("maxCostSat: ")
 
 
 def test_budget_counts_what_was_spent_and_reserves_what_may_be(carol, bob):

@@ -31,7 +31,9 @@ def test_every_command_is_told():
     assert told == commands
 
 
-@pytest.mark.parametrize("command", ["latency", "rate", "fail", "strand", "mine", "disconnect", "open_channel"])
+@pytest.mark.parametrize(
+    "command", ["latency", "rate", "fail", "strand", "mine", "disconnect", "open_channel"]
+)
 def test_arguments_are_those_that_the_command_takes(command):
     page = (ROOT / "docs" / "simulator.md").read_text()
     (arguments,) = re.findall(rf"^\| `{command}` \| ([^|]*) \|", page, re.MULTILINE)

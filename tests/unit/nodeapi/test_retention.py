@@ -8,13 +8,13 @@ from django.core.management import call_command
 from django.db import connection
 from django.utils import timezone
 
-from messaging.models import Attempt, Direction, Event, Message, Part, ReceivedHtlc, State
+from messaging.models import Attempt, Direction, Event, Message, Part, Peer, ReceivedHtlc, State
 from nodeapi import retention
 from nodeapi.retention import Keep
 from vpn.models import Lease, LeaseStep
 from vpn.states import LeaseState
 
-TABLES = (Part, Message, Attempt, Event, ReceivedHtlc, LeaseStep, Lease)
+TABLES = (Part, Message, Peer, Attempt, Event, ReceivedHtlc, LeaseStep, Lease)
 NOW = timezone.now()
 OLD, YOUNG = NOW - timedelta(days=31), NOW - timedelta(days=29)
 KEEP = Keep(events_days=30, messages_days=30)
@@ -62,6 +62,29 @@ def attempt(state=Attempt.State.SETTLED, at=OLD) -> Attempt:
 
 def prune(keep=KEEP, *, dry=False) -> dict[str, int]:
     return {name: count for name, count, is_all in retention.prune_here(keep, dry=dry) if is_all}
+
+
+def test_what_strangers_sent_is_not_kept_for_ever():
+    known, marked, stranger = ("02" + digit * 64 for digit in "abc")
+    Peer.objects.create(pubkey=known, written_to=True)
+    Peer.objects.create(pubkey=marked, marked=True)
+    Peer.objects.create(pubkey=stranger)
+    received = {"direction": Direction.IN, "state": State.RECEIVED}
+    going = [message(pubkey=pubkey, **received) for pubkey in (stranger, "02" + "d" * 64, "")]
+    staying = [
+        message(pubkey=known, **received),
+        message(pubkey=marked, **received),
+        message(pubkey=stranger, at=YOUNG, **received),
+        message(State.SETTLED, pubkey=stranger),
+    ]
+    keep = Keep(events_days=30, messages_days=None, strangers_days=30)
+    assert prune(keep, dry=True)["messages of strangers"] == len(going)
+    assert prune(keep)["messages of strangers"] == len(going)
+    assert set(Message.objects.all()) == set(staying)
+    for sooner in (29, 30):
+        assert "messages of strangers" not in prune(
+            Keep(events_days=30, messages_days=sooner, strangers_days=30), dry=True
+        )
 
 
 def test_what_has_ended_and_is_old_goes(monkeypatch):
