@@ -18,11 +18,10 @@ from functools import partial
 from django.db import transaction
 from django.db.models import F, Sum
 from django.db.models.functions import Coalesce
-from django.utils import timezone
 
 from lightning.hints import HopHint
 from lightning.keysend import ROOM_ONE_HOP_BYTES
-from messaging import metrics, peers
+from messaging import clock, metrics, peers
 from messaging.budget import WINDOW
 from messaging.database import insert_new
 from messaging.metrics import NO_RECIPIENT, OVER_BUDGET, TOO_LONG, UNPAID
@@ -106,7 +105,7 @@ def note_income(paid_msat: int) -> None:
     """So much came with messages. Part of the caller's transaction."""
     if paid_msat <= 0:
         return
-    step = _step(timezone.now())
+    step = _step(clock.now())
     if Income.objects.filter(pk=step).update(paid_msat=F("paid_msat") + paid_msat):
         return
     Income.objects.filter(pk__lt=step - _STEPS).delete()
@@ -122,7 +121,7 @@ class AnswerBudget:
 
 
 def budget(allowance_msat: int) -> AnswerBudget:
-    now = timezone.now()
+    now = clock.now()
     first, last = _step(now) - _STEPS, _step(now)
     paid = Income.objects.filter(pk__gt=first, pk__lte=last).aggregate(sum=Sum("paid_msat"))["sum"] or 0
     spent = costing(Origin.ANSWER).filter(created_at__gte=now - WINDOW).aggregate(sum=Sum("cost_msat"))["sum"]

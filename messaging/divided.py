@@ -8,9 +8,8 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta
 
 from django.db.models import Count, F, Q, QuerySet, Sum
-from django.utils import timezone
 
-from messaging import deliveries, events
+from messaging import clock, deliveries, events
 from messaging.models import TRANSITIONS, UNFINISHED, Attempt, Division, Message, Part, State
 from messaging.traffic import Key
 
@@ -136,7 +135,7 @@ def give_up_begun_by_others(own_pubkey: str, *, cause: str, published: events.Pu
     by_others = Part.objects.filter(state=State.SETTLED).exclude(attempt__payer__in=("", own_pubkey))
     begun = set(by_others.values_list("message_id", flat=True))
     _give_up(begun, cause)
-    _conclude(begun, timezone.now(), published)
+    _conclude(begun, clock.now(), published)
     return len(begun)
 
 

@@ -10,11 +10,10 @@ from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db.models import Q
-from django.utils import timezone
 
 from lightning.carrier import Carrier
 from lightning.hints import HopHint
-from messaging import deliveries, divided, envelope, events, idempotency, notes, peers
+from messaging import clock, deliveries, divided, envelope, events, idempotency, notes, peers
 from messaging.database import insert_new
 from messaging.models import (
     TRANSITIONS,
@@ -152,7 +151,7 @@ def start_attempts(keys: list[Key], payer: Payer, *, most: int) -> Started:
     )
     starting = loads[: min(most, first_long)]
     attempts = [(attempt_for(load, payer, hints), load.carried) for load, hints in starting]
-    _store_attempts(attempts, timezone.now())
+    _store_attempts(attempts, clock.now())
     gone = {_key(taken) for _, carried in attempts for taken in carried}
     left = [key for key in order if key not in gone]
     long = found[left[0]] if left and len(starting) == first_long < most else None
@@ -166,7 +165,7 @@ def start_whole(message: Message, payer: Payer) -> Started:
         (attempt_for(load, payer, hints), load.carried)
         for load, hints in loads_of(list(found.values()), payer)
     ]
-    _store_attempts(attempts, timezone.now())
+    _store_attempts(attempts, clock.now())
     return Started(attempts, [])
 
 
@@ -174,7 +173,7 @@ def start_answer(key: int, payer: Payer) -> Started:
     """Stores the attempt of an unasked message, which travels alone; none if it does not wait any more."""
     found = list(_waiting([(key, WHOLE)]).values())
     attempts = [(attempt_for(load, payer, hints), load.carried) for load, hints in loads_of(found, payer)]
-    _store_attempts(attempts, timezone.now())
+    _store_attempts(attempts, clock.now())
     return Started(attempts, [])
 
 
@@ -191,7 +190,7 @@ def start_divided(division: Division, parts: list[Part], *, cost_msat: int) -> l
     if not _waiting([(division.message.pk, WHOLE)]):
         return []
     division.message.cost_msat = cost_msat
-    if not divided.store(division, parts, timezone.now()):
+    if not divided.store(division, parts, clock.now()):
         raise ChangedMeanwhileError
     return [(division.message.pk, part.index) for part in parts]
 
@@ -200,7 +199,7 @@ def put_off(
     message: Message, *, cause: str, delay_seconds: float, published: events.Published
 ) -> Message | None:
     """There is no way to its recipient now: it waits without an attempt. None when its time is over."""
-    now = timezone.now()
+    now = clock.now()
     message.attempts += 1
     message.next_try_at = now + timedelta(seconds=delay_seconds)
     if message.expires_at and message.expires_at <= message.next_try_at:
@@ -213,7 +212,7 @@ def put_off(
 def give_up(message: Message, *, cause: str, published: events.Published) -> None:
     """A message of which nothing was sent, and nothing will be."""
     message.cost_msat = 0
-    deliveries.move([message], State.FAILED, timezone.now(), cause=cause, published=published)
+    deliveries.move([message], State.FAILED, clock.now(), cause=cause, published=published)
 
 
 def _waiting(keys: list[Key]) -> dict[Key, Carried]:
@@ -278,7 +277,7 @@ def put_back(message: Message) -> None:
 
 def settle(ended: list[tuple[Attempt, list[Carried], int]], *, published: events.Published) -> None:
     """Attempts that were paid, each with what it carried and its routing fee in msat."""
-    now = timezone.now()
+    now = clock.now()
     attempts_by_fee: dict[int, list[Attempt]] = {}
     messages: list[Message] = []
     parts: list[tuple[Part, int]] = []
@@ -310,7 +309,7 @@ def fail(
     """Ends the attempt, and what it carried for good. An unasked message that may have been paid all the same goes on
     counting as if it was.
     """
-    now = timezone.now()
+    now = clock.now()
     _end_attempts([attempt], Attempt.State.FAILED, now, cause=cause)
     if carried and isinstance(carried[0], Part):
         divided.fail(carried[0], now, cause=cause, published=published)
@@ -334,7 +333,7 @@ def retry(
     """Ends the attempt; what it carried waits for another, or fails where its time is over. Answers what waits, and until
     when.
     """
-    now = timezone.now()
+    now = clock.now()
     _end_attempts([attempt], Attempt.State.FAILED, now, cause=cause)
     if carried and isinstance(carried[0], Part):
         part = carried[0]
@@ -366,7 +365,7 @@ def _is_last_attempt(message: Message) -> bool:
 
 def expire(*, published: events.Published) -> None:
     """Fails what waits and whose time is over. What is in flight is never failed for its time."""
-    now = timezone.now()
+    now = clock.now()
     waiting = unfinished().filter(parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
     by_cause: dict[str, list[Message]] = {}
     for message in waiting.filter(expires_at__lte=now).defer("body"):
@@ -393,7 +392,7 @@ def give_up_unsent(cause: str, *, published: events.Published) -> None:
     """Of a database that has come back from the past: what waits may have been sent already, and is not sent again; what
     is in flight is asked for, and not tried again if it has failed.
     """
-    now = timezone.now()
+    now = clock.now()
     unfinished().update(expires_at=now)
     waiting = unfinished().filter(parts=1, state__in=TRANSITIONS[State.IN_FLIGHT]).defer("body")
     deliveries.move(list(waiting), State.FAILED, now, cause=cause, published=published)

@@ -18,13 +18,12 @@ from uuid import UUID
 
 from django.db import DataError, IntegrityError
 from django.db import Error as DatabaseError
-from django.utils import timezone
 
 from lightning import signature
 from lightning.carrier import Carrier, Outcome, Sent, Shipment, Verdict
 from lightning.client import LndError
 from lightning.hints import HopHint
-from messaging import divided, envelope, ledger, metrics, notes, reach, tracing
+from messaging import clock, divided, envelope, ledger, metrics, notes, reach, tracing
 from messaging.answer_queue import AnswerQueue, Waiting
 from messaging.answers import ATTEMPTS
 from messaging.budget import SpendingLimit
@@ -313,7 +312,7 @@ class Outbox:
                 room[message.pubkey] = 0
         candidates = [message for message in messages if room[message.pubkey] > 0] if free > 0 else []
         starting: list[tuple[Attempt, list[Carried]]] = []
-        now = timezone.now()
+        now = clock.now()
         for load, hints in ledger.loads_of(candidates, self._payer):
             if ledger.is_long_load(load, self._carrier):
                 room[load.pubkey] = 0
@@ -796,11 +795,11 @@ def _sent(attempt: Attempt) -> Sent:
 def _is_over(carried: list[Carried]) -> bool:
     """Whether the time of all these is over."""
     messages = [one.message if isinstance(one, Part) else one for one in carried]
-    return all(message.expires_at and message.expires_at <= timezone.now() for message in messages)
+    return all(message.expires_at and message.expires_at <= clock.now() for message in messages)
 
 
 def _seconds_until(moment: datetime) -> float:
-    return (moment - timezone.now()).total_seconds()
+    return (moment - clock.now()).total_seconds()
 
 
 def backoff_seconds(attempts: int) -> float:

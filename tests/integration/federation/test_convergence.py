@@ -326,7 +326,16 @@ def test_a_request_without_answer_ends(world):
 def test_requests_that_wait_for_the_admin_are_bounded():
     world = World(accept="manual", max_members=3)
     with patch.object(steps, "timezone", SimpleNamespace(now=world.now)):
-        for number in range(5):
+
+        def ask(number):
             world.receive(f"02{number:064x}", A, uuid4(), None, b'{"type":"request","ttl":60}')
-        states = list(Federation.objects.order_by("pubkey").values_list("state", flat=True))
-        assert states == ["received"] * 3 + ["refused"] * 2
+            return list(Federation.objects.order_by("pubkey").values_list("state", flat=True))
+
+        for number in range(5):
+            states = ask(number)
+        # Strangers have half of the room, and are not answered beyond it.
+        assert states == ["received"] * 2
+        for number in (5, 6):
+            Peer.objects.create(pubkey=f"02{number:064x}", marked=True)
+            states = ask(number)
+        assert states == ["received"] * 3 + ["refused"]

@@ -273,7 +273,7 @@ def test_root_does_not_lock_out_the_user_who_runs_the_node(operator):
     os.chown(operator.directory, 65534, 65534)
     operator.set_up()
     assert (operator.directory / "node.vpn.key").stat().st_uid == 0
-    key = operator.directory / "impervious.secret_key"
+    key = operator.directory / "node.secret_key"
     assert key.stat().st_uid == 65534
     assert key.stat().st_mode & 0o777 == 0o600
     assert len(key.read_text()) > 50
