@@ -14,7 +14,6 @@ from uuid import UUID, uuid4
 import pytest
 from coincurve import PrivateKey
 
-from lightning import signature
 from lightning.simulator.process import SimulatedNetwork
 from protos import envelope_pb2
 from protos.invoicesrpc import invoices_pb2
@@ -25,7 +24,8 @@ from tests.support.lnd_rpc import BareClient
 from tests.support.machines import LISTEN_PORT, WireGuardServer, why_no_machines
 from tests.support.networks import new_network, start_simulated
 from tests.support.nodes import SERVICES, Node
-from tests.support.records import item, packet
+from tests.support.records import item
+from tests.support.strangers import StrangeNode
 from tests.support.streams import WebsocketStream, data_of
 from vpn.keys import new_key_pair
 
@@ -200,36 +200,17 @@ def running_network(directory: Path, names: list[str]) -> Iterator[SimulatedNetw
         asyncio.run(simulated.stop())
 
 
-class Stranger:
-    """A node that is played by the test: only its lnd is real."""
-
-    def __init__(self, lnd):
-        self.lnd = lnd
-
-    @property
-    def pubkey(self) -> str:
-        return self.lnd.pubkey
+class Stranger(StrangeNode):
+    """One that speaks of VPN leases, and makes and pays invoices."""
 
     def say(self, to: Node, reply_to: str = "", **body) -> str:
         """A vpn message; its id."""
         message_id = uuid4()
-        asyncio.run(self._say(to.pubkey, message_id, reply_to, json.dumps(body).encode()))
-        return str(message_id)
-
-    async def _say(self, to: str, message_id: UUID, reply_to: str, body: bytes) -> None:
         fields = {"reply_to": UUID(reply_to).bytes} if reply_to else {}
-        content = packet(item(body, id=message_id.bytes, amount_msat=POSTAGE_SAT * 1000, **fields))
-        signed = b"impervious packet 1" + bytes.fromhex(to) + RECORD_NUMBER.to_bytes(8, "big") + content
-        async with BareClient(self.lnd) as client:
-            reply = await client.lightning.SignMessage(lightning_pb2.SignMessageRequest(msg=signed))
-            record = (
-                b"IMP\x01"
-                + bytes.fromhex(self.pubkey)
-                + signature.compact_from_zbase32(reply.signature)
-                + content
-            )
-            payment = await client.keysend(to, {RECORD_NUMBER: record}, amount_sat=POSTAGE_SAT)
-            assert payment.status == lightning_pb2.Payment.SUCCEEDED
+        text = json.dumps(body).encode()
+        made = item(text, id=message_id.bytes, amount_msat=POSTAGE_SAT * 1000, **fields)
+        self.send(to.pubkey, RECORD_NUMBER, made, amount_sat=POSTAGE_SAT)
+        return str(message_id)
 
     def invoice(self, amount_sat: int, final_cltv_blocks: int = 0) -> str:
         """With a bound of its own it is a hold invoice that nobody will settle."""
