@@ -5,10 +5,9 @@ what rounds are for (bodies.py). A step that is repeated, or that nothing calls 
 """
 
 from datetime import UTC, datetime, timedelta
-from typing import TypeVar
 from uuid import UUID, uuid4
 
-from django.db.models import Model, QuerySet
+from django.db.models import QuerySet
 from django.utils import timezone
 
 from federation import bodies
@@ -24,8 +23,6 @@ from messaging.outgoing import DEFAULT_EXPIRES_SECONDS, new_message
 from messaging.registry import Reaction
 from messaging.required import required
 from messaging.transitions import require_way
-
-Row = TypeVar("Row", bound=Model)
 
 # Clocks of two nodes differ: so much later than our ttl allows may an end be that the other node has set.
 CLOCK_SLACK_SECONDS = 30
@@ -54,7 +51,7 @@ def request(message: Message, settings: FederationSettings) -> None:
     """
     found = Federation.objects.filter(pubkey=message.pubkey).first()
     federation = found or Federation(pubkey=message.pubkey)
-    if not _has_place(message.pubkey, settings):
+    if not _make_place(message.pubkey, settings):
         raise NotPossible(
             f"cannot be asked: the federation is full (federate.max_members: {settings.max_members}, with those that "
             "were asked)"
@@ -112,7 +109,7 @@ def leave_body(settings: FederationSettings, round: int = bodies.LONGEST_ROUND) 
 def accept_waiting(pubkey: str, settings: FederationSettings) -> Reaction:
     """Raises NotPossible."""
     federation = _waiting(pubkey)
-    if not _has_place(pubkey, settings):
+    if not _make_place(pubkey, settings):
         raise NotPossible(
             f"cannot be accepted: the federation is full (federate.max_members: {settings.max_members})"
         )
@@ -168,16 +165,12 @@ def _too_many_steps(federation: Federation) -> bool:
         return False
     if lately.count() >= MAX_STEPS_AN_HOUR:
         return True
-    return not _is_known(federation) and _of_strangers(lately).count() >= MAX_STEPS_AN_HOUR // 2
+    return not _is_known(federation) and peers.of_strangers(lately).count() >= MAX_STEPS_AN_HOUR // 2
 
 
 def _is_known(federation: Federation) -> bool:
     """Whom this node has asked, or written to, or that its operator knows."""
     return bool(federation.asked) or bool(peers.are_known([federation.pubkey]))
-
-
-def _of_strangers(rows: QuerySet[Row]) -> QuerySet[Row]:
-    return rows.exclude(pubkey__in=peers.known().values("pubkey"))
 
 
 def _has_no_room(federation: Federation, settings: FederationSettings) -> bool:
@@ -197,7 +190,7 @@ def _no_more_may_wait(federation: Federation, settings: FederationSettings) -> b
     waiting = Federation.objects.filter(state=State.RECEIVED).exclude(pubkey=federation.pubkey)
     if waiting.count() >= settings.max_members:
         return True
-    return not _is_known(federation) and _of_strangers(waiting).count() >= _strangers_share(settings)
+    return not _is_known(federation) and peers.of_strangers(waiting).count() >= _strangers_share(settings)
 
 
 def _answer_request(
@@ -491,21 +484,21 @@ def _is_full(federation: Federation, settings: FederationSettings) -> bool:
         return True
     if federation.state == State.MEMBER or _is_known(federation):
         return False
-    return _of_strangers(places).count() >= _strangers_share(settings)
+    return peers.of_strangers(places).count() >= _strangers_share(settings)
 
 
 def _strangers_share(settings: FederationSettings) -> int:
     return -(-settings.max_members // 2)
 
 
-def _has_place(pubkey: str, settings: FederationSettings) -> bool:
-    """Whether there is a place for a node that is wanted here. Where there is none, that of the oldest stranger is taken: the
-    worker leaves it.
+def _make_place(pubkey: str, settings: FederationSettings) -> bool:
+    """Gives a node that is wanted here a place. Where none is free it is that of the oldest stranger, which the worker then
+    leaves. False if all are those of known peers.
     """
     places = _places(pubkey)
     if places.count() < settings.max_members:
         return True
-    strangers = _of_strangers(places.filter(state=State.MEMBER)).order_by("since")
+    strangers = peers.of_strangers(places.filter(state=State.MEMBER)).order_by("since")
     oldest = next((member for member in strangers if not member.asked), None)
     if oldest is None:
         return False

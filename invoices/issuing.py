@@ -43,13 +43,13 @@ class Issuer:
         client: LndClient,
         own_pubkey: str,
         published: events.Published,
-        claims: Claims | None = None,
+        claims: Claims,
     ):
         self._database = database
         self._client = client
         self._own_pubkey = own_pubkey
         self._published = published
-        self._claims = claims or Claims(database)
+        self._claims = claims
 
     async def issued(self, claim: Claim | None) -> Issued | None:
         """The invoice that was made under this claim before, if there is one. Raises KeyReused."""

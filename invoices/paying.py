@@ -16,12 +16,12 @@ from invoices import services
 from invoices.models import InvoicePayment
 from lightning.client import LndClient, LndError
 from lightning.dead_payments import DeadPaymentError, DeadPayments, Watched
-from messaging import clock, idempotency, notes
+from messaging import clock, idempotency, notes, suspected
 from messaging.budget import SpendingLimit
 from messaging.database import Database
 from messaging.idempotency import Claim, Claims
+from messaging.orphans import LOOK_SECONDS, Orphans
 from messaging.required import required
-from messaging.strays import LOOK_SECONDS, Strays
 from protos.lnrpc import lightning_pb2
 from protos.routerrpc import router_pb2
 
@@ -32,7 +32,6 @@ PAYMENT_SECONDS = 60
 # lnd's usual bound of a payment's parts.
 MAX_PARTS = 16
 AGAIN_SECONDS = 2.0
-TELL_SECONDS = 1.0
 # A payment that lnd has never heard of is sent again so long after it was asked for, and failed later: nobody expects it
 # any more.
 STILL_WANTED = timedelta(minutes=10)
@@ -88,7 +87,7 @@ class Payer:
         budget: SpendingLimit,
         fee_limit_msat: Callable[[int], int],
         dead_payments: DeadPayments,
-        claims: Claims | None = None,
+        claims: Claims,
     ):
         self._database = database
         self._client = client
@@ -96,7 +95,7 @@ class Payer:
         self._budget = budget
         self._fee_limit_msat = fee_limit_msat
         self._dead_payments = dead_payments
-        self._claims = claims or Claims(database)
+        self._claims = claims
         self._beginning: set[asyncio.Future[UUID]] = set()
         self._under_way: dict[UUID, asyncio.Task[None]] = {}
 
@@ -192,8 +191,12 @@ class Payer:
         try:
             await self._take_up()
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._tell_suspected_forever())
-                group.create_task(self._look_for_strays())
+                group.create_task(
+                    suspected.tell_forever(
+                        self._database, lambda: self._dead_payments.suspected, services.payments_suspect
+                    )
+                )
+                group.create_task(self._look_for_orphans())
         finally:
             for beginning in self._beginning:
                 beginning.cancel()
@@ -211,23 +214,9 @@ class Payer:
         for payment in found:
             self._follow(payment)
 
-    async def _tell_suspected_forever(self) -> None:
-        """Who waits for a payment is told why it hangs."""
-        told: dict[bytes, str] = {}
-        while True:
-            try:
-                suspected = dict(self._dead_payments.suspected)
-                if suspected != told:
-                    cleared = told.keys() - suspected.keys()
-                    await self._database.write(partial(services.payments_suspect, suspected, cleared))
-                    told = suspected
-            except Exception:
-                logger.exception("causes of payments under way could not be stored; trying again")
-            await asyncio.sleep(TELL_SECONDS)
-
-    async def _look_for_strays(self) -> None:
+    async def _look_for_orphans(self) -> None:
         """A payment may be stored though the database said that it is not."""
-        strays = Strays()
+        orphans = Orphans()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
@@ -235,7 +224,7 @@ class Payer:
             except Exception:
                 logger.exception("payments that nobody follows could not be looked for; trying again")
                 continue
-            nobodys = strays.of([payment.pk for payment in found], self._under_way)
+            nobodys = orphans.of([payment.pk for payment in found], self._under_way)
             for payment in found:
                 if payment.pk in nobodys:
                     self._follow(payment)

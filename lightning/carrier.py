@@ -38,28 +38,25 @@ class Outcome:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Shipment:
-    """One record on its way to `destination` with `amount_msat`. `secret` names it, before and after a crash; it began at
-    `began_at` (Unix seconds), whenever it is sent again. `fee_limit_msat`: None for the carrier's own.
+class Sent:
+    """What is known of a shipment whose end was not seen. `secret` names it, before and after a crash; it began at `began_at`
+    (Unix seconds), whenever it is sent again.
     """
+
+    secret: bytes
+    amount_msat: int
+    began_at: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shipment(Sent):
+    """One record on its way to `destination`. `fee_limit_msat`: None for the carrier's own."""
 
     destination: bytes
     record_number: int
     record: bytes
-    amount_msat: int
-    secret: bytes
-    began_at: float
     hints: tuple[HopHint, ...] = ()
     fee_limit_msat: int | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class Sent:
-    """What names a shipment whose end was not seen: its secret, its amount, and since when (Unix seconds)."""
-
-    secret: bytes
-    amount_msat: int
-    began_at: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,12 +140,11 @@ class KeysendCarrier:
     async def send(self, shipment: Shipment) -> Outcome:
         """Pays and waits for the end. Never raises LndError: what went wrong is in the outcome."""
         payment = self._payment(shipment)
-        sent = Sent(secret=shipment.secret, amount_msat=shipment.amount_msat, began_at=shipment.began_at)
         request = keysend.send_request(payment, timeout_seconds=PAYMENT_SECONDS)
         try:
-            result = await self._end_of(sent, self._client.send_payment(request), interrupted=False)
+            result = await self._end_of(shipment, self._client.send_payment(request), interrupted=False)
         except LndError as error:
-            return await self._after_error(error, sent)
+            return await self._after_error(error, shipment)
         except DeadPaymentError as error:
             return Outcome(verdict=Verdict.DEAD, cause=str(error))
         return await self._judge(result, payment)

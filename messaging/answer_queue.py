@@ -1,7 +1,7 @@
 """Unasked messages that wait for their turn, and how many of them are under way. No input, no output.
 
-They have a lane of their own: who holds back what this node sends it must not hold up what is asked for here. Half of the
-lane is kept for known peers; a key costs a stranger nothing.
+They have a queue of their own: a node that holds the payments of answers must not hold up what is asked for here. Half of the
+places in flight are kept for known peers; a key costs a stranger nothing.
 """
 
 import asyncio

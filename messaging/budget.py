@@ -11,11 +11,11 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from django.db.models import Q, Sum
+from django.db.models import Sum
 
 from messaging import clock
 from messaging.database import Database
-from messaging.models import UNFINISHED, Origin, costing, unfinished
+from messaging.models import ASKED_FOR, UNFINISHED, asked_for, costing, unfinished
 
 WINDOW = timedelta(hours=24)
 
@@ -146,24 +146,20 @@ class Budget:
         return sum(spent(since) for spent in self._sources)
 
 
-# Unasked messages have a budget of their own (messaging/answers.py). Null: stored before they were told apart.
-_ASKED_FOR = (Origin.CALLER, None)
-
-
 def spent_on_messages(since: datetime) -> int:
-    found = [costing(origin).filter(created_at__gte=since) for origin in _ASKED_FOR]
+    """Unasked ones have a budget of their own (messaging/answers.py)."""
+    found = [costing(origin).filter(created_at__gte=since) for origin in ASKED_FOR]
     return sum(messages.aggregate(sum=Sum("cost_msat"))["sum"] or 0 for messages in found)
 
 
 def reserved_by_messages(since: datetime) -> int:
-    asked_for = Q(origin=Origin.CALLER) | Q(origin=None)
-    under_way = unfinished().filter(asked_for, created_at__gte=since, cost_msat__gt=0)
+    under_way = asked_for(unfinished()).filter(created_at__gte=since, cost_msat__gt=0)
     return under_way.aggregate(sum=Sum("cost_msat"))["sum"] or 0
 
 
 def expenses_of_messages(since: datetime) -> list[tuple[datetime, int]]:
     found: list[tuple[datetime, int]] = []
-    for origin in _ASKED_FOR:
+    for origin in ASKED_FOR:
         messages = costing(origin).filter(created_at__gte=since).exclude(state__in=UNFINISHED)
         found += messages.order_by("created_at").values_list("created_at", "cost_msat")[:MOST_EXPENSES]
     return sorted(found)[:MOST_EXPENSES]

@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID
 
-from django.db.models import Q
-
 from lightning.carrier import Carrier
 from lightning.hints import HopHint
 from messaging import clock, deliveries, divided, envelope, events, idempotency, notes, peers
@@ -22,9 +20,9 @@ from messaging.models import (
     Division,
     IdempotencyKey,
     Message,
-    Origin,
     Part,
     State,
+    asked_for,
     unfinished,
 )
 from messaging.packing import Load, pack
@@ -158,19 +156,10 @@ def start_attempts(keys: list[Key], payer: Payer, *, most: int) -> Started:
     return Started(attempts, left, long if isinstance(long, Message) else None)
 
 
-def start_whole(message: Message, payer: Payer) -> Started:
-    """Stores the attempt of a message that was found to fit its route."""
-    found = _waiting([(message.pk, WHOLE)])
-    attempts = [
-        (attempt_for(load, payer, hints), load.carried)
-        for load, hints in loads_of(list(found.values()), payer)
-    ]
-    _store_attempts(attempts, clock.now())
-    return Started(attempts, [])
-
-
-def start_answer(key: int, payer: Payer) -> Started:
-    """Stores the attempt of an unasked message, which travels alone; none if it does not wait any more."""
+def start_whole(key: int, payer: Payer) -> Started:
+    """Stores the attempt of a message that travels alone: one that was found to fit its route, or an unasked one. None if it
+    does not wait any more.
+    """
     found = list(_waiting([(key, WHOLE)]).values())
     attempts = [(attempt_for(load, payer, hints), load.carried) for load, hints in loads_of(found, payer)]
     _store_attempts(attempts, clock.now())
@@ -428,8 +417,7 @@ def waiting_answers() -> list[tuple[Message, datetime | None]]:
 
 def waiting_keys() -> list[tuple[Key, str, datetime | None]]:
     """(key, peer, next try) of all that was asked for and waits for an attempt, oldest first."""
-    waiting = unfinished().filter(parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
-    waiting = waiting.filter(Q(origin=None) | Q(origin=Origin.CALLER))
+    waiting = asked_for(unfinished()).filter(parts=1, state__in=TRANSITIONS[State.IN_FLIGHT])
     whole = [
         ((key, WHOLE), pubkey, at) for key, pubkey, at in waiting.values_list("pk", "pubkey", "next_try_at")
     ]

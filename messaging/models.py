@@ -51,6 +51,7 @@ class Origin(models.TextChoices):
 
 # Nobody here asked for these; what they cost was paid by others before.
 UNASKED = (Origin.ANSWER, Origin.SALE)
+ASKED_FOR = (Origin.CALLER, None)
 
 
 class Peer(models.Model):
@@ -218,6 +219,11 @@ def unfinished() -> models.QuerySet[Message]:
     """Messages that are sent and have not ended: few, and found by their own index among however many others."""
     states = ", ".join(f"'{state.value}'" for state in UNFINISHED)
     return _indexed(f'"messaging_message"."state" IN ({states})')
+
+
+def asked_for(messages: models.QuerySet[Message]) -> models.QuerySet[Message]:
+    """Those of these messages that somebody at this node wanted to be sent."""
+    return messages.filter(models.Q(origin=Origin.CALLER) | models.Q(origin=None))
 
 
 def failed() -> models.QuerySet[Message]:

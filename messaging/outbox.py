@@ -23,7 +23,7 @@ from lightning import signature
 from lightning.carrier import Carrier, Outcome, Sent, Shipment, Verdict
 from lightning.client import LndError
 from lightning.hints import HopHint
-from messaging import clock, divided, envelope, ledger, metrics, notes, reach, tracing
+from messaging import clock, divided, envelope, ledger, metrics, notes, reach, suspected, tracing
 from messaging.answer_queue import AnswerQueue, Waiting
 from messaging.answers import ATTEMPTS
 from messaging.budget import SpendingLimit
@@ -33,11 +33,11 @@ from messaging.hints import HintBook
 from messaging.idempotency import Claim, Claims, KeyReused
 from messaging.ledger import Carried
 from messaging.models import Attempt, IdempotencyKey, Message, Origin, Part, State
+from messaging.orphans import LOOK_SECONDS, Orphans
 from messaging.outgoing import new_message
 from messaging.packing import Undividable, divide, record_bytes
 from messaging.reach import Reach
 from messaging.rooms import Rooms
-from messaging.strays import LOOK_SECONDS, Strays
 from messaging.traffic import WHOLE, Batch, Depth, Key, Limits, Traffic
 from messaging.ways import Ways, too_far
 
@@ -49,7 +49,6 @@ UNKNOWN_RETRY_SECONDS = 2.0
 # After this long an attempt counts only against its own destination: a node that holds payments stops nobody else.
 HELD_SECONDS = 60.0
 EXPIRE_SECONDS = 10.0
-TELL_SECONDS = 1.0
 # Before an attempt whose time is over is given up, lnd has to say so often that it knows nothing of it: a call of before
 # may still wait inside a slow lnd.
 UNHEARD_ANSWERS = 3
@@ -94,8 +93,8 @@ class Outbox:
         hints: HintBook,
         own_hints: Callable[[], tuple[HopHint, ...]],
         budget: SpendingLimit,
+        claims: Claims,
         unproven_hints_per_hour: int = 0,
-        claims: Claims | None = None,
     ):
         self._database = database
         self._carrier = carrier
@@ -110,7 +109,7 @@ class Outbox:
         self._record_numbers = record_numbers
         self._expires_seconds = expires_seconds
         self._published = published
-        self._claims = claims or Claims(database)
+        self._claims = claims
         self._accepted: list[Accepted] = []
         self._arrived = asyncio.Event()
         self._settled: list[tuple[Attempt, list[Carried], int]] = []
@@ -241,8 +240,12 @@ class Outbox:
                 group.create_task(self._answer_forever())
                 group.create_task(self._settle_forever())
                 group.create_task(self._expire_forever())
-                group.create_task(self._tell_suspected_forever())
-                group.create_task(self._look_for_strays())
+                group.create_task(
+                    suspected.tell_forever(
+                        self._database, lambda: self._carrier.suspected, ledger.tell_suspected
+                    )
+                )
+                group.create_task(self._look_for_orphans())
         finally:
             for task in self._tasks:
                 task.cancel()
@@ -389,7 +392,7 @@ class Outbox:
             await self._put_off(message, way)
             return []
         if way.fits:
-            self._ship_all(await self._database.write(partial(ledger.start_whole, message, self._payer)))
+            self._ship_all(await self._database.write(partial(ledger.start_whole, message.pk, self._payer)))
             return []
         try:
             division, parts = await asyncio.to_thread(
@@ -429,20 +432,6 @@ class Outbox:
                 logger.exception("messages whose time is over could not be looked for; trying again")
             await asyncio.sleep(EXPIRE_SECONDS)
 
-    async def _tell_suspected_forever(self) -> None:
-        """The history tells of what hangs in flight why it hangs."""
-        told: dict[bytes, str] = {}
-        while True:
-            try:
-                suspected = dict(self._carrier.suspected)
-                if suspected != told:
-                    cleared = told.keys() - suspected.keys()
-                    await self._database.write(partial(ledger.tell_suspected, suspected, cleared))
-                    told = suspected
-            except Exception:
-                logger.exception("causes of what is in flight could not be stored; trying again")
-            await asyncio.sleep(TELL_SECONDS)
-
     # unasked messages
 
     async def _answer_forever(self) -> None:
@@ -458,7 +447,7 @@ class Outbox:
             if problem := await self._reach.problem(waiting.pubkey):
                 await self._drop_answer(waiting, problem)
                 return
-            started = await self._database.write(partial(ledger.start_answer, waiting.key, self._payer))
+            started = await self._database.write(partial(ledger.start_whole, waiting.key, self._payer))
         except Exception as error:
             if not isinstance(error, LndError):
                 logger.exception("an answer could not be started; it is tried again")
@@ -706,14 +695,14 @@ class Outbox:
         with self._following(attempt, max(0.0, HELD_SECONDS - age_seconds)):
             await self._follow_up(attempt, carried)
 
-    async def _look_for_strays(self) -> None:
+    async def _look_for_orphans(self) -> None:
         """An attempt may be stored though the database said that it is not, or its task may have met with an error."""
-        strays = Strays()
+        orphans = Orphans()
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
                 under_way = await self._database.read(ledger.attempts_in_flight)
-                found = strays.of(under_way, self._followed)
+                found = orphans.of(under_way, self._followed)
                 if found:
                     logger.warning("attempts that nobody follows are taken up", extra={"count": len(found)})
                     self._resume_all(await self._database.read(partial(ledger.unfinished_attempts, found)))

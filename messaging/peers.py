@@ -1,12 +1,15 @@
 """The nodes that this one has to do with."""
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 from django.db import transaction
-from django.db.models import Q, QuerySet
+from django.db.models import Model, Q, QuerySet
 from django.utils import timezone
 
 from messaging.models import Peer
+
+Row = TypeVar("Row", bound=Model)
 
 # A peer's last_seen_at is written at most this often: it is for people, not worth a write a message.
 TOUCH_SECONDS = 60
@@ -48,6 +51,11 @@ def are_known(pubkeys: Iterable[str]) -> set[str]:
 def known() -> QuerySet[Peer]:
     """Peers that this node has written to, or that were marked; all others are strangers."""
     return Peer.objects.filter(Q(written_to=True) | Q(marked=True))
+
+
+def of_strangers(rows: QuerySet[Row], pubkey_field: str = "pubkey") -> QuerySet[Row]:
+    """Those rows whose field names no known peer."""
+    return rows.exclude(**{f"{pubkey_field}__in": known().values("pubkey")})
 
 
 def is_stored(pubkey: str) -> bool:

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields
 from uuid import UUID
 
-from django.db.models import F, Q
+from django.db.models import F
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
@@ -22,9 +22,9 @@ from messaging.models import (
     InboundPolicy,
     InboundUse,
     Message,
-    Origin,
     Peer,
     Refused,
+    asked_for,
     named,
 )
 from messaging.registry import ANSWERS, is_answer
@@ -306,9 +306,9 @@ class _Answered:
 
 
 def _sent(ids: set[UUID]) -> dict[_Name, _Asked]:
-    # Null: stored by a version that did not tell them apart.
-    asking = named(Direction.OUT, ids).filter(Q(origin=None) | Q(origin=Origin.CALLER))
-    rows = asking.values_list("message_id", "pubkey", "service", "pk", "free_answers")
+    rows = asked_for(named(Direction.OUT, ids)).values_list(
+        "message_id", "pubkey", "service", "pk", "free_answers"
+    )
     return {
         (message_id, pubkey, service): _Asked(key, answers or 0)
         for message_id, pubkey, service, key, answers in rows

@@ -168,8 +168,7 @@ def _numbers_as_text(data: dict, message_class: type[Message]) -> None:
         if (
             field.name in NUMERIC_TEXT_FIELDS
             and isinstance(value, int | float)
-            and value is not True
-            and value is not False
+            and not isinstance(value, bool)
         ):
             data[field.name] = f"{int(value)}" if value == value // 1 else f"{value}"
 

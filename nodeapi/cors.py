@@ -18,7 +18,6 @@ REQUEST_HEADERS = (
 MAX_AGE_SECONDS = 600
 # Of a path that is not served: the call itself then says so, which its page can read.
 ANY_METHODS = ("GET", "POST")
-_ALLOW_ORIGIN = b"access-control-allow-origin"
 
 
 def is_preflight(scope, headers: Mapping[str, str]) -> bool:
@@ -29,7 +28,7 @@ def is_preflight(scope, headers: Mapping[str, str]) -> bool:
 def origin_headers(origin: str) -> Headers:
     """For every answer to a page of an allowed origin."""
     return [
-        (_ALLOW_ORIGIN, origin.encode("latin-1")),
+        (b"access-control-allow-origin", origin.encode("latin-1")),
         (b"access-control-expose-headers", b"retry-after"),
         (b"vary", b"Origin"),
     ]
@@ -53,9 +52,6 @@ def readable_by(origin: str, send: Any) -> ChangedSend:
     def readable(event: Event) -> Event:
         if event["type"] != "http.response.start":
             return event
-        headers = list(event.get("headers", ()))
-        if any(name.lower() == _ALLOW_ORIGIN for name, _ in headers):
-            return event
-        return {**event, "headers": [*headers, *origin_headers(origin)]}
+        return {**event, "headers": [*event.get("headers", ()), *origin_headers(origin)]}
 
     return ChangedSend(send, readable)

@@ -34,7 +34,7 @@ CALLS_PER_CHANNEL = 60
 
 
 @dataclass(eq=False)
-class _Line:
+class _CountedChannel:
     """A channel, and how many calls are under way over it."""
 
     channel: grpc.aio.Channel
@@ -48,18 +48,18 @@ class Forwarder:
         self._address = address
         self._tls = tls
         self._pair: Pair | None = None
-        self._lines: list[_Line] = []
+        self._channels: list[_CountedChannel] = []
         self._closing: set[asyncio.Task] = set()
 
     async def call(self, operation: Operation, request: Message, visit: Visit) -> Message:
         """The same call, with the caller's credentials, at runimpd. No answer: UNAVAILABLE."""
-        line = self._line()
-        method = line.channel.unary_unary(
+        counted = self._free_channel()
+        method = counted.channel.unary_unary(
             operation.rpc_path,
             request_serializer=operation.request_class.SerializeToString,
             response_deserializer=operation.reply_class.FromString,
         )
-        line.calls += 1
+        counted.calls += 1
         try:
             return await method(request, metadata=credentials_of(visit), timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
@@ -69,24 +69,24 @@ class Forwarder:
                 error.code(), error.details() or "", retry_after_seconds=_retry_after(error)
             ) from None
         finally:
-            line.calls -= 1
+            counted.calls -= 1
 
     @property
     def channel(self) -> grpc.aio.Channel:
         """One on which a call does not wait for others."""
-        return self._line().channel
+        return self._free_channel().channel
 
-    def _line(self) -> _Line:
+    def _free_channel(self) -> _CountedChannel:
         """With a new certificate there are new channels; calls over the old ones go on."""
         pair = self._tls.current() if self._tls else None
         if pair is not self._pair:
             self._pair = pair
-            while self._lines:
-                self._close_later(self._lines.pop().channel)
-        free = next((line for line in self._lines if line.calls < CALLS_PER_CHANNEL), None)
+            while self._channels:
+                self._close_later(self._channels.pop().channel)
+        free = next((one for one in self._channels if one.calls < CALLS_PER_CHANNEL), None)
         if free is None:
-            free = _Line(self._new_channel())
-            self._lines.append(free)
+            free = _CountedChannel(self._new_channel())
+            self._channels.append(free)
         return free
 
     def _new_channel(self) -> grpc.aio.Channel:
@@ -100,8 +100,8 @@ class Forwarder:
         task.add_done_callback(self._closing.discard)
 
     async def close(self) -> None:
-        for line in self._lines:
-            await line.channel.close()
+        for counted in self._channels:
+            await counted.channel.close()
 
 
 def _trouble(error: grpc.aio.AioRpcError) -> str:

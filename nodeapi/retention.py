@@ -92,8 +92,7 @@ def _messages_page(before: datetime, place: Any) -> Page:
 
 def _of_strangers() -> models.QuerySet:
     """What peers have sent that this node has not written to, and that nobody has marked; records without a sender too."""
-    sent = PRUNABLE.filter(direction=Direction.IN)
-    return sent.exclude(pubkey__in=peers.known().values("pubkey"))
+    return peers.of_strangers(PRUNABLE.filter(direction=Direction.IN))
 
 
 def _strangers_page(before: datetime, place: Any) -> Page:

@@ -14,9 +14,12 @@ _OTHER_WORDS = frozenset({"account", "count", "date", "demo", "mount", "rice", "
 
 def misspelled(names: Iterable[str], known: Collection[str]) -> tuple[str, str] | None:
     """The first of `names` that is not known but is near a known one, and that one."""
+    unknown = list(islice((name for name in names if name not in known), MAX_LOOKED_AT))
+    # Almost every request has none.
+    if not unknown:
+        return None
     by_letters = {_letters(name): name for name in known}
-    unknown = (name for name in names if name not in known)
-    for name in islice(unknown, MAX_LOOKED_AT):
+    for name in unknown:
         if (letters := nearest(_letters(name), by_letters)) is not None:
             return name, by_letters[letters]
     return None

@@ -48,15 +48,12 @@ class ApiApplication:
 
     async def _http(self, scope, receive, send) -> None:
         headers = headers_of(scope)
-        guard = self._doors.guard
-        if origin := guard.allowed_origin(headers):
-            send = cors.readable_by(origin, send)
         serve_stream = stream_lines
         if scope["method"] == "HEAD":
             serve_stream = stream_head
             scope, send = {**scope, "method": "GET"}, without_body(send)
         try:
-            guard.check(headers)
+            self._doors.guard.check(headers)
             if cors.is_preflight(scope, headers):
                 await respond_preflight(send, headers, self._methods(scope["path"]))
             elif scope["path"] == OPENAPI_PATH and scope["method"] == "GET":

@@ -184,11 +184,7 @@ def _asked_too_often(model: type[Quote | Answered], buyer: str, now: datetime, s
     most = ALL_BUYERS * settings.quotes_per_minute
     if lately.count() >= most:
         return True
-    return not peers.are_known([buyer]) and _of_strangers(lately).count() >= most // 2
-
-
-def _of_strangers(rows: QuerySet[Any]) -> QuerySet[Any]:
-    return rows.exclude(buyer__in=peers.known().values("pubkey"))
+    return not peers.are_known([buyer]) and peers.of_strangers(lately, "buyer").count() >= most // 2
 
 
 def _share_of(buyer: str, most: int) -> int:
@@ -198,7 +194,7 @@ def _share_of(buyer: str, most: int) -> int:
 def _waiting_refreshes(buyer: str) -> int:
     """Of all buyers or, for a stranger, of all strangers."""
     waiting = Term.objects.filter(kind=Term.Kind.REFRESH, state__in=OPEN_TERMS)
-    return (waiting if peers.are_known([buyer]) else _of_strangers(waiting)).count()
+    return (waiting if peers.are_known([buyer]) else peers.of_strangers(waiting, "buyer")).count()
 
 
 def _require_open(settings: VpnSettings) -> None:
@@ -233,7 +229,7 @@ def _make_room(buyer: str) -> None:
     strangers' before those of known peers.
     """
     unpaid = Lease.objects.filter(state=LeaseState.CONTRACTED)
-    strangers = _of_strangers(unpaid)
+    strangers = peers.of_strangers(unpaid, "buyer")
     if unpaid.count() < MAX_UNPAID and (strangers.count() < MAX_UNPAID // 2 or peers.are_known([buyer])):
         return
     if strangers.exists():

@@ -23,7 +23,8 @@ def vetted(peering: Peering, *, private: Sequence[Network] = ()) -> tuple[Peerin
     """The tunnel without what is not to be taken, and what that was. ValueError "field: what is wrong" where nothing of
     use is left.
     """
-    if not (routable.is_global(peering.endpoint_host) or _is_in(peering.endpoint_host, private)):
+    host = ipaddress.ip_network(peering.endpoint_host)
+    if not (routable.is_global(peering.endpoint_host) or routable.is_in(host, private)):
         raise ValueError(
             f"endpoint: {peering.endpoint_host} is no public address; a seller on a network of your own has to be "
             "named in vpn.private_networks"
@@ -81,8 +82,4 @@ def _pool_of(address: Address) -> Network:
 def _is_usable(address: Address, private: Sequence[Network]) -> bool:
     """As an address inside a tunnel: private or public, but no loopback, link-local, multicast or reserved one."""
     network = ipaddress.ip_network(address)
-    return routable.is_private_use(network) or routable.is_global(address) or _is_in(address, private)
-
-
-def _is_in(address: Address, networks: Sequence[Network]) -> bool:
-    return any(address in network for network in networks)
+    return routable.is_private_use(network) or routable.is_global(address) or routable.is_in(network, private)

@@ -15,6 +15,7 @@ from lightning.simulator.signing import sign_message
 from messaging.budget import Budget
 from messaging.database import Database
 from messaging.hints import HintBook
+from messaging.idempotency import Claims
 from messaging.models import Attempt, IdempotencyKey, Message, Peer
 from messaging.outbox import Outbox
 from messaging.traffic import Limits
@@ -82,6 +83,7 @@ def make_outbox(
         hints=HintBook(database),
         own_hints=lambda: (),
         budget=budget or Budget(database=database, limit_sat=None, sources=[]),
+        claims=Claims(database),
     )
 
 

@@ -15,7 +15,7 @@ from lightning.client import LndError, Trouble
 from lightning.keysend import KeysendPayment, new_preimage, send_request
 from lightning.rpcs import Rpc
 from messaging.database import Database
-from messaging.idempotency import Claim, KeyReused
+from messaging.idempotency import Claim, Claims, KeyReused
 from messaging.models import Event
 from protos.lnrpc import lightning_pb2
 from tests.support import lnd_cases
@@ -33,7 +33,11 @@ class Desk:
         self.database = database
         self.told: list[Event] = []
         self.issuer = Issuer(
-            database=database, client=self.lnd, own_pubkey=self.lnd.pubkey, published=self.told.extend
+            database=database,
+            client=self.lnd,
+            own_pubkey=self.lnd.pubkey,
+            published=self.told.extend,
+            claims=Claims(database),
         )
 
     async def issue(self, **fields) -> Issued:
@@ -62,7 +66,11 @@ async def test_same_key_gives_the_same_invoice(desk):
     assert len(desk.lnd.requests(Rpc.ADD_INVOICE)) == 1
     # After a restart the table knows it.
     again = Issuer(
-        database=desk.database, client=desk.lnd, own_pubkey=desk.lnd.pubkey, published=desk.told.extend
+        database=desk.database,
+        client=desk.lnd,
+        own_pubkey=desk.lnd.pubkey,
+        published=desk.told.extend,
+        claims=Claims(desk.database),
     )
     assert (await again.issue_once(claim, **fields)).id == first.id
     with pytest.raises(KeyReused):
@@ -89,7 +97,13 @@ async def test_expiry_that_nobody_chose_is_lnds_own(desk):
 
 async def is_named(database, lnd, amount_sat: int, *, private: bool = False) -> bool:
     """Whether an invoice over this amount names private channels."""
-    issuer = Issuer(database=database, client=lnd, own_pubkey=lnd.pubkey, published=lambda events: None)
+    issuer = Issuer(
+        database=database,
+        client=lnd,
+        own_pubkey=lnd.pubkey,
+        published=lambda events: None,
+        claims=Claims(database),
+    )
     issued = await issuer.issue(amount_sat=amount_sat, memo="", expires_seconds=None, private=private)
     return lnd.invoice(issued.payment_hash).private
 
@@ -224,7 +238,13 @@ async def test_invoices_of_another_lnd_are_not_asked_for(desk):
     """This one was exchanged."""
     await desk.issue()
     other: FakeLnd = connected("another")[0]
-    issuer = Issuer(database=desk.database, client=other, own_pubkey=other.pubkey, published=desk.told.extend)
+    issuer = Issuer(
+        database=desk.database,
+        client=other,
+        own_pubkey=other.pubkey,
+        published=desk.told.extend,
+        claims=Claims(desk.database),
+    )
     assert await issuer.look() == 0
     assert other.requests(Rpc.LOOKUP_INVOICE) == []
 

@@ -20,10 +20,11 @@ from invoices.paying import MAX_PARTS, OtherInvoiceError, OtherPayer, Payer
 from invoices.services import spent_on_invoices
 from lightning.dead_payments import DeadPayments
 from lightning.rpcs import Rpc
+from messaging import suspected
 from messaging.budget import Budget, OverBudget
 from messaging.database import Database
 from messaging.epoch import OvertakenError
-from messaging.idempotency import Claim, KeyReused
+from messaging.idempotency import Claim, Claims, KeyReused
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
 from tests.support.fake_lnd import FakeLnd, connected
@@ -56,6 +57,7 @@ class Till:
             budget=self.budget,
             fee_limit_msat=lambda amount_msat: amount_msat // 10,
             dead_payments=self.dead_payments,
+            claims=Claims(self.database),
         )
         self._running = asyncio.create_task(self.payer.run())
 
@@ -632,7 +634,7 @@ async def strand(till: Till, text: str) -> InvoicePayment:
 
 
 async def test_dead_payment_is_in_flight_until_its_route_has_expired(till, monkeypatch):
-    monkeypatch.setattr(paying, "TELL_SECONDS", 0.0)
+    monkeypatch.setattr(suspected, "TELL_SECONDS", 0.0)
     looking = asyncio.create_task(till.dead_payments.run())
     payment = await strand(till, text := await till.invoice())
     # lnd has not run for so long.

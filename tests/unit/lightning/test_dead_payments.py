@@ -7,7 +7,7 @@ import grpc
 import pytest
 
 from lightning import keysend
-from lightning.carrier import KeysendCarrier, Outcome, Sent, Shipment, Verdict
+from lightning.carrier import KeysendCarrier, Outcome, Shipment, Verdict
 from lightning.client import LndError
 from lightning.dead_payments import (
     SMALL_MSAT,
@@ -159,8 +159,7 @@ class Pair:
         )
 
     def track(self, shipment: Shipment) -> asyncio.Task[Outcome]:
-        sent = Sent(secret=shipment.secret, amount_msat=shipment.amount_msat, began_at=shipment.began_at)
-        return asyncio.create_task(self.carrier.outcome(sent))
+        return asyncio.create_task(self.carrier.outcome(shipment))
 
     async def stranded(self, amount_msat: int = 1_000) -> Shipment:
         """Its lnd was killed, and has just been started again."""

@@ -238,7 +238,7 @@ def test_payment_has_no_more_fee_limit_than_what_it_carries_permits(limits, expe
     assert Attempt.objects.get().fee_limit_msat == expected
 
 
-def test_what_was_asked_for_and_answers_wait_in_lanes_of_their_own():
+def test_what_was_asked_for_and_answers_wait_in_queues_of_their_own():
     clear()
     messages = [
         new_message(service="message", pubkey=PUBKEYS[0], body=b"x", origin=origin)

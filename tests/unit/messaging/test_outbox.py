@@ -11,7 +11,7 @@ from django.db import OperationalError, connection
 from lightning.carrier import Outcome, Sent, Shipment, Verdict
 from lightning.client import LndError, Trouble
 from lightning.hints import HopHint
-from messaging import clock, epoch, hints, ledger, outbox, peers, reach
+from messaging import clock, epoch, hints, ledger, outbox, peers, reach, suspected
 from messaging import database as databases
 from messaging.answer_queue import MAX_IN_FLIGHT
 from messaging.answers import ATTEMPTS, ATTEMPTS_OF_KNOWN
@@ -199,7 +199,7 @@ async def until_shipped(carrier: Courier, count: int) -> None:
 
 
 def test_receivers_that_hold_answers_hold_few_and_nothing_else():
-    """Half of the lane is kept for known peers, and what is asked for here goes on."""
+    """Half of the places in flight are kept for known peers, and what is asked for here goes on."""
 
     async def test() -> None:
         database, carrier = Database(), Holding()
@@ -372,7 +372,7 @@ class Losing(Courier):
 
 def test_message_of_a_dead_payment_is_paid_for_anew(monkeypatch):
     monkeypatch.setattr(outbox, "FIRST_RETRY_SECONDS", 0.05)
-    monkeypatch.setattr(outbox, "TELL_SECONDS", 0.01)
+    monkeypatch.setattr(suspected, "TELL_SECONDS", 0.01)
 
     async def test() -> None:
         database, carrier = Database(), Losing()

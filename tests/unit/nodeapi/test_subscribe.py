@@ -16,7 +16,7 @@ from nodeapi.doors import Doors
 from nodeapi.errors import ApiError
 from nodeapi.stream import Hub, Subscription
 from nodeapi.subscribe import Window, bearer_from_subprotocol, request_from_query, subscribe
-from nodeapi.web import ApiApplication
+from nodeapi.web import ApiApplication, CrossOrigin
 from protos import websocket_pb2
 from tests.support.asgi import Client, scope_of
 from tests.support.doors import caller, make_doors, secret_of
@@ -50,9 +50,15 @@ async def publish(doors: Doors, *services: str) -> list[int]:
     return [event.seq for event in told]
 
 
+def served(doors, kind: str):
+    """The API as it is served: over HTTP behind what pages of other origins are told."""
+    api = ApiApplication(doors)
+    return CrossOrigin(api, doors.guard) if kind == "http" else api
+
+
 @asynccontextmanager
 async def connected(doors: Doors, scope: dict) -> AsyncIterator[Client]:
-    client = Client(ApiApplication(doors), scope)
+    client = Client(served(doors, scope["type"]), scope)
     try:
         yield client
     finally:

@@ -31,19 +31,19 @@ def doors(database) -> Doors:
     return make_doors(database, *callers, engine=ENGINE)
 
 
-Application = Callable[..., ApiApplication]
+Application = Callable[..., CrossOrigin]
 
 
 @pytest.fixture
 def application(doors, monkeypatch) -> Application:
-    """Makes one whose operations have these functions, by their methods."""
+    """Makes one, as it is served, whose operations have these functions, by their methods."""
 
-    def make(**functions) -> ApiApplication:
+    def make(**functions) -> CrossOrigin:
         table = [
             dataclasses.replace(row, function=functions.get(row.method, row.function)) for row in OPERATIONS
         ]
         monkeypatch.setattr(rest, "OPERATIONS", table)
-        return ApiApplication(doors)
+        return CrossOrigin(ApiApplication(doors), doors.guard)
 
     return make
 
@@ -411,8 +411,8 @@ async def test_pages_of_allowed_origins_may_read_every_answer(doors, method, pat
     assert reply.headers.get("access-control-allow-origin") == (origin if readable else None)
 
 
-async def test_cross_origin_headers_come_once(application, doors):
-    front = CrossOrigin(application(ListMessages=Doing({"messages": []})), doors.guard)
+async def test_cross_origin_headers_come_once(application):
+    front = application(ListMessages=Doing({"messages": []}))
     assert (await call(front, "GET", "/v1/messages", headers=[KEY, APP])).status == 200
 
 

@@ -24,6 +24,7 @@ from lightning.dead_payments import DeadPayments
 from lightning.rpcs import Rpc
 from messaging.budget import Budget
 from messaging.database import Database
+from messaging.idempotency import Claims
 from messaging.outgoing import new_message
 from protos.invoicesrpc import invoices_pb2
 from protos.lnrpc import lightning_pb2
@@ -74,6 +75,7 @@ class Buying:
             budget=self.budget,
             fee_limit_msat=lambda amount_msat: 10_000,
             dead_payments=DeadPayments(self.lnd),
+            claims=Claims(self.database),
         )
         self._paying = asyncio.create_task(payer.run())
         self.worker = Buyer(dataclasses.replace(self.side.context, payer=payer), FakeWireGuard())

@@ -7,7 +7,7 @@ from uuid import UUID
 LOOK_SECONDS = 60.0
 
 
-class Strays:
+class Orphans:
     """Remembers one look. What is stored a moment before it is followed, or has just ended, is none."""
 
     def __init__(self) -> None:
@@ -16,5 +16,5 @@ class Strays:
     def of(self, under_way: Iterable[UUID], followed: Collection[UUID]) -> set[UUID]:
         """Those that nobody followed at the last look either."""
         unfollowed = {key for key in under_way if key not in followed}
-        strays, self._seen = unfollowed & self._seen, unfollowed
-        return strays
+        orphans, self._seen = unfollowed & self._seen, unfollowed
+        return orphans
