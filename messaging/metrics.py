@@ -23,7 +23,7 @@ from messaging.models import Direction, Message, State
 # A line more for each counter, which nobody asks for.
 disable_created_metrics()
 
-# Why a message that nobody here asked for is not sent (messaging/answers.py, messaging/reach.py).
+# Why a message that nobody here asked for is not sent (messaging/answers.py, messaging/reachability.py).
 UNPAID, TOO_LONG, OVER_BUDGET, NO_RECIPIENT = "unpaid", "too_long", "over_budget", "no_recipient"
 UNKNOWN_NODE, UNPROVEN_HINT = "unknown_node", "unproven_hint"
 UNSENT = (UNPAID, TOO_LONG, OVER_BUDGET, NO_RECIPIENT, UNKNOWN_NODE, UNPROVEN_HINT)

@@ -23,7 +23,7 @@ from lightning import signature
 from lightning.carrier import Carrier, Outcome, Sent, Shipment, Verdict
 from lightning.client import LndError
 from lightning.hints import HopHint
-from messaging import clock, divided, envelope, ledger, metrics, notes, reach, suspected, tracing
+from messaging import clock, divided, envelope, ledger, metrics, notes, reachability, suspected, tracing
 from messaging.answer_queue import AnswerQueue, Waiting
 from messaging.answers import ATTEMPTS
 from messaging.budget import SpendingLimit
@@ -36,7 +36,7 @@ from messaging.models import Attempt, IdempotencyKey, Message, Origin, Part, Sta
 from messaging.orphans import LOOK_SECONDS, Orphans
 from messaging.outgoing import new_message
 from messaging.packing import Undividable, divide, record_bytes
-from messaging.reach import Reach
+from messaging.reachability import Reachability
 from messaging.rooms import Rooms
 from messaging.traffic import WHOLE, Batch, Depth, Key, Limits, Traffic
 from messaging.ways import Ways, too_far
@@ -117,7 +117,7 @@ class Outbox:
         self._settling = asyncio.Event()
         self._traffic = Traffic(limits)
         self._answers = AnswerQueue()
-        self._reach = Reach(
+        self._reachability = Reachability(
             carrier=carrier,
             database=database,
             hints=hints,
@@ -444,7 +444,7 @@ class Outbox:
     async def _answer(self, waiting: Waiting) -> None:
         """Sends an unasked message, where there is a node to send it to, and stores its end."""
         try:
-            if problem := await self._reach.problem(waiting.pubkey):
+            if problem := await self._reachability.problem(waiting.pubkey):
                 await self._drop_answer(waiting, problem)
                 return
             started = await self._database.write(partial(ledger.start_whole, waiting.key, self._payer))
@@ -465,7 +465,7 @@ class Outbox:
 
     async def _drop_answer(self, waiting: Waiting, problem: str) -> None:
         give_up = partial(
-            ledger.give_up_answer, waiting.key, cause=reach.CAUSES[problem], published=self._published
+            ledger.give_up_answer, waiting.key, cause=reachability.CAUSES[problem], published=self._published
         )
         if service := await self._database.write(give_up):
             metrics.count_answers_dropped({(service, problem): 1})
@@ -591,7 +591,7 @@ class Outbox:
             self._settling.set()
             await stored
             if hints:
-                self._spawn(self._reach.note_worked(attempt.destination, hints))
+                self._spawn(self._reachability.note_worked(attempt.destination, hints))
             return
         if outcome.verdict is Verdict.TOO_LARGE:
             self._rooms.forget(attempt.destination)

@@ -25,7 +25,7 @@ from vpn.models import ClientKey, Purchase, PurchasedLease, ReceivedQuote, Term
 from vpn.pricing import Prices, bought_seconds, check_price, parse_price
 from vpn.settings import VpnSettings
 from vpn.states import BoughtState, PurchaseState
-from vpn.vetting import vetted
+from vpn.told_tunnel import accepted
 from vpn.wgquick import parse_peering, peering_fields
 
 logger = logging.getLogger(__name__)
@@ -270,7 +270,7 @@ def has_moved(lease: PurchasedLease, purchase: Purchase) -> bool:
 def _tunnel(body: dict[str, Any], settings: VpnSettings) -> tuple[dict[str, Any], list[str]]:
     """The fields of the tunnel that go into the file, and what was left out. ValueError where it cannot be used."""
     told = parse_peering({name: body[name] for name in bodies.PEERING})
-    peering, left_out = vetted(told, private=settings.private_networks)
+    peering, left_out = accepted(told, private=settings.private_networks)
     return peering_fields(peering), left_out
 
 

@@ -43,7 +43,7 @@ async def check(wanted: Wanted) -> list[Finding]:
 
 
 def left_out_by_buyers(allowed_ips: Sequence[Network], pool: Pool) -> list[Network]:
-    """Networks that are not public, wholly or in part, but for the clients' own (vpn/vetting.py)."""
+    """Networks that are not public, wholly or in part, but for the clients' own (vpn/told_tunnel.py)."""
     return [
         network
         for network in allowed_ips

@@ -11,7 +11,7 @@ from django.db import OperationalError, connection
 from lightning.carrier import Outcome, Sent, Shipment, Verdict
 from lightning.client import LndError, Trouble
 from lightning.hints import HopHint
-from messaging import clock, epoch, hints, ledger, outbox, peers, reach, suspected
+from messaging import clock, epoch, hints, ledger, outbox, peers, reachability, suspected
 from messaging import database as databases
 from messaging.answer_queue import MAX_IN_FLIGHT
 from messaging.answers import ATTEMPTS, ATTEMPTS_OF_KNOWN
@@ -295,7 +295,7 @@ def test_nothing_is_sent_to_a_key_that_no_node_has():
             await until(database, partial(all_are, State.FAILED))
         assert carrier.shipped == []
         message = await database.read(Message.objects.first)
-        assert message.error == reach.CAUSES[UNKNOWN_NODE]
+        assert message.error == reachability.CAUSES[UNKNOWN_NODE]
         await database.close()
 
     run(test())
@@ -333,7 +333,7 @@ def test_hint_that_a_payment_got_there_with_is_known_to_work():
         hints.store(PUBKEY, (hint,))
 
     def proven() -> bool:
-        return reach.is_proven(PUBKEY, (hint,))
+        return reachability.is_proven(PUBKEY, (hint,))
 
     async def test() -> None:
         database, carrier = Database(), Courier()

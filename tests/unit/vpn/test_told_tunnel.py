@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from tests.support.examples import examples
 from vpn import keys, routable
-from vpn.vetting import vetted
+from vpn.told_tunnel import accepted
 from vpn.wgquick import MAX_ALLOWED_IPS, parse_peering, peering_fields
 
 TOLD = {
@@ -24,7 +24,7 @@ TOLD = {
 def after(private: str = "", **told):
     """The fields that are left, and what was left out."""
     networks = [ipaddress.ip_network(text) for text in private.split(", ") if text]
-    peering, left_out = vetted(parse_peering(TOLD | told), private=networks)
+    peering, left_out = accepted(parse_peering(TOLD | told), private=networks)
     return peering_fields(peering), left_out
 
 

@@ -19,7 +19,7 @@ from vpn.wgquick import Peering
 LARGEST_PREFIXES, POOL_PREFIXES = {4: 16, 6: 48}, {4: 24, 6: 64}
 
 
-def vetted(peering: Peering, *, private: Sequence[Network] = ()) -> tuple[Peering, list[str]]:
+def accepted(peering: Peering, *, private: Sequence[Network] = ()) -> tuple[Peering, list[str]]:
     """The tunnel without what is not to be taken, and what that was. ValueError "field: what is wrong" where nothing of
     use is left.
     """

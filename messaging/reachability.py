@@ -28,7 +28,7 @@ _MAX_KEPT = 10_000
 _HOUR = timedelta(hours=1)
 
 
-class Reach:
+class Reachability:
     """Use from one event loop. `unproven_hints_per_hour`: how many of all nodes' hints are tried without knowing that they
     work. Only an answer can show that a hint works, where nobody at this node writes to its node.
     """

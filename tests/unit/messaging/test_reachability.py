@@ -9,12 +9,12 @@ from django.utils import timezone
 
 from lightning.client import LndError, Trouble
 from lightning.hints import HopHint
-from messaging import hints, peers, reach
+from messaging import hints, peers, reachability
 from messaging.database import Database
 from messaging.hints import HintBook
 from messaging.metrics import UNKNOWN_NODE, UNPROVEN_HINT
 from messaging.models import Peer
-from messaging.reach import Reach
+from messaging.reachability import Reachability
 from tests.support.outboxes import OTHER_PUBKEY, OWN_PUBKEY, PUBKEY
 from tests.support.tables import emptied
 
@@ -49,8 +49,8 @@ async def database(tables: None) -> AsyncIterator[Database]:
     await database.close()
 
 
-def reach_of(database: Database, carrier: Known, *, per_hour: int = 10) -> Reach:
-    return Reach(
+def reach_of(database: Database, carrier: Known, *, per_hour: int = 10) -> Reachability:
+    return Reachability(
         carrier=carrier, database=database, hints=HintBook(database), unproven_hints_per_hour=per_hour
     )
 
@@ -142,4 +142,4 @@ async def test_lnd_that_is_away_says_nothing_of_a_node(database):
 
 
 def test_every_reason_has_its_words():
-    assert set(reach.CAUSES) == {UNKNOWN_NODE, UNPROVEN_HINT}
+    assert set(reachability.CAUSES) == {UNKNOWN_NODE, UNPROVEN_HINT}
