@@ -16,11 +16,7 @@ from vpn.states import BoughtState, LeaseState
 PUBKEY = "02" * 33
 
 
-@pytest.fixture(autouse=True)
-def empty(tables):
-    yield
-    for table in (Refused, Lease, PurchasedLease):
-        table.objects.all().delete()
+pytestmark = pytest.mark.usefixtures("tables")
 
 
 @pytest.fixture
