@@ -217,6 +217,7 @@ class _Loader:
             logging=sections["logging"],
             inbound={name: sections[f"inbound.{name}"] for name in INBOUND},
             answers=sections["inbound.answers"],
+            strangers=sections["inbound.strangers"],
             warnings=tuple(self.findings.warnings),
         )
 

@@ -214,6 +214,12 @@ class Inbound(Section):
     all_bytes_per_hour: Annotated[int, values.whole(0, 2**62)] | None = None
 
 
+class InboundStrangers(Section):
+    """What all nodes together that are not known to this one may send in an hour, of whatever service. 0: no limit."""
+
+    bytes_per_hour: Annotated[int, values.whole(0, 2**62)] = 64 * 2**20
+
+
 class InboundAnswers(Section):
     """What this node sends because others have written to it: how much more it may cost in 24 hours than they have paid (sat),
     and how many are sent in an hour over hints that are not known to work.
@@ -289,6 +295,7 @@ class Config(Section):
     logging: Logging
     inbound: dict[str, Inbound]
     answers: InboundAnswers
+    strangers: InboundStrangers
     warnings: tuple[str, ...]
 
 
@@ -339,6 +346,7 @@ SECTIONS: dict[str, type[Section]] = {
     "redis": RedisUrl,
     **{f"inbound.{name}": Inbound for name in INBOUND},
     "inbound.answers": InboundAnswers,
+    "inbound.strangers": InboundStrangers,
 }
 # Of these an unknown key is no mere warning: who mistypes a key that protects must not believe to be protected.
 STRICT_SECTIONS = ("inbound",)

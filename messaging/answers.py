@@ -12,7 +12,6 @@ Each is one payment of 1 sat, whose fee limit is the rest, but never more than t
 from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 from functools import partial
 
 from django.db import transaction
@@ -21,16 +20,15 @@ from django.db.models.functions import Coalesce
 
 from lightning.hints import HopHint
 from lightning.keysend import ROOM_ONE_HOP_BYTES
-from messaging import clock, metrics, peers
+from messaging import clock, income, metrics, peers
 from messaging.budget import WINDOW
 from messaging.database import insert_new
 from messaging.metrics import NO_RECIPIENT, OVER_BUDGET, TOO_LONG, UNPAID
-from messaging.models import Account, Direction, Event, Income, Message, Origin, costing
+from messaging.models import Account, Direction, Event, Message, Origin, costing
 from messaging.packing import MIN_AMOUNT_MSAT, record_bytes
 from messaging.registry import on_failed
 
 ATTEMPTS, ATTEMPTS_OF_KNOWN = 1, 2
-STEP_SECONDS = 300
 # Beyond these a body is not compressed to see whether it fits.
 MAX_TRIED_BYTES = 8_192
 
@@ -101,17 +99,6 @@ def give_back(message: Message) -> None:
         Message.objects.filter(pk=message.paid_by or 0).update(answers_msat=F("answers_msat") - left_msat)
 
 
-def note_income(paid_msat: int) -> None:
-    """So much came with messages. Part of the caller's transaction."""
-    if paid_msat <= 0:
-        return
-    step = _step(clock.now())
-    if Income.objects.filter(pk=step).update(paid_msat=F("paid_msat") + paid_msat):
-        return
-    Income.objects.filter(pk__lt=step - _STEPS).delete()
-    Income.objects.create(pk=step, paid_msat=paid_msat)
-
-
 @dataclass(frozen=True)
 class AnswerBudget:
     """What answers may cost in 24 hours, and what of it they have cost or may cost."""
@@ -122,17 +109,8 @@ class AnswerBudget:
 
 def budget(allowance_msat: int) -> AnswerBudget:
     now = clock.now()
-    first, last = _step(now) - _STEPS, _step(now)
-    paid = Income.objects.filter(pk__gt=first, pk__lte=last).aggregate(sum=Sum("paid_msat"))["sum"] or 0
     spent = costing(Origin.ANSWER).filter(created_at__gte=now - WINDOW).aggregate(sum=Sum("cost_msat"))["sum"]
-    return AnswerBudget(paid + allowance_msat, spent or 0)
-
-
-_STEPS = int(WINDOW / timedelta(seconds=STEP_SECONDS))
-
-
-def _step(moment: datetime) -> int:
-    return int(moment.timestamp() // STEP_SECONDS)
+    return AnswerBudget(income.paid_msat(now) + allowance_msat, spent or 0)
 
 
 def _by_payer(answers: list[Message], item: Message | None) -> list[tuple[Message | None, list[Message]]]:

@@ -17,7 +17,7 @@ from uuid import NAMESPACE_OID, UUID, uuid5
 from django.db import IntegrityError, InterfaceError, InternalError, OperationalError, transaction
 
 from lightning.hints import HopHint
-from messaging import answers, envelope, events, hints, metrics, peers
+from messaging import answers, envelope, events, hints, income, metrics, peers
 from messaging.answers import AnswerTerms
 from messaging.database import Database, insert_new
 from messaging.hints import HintBook
@@ -100,10 +100,12 @@ class Inbox:
         send_stored: Callable[[Iterable[Message]], None],
         answer_terms: AnswerTerms,
         policies: Mapping[str, Rules],
+        strangers_bytes_per_hour: int = 0,
         now_seconds: Callable[[], float],
     ):
         self._database = database
         self._policies = policies
+        self._strangers_bytes_per_hour = strangers_bytes_per_hour
         self._now_seconds = now_seconds
         self._refusals = SparseLog(
             logger, logging.INFO, "refused by the inbound policy", ("service", "cause")
@@ -203,6 +205,7 @@ class Inbox:
             published=self._published,
             answer_terms=self._answer_terms,
             policies=self._policies,
+            strangers_bytes_per_hour=self._strangers_bytes_per_hour,
             now_seconds=self._now_seconds(),
         )
 
@@ -322,12 +325,12 @@ def _insert(
     published: events.Published,
     answer_terms: AnswerTerms,
     policies: Mapping[str, Rules],
+    strangers_bytes_per_hour: int,
     now_seconds: float,
 ) -> Stored:
     ReceivedHtlc.objects.bulk_create([ReceivedHtlc(key=arrival.key) for arrival in arrivals])
     items = _items(arrivals)
-    answers.note_income(sum(item.amount_msat for item in items))
-    judge = Judge(policies, items, now_seconds)
+    judge = Judge(policies, items, now_seconds, strangers_bytes_per_hour=strangers_bytes_per_hour)
     pairs = _admitted(arrivals, judge)
     insert_new(Message, [message for _, message in pairs])
     heard = {message.pubkey for _, message in pairs}
@@ -349,6 +352,7 @@ def _insert(
         if pubkey in heard and hints.store(pubkey, hop_hints)
     ]
     refused = judge.store()
+    income.note(sum(item.amount_msat for item in items), judge.strangers_bytes)
     answering = _react(pairs, published, answer_terms, dropped)
     transaction.on_commit(partial(_told, pairs, parts, answering), robust=True)
     return Stored(

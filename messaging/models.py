@@ -338,10 +338,13 @@ class Account(models.Model):
 
 
 class Income(models.Model):
-    """What others have paid with messages in one step of time (messaging/answers.py). Old rows are deleted."""
+    """What others have paid with messages in one step of time, and how many bytes of them were taken from strangers
+    (messaging/income.py). Old rows are deleted.
+    """
 
     step = models.BigIntegerField(primary_key=True)
     paid_msat = models.BigIntegerField()
+    strangers_bytes = models.BigIntegerField(default=0)
 
     class Meta:
         verbose_name = "income with messages"
@@ -470,6 +473,7 @@ class Refused(models.Model):
         PEER_BYTES = "peer_bytes", "too many bytes of one peer"
         ALL_MESSAGES = "all_messages", "too many messages in all"
         ALL_BYTES = "all_bytes", "too many bytes in all"
+        STRANGERS_BYTES = "strangers_bytes", "too many bytes of strangers"
 
     service = models.CharField(max_length=32)
     cause = models.CharField(max_length=16, choices=Cause)

@@ -15,7 +15,7 @@ from django.db.models import F
 from django.db.models.functions import Coalesce
 from django.utils import timezone
 
-from messaging import peers
+from messaging import clock, income, peers
 from messaging.database import insert_new
 from messaging.models import (
     Direction,
@@ -113,7 +113,14 @@ def forget_old_uses(now_seconds: float) -> None:
 class Judge:
     """Judges one batch, in its order. What it admits counts for the quotas; `store` writes all counts down."""
 
-    def __init__(self, configured: Mapping[str, Rules], batch: Iterable[Item], now_seconds: float):
+    def __init__(
+        self,
+        configured: Mapping[str, Rules],
+        batch: Iterable[Item],
+        now_seconds: float,
+        *,
+        strangers_bytes_per_hour: int = 0,
+    ):
         rows = {row["service"]: row for row in InboundPolicy.objects.values("service", *RULES)}
         self._rules = {
             service: in_force(rows[service], rules) if service in rows else rules
@@ -125,9 +132,15 @@ class Judge:
         limited = [service for service, rules in self._rules.items() if rules.has_quota]
         self._answered = _Answered({item.reply_to for item in batch if item.reply_to})
         self._uses = _Uses(limited, senders, _step(now_seconds))
+        self._strangers = _Strangers(strangers_bytes_per_hour, any_here=not senders <= self._known)
         self._refused: Counter[tuple[str, Cause]] = Counter()
         self._refused_msat: Counter[tuple[str, Cause]] = Counter()
         self._refused_of: Counter[str] = Counter()
+
+    @property
+    def strangers_bytes(self) -> int:
+        """Of what was admitted: whoever stores it notes them (messaging/income.py)."""
+        return self._strangers.taken_bytes
 
     def admits(self, item: Item) -> bool:
         """A whole message. One that is admitted is counted."""
@@ -184,6 +197,8 @@ class Judge:
 
     def _use(self, item: Item) -> None:
         rules = self._rules_of(item)
+        if item.sender not in self._known:
+            self._strangers.taken_bytes += item.size_bytes
         if rules.has_quota_of_peer:
             self._uses.add(item.service, item.sender, item.size_bytes)
         if rules.has_quota_in_all:
@@ -223,7 +238,10 @@ class Judge:
                 return Cause.PEER_MESSAGES
             if _exceeds(size_bytes + item.size_bytes, rules.peer_bytes_per_hour):
                 return Cause.PEER_BYTES
-        return self._cause_in_all(item, rules) if rules.has_quota_in_all else None
+        if rules.has_quota_in_all and (cause := self._cause_in_all(item, rules)):
+            return cause
+        stranger = item.sender not in self._known
+        return Cause.STRANGERS_BYTES if stranger and self._strangers.exceeded_by(item.size_bytes) else None
 
     def _cause_in_all(self, item: Item, rules: Rules) -> Cause | None:
         """Keys cost nothing: half of what may come in all is kept for known peers, whatever strangers send."""
@@ -313,6 +331,18 @@ def _sent(ids: set[UUID]) -> dict[_Name, _Asked]:
         (message_id, pubkey, service): _Asked(key, answers or 0)
         for message_id, pubkey, service, key, answers in rows
     }
+
+
+class _Strangers:
+    """How many bytes all strangers together have sent in the last hour, of whatever service, and how many they may."""
+
+    def __init__(self, limit_bytes: int, *, any_here: bool):
+        self._limit_bytes = limit_bytes
+        self._before_bytes = income.strangers_bytes(clock.now()) if limit_bytes and any_here else 0
+        self.taken_bytes = 0
+
+    def exceeded_by(self, size_bytes: int) -> bool:
+        return _exceeds(self._before_bytes + self.taken_bytes + size_bytes, self._limit_bytes)
 
 
 class _Uses:

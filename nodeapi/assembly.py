@@ -85,6 +85,7 @@ def make_engine(
             seconds=config.message.incomplete_seconds,
         ),
         inbound=inbound_rules(config),
+        strangers_bytes_per_hour=config.strangers.bytes_per_hour,
         traffic=Limits(
             in_flight=config.message.in_flight,
             in_flight_per_peer=config.message.in_flight_per_peer,

@@ -44,7 +44,7 @@ OLD_PARTS_SECONDS = 600.0
 
 @dataclass(frozen=True, kw_only=True)
 class EngineLimits:
-    """What is received, and by what rules of each service; payments under way; how long a message is tried; fee limits
+    """What is received, by what rules of each service, and how many bytes of strangers in an hour; payments under way; how long a message is tried; fee limits
     (the larger of the two holds); the most that one call may cost, and all of them in 24 hours (None: no limit); by how
     much answers to others may exceed what those have paid, and over how many hints that nobody knows to work they are sent
     in an hour; how long no channel holds a payment before it is given up; how long things are kept.
@@ -52,6 +52,7 @@ class EngineLimits:
 
     bounds: Bounds
     inbound: Mapping[str, Rules]
+    strangers_bytes_per_hour: int = 0
     traffic: Limits
     expires_seconds: int
     max_fee_sat: int
@@ -146,6 +147,7 @@ class Engine:
             send_stored=self.outbox.send_stored,
             answer_terms=self.answer_terms,
             policies=limits.inbound,
+            strangers_bytes_per_hour=limits.strangers_bytes_per_hour,
             now_seconds=self._clock.now_seconds,
         )
         self.issuer = Issuer(

@@ -78,6 +78,7 @@ MEANINGS = {
     "inbound.default.peer_messages_per_hour": "the most messages of one peer in an hour; 0: no limit",
     "inbound.default.peer_bytes_per_hour": "the most bytes of one peer in an hour; 0: no limit",
     "inbound.default.all_messages_per_hour": "the most messages of all peers in an hour; 0: no limit",
+    "inbound.strangers.bytes_per_hour": "the most bytes in an hour of all that are not known peers, together; 0: no limit",
     "inbound.default.all_bytes_per_hour": "the most bytes of all peers in an hour; 0: no limit",
 }
 

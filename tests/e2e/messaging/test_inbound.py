@@ -31,7 +31,13 @@ RULES = (
     "all_messages_per_hour",
     "all_bytes_per_hour",
 )
-CONFIGURED = {"inbound": {"websocket": {"min_amount_sat": 3}, "federate": {"min_amount_sat": 1_000}}}
+CONFIGURED = {
+    "inbound": {
+        "websocket": {"min_amount_sat": 3},
+        "federate": {"min_amount_sat": 1_000},
+        "strangers": {"bytes_per_hour": 100_000},
+    }
+}
 
 
 @pytest.fixture(scope="module")
@@ -174,6 +180,16 @@ def test_price_of_the_configuration_and_of_a_service_of_its_own(alice, bob):
             assert reply.status == 200, reply.body
         assert stream.event()["amount"] == "3"
     alice.wait_until(lambda: refused(alice) == {("websocket", "amount"): (1, 2)})
+
+
+def test_strangers_share_of_the_disk(alice, bob):
+    assert (
+        bob.post("/v1/message/send", {"msg": b64(os.urandom(100_001)), "pubkey": alice.pubkey}).status == 200
+    )
+    alice.wait_until(lambda: set(refused(alice)) == {("message", "strangers_bytes")})
+    before = seen(alice)
+    send(bob, alice)
+    alice.wait_until(lambda: seen(alice)[0] == before[0] + 1)
 
 
 def test_long_message_pays_with_all_its_parts(alice, pay):

@@ -9,8 +9,8 @@ from uuid import uuid4
 import pytest
 from django.utils import timezone
 
-from messaging import answers, deliveries, peers
-from messaging.answers import AnswerTerms, admit, give_back, note_income, paid_from, pay_in
+from messaging import answers, deliveries, income, peers
+from messaging.answers import AnswerTerms, admit, give_back, paid_from, pay_in
 from messaging.budget import spent_on_messages
 from messaging.models import Account, Direction, Event, Income, Message, Origin, Peer, State
 from messaging.outgoing import new_message
@@ -39,7 +39,7 @@ def item(amount_msat: int) -> Message:
         amount_msat=amount_msat,
         state=State.RECEIVED,
     )
-    note_income(amount_msat)
+    income.note(amount_msat)
     return received
 
 
@@ -186,7 +186,7 @@ def test_budget_is_what_others_have_paid_lately_and_the_allowance():
     # What was paid long ago permits nothing today.
     Income.objects.all().delete()
     assert admit([answer(old)], TERMS).refused == {("message", "over_budget"): 1}
-    note_income(1_000)
+    income.note(1_000)
     assert costs(admit([answer(received)], TERMS).messages) == [(1_000, 0)]
     assert admit([answer(old)], TERMS).refused == {("message", "over_budget"): 1}
     generous = AnswerTerms(fee_limit_msat=lambda amount_msat: 10_000, allowance_msat=1_500)
@@ -195,16 +195,16 @@ def test_budget_is_what_others_have_paid_lately_and_the_allowance():
 
 
 def test_income_is_forgotten_after_a_day():
-    note_income(5_000)
+    income.note(5_000)
     step = Income.objects.get().step
     Income.objects.update(step=step - 288)
     assert answers.budget(0).limit_msat == 0
-    note_income(1_000)
-    note_income(1_000)
+    income.note(1_000)
+    income.note(1_000)
     assert answers.budget(0).limit_msat == 2_000
     Income.objects.filter(step=step).delete()
     Income.objects.create(step=step - 289, paid_msat=1)
-    note_income(1_000)
+    income.note(1_000)
     assert Income.objects.filter(step__gte=step - 288).count() == Income.objects.count()
 
 

@@ -4,15 +4,17 @@ import hashlib
 import os
 from collections import Counter
 from dataclasses import asdict, replace
+from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
 from django.core.management import call_command
 from django.db import connection, transaction
+from django.utils import timezone
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from messaging import peers, policy
+from messaging import clock, peers, policy
 from messaging.answers import AnswerTerms
 from messaging.envelope import ItemPart
 from messaging.inbox import Arrival, store_arrivals
@@ -23,6 +25,7 @@ from messaging.models import (
     Event,
     InboundPolicy,
     InboundUse,
+    Income,
     Message,
     Origin,
     Peer,
@@ -62,7 +65,18 @@ def emptied(migrated):
 
 
 def clear() -> None:
-    models = (ReceivedPart, Assembly, Message, Peer, InboundPolicy, InboundUse, Refused, ReceivedHtlc, Event)
+    models = (
+        ReceivedPart,
+        Assembly,
+        Message,
+        Peer,
+        InboundPolicy,
+        InboundUse,
+        Income,
+        Refused,
+        ReceivedHtlc,
+        Event,
+    )
     for model in models:
         model.objects.all().delete()
     peers._touched_at.clear()
@@ -123,7 +137,9 @@ def parts(
 NO_LIMITS = Rules()
 
 
-def take(*arrivals: Arrival, rules: Rules = NO_LIMITS, now: float = NOON) -> Counter:
+def take(
+    *arrivals: Arrival, rules: Rules = NO_LIMITS, now: float = NOON, strangers_bytes_per_hour: int = 0
+) -> Counter:
     """Stores these as one batch; what was refused of it, by service and cause."""
     with transaction.atomic():
         stored = store_arrivals(
@@ -133,6 +149,7 @@ def take(*arrivals: Arrival, rules: Rules = NO_LIMITS, now: float = NOON) -> Cou
             published=lambda events: None,
             answer_terms=AnswerTerms(),
             policies={"message": rules, "websocket": Rules()},
+            strangers_bytes_per_hour=strangers_bytes_per_hour,
             now_seconds=now,
         )
     return stored.refused
@@ -191,6 +208,40 @@ def test_who_is_refused_and_why(rules, sender, cause):
         row = Refused.objects.get()
         assert (row.count, row.amount_msat) == (1, 1_000)
         assert not Peer.objects.filter(pubkey=STRANGER).exists()
+
+
+def test_strangers_share_one_quota_of_bytes():
+    known_ones()
+    limit = {"strangers_bytes_per_hour": 12}
+    take(arrival(STRANGER), arrival(OTHER, service="websocket"), **limit)
+    take(arrival(STRANGER, body=b"too"), arrival(OTHER, body=b"it"), arrival(""), arrival(FRIEND), **limit)
+    take(arrival(OTHER, body=b"x"), **limit)
+    assert refused_totals() == {("message", "strangers_bytes"): 3}
+    assert told() == [b"hello", b"hello", b"it", b"hello"]
+
+
+def test_strangers_quota_is_of_an_hour(monkeypatch):
+    began = timezone.now()
+    limit = {"strangers_bytes_per_hour": 5}
+    for minutes, refused in ((0, 0), (55, 1), (66, 1), (67, 2)):
+        monkeypatch.setattr(clock, "now", lambda minutes=minutes: began + timedelta(minutes=minutes))
+        take(arrival(), **limit)
+        assert sum(refused_totals().values()) == refused
+
+
+def test_long_message_of_a_stranger_counts_when_it_is_whole():
+    limit = {"strangers_bytes_per_hour": 100}
+    take(*parts(count=3), **limit)
+    take(arrival(body=b"11 bytes..."), arrival(body=b"10 bytes.."), **limit)
+    take(*parts(count=3), **limit)
+    assert refused_totals() == {("message", "strangers_bytes"): 4}
+    assert not Assembly.objects.exists()
+
+
+def test_answer_that_was_asked_for_is_no_strangers_message():
+    asked = ask(STRANGER)
+    take(arrival(reply_to=asked), strangers_bytes_per_hour=1)
+    assert told() == [b"hello"]
 
 
 def test_rules_are_of_one_service():

@@ -16,7 +16,7 @@ from django.utils import timezone
 
 from lightning.client import LndError
 from lightning.rpcs import Rpc
-from messaging import answers
+from messaging import income
 from messaging.database import Database
 from messaging.models import Message
 from protos.lnrpc import lightning_pb2
@@ -60,7 +60,7 @@ def _has_paid_for_two_answers(message: Message) -> None:
     """Nothing here delivers the first one, which would give back what it did not cost."""
     message.amount_msat = 2 * (1_000 + FEE_LIMIT_MSAT)
     message.save()
-    answers.note_income(message.amount_msat)
+    income.note(message.amount_msat)
 
 
 class Sale:
