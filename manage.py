@@ -23,6 +23,7 @@ def main() -> None:
             # Django's commands would tell Django's.
             print(f"impervious {VERSION}")
             return
+        launch.name_command(arguments, os.environ)
         launch.leave_config_unread(arguments, os.environ)
         launch.forgo_macaroon(arguments, os.environ)
         launch.prepare_simulation(arguments, os.environ)

@@ -62,11 +62,16 @@ _LND_PAIRS = (("tls_cert", "tls_cert_hex"), ("admin_macaroon", "admin_macaroon_h
 
 
 class ConfigError(Exception):
-    """All that is wrong with a configuration, one problem a line: "key: what is wrong; what would be right"."""
+    """All that is wrong with a configuration, one problem a line: "key: what is wrong; what would be right".
 
-    def __init__(self, problems: list[str]) -> None:
+    `partial` is what the rest of it says, with defaults for what is wrong: enough to examine a node, never to run one.
+    None if too little could be read.
+    """
+
+    def __init__(self, problems: list[str], partial: Config | None = None) -> None:
         super().__init__("\n".join(problems))
         self.problems = problems
+        self.partial = partial
 
 
 def find_config(path: str | None, cwd: Path) -> Path | None:
@@ -196,9 +201,7 @@ class _Loader:
         self._check_told_addresses(sections)
         message = self._checked_message(sections["message"])
         vpn = self._checked_vpn(sections["vpn"], sections["vpn.auto_renew"])
-        if self.findings.problems or lnd is None:
-            raise ConfigError(self.findings.problems)
-        return Config.model_construct(
+        config = Config.model_construct(
             path=path,
             simulated=simulated,
             server=server,
@@ -209,7 +212,7 @@ class _Loader:
             federate=sections["federate"],
             vpn=vpn,
             socket=sections["socket"],
-            database=self._database(sections["database"].url, path, lnd.pub_key),
+            database=self._database(sections["database"].url, path, lnd.pub_key if lnd else ""),
             redis_url=sections["redis"].url,
             message=message,
             events=sections["events"],
@@ -220,6 +223,9 @@ class _Loader:
             strangers=sections["inbound.strangers"],
             warnings=tuple(self.findings.warnings),
         )
+        if self.findings.problems:
+            raise ConfigError(self.findings.problems, config)
+        return config
 
     def _database(self, url: Any, path: Path | None, pub_key: str) -> Database:
         if isinstance(url, Secret):
@@ -342,15 +348,12 @@ class _Loader:
                     f"{prefix}.{name}",
                     "is missing; set it to the path of lnd's admin.macaroon, or set admin_macaroon_hex",
                 )
-        macaroon = node and (node.admin_macaroon or node.admin_macaroon_hex)
-        if not macaroon:
+        if node is None:
             return None
-        return Lnd(
-            host=node.ip,
-            port=node.port,
-            pub_key=node.pub_key,
-            tls_cert=node.tls_cert or node.tls_cert_hex,
-            macaroon_hex=macaroon,
+        macaroon = node.admin_macaroon or node.admin_macaroon_hex
+        tls_cert = node.tls_cert or node.tls_cert_hex
+        return Lnd.model_construct(
+            host=node.ip, port=node.port, pub_key=node.pub_key, tls_cert=tls_cert, macaroon_hex=macaroon
         )
 
     def _check_listening(self, server: Server) -> None:

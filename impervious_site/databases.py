@@ -8,7 +8,7 @@ _DJANGO_NAMES = {"dbname": "NAME", "user": "USER", "password": "PASSWORD", "host
 
 def sqlite_settings(name: str) -> dict[str, Any]:
     return {
-        "ENGINE": "django.db.backends.sqlite3",
+        "ENGINE": "impervious_site.sqlite",
         "NAME": name,
         "OPTIONS": {
             "timeout": 20,

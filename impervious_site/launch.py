@@ -37,6 +37,13 @@ def take_config(argv: list[str], environ: MutableMapping[str, str]) -> list[str]
     return rest
 
 
+def name_command(arguments: list[str], environ: MutableMapping[str, str]) -> None:
+    """Leaves in IMPD_COMMAND which command this is, unless it is the node itself, for the settings."""
+    environ.pop("IMPD_COMMAND", None)
+    if arguments[1:] and arguments[1] != "runimpd":
+        environ["IMPD_COMMAND"] = arguments[1]
+
+
 def find_simulated(arguments: list[str], environ: MutableMapping[str, str]) -> None:
     """Names the configuration of the simulated node, for a command about a node where there is no other."""
     if not ABOUT_A_NODE.intersection(arguments[1:2]):

@@ -14,7 +14,15 @@ def read_or_make(path: Path) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not path.exists():
         _make(path)
-    key = path.read_text()
+    return read(path)
+
+
+def read(path: Path) -> str:
+    """Empty if there is none yet. OSError, EmptyKeyFile."""
+    try:
+        key = path.read_text()
+    except FileNotFoundError:
+        return ""
     if not key.strip():
         raise EmptyKeyFile(
             "is empty; delete it, then restore a backup, or start with a new key (all are logged out of the admin, and the "

@@ -6,7 +6,7 @@ from pathlib import Path
 from impervious_site.config import PLACES, Config, ConfigError, find_config, load_config
 from impervious_site.databases import postgres_settings, sqlite_settings
 from impervious_site.logs import logging_settings
-from impervious_site.secret_key import EmptyKeyFile, read_or_make
+from impervious_site.secret_key import EmptyKeyFile, read, read_or_make
 from impervious_site.version import VERSION as VERSION  # noqa: PLC0414 (read as settings.VERSION)
 
 BASE_DIR = Path(__file__).resolve().parent.parent
@@ -14,9 +14,19 @@ BASE_DIR = Path(__file__).resolve().parent.parent
 CONFIG_PATH = find_config(os.environ.get("IMPD_CONFIG"), Path.cwd())
 # None for commands that need no node (simulate, makemigrations); runimpd and daphne refuse to run without. `cert` makes what
 # the configuration names, so that it must not fail for want of it.
-IMPD: Config | None = (
-    load_config(CONFIG_PATH, os.environ) if CONFIG_PATH and "IMPD_UNREAD" not in os.environ else None
-)
+IMPD: Config | None = None
+# What is wrong with the configuration, for `doctor`, which examines the rest all the same.
+CONFIG_PROBLEMS: list[str] = []
+try:
+    if CONFIG_PATH and "IMPD_UNREAD" not in os.environ:
+        IMPD = load_config(CONFIG_PATH, os.environ)
+except ConfigError as _problems:
+    if _problems.partial is None or os.environ.get("IMPD_COMMAND") != "doctor":
+        raise
+    IMPD, CONFIG_PROBLEMS = _problems.partial, _problems.problems
+if IMPD:
+    # Whatever is made from here on may hold messages, preimages or keys.
+    os.umask(0o077)
 
 CONFIG_PLACES = PLACES
 
@@ -96,7 +106,9 @@ REST_FRAMEWORK = {
 DEBUG = False
 _key_path = IMPD.database.secret_key_path if IMPD else None
 try:
-    SECRET_KEY = read_or_make(_key_path) if _key_path else "no node, no sessions"
+    # A command makes no key: it may be run by another user than the node's, and `doctor` changes nothing.
+    _get_key = read if "IMPD_COMMAND" in os.environ else read_or_make
+    SECRET_KEY = (_key_path and _get_key(_key_path)) or "no node, no sessions"
 except OSError as _error:
     _text = f"cannot be read, or made: {_error.strerror}; its directory must have room, and belong to the node's user"
     raise ConfigError([f"{_key_path}: {_text}"]) from None

@@ -4,23 +4,28 @@ restored, with a first admin, and with an API key where the node is to be reache
 
 import logging
 
+from django.conf import settings
 from django.contrib.auth import get_user_model
 from django.core.management import call_command
 from django.db import connection
-from django.db.migrations.executor import MigrationExecutor
 
-from nodeapi import keys
+from nodeapi import keys, schema
 from nodeapi.backups import returned
+from nodeapi.errors import StartError
+from nodeapi.node_files import database_files, require_access, tighten
 from nodeapi.safety_copy import copy_before_migration
 
 logger = logging.getLogger(__name__)
 
 
 def prepare_database(config) -> None:
-    """Blocks; runs before the event loop. StartError when an older database cannot be copied before its migration, a
-    restored one lacks its files, or a node that others reach has no API key.
+    """Blocks; runs before the event loop. StartError when the database is a newer version's, or cannot be read and
+    written; an older one cannot be copied before its migration; a restored one lacks its files; or a node that others
+    reach has no API key.
     """
+    _take_over_files(config.database)
     migrate(config)
+    schema.record(settings.VERSION)
     returned.finish(config)
     _make_first_admin(config.admin)
     if warning := keys.require_credentials(config):
@@ -29,33 +34,44 @@ def prepare_database(config) -> None:
 
 
 def migrate(config) -> None:
-    """As the code needs it. Nothing is done where nothing is to be done."""
-    executor, pending = _pending()
-    if pending:
-        if executor.loader.applied_migrations:
-            _keep_what_was(config.database.sqlite_path, pending[0])
+    """As the code needs it. Nothing is done where nothing is to be done. StartError when the database is a newer
+    version's.
+    """
+    found = schema.read()
+    refuse_newer(found)
+    if found.pending:
+        if not found.is_empty:
+            _keep_what_was(config.database.sqlite_path, found.pending[0])
         call_command("migrate", interactive=False, verbosity=0)
         logger.info("database migrated")
 
 
-def is_migrated() -> bool:
-    return not _pending()[1]
+def refuse_newer(found: schema.Schema) -> None:
+    """StartError when a newer version has changed the schema: this one could damage what is there."""
+    if found.newer:
+        raise StartError(
+            f"database.url: the database was made by {found.made_by}, and this is version {settings.VERSION}: install that version, "
+            "or put back the copy from before its update (docs/upgrading.md)"
+        )
 
 
-def _pending() -> tuple[MigrationExecutor, list]:
-    executor = MigrationExecutor(connection)
-    return executor, [
-        migration for migration, _ in executor.migration_plan(executor.loader.graph.leaf_nodes())
-    ]
+def _take_over_files(database) -> None:
+    """Earlier versions let other users read the database, if another command than the node made it."""
+    if database.sqlite_path is None:
+        return
+    files = database_files(database.sqlite_path)
+    require_access(files)
+    if changed := tighten(files):
+        logger.warning("other users could read %s; now they cannot", ", ".join(map(str, changed)))
 
 
-def _keep_what_was(path, migration) -> None:
+def _keep_what_was(path, migration: str) -> None:
     if path is None:
         logger.warning(
             "the PostgreSQL database is migrated now; a copy of what it was is yours to make (pg_dump)"
         )
         return
-    copy = copy_before_migration(path, f"{migration.app_label}.{migration.name}")
+    copy = copy_before_migration(path, migration)
     logger.info("the database is migrated now; what it was is kept in %s", copy)
 
 

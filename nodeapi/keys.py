@@ -63,6 +63,9 @@ class StoredKeys:
     # Those that are revoked are missing among the others too, so that they need not be compared.
     revoked: Mapping[bytes, str] = field(default_factory=dict, compare=False)
 
+    def valid(self, now: datetime) -> tuple[StoredKey, ...]:
+        return tuple(key for key in self.keys if key.expires_at is None or key.expires_at > now)
+
 
 def read_keys() -> StoredKeys:
     keys = tuple(
@@ -81,18 +84,25 @@ def read_keys() -> StoredKeys:
     return StoredKeys(keys=keys, any_ever=bool(keys) or bool(revoked), revoked=revoked)
 
 
-def require_credentials(config) -> str:
-    """StartError when this node would listen beyond loopback and no API key was ever made. Else a warning, or nothing."""
+NO_VALID_KEY = "no API key is valid: every call is refused (./impervious keys make)"
+
+
+def require_credentials(config, stored: StoredKeys | None = None) -> str:
+    """Check what a node that listens beyond loopback needs: StartError when no API key was ever made.
+
+    Returns a warning when none is valid any more, else nothing.
+
+    Args:
+        config: The node's configuration.
+        stored: The keys in the database, if they have been read already.
+    """
     exposed = config.server.exposed
     if not exposed or config.server.api_keys:
         return ""
-    stored = read_keys()
+    stored = stored or read_keys()
     if not stored.any_ever:
         raise StartError("\n".join(f"server.{name}: {text}" for name, text in exposed.items()))
-    now = timezone.now()
-    if any(key.expires_at is None or key.expires_at > now for key in stored.keys):
-        return ""
-    return "no API key is valid: every call is refused (./impervious keys make)"
+    return "" if stored.valid(timezone.now()) else NO_VALID_KEY
 
 
 def key_make(

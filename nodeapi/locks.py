@@ -13,6 +13,7 @@ from django.utils.module_loading import import_string
 
 from messaging import epoch
 from nodeapi.errors import StartError
+from nodeapi.node_files import lock_path, make_private, require_access
 
 
 class Lock(AbstractContextManager, Protocol):
@@ -35,10 +36,6 @@ def lock_of(database) -> Lock:
     return FileLock(database.sqlite_path)
 
 
-def lock_path(database: Path) -> Path:
-    return database.with_name(database.name + ".lock")
-
-
 class FileLock:
     """A lock on a file beside an SQLite database."""
 
@@ -46,7 +43,8 @@ class FileLock:
         self._path = lock_path(database)
 
     def __enter__(self) -> "FileLock":
-        self._path.parent.mkdir(parents=True, exist_ok=True)
+        make_private(self._path)
+        require_access([self._path])
         self._file = open(self._path, "a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -6,6 +6,15 @@ from django.utils import timezone
 from messaging.notes import Note
 
 
+class SchemaVersion(models.Model):
+    """Which version of the node has used the database last: one row (nodeapi/schema.py). Its table is to stay as it is,
+    because older versions read it to say which version they need.
+    """
+
+    version = models.CharField(max_length=64)
+    since = models.DateTimeField()
+
+
 class RelayRun(models.Model):
     """The UDP relay from one StartSocket to its end. At most one is `running`, across restarts of the node too.
 

@@ -36,10 +36,3 @@ def exchange(new: Path, place: Path, aside: Path) -> None:
         os.link(place, aside)
     os.replace(new, place)
     sync(place.parent)
-
-
-def give_to_owner_of(directory: Path, path: Path) -> None:
-    """What root puts beside a node must not lock out the user who runs it."""
-    if os.geteuid() == 0:
-        owner = directory.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)

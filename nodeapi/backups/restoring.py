@@ -21,9 +21,10 @@ from django.utils.module_loading import import_string
 from nodeapi.backups import archive, returned
 from nodeapi.backups.archive import DATABASES, BackupError, Manifest
 from nodeapi.backups.making import LAST_SEQ, check_whole
-from nodeapi.backups.places import exchange, give_to_owner_of, kept, places_of, staged
+from nodeapi.backups.places import exchange, kept, places_of, staged
 from nodeapi.backups.returned import Mark
-from nodeapi.locks import lock_of, lock_path
+from nodeapi.locks import lock_of
+from nodeapi.node_files import give_to_owner_of, lock_path
 from nodeapi.safety_copy import sync
 
 # More events than a node writes in a second (docs/performance.md), and as many again that it may have written unseen.

@@ -31,7 +31,7 @@ class Command(NodeCommand):
 
     def _patient(self, key_file: str | None) -> Patient:
         config = configuration()
-        patient = Patient(config, settings.VERSION)
+        patient = Patient(config, settings.VERSION, problems=settings.CONFIG_PROBLEMS)
         try:
             patient.door = Door.of(config, find_key(config, scopes=self.requires_scopes, key_file=key_file))
         except NodeError as error:

@@ -7,7 +7,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.utils import timezone
 
 from messaging.required import required
-from nodeapi import first_start, keys, operators
+from nodeapi import first_start, keys, operators, schema
 from nodeapi.errors import StartError
 from nodeapi.key_list import HEADINGS, key_rows, parse_expiry
 from nodeapi.locks import lock_of
@@ -112,6 +112,8 @@ class Command(BaseCommand):
 
 def _prepare_database() -> None:
     """A key is needed before the first start, where the node is to be reached by others."""
-    if not first_start.is_migrated():
+    found = schema.read()
+    first_start.refuse_newer(found)
+    if found.pending:
         with lock_of(required(settings.IMPD).database):
             first_start.migrate(settings.IMPD)

@@ -2,10 +2,10 @@ import sys
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
-from django.db import Error, connection
-from django.db.migrations.executor import MigrationExecutor
+from django.db import Error
 
-from nodeapi import assembly, retention, welcome
+from nodeapi import assembly, first_start, retention, schema, welcome
+from nodeapi.errors import StartError
 
 
 class Command(BaseCommand):
@@ -18,14 +18,21 @@ class Command(BaseCommand):
     def handle(self, *args, dry_run: bool, **options):
         if settings.IMPD is None:
             raise CommandError(welcome.no_configuration(settings.CONFIG_PLACES))
+        database = settings.IMPD.database.sqlite_path
+        if database and not database.exists():
+            # To look into it would make one.
+            raise CommandError(f"there is no database yet: {database}")
         keep = assembly.make_keep(settings.IMPD)
         try:
-            executor = MigrationExecutor(connection)
-            if executor.migration_plan(executor.loader.graph.leaf_nodes()):
+            found = schema.read()
+            first_start.refuse_newer(found)
+            if found.pending:
                 raise CommandError(
                     "the database is not of this version yet: start the node, which migrates it"
                 )
             self._prune(keep, dry_run)
+        except StartError as error:
+            raise CommandError(str(error)) from None
         except Error as error:
             raise CommandError(f"the database cannot be used: {error}") from None
         if keep.messages_days is None:

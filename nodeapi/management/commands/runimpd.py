@@ -26,8 +26,6 @@ class Command(BaseCommand):
     def handle(self, *args, no_http: bool, **options):
         if settings.IMPD is None:
             raise CommandError(welcome.no_configuration(settings.CONFIG_PLACES))
-        # The database holds messages and preimages.
-        os.umask(0o077)
         # asgi.py then leaves the making of the API to the runtime.
         os.environ["IMPD_ENGINE_HERE"] = "1"
         for warning in settings.IMPD.warnings:
