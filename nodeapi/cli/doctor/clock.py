@@ -2,6 +2,7 @@
 server. What leases, federations and retries end by is this clock.
 """
 
+import ctypes
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
@@ -17,12 +18,24 @@ DIFFERENCE = timedelta(minutes=1)
 SET_IT = "set this machine's clock, and let it be kept right (systemd-timesyncd, chrony)"
 
 
+# What adjtimex(2) returns for a clock that nothing disciplines.
+TIME_ERROR = 5
+
+
 def check(patient: Patient) -> Iterator[Finding]:
     now = datetime.now(UTC)
     findings = [*_by_block(patient, now), *_by_log(patient, now), *_by_server(patient, now)]
     yield from findings
+    if _kernel_state() == TIME_ERROR:
+        yield note("the kernel says that no program keeps this machine's clock right", SET_IT)
     if not findings:
         yield ok(f"the clock says {now:%Y-%m-%d %H:%M} UTC, and {_compared(patient)}")
+
+
+def _kernel_state() -> int:
+    """Of the clock, by adjtimex(2), which only reads with modes of 0; negative where it may not be asked."""
+    timex = ctypes.create_string_buffer(512)
+    return ctypes.CDLL(None).adjtimex(timex)
 
 
 def _compared(patient: Patient) -> str:

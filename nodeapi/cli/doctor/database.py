@@ -4,9 +4,9 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 from django.db import Error, connection
-from django.db.migrations.executor import MigrationExecutor
 
 from messaging.models import Event
+from nodeapi import schema
 from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
 
 OLDEST_SERVER = 140_000
@@ -50,26 +50,16 @@ def _server(patient: Patient) -> Iterator[Finding]:
 
 
 def _migrations(patient: Patient, what: str) -> Iterator[Finding]:
-    executor = MigrationExecutor(connection)
-    loader = executor.loader
-    pending = [migration for migration, _ in executor.migration_plan(loader.graph.leaf_nodes())]
-    known_apps = {app for app, _ in loader.disk_migrations}
-    newer = [
-        f"{app}.{name}"
-        for app, name in loader.applied_migrations
-        if app in known_apps
-        and (app, name) not in loader.disk_migrations
-        and not _is_squashed(loader, app, name)
-    ]
-    patient.pending_migrations = [f"{migration.app_label}.{migration.name}" for migration in pending]
-    if newer:
+    found = schema.read()
+    patient.pending_migrations = list(found.pending)
+    if found.newer:
         yield wrong(
-            f"{what} was made by a newer version of the node ({', '.join(sorted(newer)[:3])})",
-            "install that version, or put back the copy from before its update (docs/operating.md)",
+            f"{what} was made by {found.made_by}, and this is version {patient.version}: the node does not start on it",
+            "install that version, or put back the copy from before its update (docs/upgrading.md)",
         )
-    elif pending and not loader.applied_migrations:
+    elif found.pending and found.is_empty:
         yield ok(f"{what} is empty: the first start fills it")
-    elif pending:
+    elif found.pending:
         words = f"{what} is not migrated: {_some(patient.pending_migrations)} missing"
         advice = "start the node again: a start migrates it" + (
             "" if connection.vendor == "postgresql" else ", and keeps a copy of what it was"
@@ -77,10 +67,6 @@ def _migrations(patient: Patient, what: str) -> Iterator[Finding]:
         yield wrong(words, advice) if patient.running else note(words, advice)
     else:
         yield ok(f"{what} works, with all migrations")
-
-
-def _is_squashed(loader, app: str, name: str) -> bool:
-    return any((app, name) in migration.replaces for migration in loader.replacements.values())
 
 
 def _some(names: list[str]) -> str:

@@ -44,6 +44,8 @@ class Patient:
 
     config: Any
     version: str
+    # What is wrong with the configuration, "key: what; what would be right", which has defaults in its place.
+    problems: list[str] = field(default_factory=list)
     door: Door | None = None
     no_door: str = ""
     # What lnd said of itself, and when its newest block is from by the miners' clocks.
@@ -53,3 +55,8 @@ class Patient:
     database_now: datetime | None = None
     pending_migrations: list[str] = field(default_factory=list)
     running: bool = False
+
+    def problem_with(self, *keys: str) -> str:
+        """The first key of these, given by their beginnings, with which something is wrong; empty if there is none."""
+        named = (problem.partition(": ")[0] for problem in self.problems)
+        return next((key for key in named if key.startswith(keys)), "")

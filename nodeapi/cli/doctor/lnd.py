@@ -6,6 +6,7 @@ import ssl
 from collections.abc import AsyncIterator
 
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from lightning.client import LndClient, LndError, Trouble
 from lightning.hints import only_private_receive
@@ -25,6 +26,7 @@ from protos.lnrpc import lightning_pb2
 
 ANSWER_SECONDS = 10.0
 KEY = "lightning.lnd_node"
+NO_MACAROON = "00"
 
 _ADVICE = {
     Trouble.STARTING: "wait; the node waits for it, too",
@@ -41,6 +43,10 @@ def check(patient: Patient) -> list[Finding]:
 
 async def _all(patient: Patient) -> list[Finding]:
     lnd = patient.config.lnd
+    if lnd is None:
+        return [note(f"not checked, because {KEY} is not complete")]
+    if patient.problem_with(f"{KEY}.tls_cert", f"{KEY}.admin_macaroon"):
+        return await _without_credentials(lnd)
     client = LndClient(
         host=lnd.host, port=lnd.port, tls_cert=lnd.tls_cert, macaroon_hex=lnd.macaroon_hex.get_secret_value()
     )
@@ -48,6 +54,38 @@ async def _all(patient: Patient) -> list[Finding]:
         return [finding async for finding in _look(patient, client)]
     finally:
         await client.close()
+
+
+async def _without_credentials(lnd) -> list[Finding]:
+    """What can be said where the certificate or the macaroon cannot be read: whether lnd is there, and has a wallet.
+
+    No secret is sent: the certificate that is trusted is whatever the other side shows.
+    """
+    try:
+        shown = await asyncio.to_thread(certificate.shown_by, lnd.host, lnd.port)
+    except OSError as error:
+        return [_unreachable(f"{lnd.host}:{lnd.port}", error)]
+    client = LndClient(
+        host=lnd.host, port=lnd.port, tls_cert=shown.public_bytes(Encoding.PEM), macaroon_hex=NO_MACAROON
+    )
+    try:
+        async with asyncio.timeout(ANSWER_SECONDS):
+            await client.get_info()
+    except TimeoutError:
+        return [note(f"something answers at {client.address}; more is not known without the credentials")]
+    except LndError as error:
+        if error.trouble is Trouble.LOCKED and "not created" in error.details.lower():
+            return [
+                wrong(
+                    f"the lnd at {client.address} has no wallet yet",
+                    "run lncli create: with the wallet lnd makes admin.macaroon",
+                )
+            ]
+        if error.trouble is not Trouble.MACAROON:
+            return [wrong(str(error), _ADVICE.get(error.trouble, "look at lnd's log"))]
+    finally:
+        await client.close()
+    return [note(f"an lnd answers at {client.address}; more can be told once its credentials can be read")]
 
 
 async def _look(patient: Patient, client: LndClient) -> AsyncIterator[Finding]:

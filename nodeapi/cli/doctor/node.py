@@ -87,7 +87,8 @@ def _is_ours(said: object) -> TypeGuard[dict[str, Any]]:
 def _no_answer(patient: Patient, error: NodeError) -> Iterator[Finding]:
     server, holder = patient.config.server, _lock_holder(patient.config.database)
     told = ask_http(required(patient.door))
-    if told is not None and told[0] == 503 and _is_ours(told[1]):
+    beside = told is not None and _is_ours(told[1])
+    if told is not None and told[0] == 503 and _is_ours(told[1]) and holder:
         patient.running = True
         yield note(f"a node runs, but {told[1]['message']}")
         return
@@ -102,8 +103,11 @@ def _no_answer(patient: Patient, error: NodeError) -> Iterator[Finding]:
             "the node does not run",
             f"start it: ./impervious --config {shlex.quote(str(patient.config.path))}",
         )
-    for key, address in (("server.grpc_addr", server.grpc_addr), ("server.http_addr", server.http_addr)):
-        if problem := _bind_problem(address):
+    addresses = {"server.grpc_addr": server.grpc_addr, "server.http_addr": server.http_addr}
+    for key, address in addresses.items():
+        if key == "server.http_addr" and beside:
+            yield ok(f"{key}: a daphne of this node answers at {address}")
+        elif problem := _bind_problem(address):
             yield (
                 _taken(key, address)
                 if problem == "taken"

@@ -11,8 +11,7 @@ import yaml
 
 from nodeapi.cli.doctor.findings import Finding, Patient, ok, wrong
 
-# Keys whose value is a secret, and the key that names the file of one. Of server.tls_key the configuration warns
-# itself.
+# Keys whose value is a secret, and the key that names the file of one.
 _SECRETS = ("sqlite3.password", "database.url", "redis.url", "lightning.lnd_node.admin_macaroon_hex")
 _NAME = "lightning.lnd_node.admin_macaroon"
 
@@ -40,6 +39,8 @@ def _files(patient: Patient) -> Iterator[Path]:
             name.endswith("_FILE") or name == "IMPD_LIGHTNING__LND_NODE__ADMIN_MACAROON"
         ):
             yield directory / value
+    if config.server.tls_key:
+        yield config.server.tls_key
     yield config.database.secret_key_path
     if database := config.database.sqlite_path:
         yield database

@@ -58,7 +58,7 @@ def count(found: Found, state: State) -> int:
 
 
 def report_problems(problems: list[str], *, json: bool) -> int:
-    """The whole report where the configuration cannot be used; the exit code."""
+    """The whole report where too little of the configuration can be read; the exit code."""
     found = [("configuration", [wrong(*split(problem)) for problem in problems])]
     if json:
         terminal.print_json(as_json(found))
