@@ -144,7 +144,7 @@ def _histories(*, pubkey: str, service: str, direction: str, state: str) -> list
     asked = {"pubkey": pubkey, "service": service, "direction": direction, "state": state}
     asked = {name: value for name, value in asked.items() if value}
     if state in UNFINISHED:
-        parts, by = [unfinished()], ("state",)
+        parts, by = [unfinished()], ()
     elif state == State.FAILED:
         parts, by = [failed()], ("state",)
     elif pubkey:

@@ -9,7 +9,7 @@ from django.db import connection
 from django.utils import timezone
 
 from messaging.budget import expenses_of_messages, spent_on_messages
-from messaging.models import Direction, Message, State, named
+from messaging.models import UNFINISHED, Direction, Message, State, named
 from messaging.services import message_list, messages_pubkeys
 from nodeapi.spending import spent_by
 from tests.support.databases import only_on_sqlite
@@ -84,6 +84,14 @@ def test_page_of_few_messages_is_found_among_many(case):
     store_many(few, **others)
     assert ids(message_list(**asked)) == [one.message_id for one in reversed(few)]
     assert steps_of(partial(message_list, **asked)) < MAX_STEPS
+
+
+@pytest.mark.parametrize("state", UNFINISHED)
+def test_messages_that_are_under_way_are_listed_by_their_state(state):
+    waiting = [message(**SENT | {"state": each}) for each in UNFINISHED]
+    Message.objects.bulk_create(waiting)
+    (found,) = message_list(state=state)
+    assert (found["state"], UUID(found["id"])) == (state, waiting[UNFINISHED.index(state)].message_id)
 
 
 @only_on_sqlite
