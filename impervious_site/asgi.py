@@ -5,7 +5,9 @@ which reads the database and forwards all else to runimpd.
 """
 
 import os
+import signal
 import sys
+from functools import partial
 from typing import Any
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
@@ -19,12 +21,14 @@ from impervious_site.config import PLACES
 
 _django = get_asgi_application()
 
+from impervious_site.reload import Reload
 from impervious_site.static_files import StaticFiles
 from nodeapi import assembly, descriptors, http_limits
 from nodeapi.addresses import ClientsOfProxies, trust
 from nodeapi.entry import api_entry
+from nodeapi.http_server import drain_at_shutdown
 from nodeapi.monitoring.pages import PATHS
-from nodeapi.runtime import install_api
+from nodeapi.runtime import DRAIN_SECONDS, install_api
 from nodeapi.web import CrossOrigin, is_api_path
 
 if settings.IMPD is None:
@@ -36,7 +40,12 @@ descriptors.raise_limit()
 _guard = assembly.make_guard(settings.IMPD)
 http_limits.install(assembly.make_http_limits(settings.IMPD), _guard.origin_allowed)
 if "IMPD_ENGINE_HERE" not in os.environ:
-    api_entry.make_with(lambda: install_api(settings.IMPD, version=settings.VERSION))
+    # Until the API is made, at the first call, it must not end this process.
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    api_entry.make_with(
+        partial(install_api, settings.IMPD, version=settings.VERSION, reload=Reload(settings.IMPD))
+    )
+drain_at_shutdown(partial(api_entry.drain, DRAIN_SECONDS))
 
 
 async def _http(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
+from impervious_site.config_models import Logging
 from impervious_site.config_values import LOG_ROOMS
 
 # What these tell at info is told by the doors already.
@@ -49,11 +50,7 @@ def _is_refusal(record: logging.LogRecord) -> bool:
 
 def logging_settings(level: str, parts: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Django's LOGGING. `level` is that of the node's own rooms; libraries never tell less than info demands."""
-    numbers = logging.getLevelNamesMapping()
-    of_others = max(numbers["INFO"], numbers[level.upper()])
-    loggers: dict[str, dict[str, str | int]] = {room: {"level": level.upper()} for room in LOG_ROOMS}
-    loggers |= {name: {"level": max(numbers["WARNING"], of_others)} for name in QUIET}
-    loggers |= {name: {"level": own.upper()} for name, own in parts}
+    of_others, levels = _levels(level, parts)
     return {
         "version": 1,
         "disable_existing_loggers": False,
@@ -70,5 +67,25 @@ def logging_settings(level: str, parts: Iterable[tuple[str, str]]) -> dict[str, 
             "stderr": {"class": "logging.StreamHandler", "formatter": "json", "filters": ["of_strangers"]}
         },
         "root": {"handlers": ["stderr"], "level": of_others},
-        "loggers": loggers,
+        "loggers": {name: {"level": own} for name, own in levels.items()},
     }
+
+
+def _levels(level: str, parts: Iterable[tuple[str, str]]) -> tuple[int, dict[str, int]]:
+    """The root's, and by logger."""
+    numbers = logging.getLevelNamesMapping()
+    of_others = max(numbers["INFO"], numbers[level.upper()])
+    levels = {room: numbers[level.upper()] for room in LOG_ROOMS}
+    levels |= {name: max(numbers["WARNING"], of_others) for name in QUIET}
+    levels |= {name: numbers[own.upper()] for name, own in parts}
+    return of_others, levels
+
+
+def set_levels(before: Logging, now: Logging) -> None:
+    """In a process that runs."""
+    root, levels = _levels(now.level, now.parts)
+    logging.getLogger().setLevel(root)
+    for name in {part for part, _ in before.parts} - levels.keys():
+        logging.getLogger(name).setLevel(logging.NOTSET)
+    for name, level in levels.items():
+        logging.getLogger(name).setLevel(level)

@@ -135,4 +135,6 @@ SESSION_COOKIE_SAMESITE = "Strict"
 SESSION_COOKIE_NAME = "impd_session"
 SESSION_COOKIE_SECURE = CSRF_COOKIE_SECURE = bool(IMPD and IMPD.server.tls_cert)
 
+# What SIGHUP does.
+RELOAD = "impervious_site.reload.Reload"
 LOGGING = logging_settings(IMPD.logging.level, IMPD.logging.parts) if IMPD else logging_settings("info", ())

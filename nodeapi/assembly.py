@@ -48,8 +48,8 @@ def lnd_calls(config) -> list[Rpc]:
     return calls_for({service.service_type for service in config.services if service.active})
 
 
-def make_keys(config, database: Database, *, beside_engine: bool) -> Keys:
-    configured = [
+def configured_callers(config) -> list[Caller]:
+    return [
         Caller(
             name=key.name,
             scopes=frozenset(key.scopes),
@@ -59,8 +59,14 @@ def make_keys(config, database: Database, *, beside_engine: bool) -> Keys:
         )
         for key in config.server.api_keys
     ]
+
+
+def make_keys(config, database: Database, *, beside_engine: bool) -> Keys:
     return Keys(
-        configured, database=database, open_on_loopback=not config.server.exposed, tells=beside_engine
+        configured_callers(config),
+        database=database,
+        open_on_loopback=not config.server.exposed,
+        tells=beside_engine,
     )
 
 
@@ -183,33 +189,36 @@ def carries_text(config) -> bool:
     return config.server.message_encoding == "text"
 
 
-async def make_doors(config, *, database: Database, hub: Hub, engine: Engine | None, version: str) -> Doors:
-    """The doors of the runimpd process with its engine, or of another process without one. Raises django.db.Error."""
-    keys = make_keys(config, database, beside_engine=engine is not None)
+async def make_doors(config, *, database: Database, hub: Hub, beside_engine: bool, version: str) -> Doors:
+    """The doors of the runimpd process, which gets its engine when lnd has answered, or of another process, which forwards
+    to it. Raises django.db.Error.
+    """
+    keys = make_keys(config, database, beside_engine=beside_engine)
     await keys.load()
     trust(config.server.trusted_proxies)
     return Doors(
         database=database,
         hub=hub,
         keys=keys,
-        audit=AuditLog(database, stores=engine is not None),
+        audit=AuditLog(database, stores=beside_engine),
         guard=make_guard(config),
         version=version,
-        engine=engine,
-        forwarder=None if engine else Forwarder(str(config.server.grpc_addr), make_tls(config)),
+        forwarder=None if beside_engine else Forwarder(str(config.server.grpc_addr), make_tls(config)),
         as_text=carries_text(config),
         services=frozenset(row.service_type for row in config.services),
         max_body_bytes=max_body_bytes(config),
     )
 
 
-def make_scrape(config, doors: Doors, health: Health) -> Scrape:
+def make_scrape(config, doors: Doors, health: Health, lnd: LndStatus | None = None) -> Scrape:
+    """`lnd` is there in the runimpd process."""
     return Scrape(
         database=doors.database,
         file=config.database.sqlite_path,
         hub=doors.hub,
         health=health,
-        engine=doors.engine,
+        engine=lambda: doors.engine,
+        lnd=lnd,
         version=doors.version,
         with_redis=config.redis_url is not None,
     )

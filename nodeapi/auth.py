@@ -85,6 +85,13 @@ class Keys:
         self._watched: dict[bytes, _Watched] = {}
         self.rates = Rates()
 
+    def configure(self, configured: Iterable[Caller]) -> None:
+        """These instead of the ones that the configuration had before; streams of those that are gone end."""
+        self._configured = {caller.hash: caller for caller in configured}
+        self._names = {caller.name for caller in self._configured.values()}
+        self._take(self._stored, first=True)
+        self._end_streams()
+
     async def load(self) -> None:
         """Before the first call. Raises django.db.Error."""
         self._take(await self._database.read(read_keys), first=True)
@@ -158,13 +165,19 @@ class Keys:
 
         return forget
 
+    def end_all_streams(self, error: ApiError) -> None:
+        for key_hash in list(self._watched):
+            self._end_watched(key_hash, error)
+
     def _end_streams(self) -> None:
         for key_hash, watched in list(self._watched.items()):
             if error := self._reason_to_end(watched.caller):
-                del self._watched[key_hash]
-                for ended in watched.ended:
-                    if not ended.done():
-                        ended.set_result(error)
+                self._end_watched(key_hash, error)
+
+    def _end_watched(self, key_hash: bytes, error: ApiError) -> None:
+        for ended in self._watched.pop(key_hash).ended:
+            if not ended.done():
+                ended.set_result(error)
 
     def _reason_to_end(self, caller: Caller) -> ApiError | None:
         if not caller.hash:

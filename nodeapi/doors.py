@@ -6,7 +6,7 @@ import inspect
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -33,14 +33,17 @@ logger = logging.getLogger(__name__)
 READ = "read"
 IDEMPOTENCY_KEY = "idempotency-key"
 MAX_KEY_CHARACTERS = 255
+STOPPING = "the node is stopping: try again, here or at another process of it"
+FLUSH_SECONDS = 0.2
 # Gives the request of a call once it is known who calls; over gRPC it arrives only then. Raises ApiError.
 Read = Callable[[], Message | Awaitable[Message]]
 
 
 @dataclass(kw_only=True)
 class Doors:
-    """`engine` is there in the runimpd process, `forwarder` in every other. `as_text`: JSON carries messages as text.
-    `services` are those of the configuration, `max_body_bytes` what a request's body may have once it is decompressed.
+    """`engine` is there in the runimpd process once lnd has answered (`waiting_for` says so until then), `forwarder` in every
+    other process. `as_text`: JSON carries messages as text. `services` are those of the configuration, `max_body_bytes` what
+    a request's body may have once it is decompressed.
     """
 
     database: Database
@@ -54,12 +57,44 @@ class Doors:
     as_text: bool = False
     services: frozenset[str] = frozenset()
     max_body_bytes: int = 4 * 2**20
+    waiting_for: str = "the node is starting"
+    _stopping: bool = False
+    _open_calls: int = 0
+    _all_answered: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def drain(self, seconds: float) -> None:
+        """Answers what has begun, but waits for so long at most, takes no further calls, and ends the streams."""
+        if self._stopping:
+            return
+        self._stopping = True
+        try:
+            async with asyncio.timeout(seconds):
+                while self._open_calls:
+                    self._all_answered.clear()
+                    await self._all_answered.wait()
+        except TimeoutError:
+            logger.warning("calls that were not answered in time", extra={"calls": self._open_calls})
+        self.keys.end_all_streams(ApiError(grpc.StatusCode.UNAVAILABLE, STOPPING))
+        # What was written last leaves.
+        await asyncio.sleep(FLUSH_SECONDS)
 
     async def call(self, operation: Operation, read: Read, visit: Visit) -> Message:
         """Carries out an operation for whoever comes so. Raises ApiError and nothing else."""
+        if self._stopping:
+            raise ApiError(grpc.StatusCode.UNAVAILABLE, STOPPING)
+        self._open_calls += 1
+        try:
+            return await self._call(operation, read, visit)
+        finally:
+            self._open_calls -= 1
+            self._all_answered.set()
+
+    async def _call(self, operation: Operation, read: Read, visit: Visit) -> Message:
         caller = self.authenticate(visit, operation.rpc_path)
         if self._is_forwarded(operation, caller):
             return await required(self.forwarder).call(operation, await _given(read), visit)
+        if self.engine is None and not operation.reads_only:
+            raise ApiError(grpc.StatusCode.UNAVAILABLE, self.waiting_for)
         if operation.scope == READ:
             self.require(caller, READ, visit, operation.rpc_path)
             return await self._carry_out(operation, read, visit, caller)
@@ -105,7 +140,9 @@ class Doors:
 
     def _is_forwarded(self, operation: Operation, caller: Caller) -> bool:
         """Beside runimpd: all but pure reading; that too where its calls are counted, for which one has to count."""
-        return self.engine is None and (not operation.reads_only or caller.calls_per_minute is not None)
+        return self.forwarder is not None and (
+            not operation.reads_only or caller.calls_per_minute is not None
+        )
 
     def _claim(
         self, caller: Caller, operation: Operation, fields: Mapping[str, Any], visit: Visit

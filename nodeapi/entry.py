@@ -9,12 +9,14 @@ from django.db import Error as DatabaseError
 
 from messaging.required import required
 from nodeapi import codec
+from nodeapi.auth import Keys
 from nodeapi.doors import Doors
-from nodeapi.errors import ApiError
+from nodeapi.errors import ApiError, StartError
 from nodeapi.monitoring import pages
 from nodeapi.monitoring.asking import Asked, NoAnswer
 from nodeapi.monitoring.gauges import Scrape
 from nodeapi.monitoring.health import Fault, Health, Report
+from nodeapi.subscribe import refuse_early
 from nodeapi.web import ApiApplication, respond
 
 logger = logging.getLogger(__name__)
@@ -51,16 +53,28 @@ class ApiEntry:
             else:
                 await self._application(scope, receive, send)
         elif scope["type"] == "websocket":
-            await send({"type": "websocket.close", "code": 1013})
+            await refuse_early(scope, receive, send, self.waiting_for)
         else:
             error = ApiError(grpc.StatusCode.UNAVAILABLE, self.waiting_for)
             await respond(send, error.http_status, codec.dump(error.as_json()))
+
+    async def drain(self, seconds: float) -> None:
+        """Before the process ends."""
+        if self._doors:
+            await self._doors.drain(seconds)
+
+    @property
+    def keys(self) -> Keys | None:
+        return self._doors.keys if self._doors else None
 
     async def _made(self) -> None:
         if self._application is None and self._make:
             async with self._making:
                 if self._application is None:
-                    await self._make()
+                    try:
+                        await self._make()
+                    except StartError as error:
+                        self.waiting_for = str(error)
 
     async def _tell_health(self, scope, send) -> None:
         if scope["path"] == pages.LIVE_PATH:

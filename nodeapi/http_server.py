@@ -1,12 +1,28 @@
 """Daphne as runimpd starts it: for one address, over TLS where there is a certificate."""
 
+from collections.abc import Callable, Coroutine
+from typing import Any
+
 import daphne.server
+from twisted.internet import defer
 from twisted.protocols.tls import TLSMemoryBIOFactory
 
 from nodeapi.tls import HttpTls, PairFiles
 
 # Connections that nobody has accepted yet: the kernel answers them while the node is busy.
 BACKLOG = 1024
+
+
+def drain_at_shutdown(drain: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """Before Daphne, in whatever process, ends what its clients wait for."""
+    end_applications = daphne.server.Server.kill_all_applications
+
+    def drained(server: daphne.server.Server) -> defer.Deferred[Any]:
+        draining = defer.Deferred.fromFuture(daphne.server.twisted_loop.create_task(drain()))
+        draining.addBoth(lambda _: end_applications(server))
+        return draining
+
+    daphne.server.Server.kill_all_applications = drained
 
 
 class HttpServer(daphne.server.Server):

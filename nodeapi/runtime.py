@@ -6,35 +6,45 @@ import logging
 import signal
 import socket
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import daphne.server
 import grpc
 from channels.routing import get_default_application
 
-from lightning.client import LndError
+from lightning.client import LndClient, LndError
 from messaging.database import Database
 from messaging.epoch import OvertakenError
 from messaging.models import InvoiceMark
 from messaging.required import required
-from nodeapi import assembly, descriptors, rpc
+from nodeapi import assembly, descriptors, rpc, schema, systemd
+from nodeapi.auth import Keys
+from nodeapi.doors import Doors
 from nodeapi.entry import api_entry
 from nodeapi.errors import StartError
+from nodeapi.first_start import refuse_newer
 from nodeapi.http_server import HttpServer
 from nodeapi.lnd_status import LndStatus
 from nodeapi.locks import lock_of
 from nodeapi.monitoring.rpc_health import HealthService, RunimpdHealth
-from nodeapi.tls import grpc_server_credentials
+from nodeapi.tls import PairFiles, grpc_server_credentials
 from nodeapi.web import ApiApplication
 
 logger = logging.getLogger(__name__)
+
+# What SIGHUP does (impervious_site/reload.py).
+Reload = Callable[[Keys | None, PairFiles | None], Coroutine[Any, Any, None]]
 
 # An event loop holds its tasks only weakly.
 _background: set[asyncio.Task] = set()
 
 GRACE_SECONDS = 1.0
+# For what is begun to be answered at a stop; systemd waits longer (TimeoutStopSec).
+DRAIN_SECONDS = 10.0
 AWAY_SECONDS = 2.0
 SWITCH_SECONDS = 0.0005
 
@@ -50,12 +60,14 @@ class Runtime:
         with_http: bool,
         before: Callable[[], None],
         on_started: Callable[[str], None],
+        reload: Reload,
     ):
         self._config = config
         self._before = before
         self._version = version
         self._with_http = with_http and config.server.enabled
         self._on_started = on_started
+        self._reload = reload
         self._lock = lock_of(config.database)
         self._tls = assembly.make_tls(config)
         self._epoch: int | None = None
@@ -99,13 +111,19 @@ class Runtime:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self._stop.set)
+        loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         working = loop.create_task(self._work())
         stopping = loop.create_task(self._stop.wait())
         watching = loop.create_task(self._lock.watch())
+        alive = loop.create_task(systemd.keep_alive())
         await asyncio.wait({working, stopping, watching}, return_when=asyncio.FIRST_COMPLETED)
         if watching.done():
             self._failure = watching.exception()
-        for task in (working, stopping, watching):
+        systemd.notify(systemd.STOPPING)
+        if stopping.done() and not working.done():
+            api_entry.health.phase = "stopping"
+            await api_entry.drain(DRAIN_SECONDS)
+        for task in (working, stopping, watching, alive):
             task.cancel()
         try:
             await working
@@ -116,6 +134,9 @@ class Runtime:
             known = isinstance(cause, (LndError, OvertakenError))
             self._failure = self._failure or (StartError(str(cause)) if known else cause)
 
+    def _reload_soon(self) -> None:
+        keep_running(self._reload(api_entry.keys, self._tls))
+
     async def _work(self) -> None:
         config = self._config
         database = Database(epoch=self._epoch)
@@ -124,63 +145,93 @@ class Runtime:
         health = api_entry.health
         health.watch_database(database, config.database.sqlite_path)
         health.watch_lnd(lnd)
-        api_entry.waiting_for = f"the node waits for lnd at {client.address}"
-        server = serving = doors = None
+        served = None
         try:
-            await lnd.connect(expected_pubkey=config.lnd.pub_key, calls=assembly.lnd_calls(config))
             if config.database.may_be_others:
+                # Nothing of it is shown before lnd has said whose node this is.
+                self._wait_for(f"the node waits for lnd at {client.address}")
+                await self._connect(lnd)
                 own_pubkey = lnd.info.identity_pubkey
                 await database.read(partial(refuse_others_database, config.database.sqlite_path, own_pubkey))
-            api_entry.waiting_for = "the node is starting"
-            hub = assembly.make_hub(config, database, beside_engine=True)
-            await hub.start()
-            engine = assembly.make_engine(
-                config, database=database, client=client, lnd=lnd, hub=hub, version=self._version
-            )
-            await _when_lnd_answers(engine.begin)
-            doors = await assembly.make_doors(
-                config, database=database, hub=hub, engine=engine, version=self._version
-            )
-            scrape = assembly.make_scrape(config, doors, health)
             async with asyncio.TaskGroup() as group:
-                group.create_task(database.watch_epoch())
-                group.create_task(hub.run())
-                group.create_task(engine.run())
-                group.create_task(doors.keys.run())
-                group.create_task(doors.audit.run())
-                if config.server.enabled:
-                    serving = HealthService(health, engine.registry, rpc.service_names())
-                    server = await rpc.make_server(
-                        doors,
-                        health_service=serving,
-                        scrape=scrape,
-                        max_message_bytes=assembly.max_body_bytes(config),
-                        max_connections=assembly.max_grpc_connections(config),
-                    )
-                    self._listen(server)
-                    await server.start()
-                health.phase = None
-                if config.redis_url:
-                    health.watch_redis(hub)
-                if serving:
-                    await serving.look()
-                    group.create_task(serving.follow())
-                api_entry.install(ApiApplication(doors), doors, scrape)
-                self._on_started(lnd.info.identity_pubkey)
-                logger.info(
-                    "IMPD started!", extra={"pubkey": lnd.info.identity_pubkey, "network": lnd.network}
-                )
-                # What was made at start stays: the collector need not walk through it again and again.
-                gc.freeze()
+                served = await self._serve(group, database, lnd)
+                self._wait_for(f"the node waits for lnd at {client.address}", served.doors)
+                await self._connect(lnd)
+                self._wait_for("the node is starting", served.doors)
+                await self._start_engine(group, served, client, lnd)
         finally:
             health.phase = "stopping"
-            if server:
-                await required(serving).enter_graceful_shutdown()
-                await server.stop(GRACE_SECONDS)
+            if served:
+                await served.stop_listening()
             await client.close()
-            if doors:
-                await doors.audit.close()
+            if served:
+                await served.doors.audit.close()
             await database.close()
+
+    async def _connect(self, lnd: LndStatus) -> None:
+        config = self._config
+        await lnd.connect(expected_pubkey=config.lnd.pub_key, calls=assembly.lnd_calls(config))
+
+    def _wait_for(self, text: str, doors: Doors | None = None) -> None:
+        """Tells callers and systemd what keeps the node from its work."""
+        api_entry.waiting_for = text
+        if doors:
+            doors.waiting_for = text
+        systemd.status(text)
+
+    async def _serve(self, group: asyncio.TaskGroup, database: Database, lnd: LndStatus) -> "Served":
+        """Everything that needs no lnd: history, streams, metrics, health."""
+        config, health = self._config, api_entry.health
+        hub = assembly.make_hub(config, database, beside_engine=True)
+        await hub.start()
+        doors = await assembly.make_doors(
+            config, database=database, hub=hub, beside_engine=True, version=self._version
+        )
+        scrape = assembly.make_scrape(config, doors, health, lnd)
+        served = Served(doors, HealthService(health, rpc.service_names()))
+        for part in (database.watch_epoch(), hub.run(), doors.keys.run(), doors.audit.run()):
+            group.create_task(part)
+        if config.redis_url:
+            health.watch_redis(hub)
+        if config.server.enabled:
+            served.server = await rpc.make_server(
+                doors,
+                health_service=served.health,
+                scrape=scrape,
+                max_message_bytes=assembly.max_body_bytes(config),
+                max_connections=assembly.max_grpc_connections(config),
+            )
+            self._listen(served.server)
+            await served.server.start()
+            await served.health.look()
+            group.create_task(served.health.follow())
+        api_entry.install(ApiApplication(doors), doors, scrape)
+        # Where lnd is away this is as much as there is, for however long.
+        systemd.notify(systemd.READY)
+        return served
+
+    async def _start_engine(
+        self, group: asyncio.TaskGroup, served: "Served", client: LndClient, lnd: LndStatus
+    ) -> None:
+        doors = served.doors
+        engine = assembly.make_engine(
+            self._config,
+            database=doors.database,
+            client=client,
+            lnd=lnd,
+            hub=doors.hub,
+            version=self._version,
+        )
+        await _when_lnd_answers(engine.begin)
+        group.create_task(engine.run())
+        doors.engine, served.health.registry = engine, engine.registry
+        api_entry.health.phase = None
+        await served.health.look()
+        systemd.status("IMPD started!")
+        self._on_started(lnd.info.identity_pubkey)
+        logger.info("IMPD started!", extra={"pubkey": lnd.info.identity_pubkey, "network": lnd.network})
+        # What was made at start stays: the collector need not walk through it again and again.
+        gc.freeze()
 
     def _listen(self, server: grpc.aio.Server) -> None:
         address = str(self._config.server.grpc_addr)
@@ -188,6 +239,26 @@ class Runtime:
             server.add_secure_port(address, grpc_server_credentials(self._tls))
         else:
             server.add_insecure_port(address)
+
+
+@dataclass
+class Served:
+    """What serves without lnd, too."""
+
+    doors: Doors
+    health: HealthService
+    server: grpc.aio.Server | None = None
+
+    async def stop_listening(self) -> None:
+        if self.server:
+            await self.health.enter_graceful_shutdown()
+            await self.server.stop(GRACE_SECONDS)
+
+
+def keep_running(work: Coroutine[Any, Any, None]) -> None:
+    task = asyncio.get_running_loop().create_task(work)
+    _background.add(task)
+    task.add_done_callback(_background.discard)
 
 
 def refuse_others_database(file: Path, own_pubkey: str) -> None:
@@ -235,19 +306,28 @@ def check_free(key: str, address) -> None:
             ) from None
 
 
-async def install_api(config, *, version: str) -> None:
-    """The API of a process beside runimpd: it reads the database and forwards all else."""
+async def install_api(config, *, version: str, reload: Reload) -> None:
+    """The API of a process beside runimpd: it reads the database and forwards all else. StartError when the database is of a
+    newer version.
+    """
     database = Database()
     hub = assembly.make_hub(config, database, beside_engine=False)
     try:
+        await database.read(lambda: refuse_newer(schema.read()))
         await hub.start()
-        doors = await assembly.make_doors(config, database=database, hub=hub, engine=None, version=version)
+        doors = await assembly.make_doors(
+            config, database=database, hub=hub, beside_engine=False, version=version
+        )
     except BaseException:
         # It is tried again: the threads of this try must not stay.
         await database.close()
         raise
     for part in (hub.run(), doors.keys.run(), doors.audit.run()):
-        _background.add(asyncio.get_running_loop().create_task(part))
+        keep_running(part)
+    tls = assembly.make_tls(config)
+    asyncio.get_running_loop().add_signal_handler(
+        signal.SIGHUP, lambda: keep_running(reload(doors.keys, tls))
+    )
     health = api_entry.health
     health.watch_database(database, config.database.sqlite_path)
     if config.server.enabled:

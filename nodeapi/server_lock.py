@@ -6,18 +6,31 @@ import logging
 import os
 import secrets
 import socket
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import psycopg
 
 from messaging import epoch
 from messaging.required import required
+from nodeapi import systemd
 from nodeapi.errors import StartError
 
 logger = logging.getLogger(__name__)
 
 WATCH_SECONDS = 1.0
+# As for lnd.
+FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
+FOR_GOOD = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "does not exist",
+    "permission denied",
+    "invalid connection option",
+    "certificate verify failed",
+)
 ADVISORY_KEY = int.from_bytes(hashlib.sha256(b"impervious runimpd").digest()[:8], "big", signed=True)
 # If the node's machine vanishes, the server frees the lock within a minute; a session that says nothing must stay.
 SESSION_SETTINGS = (
@@ -42,6 +55,21 @@ END_WRITERS = """
 """
 
 
+def may_pass(text: str) -> bool:
+    """Whether it is worth waiting: for a server that is away or starts, but for no password and no database of another
+    name. `text` is libpq's, which gives no code of an error while it connects.
+    """
+    return not any(words in text for words in FOR_GOOD)
+
+
+def _waits() -> Iterator[float]:
+    """Seconds between two tries."""
+    seconds = FIRST_WAIT_SECONDS
+    while True:
+        yield seconds
+        seconds = min(LONGEST_WAIT_SECONDS, seconds * 1.5)
+
+
 class ServerLock:
     """A session's advisory lock in a PostgreSQL database, on a connection that serves nothing else."""
 
@@ -52,13 +80,21 @@ class ServerLock:
         self._epoch: int | None = None
 
     def __enter__(self) -> "ServerLock":
-        try:
-            self._take()
-        except psycopg.Error as error:
-            raise StartError(
-                f"database.url: the PostgreSQL database cannot be used ({error}); correct the address, start the server"
-            ) from None
-        return self
+        waits = _waits()
+        while True:
+            try:
+                self._take()
+            except psycopg.Error as error:
+                text = " ".join(str(error).split())
+                if not may_pass(text):
+                    raise StartError(
+                        f"database.url: the PostgreSQL database cannot be used ({text}); correct the address, or the server"
+                    ) from None
+                logger.warning("database.url: %s; waiting for the database", text)
+                systemd.status("the node waits for the database")
+                time.sleep(next(waits))
+            else:
+                return self
 
     def __exit__(self, *_) -> None:
         required(self._connection).close()

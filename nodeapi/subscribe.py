@@ -27,6 +27,7 @@ SCOPE = "read"
 SUBSCRIBE = "websocket.Websocket/Subscribe"
 POLICY_VIOLATION = 1008
 INTERNAL_ERROR = 1011
+SERVICE_RESTART = 1012
 TRY_AGAIN_LATER = 1013
 MAX_ACK_WINDOW = 1_000
 PARAMETERS = Parameters(
@@ -112,10 +113,11 @@ class StreamConsumer(AsyncWebsocketConsumer):
         await self.close()
 
     async def _end(self, error: ApiError) -> None:
-        """Its key is valid no more."""
+        """Its key is valid no more, or the process ends."""
         required(self._sender).cancel()
         self._doors.hub.unsubscribe(required(self._subscription))
-        await self._close(POLICY_VIOLATION, error.message)
+        ends = error.code is grpc.StatusCode.UNAVAILABLE
+        await self._close(SERVICE_RESTART if ends else POLICY_VIOLATION, error.message)
 
     async def _close(self, code: int, reason: str) -> None:
         if not flow.Connection(self.base_send).close(code, reason):
@@ -201,6 +203,20 @@ async def refuse_websocket(doors: Doors, scope, receive, send) -> None:
     await receive()
     if not flow.Connection(send).deny(error.http_status, error.message):
         await send({"type": "websocket.close"})
+
+
+async def refuse_early(scope, receive, send, reason: str) -> None:
+    """A websocket that comes before there is a stream: 503 and not 403, which says that the key is not good for it."""
+    await receive()
+    connection = flow.Connection(send)
+    if "origin" in headers_of(scope):
+        # A page reads nothing of a handshake that fails.
+        await send({"type": "websocket.accept"})
+        if connection.close(TRY_AGAIN_LATER, reason):
+            return
+    elif connection.deny(503, reason):
+        return
+    await send({"type": "websocket.close", "code": TRY_AGAIN_LATER, "reason": reason})
 
 
 async def stream_lines(doors: Doors, scope, headers: Mapping[str, str], receive, send) -> None:

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -18,6 +18,7 @@ from messaging.database import Database
 from messaging.models import UNFINISHED
 from messaging.required import required
 from nodeapi.engine import Engine
+from nodeapi.lnd_status import LndStatus
 from nodeapi.monitoring.asking import Asked, NoAnswer
 from nodeapi.monitoring.health import PARTS, Health, Report
 from nodeapi.monitoring.stored import Numbers, read_numbers
@@ -46,7 +47,7 @@ class Collected:
 
 
 class Scrape:
-    """The page of /metrics. `engine` is there in the runimpd process."""
+    """The page of /metrics. `lnd` is there in the runimpd process, and its `engine` once lnd has answered."""
 
     def __init__(
         self,
@@ -55,15 +56,17 @@ class Scrape:
         file: Path | None,
         hub: Hub,
         health: Health,
-        engine: Engine | None,
+        engine: Callable[[], Engine | None],
+        lnd: LndStatus | None,
         version: str,
         with_redis: bool,
     ):
         self._hub = hub
         self._health = health
         self._engine = engine
+        self._lnd = lnd
         self._version = version
-        absent = {"runimpd"} if engine else {"lnd"}
+        absent = {"runimpd"} if lnd else {"lnd"}
         self._parts = [part for part in PARTS if part not in absent and (with_redis or part != "redis")]
         self._numbers = Asked(
             lambda: database.read(partial(read_numbers, file)),
@@ -77,9 +80,11 @@ class Scrape:
         numbers = await self._stored()
         counted = [metrics.PROCESS.collect()]
         families = [*self._of_process(report), *_of_database(numbers)]
-        if self._engine:
+        if self._lnd:
             counted.append(metrics.ENGINE.collect())
-            families += _of_engine(self._engine, numbers)
+            families += _of_lnd(self._lnd)
+        if engine := self._engine():
+            families += _of_engine(engine, numbers)
         encode, content_type = exposition.choose_encoder(accept)
         # A thread: the doors need not wait for some thousand lines of text.
         body = await asyncio.to_thread(lambda: encode(Collected(tuple(chain(families, *counted)))))
@@ -93,7 +98,7 @@ class Scrape:
             return None
 
     def _of_process(self, report: Report) -> Iterator[Metric]:
-        process = "runimpd" if self._engine else "daphne"
+        process = "runimpd" if self._lnd else "daphne"
         yield _gauges(
             "impervious_build_info",
             "This process; the value is 1.",
@@ -139,7 +144,8 @@ def _of_database(numbers: Numbers | None) -> Iterator[Metric]:
 
 
 def _of_engine(engine: Engine, numbers: Numbers | None) -> Iterator[Metric]:
-    yield from _of_lnd(engine)
+    text = "Payments that lnd calls under way although no channel holds them."
+    yield _gauge("impervious_lnd_dead_payments", text, len(engine.dead_payments.suspected))
     depth = engine.outbox.depth
     waiting = {("queued",): depth.queued, ("retrying",): depth.retrying}
     yield _gauges(
@@ -158,14 +164,11 @@ def _of_engine(engine: Engine, numbers: Numbers | None) -> Iterator[Metric]:
     )
 
 
-def _of_lnd(engine: Engine) -> Iterator[Metric]:
-    lnd = engine.lnd
+def _of_lnd(lnd: LndStatus) -> Iterator[Metric]:
     yield _gauge("impervious_lnd_reachable", "Whether lnd answers.", lnd.reachable)
     yield _gauge("impervious_lnd_synced", "Whether lnd is in sync with the chain.", lnd.info.synced_to_chain)
     yield _gauge("impervious_lnd_keysend", "Whether lnd takes keysend.", lnd.takes_keysend)
     yield _gauge("impervious_lnd_block_height", "lnd's newest block.", lnd.info.block_height)
-    text = "Payments that lnd calls under way although no channel holds them."
-    yield _gauge("impervious_lnd_dead_payments", text, len(engine.dead_payments.suspected))
     if lnd.spendable_sat is not None:
         yield _gauge("impervious_lnd_spendable_sat", "What the active channels can send.", lnd.spendable_sat)
         yield _gauge("impervious_lnd_receivable_sat", "What they can receive.", required(lnd.receivable_sat))

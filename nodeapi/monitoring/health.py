@@ -109,6 +109,7 @@ class Health:
         self._hub: Hub | None = None
         self._probes: list[tuple[Asked, Fault]] = []
         self._report = Report((Fault("node", "starting"),))
+        self._told: set[Fault] = set()
         self._looked_at = 0.0
         self._looking: asyncio.Task | None = None
 
@@ -156,10 +157,11 @@ class Health:
     def _tell(self, faults: list[Fault]) -> None:
         if self.phase:
             return
-        for fault in set(faults) - set(self._report.faults):
+        for fault in set(faults) - self._told:
             logger.warning("health: %s", fault.text, extra={"health": f"{fault.part}:{fault.reason}"})
-        for fault in set(self._report.faults) - set(faults):
+        for fault in self._told - set(faults):
             logger.info("health: no longer: %s", fault.text, extra={"health": f"{fault.part}:{fault.reason}"})
+        self._told = set(faults)
 
 
 async def _faults(asked: Asked, unanswered: Fault) -> list[Fault]:

@@ -21,9 +21,9 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 ALL = ("node", "lnd", "database", "disk")
 # What each service of the API needs. The others need all.
 NEEDS = {
-    # They tell what is stored and known, also while lnd is away.
+    # They tell what is stored and known, also while lnd is away; the stream from the first second.
     "node.Node": ("node", "database"),
-    "websocket.Websocket": ("node", "database"),
+    "websocket.Websocket": ("database",),
 }
 # Services of the API that are those of a service type: off with it. (The stream is there without the type websocket.)
 TYPES = {
@@ -36,12 +36,12 @@ TYPES = {
 
 
 class HealthService(health.aio.HealthServicer):
-    """Check and Watch, `follow` keeps them true."""
+    """Check and Watch, `follow` keeps them true. `registry` is there once lnd has answered."""
 
-    def __init__(self, reports: Health, registry: Registry, names: list[str]):
+    def __init__(self, reports: Health, names: list[str]):
         super().__init__()
         self._reports = reports
-        self._registry = registry
+        self.registry: Registry | None = None
         self._names = names
         self._report = Report(())
 
@@ -65,8 +65,8 @@ class HealthService(health.aio.HealthServicer):
 
     def _serves(self, name: str, report: Report) -> bool:
         if name in TYPES:
-            service = self._registry.by_type(TYPES[name])
-            if service is None or service.state != "running":
+            service = self.registry and self.registry.by_type(TYPES[name])
+            if not service or service.state != "running":
                 return False
         return not report.stops(NEEDS.get(name, ALL))
 

@@ -2,6 +2,8 @@
 
 import subprocess
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from tests.support.nodes import ROOT, Node, launched, node_environ
 from tests.support.ports import free_port
@@ -20,6 +22,21 @@ class Daphne(Node):
 
     def start(self) -> Node:
         return self._launch_until(self._answers)
+
+    @contextmanager
+    def serving(self) -> Iterator["Daphne"]:
+        """Once it serves, whatever it answers."""
+        self._launch_until(self._serves)
+        try:
+            yield self
+        finally:
+            self.kill()
+
+    def _serves(self) -> bool:
+        try:
+            return self.get("/health/live").status == 200
+        except OSError:
+            return False
 
     def launch(self) -> None:
         command = [sys.executable, "-m", "daphne", *self.endpoint()]

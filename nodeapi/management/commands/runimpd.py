@@ -1,11 +1,13 @@
 import logging
 import os
+import signal
 import sys
 from functools import partial
 from pathlib import Path
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.utils.module_loading import import_string
 
 from nodeapi import first_start, welcome
 from nodeapi.errors import StartError
@@ -26,6 +28,8 @@ class Command(BaseCommand):
     def handle(self, *args, no_http: bool, **options):
         if settings.IMPD is None:
             raise CommandError(welcome.no_configuration(settings.CONFIG_PLACES))
+        # Until there is a configuration to be read again, SIGHUP must not end the node.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)
         # asgi.py then leaves the making of the API to the runtime.
         os.environ["IMPD_ENGINE_HERE"] = "1"
         for warning in settings.IMPD.warnings:
@@ -37,6 +41,7 @@ class Command(BaseCommand):
                 with_http=not no_http,
                 before=lambda: first_start.prepare_database(settings.IMPD),
                 on_started=partial(self._started, with_http=not no_http),
+                reload=import_string(settings.RELOAD)(settings.IMPD),
             )
             runtime.run()
         except StartError as error:

@@ -7,10 +7,13 @@ from pathlib import Path
 from sqlite3 import connect
 
 import pytest
+from websockets.exceptions import InvalidStatus
 
 from tests.support.commands import command
-from tests.support.databases import execute, only_on_sqlite
+from tests.support.daphnes import Daphne
+from tests.support.databases import only_on_sqlite
 from tests.support.nodes import Node
+from tests.support.streams import WebsocketStream
 
 NOBODY = 65534
 DATABASE = "impervious.sqlite3"
@@ -75,4 +78,11 @@ def test_database_of_a_newer_version(node):
         ended = command(node, name, *arguments)
         assert ended.code == 1
         assert "the database was made by a newer version of the node (messaging.9999_future)" in ended.err
-    execute(node.database_url, "DELETE FROM django_migrations WHERE name = '9999_future'")
+    with Daphne(node).serving() as beside:
+        reply = beside.get("/v1/messages")
+        assert (reply.status, reply.json["code"]) == (503, 14)
+        assert "was made by a newer version" in reply.json["message"]
+        # Not 403, which says that a key is not good for the stream.
+        with pytest.raises(InvalidStatus) as refused:
+            WebsocketStream(beside)
+        assert refused.value.response.status_code == 503

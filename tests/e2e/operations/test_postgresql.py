@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from http.client import HTTPException
+from urllib.parse import urlsplit, urlunsplit
 
 import psycopg
 import pytest
@@ -206,10 +207,37 @@ def test_transaction_of_a_paused_process_keeps_nobody_from_taking_over(pair):
 def test_server_that_is_not_there_is_told_without_the_password(network, tmp_path):
     url = f"postgresql://me:hunter2@127.0.0.1:{free_port()}/node"
     node = Node(network.nodes["carol"], tmp_path / "carol", database_url=url)
-    log = node.refused_start()
-    assert "database.url: the PostgreSQL database cannot be used" in log
-    assert "hunter2" not in log
-    assert "Traceback" not in log
+    node.launch()
+    try:
+        node.wait_until(lambda: "waiting for the database" in node.log)
+    finally:
+        node.kill()
+    assert "hunter2" not in node.log
+    assert "Traceback" not in node.log
+
+
+def test_node_waits_for_a_server_that_starts_later(network, tmp_path):
+    with PostgresServer() as server:
+        url = server.new_database_url()
+        server.stop()
+        node = Node(network.nodes["carol"], tmp_path / "node", database_url=url)
+        node.launch()
+        try:
+            node.wait_until(lambda: "waiting for the database" in node.log)
+            server.start()
+            node.wait_until(lambda: "IMPD started!" in node.log)
+        finally:
+            node.kill()
+
+
+def test_what_no_waiting_mends_ends_the_start(network, tmp_path):
+    with PostgresServer() as server:
+        parts = urlsplit(server.new_database_url())
+        wrong = parts._replace(netloc=f"impervious:hunter2@{parts.hostname}:{parts.port}")
+        for url in (urlunsplit(wrong), urlunsplit(parts._replace(path="/no_such_database"))):
+            log = Node(network.nodes["carol"], tmp_path / "node", database_url=url).refused_start()
+            assert "database.url: the PostgreSQL database cannot be used" in log
+            assert "hunter2" not in log
 
 
 def test_server_that_forgets_commits_is_refused(network, tmp_path):

@@ -1100,8 +1100,8 @@ def test_levels_of_the_log(node):
 def test_libraries_tell_no_more_than_info():
     settings = logging_settings("debug", [("nodeapi.relay", "error")])
     assert settings["root"]["level"] == logging.INFO
-    assert settings["loggers"]["messaging"]["level"] == "DEBUG"
-    assert settings["loggers"]["nodeapi.relay"]["level"] == "ERROR"
+    assert settings["loggers"]["messaging"]["level"] == logging.DEBUG
+    assert settings["loggers"]["nodeapi.relay"]["level"] == logging.ERROR
     assert logging_settings("error", ())["root"]["level"] == logging.ERROR
 
 

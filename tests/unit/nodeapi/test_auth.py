@@ -480,6 +480,17 @@ async def test_a_revoked_key_is_called_revoked():
     assert refused(keys, visit("app")) == "the API key is not known"
 
 
+async def test_keys_of_the_configuration_are_exchanged():
+    keys = Keys([caller("app", "read")], database=Table(), open_on_loopback=True, tells=False)
+    await keys.load()
+    stream = Stream(keys, keys.authenticate(visit("app")))
+    keys.configure([caller("shop", "read")])
+    await asyncio.sleep(0)
+    assert keys.authenticate(visit("shop")).name == "shop"
+    assert refused(keys, visit("app")) == "the API key is not known"
+    assert len(stream.ended) == 1
+
+
 # Host and Origin
 
 GUARD = WebGuard(

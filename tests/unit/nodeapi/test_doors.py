@@ -596,3 +596,53 @@ async def test_fault_of_the_node_is_not_told_as_a_full_disk(two_callers, kind):
     row = operation(SEND_MESSAGE, Doing(error=kind("UNIQUE constraint failed")))
     error = await refused(two_callers, row, lambda: REQUEST, visit("app"))
     assert (error.code, error.message) == (CODE.INTERNAL, "internal error; the node's log tells more")
+
+
+async def test_what_needs_lnd_waits_for_it(database):
+    """History is told from the first second; what needs lnd is unavailable, in the words of what the node waits for."""
+    doors = make_doors(database, caller("shop", "read", "send"))
+    doors.waiting_for = "the node waits for lnd at 127.0.0.1:10009"
+    error = await refused(doors, operation(SEND_MESSAGE), lambda: REQUEST, visit("shop"))
+    assert (error.code, error.message) == (CODE.UNAVAILABLE, doors.waiting_for)
+    listed = await doors.call(operation(LIST_MESSAGES), messaging_pb2.ListMessagesRequest, visit("shop"))
+    assert list(listed.messages) == []
+
+
+async def test_calls_that_have_begun_are_answered_before_the_end(database):
+    begun, go = asyncio.Event(), asyncio.Event()
+
+    async def read() -> Message:
+        begun.set()
+        await go.wait()
+        return messaging_pb2.ListMessagesRequest()
+
+    doors = make_doors(database, caller("shop", "read"))
+    call = asyncio.create_task(doors.call(operation(LIST_MESSAGES), read, visit("shop")))
+    await begun.wait()
+    draining = asyncio.create_task(doors.drain(60.0))
+    await asyncio.sleep(0)
+    late = await refused(doors, operation(LIST_MESSAGES), unread, visit("shop"))
+    assert late.code is CODE.UNAVAILABLE
+    assert "stopping" in late.message
+    assert not draining.done()
+    go.set()
+    assert list((await call).messages) == []
+    await draining
+
+
+async def test_call_that_is_never_answered_keeps_nobody(database, caplog):
+    doors = make_doors(database, caller("shop", "read"))
+    call = asyncio.create_task(doors.call(operation(LIST_MESSAGES), asyncio.Event().wait, visit("shop")))
+    await asyncio.sleep(0)
+    await doors.drain(0.0)
+    assert "calls that were not answered in time" in caplog.text
+    call.cancel()
+
+
+async def test_streams_end_with_the_process(database):
+    doors = make_doors(database, caller("shop", "read"))
+    ended = []
+    doors.keys.watch(caller("shop", "read"), ended.append)
+    await doors.drain(0.0)
+    await asyncio.sleep(0)
+    assert [error.code for error in ended] == [CODE.UNAVAILABLE]

@@ -7,6 +7,7 @@ import pytest
 from django.db import OperationalError
 
 from nodeapi.entry import ApiEntry
+from nodeapi.errors import StartError
 from nodeapi.monitoring.health import Fault
 from tests.support.asgi import Client, call, scope_of
 from tests.support.doors import caller, make_doors, secret_of
@@ -49,6 +50,30 @@ async def test_websocket_before_the_node_has_started():
     await client.send_input({"type": "websocket.connect"})
     closed = await client.receive_output()
     assert (closed["type"], closed["code"]) == ("websocket.close", 1013)
+
+
+async def test_websocket_of_a_page_before_the_node_has_started():
+    """A page reads why a websocket was closed, but nothing of a handshake that was refused."""
+    headers = [("origin", "https://app.example")]
+    client = Client(ApiEntry(), scope_of("websocket", "/v1/subscribe", headers=headers))
+    await client.send_input({"type": "websocket.connect"})
+    assert (await client.receive_output())["type"] == "websocket.accept"
+    closed = await client.receive_output()
+    assert (closed["code"], closed["reason"]) == (1013, "the node is starting")
+
+
+async def test_api_that_cannot_be_made():
+    entry = ApiEntry()
+
+    async def make() -> None:
+        raise StartError("database.url: the database was made by a newer version")
+
+    entry.make_with(make)
+    reply = await call(entry, "GET", "/v1/node")
+    assert (reply.status, reply.json["message"]) == (
+        503,
+        "database.url: the database was made by a newer version",
+    )
 
 
 async def test_health_before_the_node_has_started():

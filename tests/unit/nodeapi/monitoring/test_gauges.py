@@ -75,6 +75,7 @@ def make_engine(**fields):
 def make_scrape(
     *,
     engine=None,
+    lnd=None,
     database: Reading | None = None,
     health: Looking | None = None,
     subscriptions: tuple = (),
@@ -85,7 +86,8 @@ def make_scrape(
         file=Path("impervious.sqlite3"),
         hub=SimpleNamespace(subscriptions=subscriptions),
         health=health or Looking(),
-        engine=engine,
+        engine=lambda: engine,
+        lnd=lnd or (engine and engine.lnd),
         version="1.2.3",
         with_redis=with_redis,
     )
@@ -146,6 +148,15 @@ async def test_parts_that_a_process_has(engine, with_redis, parts):
         if value("health", part=part) is not None
     }
     assert told == parts
+
+
+async def test_lnd_that_has_not_answered_yet():
+    lnd = make_engine().lnd
+    lnd.reachable = False
+    value = await values(make_scrape(lnd=lnd))
+    assert value("build_info", version="1.2.3", process="runimpd") == 1
+    assert value("lnd_reachable") == 0
+    assert value("outbox_in_flight") is None
 
 
 async def test_clients_of_the_stream():

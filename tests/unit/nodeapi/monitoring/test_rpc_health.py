@@ -31,7 +31,14 @@ def make_service(*faults: Fault) -> HealthService:
     async def look() -> Report:
         return Report(faults)
 
-    return HealthService(SimpleNamespace(look=look), Registry(SERVICES), service_names())
+    return service_of(look)
+
+
+def service_of(look, *, started: bool = True) -> HealthService:
+    service = HealthService(SimpleNamespace(look=look), service_names())
+    if started:
+        service.registry = Registry(SERVICES)
+    return service
 
 
 async def serves(service: HealthService, name: str) -> bool:
@@ -57,6 +64,16 @@ async def test_services(faults, expected):
     assert {name: await serves(service, name) for name in expected} == expected
 
 
+async def test_stream_is_served_before_lnd_has_answered():
+    async def look() -> Report:
+        return Report((Fault("node", "starting"), AWAY))
+
+    service = service_of(look, started=False)
+    await service.look()
+    names = ("websocket.Websocket", "node.Node", "messaging.Messaging", "")
+    assert [await serves(service, name) for name in names] == [True, False, False, False]
+
+
 async def test_service_that_is_off_serves_nothing():
     service = make_service()
     await service.look()
@@ -71,7 +88,7 @@ async def test_changes():
     async def look() -> Report:
         return Report(tuple(faults))
 
-    service = HealthService(SimpleNamespace(look=look), Registry(SERVICES), service_names())
+    service = service_of(look)
     await service.look()
     assert not await serves(service, "")
     faults.clear()
