@@ -23,11 +23,11 @@ _django = get_asgi_application()
 
 from impervious_site.reload import Reload
 from impervious_site.static_files import StaticFiles
-from nodeapi import assembly, descriptors, http_limits
+from nodeapi import access_log, assembly, descriptors, http_limits
 from nodeapi.addresses import ClientsOfProxies, trust
 from nodeapi.entry import api_entry
 from nodeapi.http_server import drain_at_shutdown
-from nodeapi.monitoring.pages import PATHS
+from nodeapi.monitoring.paths import PATHS
 from nodeapi.runtime import DRAIN_SECONDS, install_api
 from nodeapi.web import CrossOrigin, is_api_path
 
@@ -38,6 +38,7 @@ _pages = StaticFiles(_django)
 trust(settings.IMPD.server.trusted_proxies)
 descriptors.raise_limit()
 _guard = assembly.make_guard(settings.IMPD)
+access_log.install()
 http_limits.install(assembly.make_http_limits(settings.IMPD), _guard.origin_allowed)
 if "IMPD_ENGINE_HERE" not in os.environ:
     # Until the API is made, at the first call, it must not end this process.

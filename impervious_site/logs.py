@@ -3,7 +3,10 @@
 import logging
 import time
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Any
+
+from pythonjsonlogger.json import JsonFormatter
 
 from impervious_site.config_models import Logging
 from impervious_site.config_values import LOG_ROOMS
@@ -12,6 +15,14 @@ from impervious_site.config_values import LOG_ROOMS
 QUIET = ("daphne", "django.channels.server")
 STRANGERS_A_MINUTE = 60
 STRANGERS_CHARACTERS = 200
+
+
+class JsonLines(JsonFormatter):
+    """Times as RFC 3339 has them, in UTC whatever the machine's zone."""
+
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802 (logging's name)
+        moment = datetime.fromtimestamp(record.created, UTC)
+        return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 class OfStrangers(logging.Filter):
@@ -56,7 +67,7 @@ def logging_settings(level: str, parts: Iterable[tuple[str, str]]) -> dict[str, 
         "disable_existing_loggers": False,
         "formatters": {
             "json": {
-                "()": "pythonjsonlogger.json.JsonFormatter",
+                "()": JsonLines,
                 "format": "{asctime}{levelname}{name}{message}",
                 "style": "{",
                 "rename_fields": {"asctime": "time", "levelname": "level", "name": "part"},

@@ -19,6 +19,7 @@ from messaging.database import Database
 from messaging.idempotency import Claim, KeyReused
 from messaging.notes import noter
 from messaging.required import required
+from messaging.sparse_log import SparseLog
 from nodeapi.audit import AuditLog
 from nodeapi.auth import Caller, Keys, Visit, WebGuard
 from nodeapi.calling import Call
@@ -35,8 +36,14 @@ IDEMPOTENCY_KEY = "idempotency-key"
 MAX_KEY_CHARACTERS = 255
 STOPPING = "the node is stopping: try again, here or at another process of it"
 FLUSH_SECONDS = 0.2
+DATABASE_ERROR_SECONDS = 1.0
 # Gives the request of a call once it is known who calls; over gRPC it arrives only then. Raises ApiError.
 Read = Callable[[], Message | Awaitable[Message]]
+
+
+def _database_errors() -> SparseLog:
+    text = "calls are refused, because the database cannot be used"
+    return SparseLog(logger, logging.ERROR, text, ("error",), pause_seconds=DATABASE_ERROR_SECONDS)
 
 
 @dataclass(kw_only=True)
@@ -58,6 +65,8 @@ class Doors:
     services: frozenset[str] = frozenset()
     max_body_bytes: int = 4 * 2**20
     waiting_for: str = "the node is starting"
+    # While the database is away each call fails, and its log may be on the same disk.
+    _database_errors: SparseLog = field(default_factory=_database_errors)
     _stopping: bool = False
     _open_calls: int = 0
     _all_answered: asyncio.Event = field(default_factory=asyncio.Event)
@@ -195,7 +204,7 @@ class Doors:
             logger.exception("%s failed in the database", operation.rpc_path)
             raise ApiError(grpc.StatusCode.INTERNAL, "internal error; the node's log tells more") from None
         except DatabaseError as error:
-            logger.error("database: %s", error)
+            self._database_errors.note({(" ".join(str(error).split())[:200],): 1})
             raise ApiError(
                 grpc.StatusCode.UNAVAILABLE,
                 "the database cannot do this now, it may be away or its disk full (the node's log tells); try again",

@@ -12,7 +12,7 @@ from nodeapi import codec
 from nodeapi.auth import Keys
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError, StartError
-from nodeapi.monitoring import pages
+from nodeapi.monitoring import pages, paths
 from nodeapi.monitoring.asking import Asked, NoAnswer
 from nodeapi.monitoring.gauges import Scrape
 from nodeapi.monitoring.health import Fault, Health, Report
@@ -43,12 +43,12 @@ class ApiEntry:
         self._make = make
 
     async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] == "http" and scope["path"] in (pages.LIVE_PATH, pages.READY_PATH):
+        if scope["type"] == "http" and scope["path"] in paths.HEALTH_PATHS:
             await self._tell_health(scope, send)
             return
         await self._made()
         if self._application is not None:
-            if scope["type"] == "http" and scope["path"] in pages.METRICS_PATHS:
+            if scope["type"] == "http" and scope["path"] in paths.METRICS_PATHS:
                 await pages.metrics_page(scope, send, required(self._doors), required(self._scrape))
             else:
                 await self._application(scope, receive, send)
@@ -77,7 +77,7 @@ class ApiEntry:
                         self.waiting_for = str(error)
 
     async def _tell_health(self, scope, send) -> None:
-        if scope["path"] == pages.LIVE_PATH:
+        if scope["path"] == paths.LIVE_PATH:
             await pages.live(scope, send)
             return
         try:

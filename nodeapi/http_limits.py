@@ -17,6 +17,7 @@ from http import HTTPStatus
 from typing import Any
 
 import daphne.server  # (installs Twisted's asyncio reactor, which has to come first)
+import grpc
 from daphne import http_protocol, ws_protocol
 from twisted.internet.protocol import Protocol, connectionDone
 from twisted.web import http
@@ -24,12 +25,15 @@ from twisted.web import http
 from nodeapi import codec, cors
 from nodeapi.addresses import ip_of, site_of
 from nodeapi.errors import ApiError, invalid
+from nodeapi.monitoring.paths import HEALTH_PATHS
 
 logger = logging.getLogger(__name__)
 
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 
 DEFAULT_PER_ADDRESS = 256
+# Beside all others, for whoever asks whether the process lives.
+SPARE_CONNECTIONS = 8
 # Of a body that is too large so much is read, and forgotten at once, so that its client comes to read why it is
 # refused.
 READ_IN_VAIN_BYTES = 128 * 2**20
@@ -80,7 +84,8 @@ def install(limits: HttpLimits, origin_allowed: Callable[[str], bool] = _no_orig
 
 class Seats:
     """The open connections. When all seats are taken, the connection that has waited longest without a whole request
-    gives its own up, so that clients who keep connections open lock nobody out.
+    gives its own up, so that clients who keep connections open lock nobody out. Where none does, because all are at work, a
+    few more may ask for the health: a supervisor that hears nothing would end a node that is well.
     """
 
     def __init__(self, limits: HttpLimits):
@@ -88,6 +93,7 @@ class Seats:
         self._address_of: dict[Any, str] = {}
         self._taken: dict[str, int] = {}
         self._waiting: dict[Any, None] = {}
+        self._spare: set[Any] = set()
         self._refused = 0
         self._told_at = -LOG_SECONDS
 
@@ -98,17 +104,28 @@ class Seats:
         if self._taken.get(site_of(host), 0) >= self._most_from(host):
             self._tell(f"{host} has as many connections as one address may have")
             return False
-        if len(self) < self._limits.connections or self._free_one():
+        if not self.is_full or self._free_one() or len(self) < self._limits.connections + SPARE_CONNECTIONS:
             return True
         self._tell(f"all {self._limits.connections} connections are in use")
         return False
 
+    @property
+    def is_full(self) -> bool:
+        return len(self) >= self._limits.connections
+
+    def is_spare(self, transport) -> bool:
+        """Whether this connection may only ask for the health, because all other places are taken."""
+        return transport in self._spare and len(self) > self._limits.connections
+
     def take(self, transport, host: str) -> None:
+        if self.is_full:
+            self._spare.add(transport)
         site = site_of(host)
         self._address_of[transport] = site
         self._taken[site] = self._taken.get(site, 0) + 1
 
     def release(self, transport) -> None:
+        self._spare.discard(transport)
         site = self._address_of.pop(transport, None)
         if site is None:
             return
@@ -220,6 +237,10 @@ class BoundedChannel(http.HTTPChannel):
             # It is closed when the client has read the answer, which it may never do.
             self._abortingCall = self.callLater(self.factory.limits.idle_seconds, self.forceAbortClient)
         super().requestDone(request)
+
+    @property
+    def is_spare(self) -> bool:
+        return self.factory.seats.is_spare(self.transport)
 
     def refuse(self, status: bytes, headers: Iterable[tuple[bytes, bytes]]) -> None:
         """Answers in the middle of a request, and closes."""
@@ -351,12 +372,19 @@ class BoundedRequest(http_protocol.WebRequest):
 
     def process(self):
         self.requestHeaders.setRawHeaders(b"content-type", self.content_types)
+        if self._is_beyond_the_limit():
+            self.setHeader(b"connection", b"close")
+            return self._refuse(ApiError(grpc.StatusCode.UNAVAILABLE, "all connections are in use"))
         if self.too_large:
             return self._refuse(invalid("body", f"is larger than {self.limits.body_bytes} bytes"))
         if self.requestHeaders.hasHeader(b"upgrade"):
             # Such a request has no end of its own.
             self.room.free(self)
         return super().process()
+
+    def _is_beyond_the_limit(self) -> bool:
+        path = self.path.partition(b"?")[0].decode("latin-1")
+        return path not in HEALTH_PATHS and self.channel.is_spare
 
     def _cross_origin(self) -> list[tuple[bytes, bytes]]:
         """What lets a page read an answer that no application has given."""

@@ -229,9 +229,18 @@ class Runtime:
         await served.health.look()
         systemd.status("IMPD started!")
         self._on_started(lnd.info.identity_pubkey)
-        logger.info("IMPD started!", extra={"pubkey": lnd.info.identity_pubkey, "network": lnd.network})
+        logger.info("IMPD started!", extra=self._facts(lnd))
         # What was made at start stays: the collector need not walk through it again and again.
         gc.freeze()
+
+    def _facts(self, lnd: LndStatus) -> dict[str, str]:
+        server = self._config.server
+        facts = {"pubkey": lnd.info.identity_pubkey, "network": lnd.network, "version": self._version}
+        if server.enabled:
+            facts["grpc"] = str(server.grpc_addr)
+        if self._with_http:
+            facts["http"] = f"{server.scheme}://{server.http_addr}"
+        return facts
 
     def _listen(self, server: grpc.aio.Server) -> None:
         address = str(self._config.server.grpc_addr)

@@ -109,7 +109,7 @@ class Health:
         self._hub: Hub | None = None
         self._probes: list[tuple[Asked, Fault]] = []
         self._report = Report((Fault("node", "starting"),))
-        self._told: set[Fault] = set()
+        self._told = {Fault("node", "starting")}
         self._looked_at = 0.0
         self._looking: asyncio.Task | None = None
 

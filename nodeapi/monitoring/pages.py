@@ -13,13 +13,9 @@ from nodeapi.errors import ApiError
 from nodeapi.monitoring import rpc_scrape
 from nodeapi.monitoring.gauges import Scrape
 from nodeapi.monitoring.health import Health, Report
+from nodeapi.monitoring.paths import RUNIMPD_PATH
 from nodeapi.web import JSON_HEADERS, Headers, respond
 
-LIVE_PATH, READY_PATH = "/health/live", "/health/ready"
-# The second is of runimpd, whichever process is asked.
-METRICS_PATH, RUNIMPD_PATH = "/metrics", "/metrics/runimpd"
-METRICS_PATHS = (METRICS_PATH, RUNIMPD_PATH)
-PATHS = frozenset({LIVE_PATH, READY_PATH, *METRICS_PATHS})
 SCOPE = "read"
 NO_STORE = [(b"cache-control", b"no-store")]
 NOT_ALLOWED = {"code": grpc.StatusCode.UNIMPLEMENTED.value[0], "message": "Method Not Allowed", "details": []}

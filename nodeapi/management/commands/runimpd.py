@@ -48,6 +48,9 @@ class Command(BaseCommand):
             raise CommandError(str(error)) from None
 
     def _started(self, pubkey: str, *, with_http: bool) -> None:
+        """Tells the person who started it; what a supervisor collects is the log."""
+        if "IMPD_LAUNCHED" not in os.environ and not self.stdout.isatty():
+            return
         simulated = os.environ.get("IMPD_SIMULATED")
         simulation = Path(simulated) if simulated else None
         text = welcome.started(settings.IMPD, pubkey, with_http=with_http, simulation=simulation)

@@ -206,8 +206,14 @@ def test_seats_that_are_in_use_are_not_taken_away_and_come_back():
             stream.sendall(STREAM)
             assert b"200" in stream.recv(65536)
         for _ in range(5):
-            client = dial(server)
-            until(lambda: closed(client))
+            assert status_of(server, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n") == 503
+        assert status_of(server, UPGRADE + b"\r\n") == 503
+        # A supervisor that hears nothing would end a process that is well, and all that it does.
+        assert status_of(server, b"GET /health/live HTTP/1.1\r\nHost: localhost\r\n\r\n") == 200
+        # The few places that are kept for this are none to be held: who asks for nothing gives way.
+        for client in [dial(server) for _ in range(30)][:20]:
+            until(lambda client=client: closed(client))
+        assert status_of(server, b"GET /health/ready HTTP/1.1\r\nHost: localhost\r\n\r\n") == 200
         for websocket in websockets:
             assert websocket.ping().wait(GUARD_SECONDS)
         websockets.pop().close()
@@ -216,6 +222,16 @@ def test_seats_that_are_in_use_are_not_taken_away_and_come_back():
         # The server hears in its time that a place is free.
         with websocket_of(server) as websocket:
             assert websocket.ping().wait(GUARD_SECONDS)
+
+
+def status_of(server: Bounded, request: bytes) -> int:
+    """The answer to a new connection."""
+    for _ in range(GUARD_SECONDS):
+        with suppress(OSError), dial(server) as client:
+            client.sendall(request)
+            if answer := client.recv(65536):
+                return int(answer.split()[1])
+    raise AssertionError("a request is not answered")
 
 
 def open_websocket(server: Bounded) -> ClientConnection:

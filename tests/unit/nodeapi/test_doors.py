@@ -646,3 +646,16 @@ async def test_streams_end_with_the_process(database):
     await doors.drain(0.0)
     await asyncio.sleep(0)
     assert [error.code for error in ended] == [CODE.UNAVAILABLE]
+
+
+async def test_database_that_is_away_fills_no_log(database, caplog):
+    async def away(doors, **fields):
+        raise OperationalError("the disk is full")
+
+    doors = make_doors(database, caller("shop", "read"))
+    listing = operation(LIST_MESSAGES, away)
+    for _ in range(50):
+        error = await refused(doors, listing, messaging_pb2.ListMessagesRequest, visit("shop"))
+        assert error.code is CODE.UNAVAILABLE
+    (line,) = [vars(record) for record in caplog.records if "the database cannot be used" in record.message]
+    assert (line["error"], line["count"]) == ("the disk is full", 1)

@@ -7,7 +7,7 @@ import pytest
 from grpc.aio import AioRpcError, Metadata
 
 from nodeapi.doors import Doors
-from nodeapi.monitoring import pages
+from nodeapi.monitoring import paths
 from nodeapi.monitoring.health import Fault, Report
 from nodeapi.monitoring.pages import live, metrics_page, ready
 from tests.support.asgi import Reply, call
@@ -52,7 +52,7 @@ def metrics(doors: Doors):
 
 @pytest.mark.parametrize("host", ["localhost", "10.9.8.7:8882", "evil.example"])
 async def test_process_that_serves(host):
-    reply = await page(live, pages.LIVE_PATH, ("host", host), ("origin", "http://evil.example"))
+    reply = await page(live, paths.LIVE_PATH, ("host", host), ("origin", "http://evil.example"))
     assert (reply.status, reply.json) == (200, {"status": "live"})
     assert reply.headers == {
         "content-type": "application/json",
@@ -74,19 +74,19 @@ async def test_readiness(faults, status, word):
     async def serve(scope, send) -> None:
         await ready(scope, send, health(*faults))
 
-    reply = await page(serve, pages.READY_PATH)
+    reply = await page(serve, paths.READY_PATH)
     assert (reply.status, reply.json["status"]) == (status, word)
     assert reply.json == Report(faults).as_json()
 
 
 async def test_head_has_no_body():
-    reply = await page(live, pages.LIVE_PATH, method="HEAD")
+    reply = await page(live, paths.LIVE_PATH, method="HEAD")
     assert (reply.status, reply.body) == (200, b"")
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
 async def test_pages_are_read_only(method):
-    reply = await page(live, pages.LIVE_PATH, method=method)
+    reply = await page(live, paths.LIVE_PATH, method=method)
     assert (reply.status, reply.json["code"]) == (501, 12)
 
 
@@ -101,7 +101,7 @@ async def test_pages_are_read_only(method):
     ],
 )
 async def test_metrics_are_for_keys_that_read(doors, headers, status, code):
-    reply = await page(metrics(doors), pages.METRICS_PATH, *headers)
+    reply = await page(metrics(doors), paths.METRICS_PATH, *headers)
     assert reply.status == status
     if code is None:
         assert (reply.headers["content-type"], reply.body) == ("text/plain; version=0.0.4", b"accept x/y\n")
@@ -111,7 +111,7 @@ async def test_metrics_are_for_keys_that_read(doors, headers, status, code):
 
 
 async def test_runimpd_tells_of_itself(doors):
-    reply = await page(metrics(doors), pages.RUNIMPD_PATH, READER)
+    reply = await page(metrics(doors), paths.RUNIMPD_PATH, READER)
     assert (reply.status, reply.body) == (200, b"accept \n")
 
 
@@ -135,13 +135,13 @@ class Asking:
 
 async def test_runimpd_is_scraped_through_a_daphne(doors):
     doors.forwarder = Asking(b"text/plain\nup 1\n# a second line\n")
-    reply = await page(metrics(doors), pages.RUNIMPD_PATH, READER, ("accept", "x/y"))
+    reply = await page(metrics(doors), paths.RUNIMPD_PATH, READER, ("accept", "x/y"))
     assert (reply.headers["content-type"], reply.body) == ("text/plain", b"up 1\n# a second line\n")
     ((path, request, metadata),) = doors.forwarder.asked
     assert (path, request) == ("/monitoring.Monitoring/Scrape", b"x/y")
     assert metadata["x-api-key"] == secret_of("reader")
     # A daphne tells of itself without it.
-    await page(metrics(doors), pages.METRICS_PATH, READER)
+    await page(metrics(doors), paths.METRICS_PATH, READER)
     assert len(doors.forwarder.asked) == 1
 
 
@@ -155,5 +155,5 @@ async def test_runimpd_is_scraped_through_a_daphne(doors):
 )
 async def test_runimpd_that_cannot_be_scraped(doors, code, status, message):
     doors.forwarder = Asking(AioRpcError(code, Metadata(), Metadata(), "of runimpd"))
-    reply = await page(metrics(doors), pages.RUNIMPD_PATH, READER)
+    reply = await page(metrics(doors), paths.RUNIMPD_PATH, READER)
     assert (reply.status, reply.json["message"]) == (status, message)
