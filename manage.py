@@ -9,6 +9,10 @@ import sys
 def main() -> None:
     # Imports leave next to no garbage, and the search for it is a tenth of their time. CommandLine turns it on again.
     gc.disable()
+    from nodeapi import installation
+
+    if sys.argv[1:2] == ["runimpd"] and (problem := installation.stale_packages()):
+        sys.exit(problem)
     from impervious_site import launch
     from impervious_site.config import ConfigError
     from impervious_site.version import VERSION

@@ -13,6 +13,11 @@ from typing import Any
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
 
+from nodeapi import installation
+
+if _problem := installation.stale_packages():
+    sys.exit(_problem)
+
 from channels.routing import ProtocolTypeRouter
 from django.conf import settings
 from django.core.asgi import get_asgi_application

@@ -18,7 +18,7 @@ CONTENT_TYPES = {
     ".png": "image/png",
 }
 OTHER_CONTENT_TYPE = "text/plain; charset=utf-8"
-NOT_MADE = "The pages are not there yet. ./impervious makes them after its first start, and ./impervious docs whenever it is called.\n"
+NOT_MADE = "The pages are not there yet. ./impervious prepare makes them.\n"
 HEADERS = {
     # Furo's pages have style within them, and its search reads pages.
     "Content-Security-Policy": (

@@ -9,7 +9,7 @@ from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.utils.module_loading import import_string
 
-from nodeapi import first_start, welcome
+from nodeapi import first_start, installation, welcome
 from nodeapi.errors import StartError
 from nodeapi.runtime import Runtime
 
@@ -32,6 +32,11 @@ class Command(BaseCommand):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)
         # asgi.py then leaves the making of the API to the runtime.
         os.environ["IMPD_ENGINE_HERE"] = "1"
+        # ./impervious makes them beside the node.
+        if "IMPD_LAUNCHED" not in os.environ and installation.is_site_stale():
+            logger.warning(
+                "the pages at /docs are missing, or of another version: ./impervious prepare makes them"
+            )
         for warning in settings.IMPD.warnings:
             logger.warning("configuration: %s", warning)
         try:

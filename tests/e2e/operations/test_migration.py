@@ -7,13 +7,15 @@ import resource
 import shutil
 import sqlite3
 import stat
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from tests.support.databases import only_on_sqlite
-from tests.support.nodes import ROOT, Node
+from tests.support.nodes import ROOT, Node, node_environ
 from tests.support.streams import send
 
 pytestmark = only_on_sqlite
@@ -54,6 +56,12 @@ def node(network, tmp_path) -> Node:
     return node
 
 
+def prepared(node: Node, root: Path) -> str:
+    """What `./impervious prepare` of this version says."""
+    words = [sys.executable, str(root / "manage.py"), "prepare", "--config", str(node.config_path)]
+    return subprocess.check_output(words, cwd=node.directory, env=node_environ(), text=True)
+
+
 def copies(node: Node) -> list[Path]:
     return sorted(node.directory.glob("impervious.sqlite3.*before*"))
 
@@ -79,6 +87,10 @@ def test_older_database_is_copied_and_then_migrated(node, update):
     database = node.directory / "impervious.sqlite3"
     rows = content(database)
     assert len(rows) == 1
+    assert prepared(node, update).startswith(
+        "The next start keeps a copy of the database and applies: messaging.9999"
+    )
+    assert not copies(node)
     node.root = update
     with node:
         pass
