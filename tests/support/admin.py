@@ -1,4 +1,6 @@
-"""The admin as a browser sees it. The node's configuration needs ACCOUNT as its `sqlite3` section."""
+"""The admin as a browser sees it, over TLS where the node has it. The node's configuration needs ACCOUNT as its `sqlite3`
+section.
+"""
 
 import http.cookiejar
 import re
@@ -16,10 +18,14 @@ _FIELD = re.compile(r'<label>([^<]*?):?</label>\s*<div class="readonly">(.*?)</d
 
 class AdminPages:
     def __init__(self, node: Node):
-        self._base = f"http://{node.http}/admin/"
+        origin = f"{'https' if node.tls else 'http'}://{node.http}"
+        self._base = f"{origin}/admin/"
         self._opener = urllib.request.build_opener(
-            urllib.request.ProxyHandler({}), urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar())
+            urllib.request.ProxyHandler({}),
+            urllib.request.HTTPSHandler(context=node.tls),
+            urllib.request.HTTPCookieProcessor(http.cookiejar.CookieJar()),
         )
+        self._opener.addheaders = [("Origin", origin)]
         self.page("login/", **ACCOUNT, next="/admin/", csrfmiddlewaretoken=self.token("login/"))
 
     def token(self, path: str) -> str:
