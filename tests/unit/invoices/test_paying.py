@@ -547,6 +547,8 @@ async def test_who_was_replaced_pays_nothing_more(till, monkeypatch):
 
 
 async def test_what_lnd_has_paid_is_paid_though_it_was_given_up(till):
+    # Nobody follows it but this test.
+    await till.close()
     row = await stored(till, await till.invoice())
     await till.database.write(partial(services.payment_fail, row.pk, failure=Failure.ROUTE, cause="given up"))
     for fee_msat in (1_000, 2_000):
