@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from nodeapi.node_files import give_to_owner_of
+
 # Not tls.cert and tls.key: those are lnd's, which may be in the same directory.
 CERTIFICATE_NAME, KEY_NAME = "server.cert", "server.key"
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "::1")
@@ -272,6 +274,7 @@ def _write(path: Path, content: bytes, mode: int) -> None:
     try:
         with os.fdopen(descriptor, "wb") as file:
             os.fchmod(descriptor, mode)
+            give_to_owner_of(path.parent, descriptor)
             file.write(content)
             file.flush()
             os.fsync(descriptor)

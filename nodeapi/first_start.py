@@ -12,18 +12,17 @@ from django.db import connection
 from nodeapi import keys, schema
 from nodeapi.backups import returned
 from nodeapi.errors import StartError
-from nodeapi.node_files import database_files, require_access, tighten
+from nodeapi.node_files import copies_of, files_in_use, tighten
 from nodeapi.safety_copy import copy_before_migration
 
 logger = logging.getLogger(__name__)
 
 
 def prepare_database(config) -> None:
-    """Blocks; runs before the event loop. StartError when the database is a newer version's, or cannot be read and
-    written; an older one cannot be copied before its migration; a restored one lacks its files; or a node that others
-    reach has no API key.
+    """Blocks; runs before the event loop. StartError when the database is a newer version's; an older one cannot be copied
+    before its migration; a restored one lacks its files; or a node that others reach has no API key.
     """
-    _take_over_files(config.database)
+    _close_files(config.database)
     migrate(config)
     schema.record(settings.VERSION)
     returned.finish(config)
@@ -55,13 +54,12 @@ def refuse_newer(found: schema.Schema) -> None:
         )
 
 
-def _take_over_files(database) -> None:
+def _close_files(database) -> None:
     """Earlier versions let other users read the database, if another command than the node made it."""
     if database.sqlite_path is None:
         return
-    files = database_files(database.sqlite_path)
-    require_access(files)
-    if changed := tighten(files):
+    path = database.sqlite_path
+    if changed := tighten([*files_in_use(path), *copies_of(path)]):
         logger.warning("other users could read %s; now they cannot", ", ".join(map(str, changed)))
 
 

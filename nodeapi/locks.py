@@ -13,7 +13,7 @@ from django.utils.module_loading import import_string
 
 from messaging import epoch
 from nodeapi.errors import StartError
-from nodeapi.node_files import lock_path, make_private, require_access
+from nodeapi.node_files import lock_path, make_private, problem_of_access
 
 
 class Lock(AbstractContextManager, Protocol):
@@ -40,11 +40,11 @@ class FileLock:
     """A lock on a file beside an SQLite database."""
 
     def __init__(self, database: Path):
+        self._database = database
         self._path = lock_path(database)
 
     def __enter__(self) -> "FileLock":
-        make_private(self._path)
-        require_access([self._path])
+        self._make()
         self._file = open(self._path, "a+b", buffering=0)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -60,6 +60,14 @@ class FileLock:
             self._file.truncate(0)
             self._file.write(str(os.getpid()).encode())
         return self
+
+    def _make(self) -> None:
+        if problem := problem_of_access(self._database):
+            raise StartError(problem)
+        try:
+            make_private(self._path)
+        except OSError as error:
+            raise StartError(f"{self._path} cannot be made: {error.strerror}") from None
 
     def __exit__(self, *_) -> None:
         self._file.close()

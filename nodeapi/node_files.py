@@ -4,12 +4,12 @@ The node's user is the owner of the directory. A command run as root must not le
 """
 
 import os
+import shlex
 import stat
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from pwd import getpwuid
-
-from nodeapi.errors import StartError
 
 PRIVATE = 0o600
 
@@ -18,11 +18,15 @@ def lock_path(database: Path) -> Path:
     return database.with_name(database.name + ".lock")
 
 
-def database_files(database: Path) -> list[Path]:
-    """The SQLite database, and what stands beside it: its log, its lock, copies of what it was. Those that are there."""
+def files_in_use(database: Path) -> list[Path]:
+    """The SQLite database, its log and its lock: those that are there."""
     beside = (database, Path(f"{database}-wal"), Path(f"{database}-shm"), lock_path(database))
-    copies = database.parent.glob(f"{database.name}.*before-*")
-    return [path for path in (*beside, *copies) if path.exists()]
+    return [path for path in beside if path.exists()]
+
+
+def copies_of(database: Path) -> list[Path]:
+    """What it was before an update or a restore."""
+    return list(database.parent.glob(f"{database.name}.*before-*"))
 
 
 def make_private(path: Path) -> None:
@@ -35,37 +39,48 @@ def make_private(path: Path) -> None:
     except FileExistsError:
         # Another process was faster.
         return
-    os.close(descriptor)
-    give_to_owner_of(path.parent, path)
+    try:
+        give_to_owner_of(path.parent, descriptor)
+    finally:
+        os.close(descriptor)
 
 
-def give_to_owner_of(directory: Path, path: Path) -> None:
-    """What root puts beside a node must not lock out the user who runs it."""
+def give_to_owner_of(directory: Path, descriptor: int) -> None:
+    """What root puts beside a node must not lock out the user who runs it. By its descriptor: in a directory of another
+    user's a name may lead anywhere.
+    """
     if os.geteuid() == 0:
         owner = directory.stat()
-        os.chown(path, owner.st_uid, owner.st_gid)
+        os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
 
 def tighten(paths: Iterable[Path]) -> list[Path]:
-    """Takes the rights of all other users away, and returns the files that had given some."""
+    """Takes the rights of all other users away, as far as this user may, and returns the files that had given some."""
     changed = []
     for path in paths:
         mode = stat.S_IMODE(path.stat().st_mode)
         if mode & 0o077:
-            path.chmod(mode & ~0o077)
-            changed.append(path)
+            with suppress(PermissionError):
+                path.chmod(mode & ~0o077)
+                changed.append(path)
     return changed
 
 
-def require_access(paths: Iterable[Path]) -> None:
-    """StartError when this user cannot read and write one of them, with its owner and what to do."""
-    for path in paths:
-        if not os.access(path, os.R_OK | os.W_OK):
-            user = _name(os.geteuid())
-            raise StartError(
-                f"{path} cannot be read and written by the user {user}: it belongs to {_name(path.stat().st_uid)}; "
-                f"run the node as its owner, or, as root: chown {user} {path}"
-            )
+def problem_of_access(database: Path) -> str:
+    """Say which files of an SQLite database this user cannot read and write, whose they are, and what to do; return nothing
+    if all is well.
+    """
+    needed = dict.fromkeys(files_in_use(database), os.R_OK | os.W_OK)
+    needed[database.parent] = os.R_OK | os.W_OK | os.X_OK
+    closed = [path for path, rights in needed.items() if path.exists() and not os.access(path, rights)]
+    if not closed:
+        return ""
+    user, owners = _name(os.geteuid()), sorted({_name(path.stat().st_uid) for path in closed})
+    names = shlex.join(map(str, closed))
+    return (
+        f"the user {user} cannot read and write {names} (of {', '.join(owners)}): run the node as their owner, or, as root: "
+        f"chown {user} {names}"
+    )
 
 
 def _name(uid: int) -> str:

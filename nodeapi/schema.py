@@ -35,12 +35,9 @@ def read() -> Schema:
     executor = MigrationExecutor(connection)
     loader = executor.loader
     pending = [migration for migration, _ in executor.migration_plan(loader.graph.leaf_nodes())]
-    known_apps = {app for app, _ in loader.disk_migrations}
     squashed = {name for migration in loader.replacements.values() for name in migration.replaces}
     newer = [
-        key
-        for key in loader.applied_migrations
-        if key[0] in known_apps and key not in loader.disk_migrations and key not in squashed
+        key for key in loader.applied_migrations if key not in loader.disk_migrations and key not in squashed
     ]
     return Schema(
         pending=tuple(f"{migration.app_label}.{migration.name}" for migration in pending),

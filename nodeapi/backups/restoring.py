@@ -24,7 +24,7 @@ from nodeapi.backups.making import LAST_SEQ, check_whole
 from nodeapi.backups.places import exchange, kept, places_of, staged
 from nodeapi.backups.returned import Mark
 from nodeapi.locks import lock_of
-from nodeapi.node_files import give_to_owner_of, lock_path
+from nodeapi.node_files import give_to_owner_of
 from nodeapi.safety_copy import sync
 
 # More events than a node writes in a second (docs/performance.md), and as many again that it may have written unseen.
@@ -121,9 +121,9 @@ def _stage(source: Path, target: Path) -> None:
     """Perhaps on another disk."""
     with open(target, "wb") as file:
         file.write(source.read_bytes())
+        give_to_owner_of(target.parent, file.fileno())
         file.flush()
         os.fsync(file.fileno())
-    give_to_owner_of(target.parent, target)
     sync(target.parent)
 
 
@@ -197,8 +197,8 @@ class Sqlite:
                 for statement, values in mark.statements(placeholder="?"):
                     database.execute(statement, values)
             self.valid_keys = self._names_of_keys(database)
-        for path in (new, lock_path(self._path)):
-            give_to_owner_of(self.home, path)
+        with open(new, "rb") as database_file:
+            give_to_owner_of(self.home, database_file.fileno())
         self._close_log(aside)
         existed = self._path.exists()
         exchange(new, self._path, aside)

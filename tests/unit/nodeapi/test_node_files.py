@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from nodeapi import node_files
-from nodeapi.errors import StartError
 
 NOBODY = 65534
 
@@ -35,11 +34,11 @@ def test_new_file_is_private(tmp_path):
 def test_files_belong_to_the_owner_of_their_directory(tmp_path, monkeypatch):
     owners = []
     monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(os, "chown", lambda *arguments: owners.append(arguments))
+    monkeypatch.setattr(os, "fchown", lambda _, *owner: owners.append(owner))
     path = tmp_path / "impervious.sqlite3"
     node_files.make_private(path)
     directory = tmp_path.stat()
-    assert owners == [(path, directory.st_uid, directory.st_gid)]
+    assert owners == [(directory.st_uid, directory.st_gid)]
     monkeypatch.setattr(os, "geteuid", lambda: NOBODY)
     node_files.make_private(tmp_path / "other.sqlite3")
     assert len(owners) == 1
@@ -52,19 +51,24 @@ def test_tighten_what_an_older_version_left(tmp_path):
         Path(f"{database}{name}").touch(0o644)
     database.chmod(0o600)
     (tmp_path / "other").touch(0o644)
-    changed = node_files.tighten(node_files.database_files(database))
+
+    def all_files() -> list[Path]:
+        return [*node_files.files_in_use(database), *node_files.copies_of(database)]
+
+    changed = node_files.tighten(all_files())
     assert {path.name for path in changed} == {f"{database.name}{name}" for name in names[1:]}
     assert {mode(Path(f"{database}{name}")) for name in names} == {0o600}
     assert mode(tmp_path / "other") == 0o644
-    assert node_files.tighten(node_files.database_files(database)) == []
+    assert node_files.tighten(all_files()) == []
 
 
-def test_file_of_another_user(tmp_path, monkeypatch):
-    path = tmp_path / "impervious.sqlite3"
-    path.touch()
-    node_files.require_access([path])
+def test_files_of_another_user(tmp_path, monkeypatch):
+    database = tmp_path / "impervious.sqlite3"
+    database.touch()
+    # Whose copies are, and who may read them, does not matter to a start.
+    Path(f"{database}.20260101T000000.000000Z.before-restore").touch(0o000)
+    assert node_files.problem_of_access(database) == ""
     monkeypatch.setattr(os, "access", lambda *_: False)
-    with pytest.raises(
-        StartError, match=rf"^{path} cannot be read and written by the user .* chown .* {path}$"
-    ):
-        node_files.require_access([path])
+    problem = node_files.problem_of_access(database)
+    assert f"cannot read and write {database} {tmp_path} (of " in problem
+    assert problem.endswith(f" {database} {tmp_path}")
