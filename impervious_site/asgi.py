@@ -31,6 +31,7 @@ from impervious_site.static_files import StaticFiles
 from nodeapi import access_log, assembly, descriptors, http_limits
 from nodeapi.addresses import ClientsOfProxies, trust
 from nodeapi.entry import api_entry
+from nodeapi.http_drain import HttpDrain
 from nodeapi.http_server import drain_at_shutdown
 from nodeapi.monitoring.paths import PATHS
 from nodeapi.runtime import DRAIN_SECONDS, install_api
@@ -45,6 +46,7 @@ descriptors.raise_limit()
 _guard = assembly.make_guard(settings.IMPD)
 access_log.install()
 http_limits.install(assembly.make_http_limits(settings.IMPD), _guard.origin_allowed)
+api_entry.drain_http_with(HttpDrain(http_limits.installed_seats()))
 if "IMPD_ENGINE_HERE" not in os.environ:
     # Until the API is made, at the first call, it must not end this process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)

@@ -12,6 +12,7 @@ from nodeapi import codec
 from nodeapi.auth import Keys
 from nodeapi.doors import Doors
 from nodeapi.errors import ApiError, StartError
+from nodeapi.http_drain import HttpDrain
 from nodeapi.monitoring import pages, paths
 from nodeapi.monitoring.asking import Asked, NoAnswer
 from nodeapi.monitoring.gauges import Scrape
@@ -20,6 +21,9 @@ from nodeapi.subscribe import refuse_early
 from nodeapi.web import ApiApplication, respond
 
 logger = logging.getLogger(__name__)
+
+# For answers to reach their clients, and clients to close their side.
+LAST_SECONDS = 3.0
 
 
 class ApiEntry:
@@ -34,6 +38,7 @@ class ApiEntry:
         self._begun = Asked(self._made, keep_seconds=1.0)
         self._doors: Doors | None = None
         self._scrape: Scrape | None = None
+        self._http: HttpDrain | None = None
 
     def install(self, application: ApiApplication, doors: Doors, scrape: Scrape) -> None:
         self._application, self._doors, self._scrape = application, doors, scrape
@@ -58,10 +63,18 @@ class ApiEntry:
             error = ApiError(grpc.StatusCode.UNAVAILABLE, self.waiting_for)
             await respond(send, error.http_status, codec.dump(error.as_json()))
 
+    def drain_http_with(self, http: HttpDrain) -> None:
+        """For a process that serves HTTP."""
+        self._http = http
+
     async def drain(self, seconds: float) -> None:
         """Before the process ends."""
+        if self._http:
+            self._http.begin()
         if self._doors:
             await self._doors.drain(seconds)
+        if self._http:
+            await self._http.ended(LAST_SECONDS)
 
     @property
     def keys(self) -> Keys | None:

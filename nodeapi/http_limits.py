@@ -6,6 +6,7 @@ connection there is. Its hooks are used here: its factory, Twisted's channel (a 
 protocol.
 """
 
+import asyncio
 import io
 import ipaddress
 import logging
@@ -82,6 +83,12 @@ def install(limits: HttpLimits, origin_allowed: Callable[[str], bool] = _no_orig
     ws_protocol.WebSocketFactory.protocol = type("SeatedWebSocket", (SeatedWebSocket,), {"seats": seats})
 
 
+def installed_seats() -> "Seats":
+    """The connections of this process, after `install`."""
+    seats: Seats = daphne.server.HTTPFactory.seats
+    return seats
+
+
 class Seats:
     """The open connections. When all seats are taken, the connection that has waited longest without a whole request
     gives its own up, so that clients who keep connections open lock nobody out. Where none does, because all are at work, a
@@ -89,6 +96,10 @@ class Seats:
     """
 
     def __init__(self, limits: HttpLimits):
+        # Each connection then ends with the answer that it waits for.
+        self.closing = False
+        self.empty = asyncio.Event()
+        self.empty.set()
         self._limits = limits
         self._address_of: dict[Any, str] = {}
         self._taken: dict[str, int] = {}
@@ -110,6 +121,11 @@ class Seats:
         return False
 
     @property
+    def idle(self) -> list[Any]:
+        """The connections on which no request has begun."""
+        return [channel for channel in self._waiting if not channel.is_asking]
+
+    @property
     def is_full(self) -> bool:
         return len(self) >= self._limits.connections
 
@@ -122,6 +138,7 @@ class Seats:
             self._spare.add(transport)
         site = site_of(host)
         self._address_of[transport] = site
+        self.empty.clear()
         self._taken[site] = self._taken.get(site, 0) + 1
 
     def release(self, transport) -> None:
@@ -132,6 +149,8 @@ class Seats:
         self._taken[site] -= 1
         if not self._taken[site]:
             del self._taken[site]
+        if not self._address_of:
+            self.empty.set()
 
     def waits(self, channel) -> None:
         """This connection has no whole request now."""
@@ -201,7 +220,7 @@ class BoundedChannel(http.HTTPChannel):
     maxHeaders = 100
     totalHeadersSize = 16_384
     transport: Any
-    _asking = False
+    is_asking = False
 
     def connectionMade(self) -> None:
         super().connectionMade()
@@ -215,8 +234,8 @@ class BoundedChannel(http.HTTPChannel):
 
     def resetTimeout(self) -> None:
         """Called for whatever comes in."""
-        if not self._asking:
-            self._asking = True
+        if not self.is_asking:
+            self.is_asking = True
             self.setTimeout(self.factory.limits.header_seconds)
 
     def allHeadersReceived(self) -> None:
@@ -228,8 +247,14 @@ class BoundedChannel(http.HTTPChannel):
         self.factory.seats.works(self)
         super().allContentReceived()
 
+    def writeHeaders(self, version, code, reason, headers) -> None:
+        if self.factory.seats.closing:
+            headers.setRawHeaders(b"connection", [b"close"])
+        super().writeHeaders(version, code, reason, headers)
+
     def requestDone(self, request) -> None:
-        self._asking = False
+        self.is_asking = False
+        self.persistent = self.persistent and not self.factory.seats.closing
         self._savedTimeOut = self.factory.limits.idle_seconds
         if self.persistent:
             self.factory.seats.waits(self)

@@ -83,7 +83,7 @@ def test_sighup_takes_up_what_it_can(own_network, node):
 
 @contextmanager
 def callers(node: Node, pubkey: str, count: int = 8) -> Iterator[list]:
-    """Clients that send until the node answers no more: statuses, and what was said to whom no answer came."""
+    """Clients that send until the node listens no more: statuses, and what was said to whom no answer came."""
     seen: list = []
 
     def post() -> None:
@@ -103,8 +103,6 @@ def callers(node: Node, pubkey: str, count: int = 8) -> Iterator[list]:
                 return
             finally:
                 connection.close()
-            if seen[-1][0] != 200:
-                return
 
     threads = [threading.Thread(target=post) for _ in range(count)]
     for thread in threads:
