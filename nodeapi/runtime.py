@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
@@ -70,6 +71,7 @@ class Runtime:
         self._reload = reload
         self._lock = lock_of(config.database)
         self._tls = assembly.make_tls(config)
+        self._at_terminal = os.isatty(0)
         self._epoch: int | None = None
         self._failure: BaseException | None = None
         self._stop = asyncio.Event()
@@ -135,6 +137,10 @@ class Runtime:
             self._failure = self._failure or (StartError(str(cause)) if known else cause)
 
     def _reload_soon(self) -> None:
+        if self._at_terminal and not os.isatty(0):
+            # It was closed: whoever started the node there is gone.
+            self._stop.set()
+            return
         keep_running(self._reload(api_entry.keys, self._tls))
 
     async def _work(self) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import psycopg
+from psycopg import pq
+from psycopg.conninfo import make_conninfo
 
 from messaging import epoch
 from messaging.required import required
@@ -22,15 +24,6 @@ logger = logging.getLogger(__name__)
 WATCH_SECONDS = 1.0
 # As for lnd.
 FIRST_WAIT_SECONDS, LONGEST_WAIT_SECONDS = 0.5, 30.0
-FOR_GOOD = (
-    "authentication failed",
-    "no password supplied",
-    "no pg_hba.conf entry",
-    "does not exist",
-    "permission denied",
-    "invalid connection option",
-    "certificate verify failed",
-)
 ADVISORY_KEY = int.from_bytes(hashlib.sha256(b"impervious runimpd").digest()[:8], "big", signed=True)
 # If the node's machine vanishes, the server frees the lock within a minute; a session that says nothing must stay.
 SESSION_SETTINGS = (
@@ -55,13 +48,6 @@ END_WRITERS = """
 """
 
 
-def may_pass(text: str) -> bool:
-    """Whether it is worth waiting: for a server that is away or starts, but for no password and no database of another
-    name. `text` is libpq's, which gives no code of an error while it connects.
-    """
-    return not any(words in text for words in FOR_GOOD)
-
-
 def _waits() -> Iterator[float]:
     """Seconds between two tries."""
     seconds = FIRST_WAIT_SECONDS
@@ -80,13 +66,15 @@ class ServerLock:
         self._epoch: int | None = None
 
     def __enter__(self) -> "ServerLock":
-        waits = _waits()
+        waits, refusals = _waits(), 0
         while True:
             try:
                 self._take()
             except psycopg.Error as error:
                 text = " ".join(str(error).split())
-                if not may_pass(text):
+                # It may have become ready between the two questions.
+                refusals = refusals + 1 if self._is_refused(error) else 0
+                if refusals > 1:
                     raise StartError(
                         f"database.url: the PostgreSQL database cannot be used ({text}); correct the address, or the server"
                     ) from None
@@ -95,6 +83,15 @@ class ServerLock:
                 time.sleep(next(waits))
             else:
                 return self
+
+    def _is_refused(self, error: psycopg.Error) -> bool:
+        """Whether the server is there and ready, so that no waiting mends what it said, in whatever language: a wrong
+        password, no such database. To ask it blocks all threads, which must not happen where its host does not answer.
+        """
+        if error.pgconn is None:
+            return False
+        asked = pq.PGconn.ping(make_conninfo(**self._parameters).encode())
+        return asked not in (pq.Ping.REJECT, pq.Ping.NO_RESPONSE)
 
     def __exit__(self, *_) -> None:
         required(self._connection).close()
