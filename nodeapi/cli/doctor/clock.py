@@ -20,16 +20,17 @@ SET_IT = "set this machine's clock, and let it be kept right (systemd-timesyncd,
 
 # What adjtimex(2) returns for a clock that nothing disciplines.
 TIME_ERROR = 5
+UNKEPT = "that no program keeps this machine's clock right"
 
 
 def check(patient: Patient) -> Iterator[Finding]:
     now = datetime.now(UTC)
     findings = [*_by_block(patient, now), *_by_log(patient, now), *_by_server(patient, now)]
     yield from findings
-    if _kernel_state() == TIME_ERROR:
-        yield note("the kernel says that no program keeps this machine's clock right", SET_IT)
     if not findings:
         yield ok(f"the clock says {now:%Y-%m-%d %H:%M} UTC, and {_compared(patient)}")
+    if _kernel_state() == TIME_ERROR:
+        yield note(f"the kernel says {UNKEPT}", SET_IT)
 
 
 def _kernel_state() -> int:

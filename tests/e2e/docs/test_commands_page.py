@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nodeapi.cli.doctor.clock import UNKEPT
 from tests.support.databases import only_on_sqlite
 from tests.support.nodes import ROOT
 from tests.support.streams import WebsocketStream
@@ -99,4 +100,9 @@ def test_send_listen_and_peers(directory, bob):
 @only_on_sqlite
 def test_doctor(directory):
     command, said = example("doctor")
-    assert shape(printed(command, directory)) == shape(said)
+    shown = printed(command, directory)
+    if unkept := next((number for number, line in enumerate(shown) if UNKEPT in line), 0):
+        # Of this machine, which is not the page's business: the note, and what to do.
+        del shown[unkept : unkept + 2]
+        shown[-1] = shown[-1].removesuffix(" 1 to know.")
+    assert shape(shown) == shape(said)

@@ -35,7 +35,8 @@ def node(network, tmp_path_factory, files):
         network.nodes["carol"],
         tmp_path_factory.mktemp("tls"),
         extra={"server": server, "sqlite3": ACCOUNT},
-        environ={"IMPD_SERVER__API_KEY": KEY},
+        # As ./impervious starts it, which tells a person where it listens.
+        environ={"IMPD_SERVER__API_KEY": KEY, "IMPD_LAUNCHED": "1"},
         tls_cert=files / "server.cert",
     ) as running:
         yield running
