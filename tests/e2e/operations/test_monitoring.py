@@ -242,7 +242,9 @@ def test_node_that_waits_for_lnd_lives_and_is_not_ready(network, watched, daphne
             lambda: _answers(watched) and reasons(watched) == {("node", "starting"), ("lnd", "locked")}
         )
         assert watched.get("/health/live").status == 200
-        assert watched.get("/metrics", AUTHORIZED).status == 503
+        # By these numbers somebody is told of a wallet that is locked since a reboot.
+        assert value(watched, "impervious_lnd_reachable", AUTHORIZED) == 0
+        assert value(watched, "impervious_health", AUTHORIZED, part="lnd") == 0
     finally:
         network.command("up", node="carol")
         watched.wait_until(lambda: _answers(watched) and is_ready(watched))
