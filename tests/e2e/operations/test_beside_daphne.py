@@ -1,5 +1,7 @@
 """Daphnes of their own beside runimpd: they read, forward everything else, and are woken with and without Redis."""
 
+import json
+
 import pytest
 
 from tests.support.daphnes import AUTHORIZED, KEY, Daphne
@@ -46,7 +48,9 @@ def test_streams_of_both_daphnes_tell_what_arrives(pair, bob):
 
 def test_the_engine_names_no_address_at_which_nobody_answers(pair):
     engine, *_ = pair
-    assert "HTTP and websocket by daphnes" in engine.log
+    (started,) = [json.loads(line) for line in engine.log.splitlines() if "IMPD started!" in line][:1]
+    assert started["grpc"] == engine.grpc
+    assert "http" not in started
     assert "/admin/" not in engine.log
 
 
