@@ -7,6 +7,7 @@ import json
 import logging
 from datetime import datetime
 from functools import partial
+from typing import Any
 
 from django.db import transaction
 
@@ -63,8 +64,29 @@ def _note(moved: list[Message], state: State, now: datetime, cause: str) -> None
     metrics.count_messages(moved, state)
     if state in (State.SETTLED, State.FAILED):
         metrics.count_ended(moved, state, now)
-    ids = [str(message.message_id) for message in moved]
-    logger.info("delivery", extra={"state": state.value, "cause": cause, "messages": ids})
+    # The only line about these messages at info: what is tried again ends some time.
+    level = logging.DEBUG if state == State.RETRYING else logging.INFO
+    alike: dict[tuple[str, str], list[Message]] = {}
+    for message in moved:
+        alike.setdefault((message.service, message.pubkey), []).append(message)
+    for messages in alike.values():
+        logger.log(level, "delivery", extra=_fields(messages, state, now, cause))
+
+
+def _fields(messages: list[Message], state: State, now: datetime, cause: str) -> dict[str, Any]:
+    """Of messages of one service to one node: sums, and the longest time and most attempts of one."""
+    first = messages[0]
+    return {
+        "state": state.value,
+        "cause": cause,
+        "service": first.service,
+        "peer": first.pubkey,
+        "amount_msat": sum(message.amount_msat for message in messages),
+        "fee_msat": sum(message.fee_msat for message in messages),
+        "attempts": max(message.attempts for message in messages),
+        "seconds": max(round((now - message.created_at).total_seconds(), 3) for message in messages),
+        "messages": [str(message.message_id) for message in messages],
+    }
 
 
 def _moved_now(messages: list[Message], now: datetime) -> list[Message]:

@@ -402,7 +402,7 @@ class Outbox:
             await self._put_off(message, too_far(way))
             return []
         cost_msat = sum(part.amount_msat + self._carrier.fee_limit_msat(part.amount_msat) for part in parts)
-        logger.info(
+        logger.debug(
             "message divided",
             extra={"messages": [str(message.message_id)], "parts": len(parts), "hops": way.hops},
         )
@@ -581,7 +581,7 @@ class Outbox:
             "attempt": str(attempt.pk),
             "messages": ids,
         }
-        logger.info("attempt ended", extra=told)
+        logger.debug("attempt ended", extra=told)
         metrics.PAYMENTS.labels(attempt.service, outcome.verdict.value).inc()
         hints = self._hinted.pop(attempt.pk, ())
         if outcome.verdict is Verdict.SETTLED:
@@ -753,13 +753,13 @@ def _note_accepted(accepted: list[tuple[str, Message]]) -> None:
     for by, message in accepted:
         ids.setdefault(by, []).append(str(message.message_id))
     for by, messages in ids.items():
-        logger.info("accepted", extra={"operation": by, "messages": messages})
+        logger.debug("accepted", extra={"operation": by, "messages": messages})
 
 
 def _note_started(attempts: list[tuple[Attempt, list[Carried]]]) -> None:
     if attempts:
         carried = {str(attempt.pk): [_name(one) for one in carried] for attempt, carried in attempts}
-        logger.info("attempts started", extra={"attempts": carried})
+        logger.debug("attempts started", extra={"attempts": carried})
 
 
 def _name(carried: Carried) -> str:

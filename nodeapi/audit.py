@@ -55,7 +55,10 @@ class AuditLog:
             return
         if call.outcome:
             self._end(call, call.outcome, "")
-        _tell(call, call.outcome or Outcome.ACCEPTED, "")
+            _tell(call, call.outcome, "")
+        else:
+            # The log tells the end of each of these messages; who has asked for them is in the table.
+            _tell(call, Outcome.ACCEPTED, "", level=logging.DEBUG)
 
     def refused(self, call: Call, error: ApiError) -> None:
         """A call has ended with an error: before anything was stored, or, as a payment that fails, after that."""
@@ -165,18 +168,18 @@ def _store(new: list[AuditEntry], endings: list[Ending]) -> None:
         AuditEntry.objects.filter(pk__in=keys).update(outcome=outcome, detail=detail)
 
 
-def _tell(call: Call, outcome: str, detail: str) -> None:
+def _tell(call: Call, outcome: str, detail: str, *, level: int = logging.INFO) -> None:
     rows = list(call.rows.values())
     if len(rows) == 1:
-        _tell_row(rows[0], outcome, detail)
+        _tell_row(rows[0], outcome, detail, level=level)
         return
     fields = _fields(rows[0], outcome, detail) | {"peer": "", "message_id": ""}
     fields["amount_msat"] = sum(row.amount_msat for row in rows)
-    logger.info("call", extra=fields | {"messages": [str(row.message_id) for row in rows]})
+    logger.log(level, "call", extra=fields | {"messages": [str(row.message_id) for row in rows]})
 
 
-def _tell_row(row: AuditEntry, outcome: str = "", detail: str = "") -> None:
-    logger.info("call", extra=_fields(row, outcome or row.outcome, detail or row.detail))
+def _tell_row(row: AuditEntry, outcome: str = "", detail: str = "", *, level: int = logging.INFO) -> None:
+    logger.log(level, "call", extra=_fields(row, outcome or row.outcome, detail or row.detail))
 
 
 def _fields(row: AuditEntry, outcome: str, detail: str) -> dict:

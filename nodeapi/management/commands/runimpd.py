@@ -4,6 +4,7 @@ import signal
 import sys
 from functools import partial
 from pathlib import Path
+from typing import Any, NoReturn
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
@@ -14,6 +15,16 @@ from nodeapi.errors import StartError
 from nodeapi.runtime import Runtime
 
 logger = logging.getLogger(__name__)
+
+
+def _tells_in_words(output: Any) -> bool:
+    """Whether a person started it, or reads this output. Else it is a log, whose lines are JSON."""
+    return "IMPD_LAUNCHED" in os.environ or output.isatty()
+
+
+def _end(text: str, *, exc_info: bool = False, **fields: str) -> NoReturn:
+    logger.critical(text, exc_info=exc_info, extra=fields)
+    sys.exit(1)
 
 
 class Command(BaseCommand):
@@ -50,11 +61,17 @@ class Command(BaseCommand):
             )
             runtime.run()
         except StartError as error:
-            raise CommandError(str(error)) from None
+            if _tells_in_words(sys.stderr):
+                raise CommandError(str(error)) from None
+            _end("the node cannot start, or go on", error=str(error))
+        except Exception:
+            if _tells_in_words(sys.stderr):
+                raise
+            _end("the node ends by an error of its own", exc_info=True)
 
     def _started(self, pubkey: str, *, with_http: bool) -> None:
         """Tells the person who started it; what a supervisor collects is the log."""
-        if "IMPD_LAUNCHED" not in os.environ and not self.stdout.isatty():
+        if not _tells_in_words(self.stdout):
             return
         simulated = os.environ.get("IMPD_SIMULATED")
         simulation = Path(simulated) if simulated else None

@@ -1,5 +1,7 @@
 """Who is let in: Host and Origin, API keys and scopes, and nobody from outside without a key."""
 
+import json
+
 import grpc
 import pytest
 from websockets.exceptions import InvalidStatus
@@ -136,9 +138,10 @@ def test_keys_are_in_no_log(guarded):
 def test_beyond_loopback_needs_a_key(network, tmp_path):
     node = Node(network.nodes["carol"], tmp_path / "open")
     node.config_path.write_text(node.config_path.read_text().replace(node.http, f"0.0.0.0:{node.http_port}"))
-    log = node.refused_start()
-    assert "IMPD_SERVER__API_KEY" in log
-    assert "server.http_addr" in log
+    last = [json.loads(line) for line in node.refused_start().splitlines()][-1]
+    assert (last["level"], last["message"]) == ("CRITICAL", "the node cannot start, or go on")
+    assert "IMPD_SERVER__API_KEY" in last["error"]
+    assert "server.http_addr" in last["error"]
 
 
 ELSEWHERE = "203.0.113.5"

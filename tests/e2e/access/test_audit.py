@@ -26,7 +26,7 @@ def carol(network, tmp_path_factory):
     with Node(
         network.nodes["carol"],
         directory,
-        extra={"sqlite3": ACCOUNT},
+        extra={"sqlite3": ACCOUNT, "logging": {"parts": {"audit": "debug"}}},
         environ={"IMPD_SERVER__API_KEY": CONFIGURED},
     ) as node:
         yield node

@@ -59,7 +59,10 @@ def test_a_way_that_becomes_longer_while_messages_wait(tmp_path):
             capacity_sat=20_000,
             remote_sat=20_000 - DIRECT_SAT,
         )
-        limits = {"message": {"in_flight_per_peer": IN_FLIGHT}}
+        limits = {
+            "message": {"in_flight_per_peer": IN_FLIGHT},
+            "logging": {"parts": {"messaging.outbox": "debug"}},
+        }
         alice, frank = (
             Node(simulated.nodes[name], tmp_path / name, extra=limits) for name in ("alice", "frank")
         )

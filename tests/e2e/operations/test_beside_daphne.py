@@ -1,6 +1,7 @@
 """Daphnes of their own beside runimpd: they read, forward everything else, and are woken with and without Redis."""
 
 import json
+import re
 
 import pytest
 
@@ -48,10 +49,29 @@ def test_streams_of_both_daphnes_tell_what_arrives(pair, bob):
 
 def test_the_engine_names_no_address_at_which_nobody_answers(pair):
     engine, *_ = pair
-    (started,) = [json.loads(line) for line in engine.log.splitlines() if "IMPD started!" in line][:1]
+    (started,) = [
+        line for line in map(json.loads, engine.log.splitlines()) if line["message"] == "IMPD started!"
+    ]
     assert started["grpc"] == engine.grpc
     assert "http" not in started
     assert "/admin/" not in engine.log
+
+
+def test_every_line_of_all_logs_is_json_and_tells_no_query(pair):
+    """From the first on."""
+    engine, first, second = pair
+    secret = "a-secret-in-an-address"
+    assert first.get(f"/v1/messages?limit=1&key={secret}", AUTHORIZED).status == 400
+    with WebsocketStream(first, "?after=0", additional_headers=AUTHORIZED):
+        pass
+    first.wait_until(lambda: "websocket closed" in first.log)
+    for node in pair:
+        told = [json.loads(line) for line in node.log.splitlines()]
+        times = [line["time"] for line in told]
+        assert all(re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", time) for time in times)
+    assert secret not in engine.log + first.log + second.log
+    paths = {line["path"] for line in map(json.loads, first.log.splitlines()) if "path" in line}
+    assert {"/v1/messages", "/v1/subscribe"} <= paths
 
 
 def test_calls_are_forwarded_with_their_credentials(pair, bob):

@@ -66,7 +66,7 @@ def watched(network, redis, postgres, tmp_path_factory) -> Iterator[Node]:
         ],
         "redis": {"url": redis.url},
         "lightning": {"daily_budget_sat": 1_000_000},
-        "logging": {"parts": {"messaging.inbox": "debug", "nodeapi.engine": "error"}},
+        "logging": {"parts": {"messaging": "debug", "nodeapi.engine": "error"}},
     }
     with Node(
         network.nodes["carol"],
@@ -429,6 +429,8 @@ def test_one_id_leads_through_the_log_of_both_nodes(watched, bob):
     first, _, ended, last = lines
     assert first["operation"] == "messaging.Messaging/SendMessage"
     assert (ended["verdict"], last["state"]) == ("settled", "settled")
+    assert (last["service"], last["peer"], last["attempts"]) == ("message", bob.pubkey, 1)
+    assert [line["level"] for line in lines] == ["DEBUG"] * 3 + ["INFO"]
     bob.wait_until(lambda: lines_with(bob, message_id))
     assert [line["message"] for line in lines_with(bob, message_id)] == ["received and handled"]
     for secret in (b64(body), body.hex(), KEY, READER):

@@ -1097,6 +1097,13 @@ def test_levels_of_the_log(node):
     assert (given.level, dict(given.parts)) == ("debug", {"vpn": "error", "lightning.client": "debug"})
 
 
+def test_level_of_the_audit_log(node):
+    parts = node.load(logging={"parts": {"audit": "debug"}}).logging.parts
+    loggers = logging_settings("warning", parts)["loggers"]
+    assert loggers["audit"]["level"] == logging.DEBUG
+    assert logging_settings("warning", ())["loggers"]["audit"]["level"] == logging.WARNING
+
+
 def test_libraries_tell_no_more_than_info():
     settings = logging_settings("debug", [("nodeapi.relay", "error")])
     assert settings["root"]["level"] == logging.INFO

@@ -38,7 +38,7 @@ def log(database) -> AuditLog:
 
 @pytest.fixture(autouse=True)
 def lines(caplog) -> Callable[[], Iterator[dict]]:
-    caplog.set_level(logging.INFO, "audit")
+    caplog.set_level(logging.DEBUG, "audit")
     return lambda: (vars(record) for record in caplog.records if record.name == "audit")
 
 
@@ -116,6 +116,8 @@ async def test_message_has_its_row_already(log, database, lines):
     ]
     (line,) = lines()
     assert (line["outcome"], line["message_id"]) == ("accepted", str(message_id))
+    # At info the log tells the message's end, once.
+    assert line["levelname"] == "DEBUG"
 
 
 async def test_many_messages_have_a_row_each_and_one_line(log, database, lines):

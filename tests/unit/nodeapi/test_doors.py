@@ -373,7 +373,7 @@ async def test_end_of_a_call_that_stored_nothing(database, rpc, request_, outcom
 
 @pytest.mark.parametrize("paid", [False, True])
 async def test_end_of_a_call_that_stored_messages(database, caplog, paid):
-    caplog.set_level(logging.INFO)
+    caplog.set_level(logging.DEBUG, "audit")
     doors = make_doors(database, caller("app", "send"), engine=ENGINE)
     message_id = uuid4()
 
@@ -391,6 +391,7 @@ async def test_end_of_a_call_that_stored_messages(database, caplog, paid):
     (line,) = told(caplog)
     assert (line["msg"], line["key"], line["outcome"]) == ("call", "app", outcome)
     assert (line["message_id"], line["client"]) == (str(message_id), ADDRESS)
+    assert line["levelname"] == ("INFO" if paid else "DEBUG")
 
 
 @pytest.mark.parametrize(
