@@ -2,7 +2,7 @@
 in the memory of a part of the node, is looked at when it is asked for (nodeapi/monitoring/).
 
 ENGINE is of the runimpd process, PROCESS of each process of the node. Labels have few values: never a node's key, an id or
-a text of others. A step that the database may run twice counts after its commit (`transaction.on_commit`, robust: what was committed must not seem to have failed).
+a text of others; the name of an API key is the operator's own. A step that the database may run twice counts after its commit (`transaction.on_commit`, robust: what was committed must not seem to have failed).
 """
 
 from collections import Counter as Tally
@@ -27,6 +27,9 @@ disable_created_metrics()
 UNPAID, TOO_LONG, OVER_BUDGET, NO_RECIPIENT = "unpaid", "too_long", "over_budget", "no_recipient"
 UNKNOWN_NODE, UNPROVEN_HINT = "unknown_node", "unproven_hint"
 UNSENT = (UNPAID, TOO_LONG, OVER_BUDGET, NO_RECIPIENT, UNKNOWN_NODE, UNPROVEN_HINT)
+# Why a call is refused because of its API key (nodeapi/auth.py, nodeapi/doors.py): those of no key that is known, and of one.
+NO_KEY, UNKNOWN = "missing", "unknown"
+REVOKED, EXPIRED, SCOPE, RATE, BUDGET = "revoked", "expired", "scope", "rate", "budget"
 # What invoices are called where a service is.
 INVOICES = "lightning"
 
@@ -94,6 +97,18 @@ CALL_SECONDS = Histogram(
     registry=PROCESS,
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30),
 )
+KEY_CALLS = Counter(
+    "impervious_key_calls",
+    "Calls, subscriptions and scrapes that came with a valid API key.",
+    ["key"],
+    registry=PROCESS,
+)
+KEY_REFUSALS = Counter(
+    "impervious_key_refusals",
+    "Calls that were refused for their API key, by cause; without a key, or with one that nobody knows, key is empty.",
+    ["key", "cause"],
+    registry=PROCESS,
+)
 COMMIT_SECONDS = Histogram(
     "impervious_database_commit_seconds",
     "Transactions of the writer thread, each with all jobs that waited for it.",
@@ -131,6 +146,8 @@ for _kind in ("read", "write"):
     DATABASE_ERRORS.labels(_kind)
 for _door in ("websocket", "http"):
     STREAM_CLOSED_SLOW.labels(_door)
+for _cause in (NO_KEY, UNKNOWN):
+    KEY_REFUSALS.labels("", _cause)
 
 
 def begin(services: Collection[str]) -> None:
@@ -145,6 +162,14 @@ def begin(services: Collection[str]) -> None:
     for service in (*services, INVOICES):
         for amount in (PAID_MSAT, FEES_MSAT, RECEIVED_MSAT):
             amount.labels(service)
+
+
+def begin_keys(names: Iterable[str]) -> None:
+    """As `begin`, of API keys by the names that the operator gave them."""
+    for name in names:
+        KEY_CALLS.labels(name)
+        for cause in (REVOKED, EXPIRED, SCOPE, RATE, BUDGET):
+            KEY_REFUSALS.labels(name, cause)
 
 
 def count_messages(messages: Iterable[Message], state: State) -> None:

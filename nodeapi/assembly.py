@@ -1,11 +1,13 @@
 """Puts the parts of the node together, from the configuration. Each function makes one part."""
 
+from functools import partial
 from ipaddress import ip_address
 from typing import Any
 
 from federation.settings import FederationSettings
 from lightning.client import LndClient
 from lightning.rpcs import Rpc, calls_for
+from messaging import clock
 from messaging.database import Database
 from messaging.joining import Bounds
 from messaging.policy import Rules
@@ -19,10 +21,12 @@ from nodeapi.doors import Doors
 from nodeapi.engine import Engine, EngineLimits
 from nodeapi.forward import Forwarder
 from nodeapi.http_limits import HttpLimits
+from nodeapi.key_list import spent_msat
 from nodeapi.keys import hash_of
 from nodeapi.lnd_status import LndStatus
 from nodeapi.monitoring.gauges import Scrape
 from nodeapi.monitoring.health import Health
+from nodeapi.monitoring.surroundings import Surroundings
 from nodeapi.relay.service import RelayOptions
 from nodeapi.retention import Keep
 from nodeapi.stream import UNWOKEN_POLL_SECONDS, Hub
@@ -217,11 +221,26 @@ def make_scrape(config, doors: Doors, health: Health, lnd: LndStatus | None = No
         file=config.database.sqlite_path,
         hub=doors.hub,
         health=health,
+        keys=doors.keys,
+        surroundings=make_surroundings(config, with_lnd=lnd is not None),
+        spent_msat=partial(_spent_msat, config) if lnd else None,
         engine=lambda: doors.engine,
         lnd=lnd,
         version=doors.version,
         with_redis=config.redis_url is not None,
     )
+
+
+def make_surroundings(config, *, with_lnd: bool) -> Surroundings:
+    return Surroundings(
+        directory=(config.database.sqlite_path or config.database.secret_key_path).parent,
+        tls=make_tls(config),
+        lnd_address=(config.lnd.host, config.lnd.port) if with_lnd else None,
+    )
+
+
+def _spent_msat(config, name: str) -> int:
+    return spent_msat(config, name, clock.now())
 
 
 def max_body_bytes(config) -> int:

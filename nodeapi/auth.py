@@ -12,6 +12,7 @@ from urllib.parse import urlsplit
 import grpc
 from django.utils import timezone
 
+from messaging import metrics
 from messaging.database import Database
 from nodeapi.addresses import FORWARDED_FOR, client_address, hops_of, ip_of
 from nodeapi.errors import ApiError
@@ -121,18 +122,21 @@ class Keys:
             return NOBODY
         offered = offered_key(visit.metadata)
         if not offered:
-            raise ApiError(grpc.StatusCode.UNAUTHENTICATED, _NEEDED)
+            raise _unauthenticated(_NEEDED, metrics.NO_KEY)
         key_hash = hash_of(offered)
         caller = self._callers.get(key_hash)
         if caller is None:
-            raise ApiError(grpc.StatusCode.UNAUTHENTICATED, self._unknown(key_hash))
+            raise self._unknown(key_hash)
         if caller.has_expired:
-            raise ApiError(grpc.StatusCode.UNAUTHENTICATED, _expired(caller))
+            raise _unauthenticated(_expired(caller), metrics.EXPIRED, caller.name)
+        metrics.KEY_CALLS.labels(caller.name).inc()
         return caller
 
-    def _unknown(self, key_hash: bytes) -> str:
+    def _unknown(self, key_hash: bytes) -> ApiError:
         name = self._stored.revoked.get(key_hash)
-        return "the API key is not known" if name is None else f"the API key {name!r} was revoked"
+        if name is None:
+            return _unauthenticated("the API key is not known", metrics.UNKNOWN)
+        return _unauthenticated(f"the API key {name!r} was revoked", metrics.REVOKED, name)
 
     def admit(self, visit: Visit, scope: str) -> Caller:
         """As `authenticate`; the call counts. ApiError RESOURCE_EXHAUSTED and PERMISSION_DENIED too."""
@@ -142,11 +146,24 @@ class Keys:
 
     def require(self, caller: Caller, scope: str) -> None:
         if caller.calls_per_minute is not None:
-            self.rates.count(caller.name, caller.calls_per_minute)
+            self._count(caller.name, caller.calls_per_minute)
         if scope not in caller.scopes:
+            metrics.KEY_REFUSALS.labels(caller.name, metrics.SCOPE).inc()
             raise ApiError(
                 grpc.StatusCode.PERMISSION_DENIED, f"the API key {caller.name!r} lacks the scope {scope!r}"
             )
+
+    def _count(self, name: str, per_minute: int) -> None:
+        try:
+            self.rates.count(name, per_minute)
+        except ApiError:
+            metrics.KEY_REFUSALS.labels(name, metrics.RATE).inc()
+            raise
+
+    @property
+    def callers(self) -> list[Caller]:
+        """With keys that are not revoked."""
+        return list(self._callers.values())
 
     def watch(self, caller: Caller, end: Callable[[ApiError], None]) -> Callable[[], None]:
         """Calls `end` once, when this caller would not be let in again, to a stream that is open. Answers what ends the
@@ -208,6 +225,7 @@ class Keys:
             **{key.hash: _caller(key) for key in stored.keys if key.name not in self._names},
             **self._configured,
         }
+        metrics.begin_keys(caller.name for caller in self._callers.values())
         for name in sorted(self._names & {key.name for key in stored.keys}):
             logger.warning(
                 "the API key %r in the database has the name of one in server.api_keys, and is not valid",
@@ -235,6 +253,12 @@ def _caller(key) -> Caller:
         budget_sat=key.budget_sat,
         calls_per_minute=key.calls_per_minute,
     )
+
+
+def _unauthenticated(text: str, cause: str, name: str = "") -> ApiError:
+    """What is refused, counted. `name` is the key's, where it is known."""
+    metrics.KEY_REFUSALS.labels(name, cause).inc()
+    return ApiError(grpc.StatusCode.UNAUTHENTICATED, text)
 
 
 def _expired(caller: Caller) -> str:

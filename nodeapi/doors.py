@@ -14,6 +14,7 @@ from django.db import DataError, IntegrityError, ProgrammingError
 from django.db import Error as DatabaseError
 from google.protobuf.message import Message
 
+from messaging import metrics
 from messaging.budget import OverBudget
 from messaging.database import Database
 from messaging.idempotency import Claim, KeyReused
@@ -196,6 +197,8 @@ class Doors:
                 grpc.StatusCode.ALREADY_EXISTS, "Idempotency-Key: was given before, with another request"
             ) from None
         except OverBudget as error:
+            if caller.name:
+                metrics.KEY_REFUSALS.labels(caller.name, metrics.BUDGET).inc()
             raise ApiError(
                 grpc.StatusCode.RESOURCE_EXHAUSTED, str(error), retry_after_seconds=error.seconds
             ) from None

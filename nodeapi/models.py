@@ -15,6 +15,12 @@ class SchemaVersion(models.Model):
     since = models.DateTimeField()
 
 
+class LastBackup(models.Model):
+    """Of which moment the last whole backup is: one row (nodeapi/backups/record.py)."""
+
+    made_at = models.DateTimeField()
+
+
 class RelayRun(models.Model):
     """The UDP relay from one StartSocket to its end. At most one is `running`, across restarts of the node too.
 

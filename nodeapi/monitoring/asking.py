@@ -1,11 +1,17 @@
 """Questions that may take long, or never be answered, asked by many: one is under way at a time, and nobody waits long."""
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
 Answer = TypeVar("Answer")
+
+logger = logging.getLogger(__name__)
+
+# Of what takes long: the pause after it, in multiples of the time that it took.
+LEISURE = 100
 
 
 class NoAnswer(Exception):
@@ -59,3 +65,38 @@ class Asked(Generic[Answer]):
         # Asked for, so that the loop does not complain of an error that nobody looked at.
         if not task.cancelled():
             task.exception()
+
+
+class Refreshed(Generic[Answer]):
+    """The last answer to a question that takes long and whose answer changes slowly. Nobody waits: what is old is asked for
+    again behind whoever reads it, and asking takes a hundredth of the time at most. `what` is asked for, as the log is to name it.
+    """
+
+    def __init__(
+        self, ask: Callable[[], Awaitable[Answer]], *, keep_seconds: float, retry_seconds: float, what: str
+    ):
+        self._ask = ask
+        self._keep_seconds = keep_seconds
+        self._retry_seconds = retry_seconds
+        self._what = what
+        self._last: Answer | None = None
+        self._due_at = 0.0
+        self._asking: asyncio.Task | None = None
+
+    @property
+    def last(self) -> Answer | None:
+        """None before the first answer."""
+        if self._asking is None and time.monotonic() >= self._due_at:
+            self._asking = asyncio.get_running_loop().create_task(self._ask_again())
+        return self._last
+
+    async def _ask_again(self) -> None:
+        began, pause_seconds = time.monotonic(), self._retry_seconds
+        try:
+            self._last = await self._ask()
+            pause_seconds = self._keep_seconds
+        except Exception as error:
+            logger.debug("%s could not be read: %s", self._what, type(error).__name__)
+        finally:
+            now = time.monotonic()
+            self._due_at, self._asking = now + max(pause_seconds, LEISURE * (now - began)), None

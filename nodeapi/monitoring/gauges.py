@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -13,15 +14,18 @@ from django.db import Error as DatabaseError
 from prometheus_client import Metric, exposition
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
-from messaging import metrics
+from messaging import clock, metrics
 from messaging.database import Database
 from messaging.models import UNFINISHED
 from messaging.required import required
+from nodeapi.auth import Keys
 from nodeapi.engine import Engine
 from nodeapi.lnd_status import LndStatus
 from nodeapi.monitoring.asking import Asked, NoAnswer
 from nodeapi.monitoring.health import PARTS, Health, Report
+from nodeapi.monitoring.key_spending import KeySpending
 from nodeapi.monitoring.stored import Numbers, read_numbers
+from nodeapi.monitoring.surroundings import Seen, Surroundings
 from nodeapi.relay.process import PumpState
 from nodeapi.stream import Hub
 from vpn.states import BoughtState, LeaseState
@@ -47,7 +51,9 @@ class Collected:
 
 
 class Scrape:
-    """The page of /metrics. `lnd` is there in the runimpd process, and its `engine` once lnd has answered."""
+    """The page of /metrics. `lnd` is there in the runimpd process, and its `engine` once lnd has answered; `spent_msat` tells
+    there what was spent with the API key of a name in 24 hours. It reads the database.
+    """
 
     def __init__(
         self,
@@ -56,35 +62,44 @@ class Scrape:
         file: Path | None,
         hub: Hub,
         health: Health,
+        keys: Keys,
+        surroundings: Surroundings,
         engine: Callable[[], Engine | None],
         lnd: LndStatus | None,
         version: str,
         with_redis: bool,
+        spent_msat: Callable[[str], int] | None = None,
     ):
         self._hub = hub
         self._health = health
         self._engine = engine
         self._lnd = lnd
         self._version = version
-        absent = {"runimpd"} if lnd else {"lnd"}
+        self._keys = keys
+        self._surroundings = surroundings
+        absent = {"runimpd"} if lnd else {"lnd", "clock"}
         self._parts = [part for part in PARTS if part not in absent and (with_redis or part != "redis")]
         self._numbers = Asked(
             lambda: database.read(partial(read_numbers, file)),
             keep_seconds=NUMBERS_KEEP_SECONDS,
             patience_seconds=2.0,
         )
+        self._key_spending = spent_msat and KeySpending(keys, spent_msat)
 
     async def page(self, accept: str) -> tuple[str, bytes]:
         """Content type and body, in the format that the header Accept asks for."""
         report = await self._health.look()
         numbers = await self._stored()
+        seen = await self._surroundings.look()
         counted = [metrics.PROCESS.collect()]
-        families = [*self._of_process(report), *_of_database(numbers)]
+        families = [*self._of_process(report), *_of_database(numbers), *_of_surroundings(seen)]
         if self._lnd:
             counted.append(metrics.ENGINE.collect())
             families += _of_lnd(self._lnd)
         if engine := self._engine():
             families += _of_engine(engine, numbers)
+        if self._key_spending:
+            families += _of_keys(self._keys, self._key_spending)
         encode, content_type = exposition.choose_encoder(accept)
         # A thread: the doors need not wait for some thousand lines of text.
         body = await asyncio.to_thread(lambda: encode(Collected(tuple(chain(families, *counted)))))
@@ -127,12 +142,15 @@ class Scrape:
 def _of_database(numbers: Numbers | None) -> Iterator[Metric]:
     if numbers is None:
         return
-    counts = {key: count for key, (count, _) in numbers.unfinished.items()}
+    counts = {key: found.count for key, found in numbers.unfinished.items()}
     every = {("message", state.value): 0 for state in UNFINISHED}
     text = "Messages that are sent and have not ended, of the database; at most the 10,000 oldest."
     yield _gauges("impervious_messages_unfinished", text, ("service", "state"), every | counts)
     text = "What these may cost at most."
-    yield _gauge("impervious_reserved_msat", text, sum(cost for _, cost in numbers.unfinished.values()))
+    yield _gauge(
+        "impervious_reserved_msat", text, sum(found.cost_msat for found in numbers.unfinished.values())
+    )
+    yield from _of_ages(numbers)
     leases = {("sold", LeaseState.ACTIVE.value): 0, ("bought", BoughtState.ACTIVE.value): 0} | numbers.leases
     text = "VPN leases that are not over (sold: that hold an address)."
     yield _gauges("impervious_vpn_leases", text, ("direction", "state"), leases)
@@ -141,6 +159,47 @@ def _of_database(numbers: Numbers | None) -> Iterator[Metric]:
     yield _gauge("impervious_events_first_seq", "The oldest event that is kept.", numbers.first_seq)
     yield _gauge("impervious_events_last_seq", "The newest event.", numbers.last_seq)
     yield _gauge("impervious_database_bytes", "Size of the database on disk.", numbers.database_bytes)
+    text = (
+        "Of which moment the last backup is that ./impervious backup has made of this database; 0: of none."
+    )
+    yield _gauge("impervious_last_backup_timestamp_seconds", text, _seconds_of(numbers.last_backup_at))
+
+
+def _of_ages(numbers: Numbers) -> Iterator[Metric]:
+    now = clock.now()
+    oldest = {(state.value,): 0.0 for state in UNFINISHED}
+    for (_, state), found in numbers.unfinished.items():
+        oldest[state,] = max(oldest[state,], (now - found.oldest_at).total_seconds())
+    text = "Age of the oldest message that is sent and has not ended, by its state; 0 where there is none."
+    yield _gauges("impervious_messages_oldest_seconds", text, ("state",), oldest)
+    began_at = numbers.oldest_payment_at
+    age_seconds = max(0.0, (now - began_at).total_seconds()) if began_at else 0.0
+    text = (
+        "Age of the oldest payment with messages that is under way, of the database; 0 where there is none."
+    )
+    yield _gauge("impervious_payments_oldest_seconds", text, age_seconds)
+
+
+def _of_surroundings(seen: Seen) -> Iterator[Metric]:
+    if seen.disk_free_bytes is not None:
+        text = "Free on the disk of the SQLite file, or else of the node's own files."
+        yield _gauge("impervious_disk_free_bytes", text, seen.disk_free_bytes)
+    text = "When a certificate expires: the node's own (own), the one that lnd shows (lnd)."
+    ends = {(name,): moment.timestamp() for name, moment in seen.certificate_ends.items()}
+    yield _gauges("impervious_certificate_not_after_timestamp_seconds", text, ("certificate",), ends)
+
+
+def _of_keys(keys: Keys, spending: KeySpending) -> Iterator[Metric]:
+    text = "Spent with an API key in 24 hours, or reserved, looked up once a minute at most."
+    spent = {(name,): msat for name, msat in spending.msat_by_key.items()}
+    yield _gauges("impervious_key_spent_msat", text, ("key",), spent)
+    limits = {(one.name,): one.budget_sat * 1000 for one in keys.callers if one.budget_sat is not None}
+    text = "budget_sat of an API key, in msat."
+    yield _gauges("impervious_key_budget_limit_msat", text, ("key",), limits)
+
+
+def _seconds_of(moment: datetime | None) -> float:
+    return moment.timestamp() if moment else 0.0
 
 
 def _of_engine(engine: Engine, numbers: Numbers | None) -> Iterator[Metric]:
@@ -169,6 +228,8 @@ def _of_lnd(lnd: LndStatus) -> Iterator[Metric]:
     yield _gauge("impervious_lnd_synced", "Whether lnd is in sync with the chain.", lnd.info.synced_to_chain)
     yield _gauge("impervious_lnd_keysend", "Whether lnd takes keysend.", lnd.takes_keysend)
     yield _gauge("impervious_lnd_block_height", "lnd's newest block.", lnd.info.block_height)
+    text = "When that block is from, by the clocks of miners."
+    yield _gauge("impervious_lnd_block_timestamp_seconds", text, lnd.info.best_header_timestamp)
     if lnd.spendable_sat is not None:
         yield _gauge("impervious_lnd_spendable_sat", "What the active channels can send.", lnd.spendable_sat)
         yield _gauge("impervious_lnd_receivable_sat", "What they can receive.", required(lnd.receivable_sat))

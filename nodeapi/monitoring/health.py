@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from shutil import disk_usage
 from typing import Any
@@ -18,6 +19,7 @@ from django.db import connection
 
 from lightning.client import Trouble
 from messaging.database import Database
+from nodeapi.clock_check import clock_error
 from nodeapi.lnd_status import LndStatus
 from nodeapi.monitoring.asking import Asked, NoAnswer
 from nodeapi.stream import Hub
@@ -46,10 +48,23 @@ TEXTS = {
     ("disk", "full"): "the disk is full: what cannot be stored is refused",
     ("disk", "nearly_full"): "less than 1 GiB is free on the disk",
     ("redis", "away"): "Redis is away: streams look at the event log ten times a second instead",
+    (
+        "clock",
+        "behind",
+    ): "this machine's clock is behind: lnd has a block that is more than two hours ahead of it",
+    ("clock", "ahead"): "this machine's clock may be ahead: lnd's newest block is more than six hours old",
     ("runimpd", "away"): "runimpd does not answer: history and streams are served, other calls are not",
 }
 # The node works on with these; all others make it unready.
-DEGRADING = frozenset({("lnd", "no_keysend"), ("disk", "nearly_full"), ("redis", "away")})
+DEGRADING = frozenset(
+    {
+        ("lnd", "no_keysend"),
+        ("disk", "nearly_full"),
+        ("redis", "away"),
+        ("clock", "behind"),
+        ("clock", "ahead"),
+    }
+)
 PARTS = tuple(dict.fromkeys(part for part, _ in TEXTS))
 
 
@@ -147,7 +162,7 @@ class Health:
     async def _look(self) -> None:
         answers = await asyncio.gather(*(_faults(asked, unanswered) for asked, unanswered in self._probes))
         faults = [Fault("node", self.phase)] if self.phase else []
-        faults += lnd_faults(self._lnd) if self._lnd else []
+        faults += lnd_faults(self._lnd) + clock_faults(self._lnd) if self._lnd else []
         faults += [fault for answer in answers for fault in answer]
         if self._hub and not self._hub.listening:
             faults.append(Fault("redis", "away"))
@@ -182,6 +197,12 @@ def lnd_faults(lnd: LndStatus) -> list[Fault]:
     if not lnd.info.synced_to_chain:
         return [Fault("lnd", "not_synced")]
     return [] if lnd.takes_keysend else [Fault("lnd", Trouble.NO_KEYSEND.value)]
+
+
+def clock_faults(lnd: LndStatus) -> list[Fault]:
+    """While lnd is away its last answer grows old by itself."""
+    error = clock_error(lnd.info, datetime.now(UTC)) if lnd.reachable else None
+    return [Fault("clock", error.value)] if error else []
 
 
 async def ask_database(database: Database) -> list[Fault]:

@@ -8,12 +8,8 @@ from datetime import UTC, datetime, timedelta
 
 from nodeapi import terminal
 from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
+from nodeapi.clock_check import ClockError, block_at, clock_error
 
-# Bitcoin's rule: a block may be of up to two hours ahead of its receivers' clocks.
-BLOCK_AHEAD = timedelta(hours=2)
-# On these networks a block comes every ten minutes; no block for so long has hardly ever been.
-BUSY_NETWORKS = ("mainnet", "testnet", "testnet4", "signet")
-BLOCK_OLD = timedelta(hours=6)
 DIFFERENCE = timedelta(minutes=1)
 SET_IT = "set this machine's clock, and let it be kept right (systemd-timesyncd, chrony)"
 
@@ -50,27 +46,21 @@ def _compared(patient: Patient) -> str:
 
 
 def _block_at(patient: Patient) -> datetime | None:
-    seconds = patient.lnd_info.best_header_timestamp if patient.lnd_info else 0
-    return datetime.fromtimestamp(seconds, UTC) if 0 < seconds < 2**33 else None
+    return block_at(patient.lnd_info) if patient.lnd_info else None
 
 
 def _by_block(patient: Patient, now: datetime) -> Iterator[Finding]:
-    block_at, lnd_info = _block_at(patient), patient.lnd_info
-    if block_at is None or lnd_info is None:
+    block, lnd_info = _block_at(patient), patient.lnd_info
+    if block is None or lnd_info is None:
         return
-    if block_at - now > BLOCK_AHEAD:
+    error = clock_error(lnd_info, now)
+    apart = terminal.duration(abs(block - now).total_seconds())
+    if error is ClockError.BEHIND:
         yield wrong(
-            f"the clock is behind: lnd has a block of {block_at:%Y-%m-%d %H:%M} UTC, "
-            f"{terminal.duration((block_at - now).total_seconds())} from now",
-            SET_IT,
+            f"the clock is behind: lnd has a block of {block:%Y-%m-%d %H:%M} UTC, {apart} from now", SET_IT
         )
-    network = lnd_info.chains[0].network if lnd_info.chains else ""
-    if network in BUSY_NETWORKS and lnd_info.synced_to_chain and now - block_at > BLOCK_OLD:
-        yield note(
-            f"lnd's newest block is {terminal.duration((now - block_at).total_seconds())} old: the clock may be "
-            "ahead",
-            SET_IT,
-        )
+    if error is ClockError.AHEAD:
+        yield note(f"lnd's newest block is {apart} old: the clock may be ahead", SET_IT)
 
 
 def _by_log(patient: Patient, now: datetime) -> Iterator[Finding]:

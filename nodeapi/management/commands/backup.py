@@ -1,9 +1,12 @@
+from datetime import datetime
 from pathlib import Path
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
+from django.db import Error as DatabaseError
 
 from nodeapi import welcome
+from nodeapi.backups import record
 from nodeapi.backups.archive import BackupError
 from nodeapi.backups.making import make_backup
 
@@ -28,6 +31,12 @@ class Command(BaseCommand):
             )
         except BackupError as error:
             raise CommandError(str(error)) from None
+        try:
+            record.note_backup(datetime.fromisoformat(manifest.made_at))
+        except DatabaseError as error:
+            self.stderr.write(
+                f"The backup is whole, but its time could not be noted for the metrics: {error}"
+            )
         size = sum(told["bytes"] for told in manifest.files.values())
         self.stdout.write(
             f"{file}: {', '.join(manifest.files)} ({size / 2**20:.1f} MB), as of {manifest.made_at}"

@@ -111,4 +111,10 @@ def table_of(scraped, of_daphne) -> str:
 
 
 # Of metrics that have no line yet.
-LABELS = {"impervious_refused_total": ("cause", "service")}
+LABELS = {
+    "impervious_refused_total": ("cause", "service"),
+    "impervious_certificate_not_after_timestamp_seconds": ("certificate",),
+    "impervious_key_budget_limit_msat": ("key",),
+    "impervious_key_spent_msat": ("key",),
+    "impervious_key_calls_total": ("key",),
+}

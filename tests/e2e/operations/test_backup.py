@@ -11,6 +11,7 @@ import sys
 import tarfile
 from contextlib import closing
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -21,6 +22,7 @@ from nodeapi.backups import archive
 from tests.support.databases import ON_POSTGRES, execute, only_on_sqlite, until_unlocked
 from tests.support.networks import simulated_network
 from tests.support.nodes import ROOT, Node
+from tests.support.scrapes import value
 from tests.support.streams import WebsocketStream, delivery_of, send
 
 pytestmark = pytest.mark.sql
@@ -187,6 +189,15 @@ def test_what_was_there_before_is_kept(story):
     assert any(path.read_bytes() == b"another machine's" for path in kept)
     assert not list(story.bob.directory.glob("*.restoring"))
     assert not list(story.bob.directory.glob(".restore-*"))
+
+
+def test_metrics_of_the_running_node_tell_of_the_last_backup(story, tmp_path):
+    path = tmp_path / "again.tar"
+    done(story.bob, "backup", str(path))
+    with tarfile.open(path) as backup:
+        made_at = datetime.fromisoformat(json.load(backup.extractfile("manifest.json"))["made_at"])
+    name = "impervious_last_backup_timestamp_seconds"
+    story.bob.wait_until(lambda: value(story.bob, name) == made_at.timestamp())
 
 
 @pytest.fixture

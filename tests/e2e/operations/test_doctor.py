@@ -14,7 +14,8 @@ import pytest
 
 from impervious_site.config import load_config
 from lightning.rpcs import Rpc
-from nodeapi.cli.doctor import certificate, lnd
+from nodeapi import shown_certificate
+from nodeapi.cli.doctor import lnd
 from nodeapi.cli.doctor.findings import Patient, State
 from tests.support.commands import GUARD_SECONDS, Ended, run
 from tests.support.databases import ON_POSTGRES, execute, only_on_sqlite
@@ -29,7 +30,7 @@ EMPTY = "''" if ON_POSTGRES else "X''"
 @pytest.fixture(autouse=True)
 def patience(monkeypatch) -> None:
     """Of the checks in this process: an lnd on a machine that is busy with something else is well."""
-    monkeypatch.setattr(certificate, "CONNECT_SECONDS", GUARD_SECONDS)
+    monkeypatch.setattr(shown_certificate, "CONNECT_SECONDS", GUARD_SECONDS)
     monkeypatch.setattr(lnd, "ANSWER_SECONDS", GUARD_SECONDS)
 
 

@@ -12,6 +12,7 @@ import pytest
 from django.db import OperationalError
 from django.utils import timezone
 
+from messaging import metrics
 from nodeapi import auth
 from nodeapi.auth import NOBODY, Caller, Keys, Visit, WebGuard, headers_of, visit_of
 from nodeapi.errors import ApiError
@@ -207,6 +208,54 @@ async def test_admission_is_all_of_it():
         with pytest.raises(ApiError) as error:
             keys.admit(who, "read")
         assert error.value.code is code
+
+
+# what is counted
+
+
+def counted(name: str, key: str, **labels: str) -> float:
+    sample = f"impervious_key_{name}_total"
+    return metrics.PROCESS.get_sample_value(sample, {"key": key, **labels}) or 0.0
+
+
+@pytest.mark.parametrize(
+    ("who", "scope", "key", "cause"),
+    [
+        (visit(), "read", "", "missing"),
+        (visit("stranger"), "read", "", "unknown"),
+        (visit("gone"), "read", "gone", "revoked"),
+        (visit("old"), "read", "old", "expired"),
+        (visit("app"), "pay", "app", "scope"),
+        (visit("busy"), "read", "busy", "rate"),
+    ],
+)
+async def test_refusals_are_counted_by_key_and_cause(who, scope, key, cause):
+    table = Table()
+    table.set(any_ever=True, revoked={hash_of(secret_of("gone")): "gone"})
+    keys = await loaded(
+        table,
+        caller("old", "read", expires_at=PAST),
+        caller("app", "read"),
+        caller("busy", "read", calls_per_minute=1),
+    )
+    keys.admit(visit("busy"), "read")
+    before = counted("refusals", key, cause=cause)
+    with pytest.raises(ApiError):
+        keys.admit(who, scope)
+    assert counted("refusals", key, cause=cause) == before + 1
+
+
+async def test_calls_are_counted_by_key():
+    keys = await loaded(Table(), caller("counted", "read"))
+    assert metrics.PROCESS.get_sample_value("impervious_key_calls_total", {"key": "counted"}) == 0
+    assert (
+        metrics.PROCESS.get_sample_value("impervious_key_refusals_total", {"key": "counted", "cause": "rate"})
+        == 0
+    )
+    for _ in range(3):
+        keys.admit(visit("counted"), "read")
+    assert counted("calls", "counted") == 3
+    assert [one.name for one in keys.callers] == ["counted"]
 
 
 # a node without keys

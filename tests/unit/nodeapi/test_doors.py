@@ -12,7 +12,7 @@ import pytest
 from django.db import DataError, IntegrityError, OperationalError
 from google.protobuf.message import Message
 
-from messaging import notes
+from messaging import metrics, notes
 from messaging.budget import OverBudget
 from messaging.idempotency import Claim, KeyReused
 from nodeapi.calling import current_call
@@ -309,6 +309,15 @@ async def test_errors_become_statuses(database, error, code, message, retry_afte
     assert (told_error.code, told_error.message, told_error.retry_after) == (code, message, retry_after)
     noted = [(told_error.status_name, message)] if rpc == SEND_MESSAGE else []
     assert await rows(doors, "outcome", "detail") == noted
+
+
+async def test_refusal_over_a_budget_counts_for_the_key(database):
+    doors = make_doors(database, caller("spender", "send"), engine=ENGINE)
+    labels = {"key": "spender", "cause": "budget"}
+    before = metrics.PROCESS.get_sample_value("impervious_key_refusals_total", labels) or 0.0
+    row = operation(SEND_MESSAGE, Doing(error=OverBudget("none are left")))
+    await refused(doors, row, lambda: REQUEST, visit("spender"))
+    assert metrics.PROCESS.get_sample_value("impervious_key_refusals_total", labels) == before + 1
 
 
 async def test_reply_that_is_no_message_is_an_internal_error(database):

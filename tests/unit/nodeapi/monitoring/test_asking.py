@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from nodeapi.monitoring import asking
-from nodeapi.monitoring.asking import Asked, NoAnswer
+from nodeapi.monitoring.asking import LEISURE, Asked, NoAnswer, Refreshed
 from tests.support.monotonic import MonotonicClock
 
 
@@ -125,3 +125,62 @@ async def test_who_leaves_takes_no_answer_from_others(clock, question):
     assert await staying == 1
     assert leaving.cancelled()
     assert question.asked == 1
+
+
+# what changes slowly
+
+
+def refreshed(question: Question) -> Refreshed[int]:
+    return Refreshed(question, keep_seconds=60, retry_seconds=10, what="a number")
+
+
+async def read(slow: Refreshed[int]) -> int | None:
+    """What is known once all that reading it has begun is done."""
+    assert slow.last is None or slow.last
+    await settled()
+    return slow.last
+
+
+async def test_nobody_waits_for_what_changes_slowly(clock, question):
+    slow = refreshed(question)
+    question.answering.clear()
+    assert [slow.last, await read(slow)] == [None, None]
+    question.answering.set()
+    assert await read(slow) == 1
+    assert question.asked == 1
+
+
+async def test_what_changes_slowly_is_asked_for_again_when_it_is_old(clock, question):
+    slow = refreshed(question)
+    assert await read(slow) == 1
+    clock.seconds += 59
+    assert await read(slow) == 1
+    clock.seconds += 1
+    assert slow.last == 1
+    assert await read(slow) == 2
+
+
+async def test_last_answer_outlives_questions_that_fail(clock, question):
+    slow = refreshed(question)
+    assert await read(slow) == 1
+    question.error = OSError("away")
+    clock.seconds += 60
+    assert await read(slow) == 1
+    question.error = None
+    clock.seconds += 9
+    assert await read(slow) == 1
+    clock.seconds += 1
+    assert await read(slow) == 3
+
+
+async def test_long_questions_are_asked_seldom(clock, question):
+    slow = refreshed(question)
+    question.answering.clear()
+    assert await read(slow) is None
+    clock.seconds += 2
+    question.answering.set()
+    assert await read(slow) == 1
+    clock.seconds += 2 * LEISURE - 1
+    assert await read(slow) == 1
+    clock.seconds += 1
+    assert await read(slow) == 2

@@ -1,6 +1,8 @@
 """The page of /metrics, from parts whose state a test sets, read by Prometheus' own parser."""
 
 from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,20 +15,31 @@ from lightning.keysend import KEYSEND_FEATURE_BIT
 from messaging.answers import AnswerBudget, AnswerTerms
 from messaging.traffic import Depth
 from nodeapi.lnd_status import LndStatus
+from nodeapi.monitoring import gauges
 from nodeapi.monitoring.gauges import Scrape
 from nodeapi.monitoring.health import Fault, Report
-from nodeapi.monitoring.stored import Numbers
+from nodeapi.monitoring.stored import Numbers, Unfinished
+from nodeapi.monitoring.surroundings import Seen
 from nodeapi.relay.process import PumpState
 from protos.lnrpc import lightning_pb2
+from tests.support.doors import caller
+from tests.support.waiting import until_in_loop
 
+MOMENT = datetime(2026, 11, 30, 18, tzinfo=UTC)
 NUMBERS = Numbers(
-    unfinished={("message", "queued"): (2, 6_000), ("sign", "retrying"): (1, 3_000)},
+    unfinished={
+        ("message", "queued"): Unfinished(2, 6_000, MOMENT - timedelta(seconds=40)),
+        ("sign", "queued"): Unfinished(1, 0, MOMENT - timedelta(seconds=50)),
+        ("sign", "retrying"): Unfinished(1, 3_000, MOMENT - timedelta(seconds=7_200)),
+    },
+    oldest_payment_at=MOMENT - timedelta(seconds=3_600),
     leases={("sold", "active"): 4, ("bought", "expiring"): 1},
     refused={("message", "blocked"): 7},
     answers=AnswerBudget(limit_msat=5_000, used_msat=2_000),
     first_seq=11,
     last_seq=19,
     database_bytes=1_234,
+    last_backup_at=MOMENT - timedelta(days=3),
 )
 
 
@@ -54,11 +67,28 @@ class Looking:
         return self._report
 
 
+class Around:
+    """As nodeapi.monitoring.surroundings.Surroundings."""
+
+    def __init__(self, seen: Seen):
+        self._seen = seen
+
+    async def look(self) -> Seen:
+        return self._seen
+
+
+@pytest.fixture(autouse=True)
+def now(monkeypatch) -> None:
+    monkeypatch.setattr(gauges.clock, "now", lambda: MOMENT)
+
+
 def make_engine(**fields):
     """Of the engine what a scrape looks at."""
     lnd = LndStatus(SimpleNamespace())
     lnd.reachable = True
-    lnd.info = lightning_pb2.GetInfoResponse(synced_to_chain=True, block_height=800_000)
+    lnd.info = lightning_pb2.GetInfoResponse(
+        synced_to_chain=True, block_height=800_000, best_header_timestamp=1_796_000_000
+    )
     lnd.info.features[KEYSEND_FEATURE_BIT].name = "keysend"
     parts = {
         "lnd": lnd,
@@ -80,8 +110,14 @@ def make_scrape(
     health: Looking | None = None,
     subscriptions: tuple = (),
     with_redis: bool = False,
+    seen: Seen | None = None,
+    callers: tuple = (),
+    spent_msat: Callable[[str], int] | None = None,
 ) -> Scrape:
     return Scrape(
+        keys=SimpleNamespace(callers=list(callers)),
+        surroundings=Around(seen or Seen()),
+        spent_msat=spent_msat,
         database=database or Reading(),
         file=Path("impervious.sqlite3"),
         hub=SimpleNamespace(subscriptions=subscriptions),
@@ -135,8 +171,8 @@ async def test_health(faults, ready, expected):
 @pytest.mark.parametrize(
     ("engine", "with_redis", "parts"),
     [
-        (make_engine(), True, {"node", "lnd", "database", "disk", "redis"}),
-        (make_engine(), False, {"node", "lnd", "database", "disk"}),
+        (make_engine(), True, {"node", "lnd", "database", "disk", "clock", "redis"}),
+        (make_engine(), False, {"node", "lnd", "database", "disk", "clock"}),
         (None, False, {"node", "runimpd", "database", "disk"}),
     ],
 )
@@ -144,7 +180,7 @@ async def test_parts_that_a_process_has(engine, with_redis, parts):
     value = await values(make_scrape(engine=engine, with_redis=with_redis))
     told = {
         part
-        for part in ("node", "lnd", "database", "disk", "redis", "runimpd")
+        for part in ("node", "lnd", "database", "disk", "clock", "redis", "runimpd")
         if value("health", part=part) is not None
     }
     assert told == parts
@@ -187,12 +223,57 @@ async def test_numbers_of_the_database():
         )
     }
     assert list(states.values()) == [2, 0, 0, 1]
+    ages = {
+        state: value("messages_oldest_seconds", state=state) for state in ("queued", "in_flight", "retrying")
+    }
+    assert ages == {"queued": 50, "in_flight": 0, "retrying": 7_200}
+    assert value("payments_oldest_seconds") == 3_600
+    assert value("last_backup_timestamp_seconds") == (MOMENT - timedelta(days=3)).timestamp()
     assert value("reserved_msat") == 9_000
     assert value("vpn_leases", direction="sold", state="active") == 4
     assert value("vpn_leases", direction="bought", state="active") == 0
     assert value("vpn_leases", direction="bought", state="expiring") == 1
     assert value("refused_total", service="message", cause="blocked") == 7
     assert (value("events_first_seq"), value("events_last_seq"), value("database_bytes")) == (11, 19, 1_234)
+
+
+async def test_nothing_is_under_way_and_there_was_no_backup():
+    numbers = replace(NUMBERS, unfinished={}, oldest_payment_at=None, last_backup_at=None)
+    value = await values(make_scrape(database=Reading(numbers)))
+    assert value("messages_oldest_seconds", state="queued") == value("payments_oldest_seconds") == 0
+    assert value("last_backup_timestamp_seconds") == 0
+
+
+async def test_disk_and_certificates():
+    seen = Seen(disk_free_bytes=5_000, certificate_ends={"own": MOMENT, "lnd": MOMENT + timedelta(days=1)})
+    value = await values(make_scrape(seen=seen))
+    assert value("disk_free_bytes") == 5_000
+    ends = [value("certificate_not_after_timestamp_seconds", certificate=name) for name in ("own", "lnd")]
+    assert ends == [MOMENT.timestamp(), MOMENT.timestamp() + 86_400]
+
+
+async def test_disk_and_certificates_that_could_not_be_read():
+    value = await values(make_scrape())
+    assert value("disk_free_bytes") is None
+    assert value("certificate_not_after_timestamp_seconds", certificate="own") is None
+
+
+async def test_what_api_keys_have_spent():
+    callers = (caller("shop", budget_sat=5), caller("app"))
+    scrape = make_scrape(
+        engine=make_engine(),
+        callers=callers,
+        spent_msat={"shop": 4_000, "app": 7}.__getitem__,
+    )
+
+    async def told() -> Value | None:
+        value = await values(scrape)
+        return value if value("key_spent_msat", key="shop") is not None else None
+
+    await until_in_loop(told)
+    value = await values(scrape)
+    assert [value("key_spent_msat", key=name) for name in ("shop", "app")] == [4_000, 7]
+    assert [value("key_budget_limit_msat", key=name) for name in ("shop", "app")] == [5_000, None]
 
 
 async def test_database_that_is_away_leaves_out_its_numbers():
@@ -216,6 +297,7 @@ async def test_lnd():
     value = await values(make_scrape(engine=engine))
     names = ("reachable", "synced", "keysend", "block_height", "spendable_sat", "receivable_sat")
     assert [value(f"lnd_{name}") for name in names] == [1, 1, 1, 800_000, 5_000, 6_000]
+    assert value("lnd_block_timestamp_seconds") == 1_796_000_000
 
 
 async def test_dead_payments_of_lnd():

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import time
 from collections import namedtuple
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -26,6 +27,7 @@ from nodeapi.monitoring.health import (
     Report,
     ask_database,
     ask_disk,
+    clock_faults,
     decode_report,
     lnd_faults,
 )
@@ -138,6 +140,30 @@ def lnd(
 )
 def test_lnd(state, reason):
     assert lnd_faults(state) == ([Fault("lnd", reason)] if reason else [])
+
+
+@pytest.mark.parametrize(
+    ("hours", "reachable", "reason"),
+    [(0, True, None), (-3, True, "behind"), (7, True, "ahead"), (7, False, None)],
+)
+def test_clock(hours, reachable, reason):
+    """By the newest block's age. An answer from before lnd went away is old anyway."""
+    status = lnd(reachable=reachable)
+    status.info.best_header_timestamp = int(time.time()) - hours * 3_600
+    status.info.chains.add(network="mainnet")
+    faults = clock_faults(status)
+    assert faults == ([Fault("clock", reason)] if reason else [])
+    assert Report(tuple(faults)).ready
+
+
+async def test_clock_that_is_off_is_told(clock, caplog):
+    status = lnd()
+    status.info.best_header_timestamp = int(time.time()) + 3 * 3_600
+    looking = running(Part().ask)
+    looking.watch_lnd(status)
+    assert (await looking.look()).as_json()["status"] == "degraded"
+    warnings = [record.health for record in caplog.records if record.levelname == "WARNING"]
+    assert warnings == ["clock:behind"]
 
 
 async def test_database_that_answers(database):

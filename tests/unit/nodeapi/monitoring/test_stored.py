@@ -1,15 +1,20 @@
 """Numbers of the database for the metrics, from rows."""
 
+from datetime import datetime, timedelta
 from pathlib import Path
 from uuid import uuid4
 
 import pytest
+from django.db import connection
+from django.test.utils import CaptureQueriesContext
 from django.utils import timezone
 
 from messaging.answers import AnswerBudget
-from messaging.models import Direction, Event, Message, Refused, State
+from messaging.models import Attempt, Direction, Event, Message, Refused, State
+from nodeapi.backups import record
 from nodeapi.monitoring import stored
-from nodeapi.monitoring.stored import Numbers, read_numbers
+from nodeapi.monitoring.stored import Numbers, Unfinished, read_numbers
+from tests.support.databases import only_on_sqlite
 from vpn.models import Lease, PurchasedLease
 from vpn.states import BoughtState, LeaseState
 
@@ -27,7 +32,12 @@ def file(tmp_path) -> Path:
     return path
 
 
-def message(state: State, service: str = "message", cost_msat: int = 1_000) -> None:
+NOW = timezone.now()
+
+
+def message(
+    state: State, service: str = "message", cost_msat: int = 1_000, created_at: datetime = NOW
+) -> None:
     Message.objects.create(
         message_id=uuid4(),
         direction=Direction.OUT,
@@ -37,6 +47,7 @@ def message(state: State, service: str = "message", cost_msat: int = 1_000) -> N
         amount_msat=1_000,
         cost_msat=cost_msat,
         state=state,
+        created_at=created_at,
     )
 
 
@@ -67,12 +78,14 @@ def bought(state: BoughtState) -> None:
 def test_empty_database(file):
     assert read_numbers(file) == Numbers(
         unfinished={},
+        oldest_payment_at=None,
         leases={},
         refused={},
         answers=AnswerBudget(limit_msat=0, used_msat=0),
         first_seq=0,
         last_seq=0,
         database_bytes=1_000,
+        last_backup_at=None,
     )
 
 
@@ -84,17 +97,63 @@ def test_unfinished_messages(file):
     for state in (State.SETTLED, State.FAILED, State.RECEIVED):
         message(state)
     assert read_numbers(file).unfinished == {
-        ("message", "queued"): (2, 6_000),
-        ("message", "in_flight"): (1, 2_000),
-        ("sign", "retrying"): (1, 3_000),
+        ("message", "queued"): Unfinished(2, 6_000, NOW),
+        ("message", "in_flight"): Unfinished(1, 2_000, NOW),
+        ("sign", "retrying"): Unfinished(1, 3_000, NOW),
     }
+
+
+# Of a whole second, too: SQLite's text of it is shorter.
+@pytest.mark.parametrize("oldest", [NOW - timedelta(hours=2), NOW.replace(microsecond=0) - timedelta(days=9)])
+def test_oldest_unfinished_message_of_each_state(file, oldest):
+    for created_at in (NOW, oldest, NOW - timedelta(minutes=1)):
+        message(State.IN_FLIGHT, created_at=created_at)
+    message(State.SETTLED, created_at=oldest - timedelta(days=1))
+    assert read_numbers(file).unfinished["message", "in_flight"].oldest_at == oldest
+
+
+def attempt(state: Attempt.State, created_at: datetime) -> None:
+    Attempt.objects.create(
+        secret=b"",
+        name=uuid4().bytes,
+        destination=PUBKEY,
+        service="message",
+        packet=b"",
+        amount_msat=1_000,
+        state=state,
+        created_at=created_at,
+    )
+
+
+def test_oldest_payment_under_way(file):
+    hour = timedelta(hours=1)
+    for state, age in (("in_flight", 1), ("in_flight", 3), ("settled", 5), ("failed", 7), ("in_flight", 2)):
+        attempt(state, NOW - age * hour)
+    assert read_numbers(file).oldest_payment_at == NOW - 3 * hour
+
+
+@only_on_sqlite
+def test_oldest_ones_are_found_by_indexes(file):
+    """Without one a scrape would walk through all messages and attempts that ever were."""
+    assert "attempt_in_flight" in stored._payments_in_flight().explain()
+    with CaptureQueriesContext(connection) as queries:
+        read_numbers(file)
+    (unfinished,) = [query["sql"] for query in queries if "min(created_at)" in query["sql"]]
+    with connection.cursor() as cursor:
+        cursor.execute(f"EXPLAIN QUERY PLAN {unfinished}")
+        assert any("message_unfinished" in row[-1] for row in cursor.fetchall())
+
+
+def test_last_backup(file):
+    record.note_backup(NOW)
+    assert read_numbers(file).last_backup_at == NOW
 
 
 def test_the_oldest_unfinished_messages_are_counted(file, monkeypatch):
     monkeypatch.setattr(stored, "MOST_UNFINISHED", 2)
     for cost_msat in (1_000, 2_000, 4_000):
         message(State.QUEUED, cost_msat=cost_msat)
-    assert read_numbers(file).unfinished == {("message", "queued"): (2, 3_000)}
+    assert read_numbers(file).unfinished == {("message", "queued"): Unfinished(2, 3_000, NOW)}
 
 
 def test_leases(file):
