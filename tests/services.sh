@@ -41,6 +41,22 @@ prepare_vpn() {
     make_tun
 }
 
+# For the alerts. Of Prometheus' package only this program is taken: installed, it would start a server.
+provide_promtool() {
+    PATH="$PATH:$tools/bin"
+    command -v promtool >/dev/null 2>&1 && return 0
+    say "Fetching promtool …"
+    (
+        unpacked=$(mktemp -d)
+        trap 'rm -rf "$unpacked"' EXIT
+        cd "$unpacked"
+        apt-get -qq download prometheus || { $as_root apt-get -qq update && apt-get -qq download prometheus; }
+        dpkg-deb --extract prometheus_*.deb . && cp usr/bin/promtool "$tools/bin/promtool.$$"
+        # At once: another run may be looking for it.
+        mv "$tools/bin/promtool.$$" "$tools/bin/promtool"
+    ) >/dev/null 2>&1 || say "promtool could not be fetched: the alerts are not tested."
+}
+
 # The package starts a server of its own on the usual port unless it is told not to.
 refuse_packaged_cluster() {
     [ -e /etc/postgresql-common/createcluster.conf ] && return 0
@@ -157,6 +173,7 @@ as_root=""
 [ "$(id -u)" = 0 ] || as_root="sudo -n"
 need redis-server command -v redis-server
 need curl command -v curl
+provide_promtool
 prepare_vpn
 find_postgres || refuse_packaged_cluster
 need postgresql find_postgres

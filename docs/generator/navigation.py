@@ -17,6 +17,7 @@ SECTIONS: dict[str, tuple[str, ...]] = {
         "inbound",
         "deploying",
         "monitoring",
+        "runbook",
         "backup",
         "upgrading",
         "scaling",
