@@ -6,6 +6,7 @@ The outbox knows records, amounts and outcomes; it knows no keysend.
 import enum
 from collections.abc import Awaitable, Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Protocol
 
 import grpc
@@ -40,12 +41,13 @@ class Outcome:
 @dataclass(frozen=True, kw_only=True)
 class Sent:
     """What is known of a shipment whose end was not seen. `secret` names it, before and after a crash; it began at `began_at`
-    (Unix seconds), whenever it is sent again.
+    (Unix seconds), whenever it is sent again. What was paid under this secret before `not_paid_before` was another one.
     """
 
     secret: bytes
     amount_msat: int
     began_at: float
+    not_paid_before: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,7 +149,7 @@ class KeysendCarrier:
             return await self._after_error(error, shipment)
         except DeadPaymentError as error:
             return Outcome(verdict=Verdict.DEAD, cause=str(error))
-        return await self._judge(result, payment)
+        return await self._judge(result, payment, shipment)
 
     async def _end_of(
         self, sent: Sent, call: Awaitable[lightning_pb2.Payment], *, interrupted: bool
@@ -213,7 +215,7 @@ class KeysendCarrier:
             return Outcome(verdict=Verdict.UNKNOWN, cause=str(error))
         except DeadPaymentError as error:
             return Outcome(verdict=Verdict.DEAD, cause=str(error))
-        return await self._judge(result, None)
+        return await self._judge(result, None, sent)
 
     def _payment(self, shipment: Shipment) -> KeysendPayment:
         return KeysendPayment(
@@ -260,8 +262,12 @@ class KeysendCarrier:
             return Outcome(verdict=Verdict.PASSING, cause=str(error))
         return recorded
 
-    async def _judge(self, result: lightning_pb2.Payment, payment: KeysendPayment | None) -> Outcome:
+    async def _judge(
+        self, result: lightning_pb2.Payment, payment: KeysendPayment | None, sent: Sent
+    ) -> Outcome:
         if result.status == lightning_pb2.Payment.SUCCEEDED:
+            if result.creation_time_ns < sent.not_paid_before * 1e9:
+                return _paid_earlier(result.creation_time_ns / 1e9)
             return Outcome(verdict=Verdict.SETTLED, fee_msat=result.fee_msat)
         reason = lightning_pb2.PaymentFailureReason.Name(result.failure_reason).removeprefix(
             "FAILURE_REASON_"
@@ -319,6 +325,15 @@ class KeysendCarrier:
             verdict=Verdict.TOO_LARGE,
             cause=f"too long: its record has {len(record)} bytes, a route of {hops} hops has room for about {room}",
         )
+
+
+def _paid_earlier(seconds: float) -> Outcome:
+    moment = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M")
+    cause = (
+        f"lnd has paid the same request under the same Idempotency-Key at {moment} UTC, and does not pay it again: "
+        "use a new key for a new request"
+    )
+    return Outcome(verdict=Verdict.FINAL, cause=cause)
 
 
 _UNKNOWN_NODE = Outcome(verdict=Verdict.FINAL, cause="no route: the Lightning graph does not know this node")

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
+from functools import partial
 from uuid import UUID
 
 from django.db import IntegrityError
@@ -61,21 +62,28 @@ class Claims:
         found = await self._database.read(lambda: find(claim))
         return [first, *(UUID(text) for text in (found.further_ids if found else ()))]
 
-    async def once(self, claim: Claim, make: Callable[[], Awaitable[UUID]]) -> UUID:
-        """The id that `make` answered when this was first asked for. Raises KeyReused, and what `make` raises."""
+    async def once(
+        self, claim: Claim, make: Callable[[], Awaitable[UUID]], *, prepare: Callable[[], None] | None = None
+    ) -> UUID:
+        """The id that `make` answered when this was first asked for; `prepare` may read the database before it. Raises
+        KeyReused, and what these two raise.
+        """
         name = (claim.caller, claim.key)
         if under_way := self._under_way.get(name):
             return await _shared(claim, *under_way)
-        answer = asyncio.ensure_future(self._answer_or(claim, make))
+        answer = asyncio.ensure_future(self._answer_or(claim, make, prepare))
         self._under_way[name] = (claim.request_hash, answer)
         answer.add_done_callback(lambda _: self._under_way.pop(name))
         return await notes.to_its_end(answer)
 
-    async def _answer_or(self, claim: Claim, make: Callable[[], Awaitable[UUID]]) -> UUID:
-        return await self._stored_answer(claim) or await make()
+    async def _answer_or(
+        self, claim: Claim, make: Callable[[], Awaitable[UUID]], prepare: Callable[[], None] | None
+    ) -> UUID:
+        return await self._stored_answer(claim, prepare) or await make()
 
-    async def _stored_answer(self, claim: Claim) -> UUID | None:
-        found = await self._database.read(lambda: find(claim))
+    async def _stored_answer(self, claim: Claim, otherwise: Callable[[], None] | None = None) -> UUID | None:
+        """`otherwise` is done in the same job: another one would double the time of a call."""
+        found = await self._database.read(partial(_find_or, claim, otherwise))
         if found is None:
             return None
         _same_request(claim, bytes(found.request_hash))
@@ -91,6 +99,13 @@ async def _shared(claim: Claim, request_hash: bytes, answer: asyncio.Future[UUID
 def find(claim: Claim) -> IdempotencyKey | None:
     alive = clock.now() - LIFETIME
     return IdempotencyKey.objects.filter(caller=claim.caller, key=claim.key, created_at__gte=alive).first()
+
+
+def _find_or(claim: Claim, otherwise: Callable[[], None] | None) -> IdempotencyKey | None:
+    found = find(claim)
+    if found is None and otherwise:
+        otherwise()
+    return found
 
 
 def store(rows: list[IdempotencyKey]) -> None:

@@ -7,7 +7,7 @@ it is told. State changes name the states they may come from, so that a repeated
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from lightning.carrier import Carrier
 from lightning.hints import HopHint
@@ -26,6 +26,7 @@ from messaging.models import (
     unfinished,
 )
 from messaging.packing import Load, pack
+from messaging.preimages import Preimages
 from messaging.traffic import WHOLE, Key
 
 # Whether a longer body fits is not tried by compressing it while others wait.
@@ -41,10 +42,13 @@ class ChangedMeanwhileError(Exception):
 
 @dataclass(frozen=True, kw_only=True)
 class Payer:
-    """Who pays, by what carrier, how the recipients may answer, and what is known of the room to a node."""
+    """Who pays, by what carrier, with which preimages where they are not new ones, how the recipients may answer, and what
+    is known of the room to a node.
+    """
 
     pubkey: str
     carrier: Carrier
+    preimages: Preimages
     hints: Callable[[], tuple[HopHint, ...]]
     room_to: Callable[[str], int] = lambda _: 0
 
@@ -61,11 +65,15 @@ class Started:
 
 
 def attempt_for(load: Load, payer: Payer, hints: tuple[HopHint, ...]) -> Attempt:
-    """A new attempt, with a fresh secret, not yet stored."""
-    secret = payer.carrier.new_secret()
+    """A new attempt, not yet stored."""
+    first = load.carried[0]
+    # What has a secret of its own travels alone.
+    secret = payer.carrier.new_secret() if first.secret_number is None else payer.preimages.of(first)
+    name = payer.carrier.name_of(secret)
     return Attempt(
+        id=uuid4() if first.secret_number is None else UUID(bytes=name[:16]),
         secret=secret,
-        name=payer.carrier.name_of(secret),
+        name=name,
         payer=payer.pubkey,
         destination=load.pubkey,
         service=load.service,
@@ -110,7 +118,10 @@ def store_accepted(
     """New messages, the attempts of those that leave at once, the keys that callers gave, and what calls note."""
     idempotency.store(keys)
     notes.store(list(noted))
-    Attempt.objects.bulk_create(attempts)
+    _insert_attempts(
+        attempts,
+        {one.attempt_id for one in messages if one.attempt_id and one.secret_number is not None},
+    )
     insert_new(Message, messages)
     peers.touch((message.pubkey for message in messages), written_to=True)
 
@@ -228,12 +239,25 @@ def is_long_load(load: Load, carrier: Carrier) -> bool:
 
 
 def _store_attempts(attempts: list[tuple[Attempt, list[Carried]]], now: datetime) -> None:
-    Attempt.objects.bulk_create([attempt for attempt, _ in attempts])
+    _insert_attempts(
+        [attempt for attempt, _ in attempts],
+        {attempt.pk for attempt, (first, *_) in attempts if first.secret_number is not None},
+    )
     for attempt, carried in attempts:
         _take_off_stored(_messages(carried), attempt, now)
     parts = [(attempt, first) for attempt, (first, *_) in attempts if isinstance(first, Part)]
     if parts and divided.take_off(parts, now) != len(parts):
         raise ChangedMeanwhileError
+
+
+def _insert_attempts(attempts: Iterable[Attempt], guarded: Collection[UUID]) -> None:
+    """One of the same secret as an attempt that has failed takes its place: lnd too has one payment of a hash."""
+    ended = Attempt.objects.filter(pk__in=guarded).exclude(state=Attempt.State.IN_FLIGHT) if guarded else ()
+    known = {attempt.pk for attempt in ended}
+    for attempt in attempts:
+        if attempt.pk in known:
+            attempt.save(force_update=True)
+    Attempt.objects.bulk_create([attempt for attempt in attempts if attempt.pk not in known])
 
 
 def _take_off_stored(messages: list[Message], attempt: Attempt, now: datetime) -> None:
@@ -318,12 +342,15 @@ def retry(
     delay_seconds: float,
     alone: bool,
     published: events.Published,
+    other_secret: bool = False,
 ) -> list[tuple[Key, datetime]]:
     """Ends the attempt; what it carried waits for another, or fails where its time is over. Answers what waits, and until
-    when.
+    when. `other_secret`: lnd never pays this one's hash again.
     """
     now = clock.now()
     _end_attempts([attempt], Attempt.State.FAILED, now, cause=cause)
+    if other_secret:
+        _use_next_secret(carried)
     if carried and isinstance(carried[0], Part):
         part = carried[0]
         again_at = divided.retry(part, now, cause=cause, delay_seconds=delay_seconds, published=published)
@@ -346,6 +373,12 @@ def retry(
     deliveries.move(given_up, State.FAILED, now, cause=cause, published=published)
     deliveries.move(late, State.FAILED, now, cause=_late(cause), published=published)
     return [(_key(message), next_try_at) for message in waiting]
+
+
+def _use_next_secret(carried: list[Carried]) -> None:
+    for one in carried:
+        if one.secret_number is not None:
+            type(one).objects.filter(pk=one.pk).update(secret_number=one.secret_number + 1)
 
 
 def _is_last_attempt(message: Message) -> bool:

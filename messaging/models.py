@@ -147,6 +147,9 @@ class Carried(models.Model):
     fee_msat = models.BigIntegerField(default=0)
     error = models.CharField("cause", max_length=500, blank=True)
     next_try_at = models.DateTimeField(null=True)
+    secret_number = models.PositiveSmallIntegerField(
+        null=True, help_text="Null: each attempt has a new secret. Else all have the one of this number."
+    )
 
     class Meta:
         abstract = True

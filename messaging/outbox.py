@@ -17,13 +17,21 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 from django.db import DataError, IntegrityError
-from django.db import Error as DatabaseError
 
-from lightning import signature
-from lightning.carrier import Carrier, Outcome, Sent, Shipment, Verdict
+from lightning.carrier import Carrier, Outcome, Verdict
 from lightning.client import LndError
 from lightning.hints import HopHint
-from messaging import clock, divided, envelope, ledger, metrics, notes, reachability, suspected, tracing
+from messaging import (
+    clock,
+    divided,
+    ledger,
+    metrics,
+    notes,
+    preimages,
+    reachability,
+    suspected,
+    tracing,
+)
 from messaging.answer_queue import AnswerQueue, Waiting
 from messaging.answers import ATTEMPTS
 from messaging.budget import SpendingLimit
@@ -36,8 +44,10 @@ from messaging.models import Attempt, IdempotencyKey, Message, Origin, Part, Sta
 from messaging.orphans import LOOK_SECONDS, Orphans
 from messaging.outgoing import new_message
 from messaging.packing import Undividable, divide, record_bytes
+from messaging.preimages import Preimages
 from messaging.reachability import Reachability
 from messaging.rooms import Rooms
+from messaging.shipping import ServiceGone, Shipper
 from messaging.traffic import WHOLE, Batch, Depth, Key, Limits, Traffic
 from messaging.ways import Ways, too_far
 
@@ -60,10 +70,6 @@ BEGUN = (
 )
 
 Result = TypeVar("Result")
-
-
-class ServiceGone(Exception):
-    """Of a message whose service is not in the configuration any more: it has no record number."""
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,7 @@ class Outbox:
         own_hints: Callable[[], tuple[HopHint, ...]],
         budget: SpendingLimit,
         claims: Claims,
+        preimages: Preimages,
         unproven_hints_per_hour: int = 0,
     ):
         self._database = database
@@ -101,12 +108,21 @@ class Outbox:
         self.ways = Ways(carrier=carrier, record_numbers=record_numbers, hints=hints, own_hints=own_hints)
         self._rooms = Rooms(self.ways.room_bytes)
         self._payer = ledger.Payer(
-            pubkey=own_pubkey.hex(), carrier=carrier, hints=own_hints, room_to=self._rooms.bytes_to
+            pubkey=own_pubkey.hex(),
+            carrier=carrier,
+            preimages=preimages,
+            hints=own_hints,
+            room_to=self._rooms.bytes_to,
         )
-        self._hints = hints
+        self._shipper = Shipper(
+            database=database,
+            carrier=carrier,
+            own_pubkey=own_pubkey,
+            record_numbers=record_numbers,
+            hints=hints,
+        )
         self._budget = budget
         self._own_pubkey = own_pubkey
-        self._record_numbers = record_numbers
         self._expires_seconds = expires_seconds
         self._published = published
         self._claims = claims
@@ -123,8 +139,6 @@ class Outbox:
             hints=hints,
             unproven_hints_per_hour=unproven_hints_per_hour,
         )
-        # Hints with which attempts are under way.
-        self._hinted: dict[UUID, tuple[HopHint, ...]] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
         self._followed: set[UUID] = set()
 
@@ -146,30 +160,22 @@ class Outbox:
         """Stores a message and sends it. The answer comes after the commit. With a claim: once; raises KeyReused. Raises
         OverBudget, having stored nothing.
         """
-        expires_seconds = expires_seconds or self._expires_seconds
-        make = partial(self._accept, claim, service, pubkey, body, amount_sat, reply_to, expires_seconds)
-        return await (self._claims.once(claim, make) if claim else notes.to_its_end(make()))
-
-    async def _accept(
-        self,
-        claim: Claim | None,
-        service: str,
-        pubkey: str,
-        body: bytes,
-        amount_sat: int,
-        reply_to: UUID | None,
-        expires_seconds: int,
-    ) -> UUID:
         message = new_message(
             service=service,
             pubkey=pubkey,
             body=body,
             amount_sat=amount_sat,
             reply_to=reply_to,
-            expires_seconds=expires_seconds,
+            expires_seconds=expires_seconds or self._expires_seconds,
             origin=Origin.CALLER,
         )
-        message.cost_msat = self.ways.most_msat(len(body), message.amount_msat)
+        make = partial(self._accept, message, claim)
+        if claim is None:
+            return await notes.to_its_end(make())
+        return await self._claims.once(claim, make, prepare=self._guard([message], claim))
+
+    async def _accept(self, message: Message, claim: Claim | None) -> UUID:
+        message.cost_msat = self.ways.most_msat(len(message.body), message.amount_msat)
         async with self._budget.reserved(message.cost_msat):
             stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             key = claim.row(message.message_id) if claim else None
@@ -198,7 +204,9 @@ class Outbox:
         if claim is None:
             await notes.to_its_end(make())
             return [message.message_id for message in messages]
-        first = await self._claims.once(claim, make)
+        # What a step asks for wants an answer: after a restore it has to be asked for anew.
+        prepare = self._guard(messages, claim) if step is None else None
+        first = await self._claims.once(claim, make, prepare=prepare)
         return await self._claims.all_answers(claim) or [first]
 
     async def _accept_all(
@@ -215,6 +223,11 @@ class Outbox:
             )
         self.send_stored(messages)
         return first
+
+    def _guard(self, messages: list[Message], claim: Claim) -> Callable[[], None] | None:
+        if not any(map(preimages.may_guard, messages)):
+            return None
+        return partial(preimages.guard, messages, claim, self._payer.preimages)
 
     async def all_answers(self, claim: Claim) -> list[UUID] | None:
         """The ids of all messages that were accepted under this claim before, if there are any. Raises KeyReused."""
@@ -268,7 +281,7 @@ class Outbox:
         starting = self._start_at_once(messages)
         for attempt, _ in starting:
             self._traffic.occupy(attempt)
-        signing = [self._spawn(self._sign(attempt)) for attempt, _ in starting]
+        signing = [self._spawn(self._shipper.sign(attempt)) for attempt, _ in starting]
         try:
             await self._database.write(
                 partial(
@@ -360,7 +373,7 @@ class Outbox:
         _note_started(started.attempts)
         for attempt, carried in started.attempts:
             self._traffic.occupy(attempt)
-            self._spawn(self._ship(attempt, carried, self._spawn(self._sign(attempt))))
+            self._spawn(self._ship(attempt, carried, self._spawn(self._shipper.sign(attempt))))
 
     def _look_at_room(self, message: Message) -> None:
         """It waits for its turn, and others may come to wait behind it: to know how much fits a payment to their node is
@@ -386,7 +399,7 @@ class Outbox:
             # The receiver has room for so many incomplete messages of one sender, and no more.
             self._traffic.wait(message.pubkey, (message.pk, WHOLE), seconds=UNKNOWN_RETRY_SECONDS)
             return []
-        own_hints = self._payer.hints()
+        own_hints = () if message.secret_number is not None else self._payer.hints()
         way = await self.ways.survey(message)
         if isinstance(way, Outcome):
             await self._put_off(message, way)
@@ -457,9 +470,8 @@ class Outbox:
             _note_started(started.attempts)
             for attempt, carried in started.attempts:
                 with self._noted_as_followed(attempt):
-                    await self._follow(
-                        attempt, carried, self._send(attempt, self._spawn(self._sign(attempt)))
-                    )
+                    signing = self._spawn(self._shipper.sign(attempt))
+                    await self._follow(attempt, carried, self._shipper.send(attempt, carried, signing))
         finally:
             self._answers.release(known=waiting.known)
 
@@ -472,21 +484,10 @@ class Outbox:
 
     # on the way
 
-    async def _sign(self, attempt: Attempt) -> bytes:
-        """Raises LndError and ServiceGone."""
-        if attempt.service not in self._record_numbers:
-            raise ServiceGone(f"the service {attempt.service!r} is not in the configuration any more")
-        message = envelope.signed_bytes(
-            recipient=bytes.fromhex(attempt.destination),
-            record_number=self._record_numbers[attempt.service],
-            packet=bytes(attempt.packet),
-        )
-        return signature.compact_from_zbase32(await self._carrier.sign(message))
-
     async def _ship(self, attempt: Attempt, carried: list[Carried], signing: asyncio.Task[bytes]) -> None:
         """Sends an attempt that is stored, and stores its end."""
         with self._following(attempt, HELD_SECONDS):
-            await self._follow(attempt, carried, self._send(attempt, signing))
+            await self._follow(attempt, carried, self._shipper.send(attempt, carried, signing))
 
     @contextmanager
     def _following(self, attempt: Attempt, held_seconds: float) -> Iterator[None]:
@@ -516,7 +517,7 @@ class Outbox:
                 verdict = Verdict.UNKNOWN if unheard < UNHEARD_ANSWERS else Verdict.PASSING
                 outcome = Outcome(verdict=verdict, cause="lnd has not heard of it")
             else:
-                outcome = await self._surely(self._ask_again(attempt, outcome))
+                outcome = await self._surely(self._ask_again(attempt, carried, outcome))
         await self._finish(attempt, carried, outcome)
 
     async def _surely(self, asking: Awaitable[Outcome]) -> Outcome:
@@ -529,49 +530,12 @@ class Outbox:
             logger.exception("an attempt met with an error; lnd is asked what became of it")
             return Outcome(verdict=Verdict.UNKNOWN, cause=type(error).__name__)
 
-    async def _send(self, attempt: Attempt, signing: asyncio.Task[bytes]) -> Outcome:
-        try:
-            compact = await signing
-        except LndError as error:
-            # lnd never heard of this attempt, so another one is safe.
-            return Outcome(verdict=Verdict.PASSING, cause=str(error))
-        return await self._deliver(attempt, compact)
-
-    async def _deliver(self, attempt: Attempt, compact: bytes) -> Outcome:
-        shipment = await self._shipment(attempt, compact)
-        try:
-            # Whoever was paused since the attempt was stored may have been replaced: lnd knows nothing of that.
-            await self._database.confirm()
-        except DatabaseError as error:
-            return Outcome(verdict=Verdict.UNKNOWN, cause=f"the database is away: {error}")
-        return await self._carrier.send(shipment)
-
-    async def _ask_again(self, attempt: Attempt, outcome: Outcome) -> Outcome:
+    async def _ask_again(self, attempt: Attempt, carried: list[Carried], outcome: Outcome) -> Outcome:
         if outcome.verdict is Verdict.UNKNOWN:
             logger.debug("payment's end unknown, asking again", extra={"cause": outcome.cause})
             await asyncio.sleep(UNKNOWN_RETRY_SECONDS * random.uniform(0.8, 1.2))  # noqa: S311 (no secret)
-            return await self._carrier.outcome(_sent(attempt))
-        try:
-            compact = await self._sign(attempt)
-        except LndError as error:
-            return Outcome(verdict=Verdict.UNKNOWN, cause=str(error))
-        return await self._deliver(attempt, compact)
-
-    async def _shipment(self, attempt: Attempt, compact: bytes) -> Shipment:
-        hints = await self._hints.of(attempt.destination)
-        self._hinted[attempt.pk] = hints
-        return Shipment(
-            destination=bytes.fromhex(attempt.destination),
-            record_number=self._record_numbers[attempt.service],
-            record=envelope.encode_record(
-                sender=self._own_pubkey, compact_signature=compact, packet=bytes(attempt.packet)
-            ),
-            amount_msat=attempt.amount_msat,
-            secret=bytes(attempt.secret),
-            began_at=attempt.created_at.timestamp(),
-            hints=hints,
-            fee_limit_msat=attempt.fee_limit_msat,
-        )
+            return await self._shipper.outcome(attempt, carried)
+        return await self._shipper.send_again(attempt, carried)
 
     async def _finish(self, attempt: Attempt, carried: list[Carried], outcome: Outcome) -> None:
         ids = [_name(one) for one in carried]
@@ -583,7 +547,7 @@ class Outbox:
         }
         logger.debug("attempt ended", extra=told)
         metrics.PAYMENTS.labels(attempt.service, outcome.verdict.value).inc()
-        hints = self._hinted.pop(attempt.pk, ())
+        hints = self._shipper.take_hints(attempt)
         if outcome.verdict is Verdict.SETTLED:
             stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._settled.append((attempt, carried, outcome.fee_msat))
@@ -637,6 +601,7 @@ class Outbox:
             # A dead payment is nobody's fault.
             alone=len(carried) > 1 and outcome.verdict is not Verdict.DEAD,
             published=self._published,
+            other_secret=outcome.verdict is Verdict.DEAD,
         )
 
     def _delay_seconds(self, outcome: Outcome, carried: list[Carried]) -> float:
@@ -649,6 +614,8 @@ class Outbox:
     def _may_be_divided(self, outcome: Outcome, carried: Carried) -> bool:
         """Whether a route that has become longer is no more than a reason to look at it again."""
         if outcome.verdict is not Verdict.TOO_LARGE or isinstance(carried, Part) or carried.is_unasked:
+            return False
+        if carried.secret_number is not None:
             return False
         return record_bytes(carried, hints=self._payer.hints()) > self._carrier.safe_room_bytes
 
@@ -719,7 +686,7 @@ class Outbox:
 
     async def _follow_up(self, attempt: Attempt, carried: list[Carried]) -> None:
         if attempt.payer in ("", self._own_pubkey.hex()):
-            await self._follow(attempt, carried, self._carrier.outcome(_sent(attempt)))
+            await self._follow(attempt, carried, self._shipper.outcome(attempt, carried))
             return
         # Whatever it carries, in company too: nothing that may have been paid for is sent again.
         logger.warning(
@@ -771,14 +738,6 @@ def _name(carried: Carried) -> str:
 def _waiting(message: Message) -> Waiting:
     """Of an unasked message; one to a known peer may be tried more often than others."""
     return Waiting(message.pk, message.pubkey, known=(message.max_attempts or 0) > ATTEMPTS)
-
-
-def _sent(attempt: Attempt) -> Sent:
-    return Sent(
-        secret=bytes(attempt.secret),
-        amount_msat=attempt.amount_msat,
-        began_at=attempt.created_at.timestamp(),
-    )
 
 
 def _is_over(carried: list[Carried]) -> bool:

@@ -121,6 +121,7 @@ def divide(
             index=index,
             state=State.QUEUED,
             amount_msat=share_msat + (rest_msat if index == 0 else 0),
+            secret_number=None if message.secret_number is None else 0,
         )
         for index in range(count)
     ]

@@ -52,11 +52,17 @@ class Ways:
         return paid_msat + parts * self._carrier.fee_limit_msat(-(-paid_msat // parts))
 
     async def survey(self, message: Message) -> Way | Outcome:
-        """The way of a message as it is, whole."""
+        """The way of a message as it is, whole. Whether one that has a secret of its own goes whole or how it is divided does
+        not depend on the way: it would be paid twice if that changed.
+        """
         size_bytes = await asyncio.to_thread(record_bytes, message, hints=self._own_hints())
-        return await self._carrier.survey(
+        way = await self._carrier.survey(
             await self._parcel(message.pubkey, message.service, size_bytes, message.amount_msat)
         )
+        if isinstance(way, Outcome) or message.secret_number is None:
+            return way
+        room_bytes = self._carrier.safe_room_bytes
+        return replace(way, fits=record_bytes(message) <= room_bytes, careful_room_bytes=room_bytes)
 
     async def room_bytes(self, pubkey: str, service: str) -> int | None:
         """Bytes that fit a record to this node for this service with some hops to spare; None when there is no way now."""

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+from django.conf import settings
+
 from invoices.issuing import Issuer
 from invoices.paying import Payer
 from invoices.services import expenses_of_invoices, reserved_by_invoices, spent_on_invoices
@@ -24,6 +26,7 @@ from messaging.inbox import Inbox
 from messaging.joining import Bounds
 from messaging.outbox import Outbox
 from messaging.policy import Rules, tell_configured
+from messaging.preimages import Preimages
 from messaging.registry import Registry, Service
 from messaging.traffic import Limits
 from messaging.workers import WorkerContext, run_forever
@@ -130,6 +133,7 @@ class Engine:
             budget=self.budgets,
             unproven_hints_per_hour=limits.unproven_hints_per_hour,
             claims=claims,
+            preimages=Preimages(settings.SECRET_KEY),
         )
         self.answer_terms = AnswerTerms(
             fee_limit_msat=carrier.fee_limit_msat,

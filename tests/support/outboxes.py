@@ -18,11 +18,13 @@ from messaging.hints import HintBook
 from messaging.idempotency import Claims
 from messaging.models import Attempt, IdempotencyKey, Message, Peer
 from messaging.outbox import Outbox
+from messaging.preimages import Preimages
 from messaging.traffic import Limits
 
 GUARD_SECONDS = 600
 KEY = PrivateKey(b"\x0f" * 32)
 OWN_PUBKEY = KEY.public_key.format()
+PREIMAGES = Preimages("the secret key of tests")
 PUBKEY = "02" + "11" * 32
 OTHER_PUBKEY = "02" + "22" * 32
 
@@ -84,6 +86,7 @@ def make_outbox(
         own_hints=lambda: (),
         budget=budget or Budget(database=database, limit_sat=None, sources=[]),
         claims=Claims(database),
+        preimages=PREIMAGES,
     )
 
 
@@ -110,13 +113,13 @@ def run(test) -> None:
 def empty_database():
     """What a fixture is made of."""
     call_command("migrate", verbosity=0)
-    _clear()
+    clear_database()
     yield
-    _clear()
+    clear_database()
     connection.close()
 
 
-def _clear() -> None:
+def clear_database() -> None:
     Message.objects.all().delete()
     Attempt.objects.all().delete()
     Peer.objects.all().delete()

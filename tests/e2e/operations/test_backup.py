@@ -28,6 +28,9 @@ from tests.support.streams import WebsocketStream, delivery_of, send
 pytestmark = pytest.mark.sql
 
 
+KEYS = ("order 1", "order 2")
+
+
 def command(node: Node, *arguments: str) -> subprocess.CompletedProcess:
     if not node.running:
         until_unlocked(node.database_url)
@@ -74,6 +77,12 @@ def settled(node: Node, message_id: str) -> bool:
     return messages(node, "out")[message_id]["state"] == "settled"
 
 
+def send_once(node: Node, to: Node, key: str) -> str:
+    """1,000 sat; the message's id."""
+    body = {"msg": "cGFpZCBvbmNl", "pubkey": to.pubkey, "amount": 1_000}
+    return node.post("/v1/message/send", body, {"Idempotency-Key": key}).json["id"]
+
+
 def refused_while_open(node: Node, backup: Path) -> str:
     """As a daphne beside the node has it open."""
     if ON_POSTGRES:
@@ -110,6 +119,7 @@ def story(tmp_path_factory):
             network.command("release", node="alice")
             network.command("up", node="carol")
             sent = [held, waiting, send(bob, alice, b"sent since")]
+            sent += (keyed := [send_once(bob, alice, key) for key in KEYS])
             bob.wait_until(lambda: all(settled(bob, message_id) for message_id in sent))
             since = [send(alice, bob, b"since") for _ in range(4)]
             bob.wait_until(lambda: set(since) <= messages(bob, "in").keys())
@@ -126,6 +136,7 @@ def story(tmp_path_factory):
             paid = network.command("info")
             restored = done(bob, "restore", str(backup), "--force")
             bob.start()
+            repeated = [send_once(bob, alice, key) for key in KEYS]
             yield SimpleNamespace(**locals())
 
 
@@ -170,7 +181,7 @@ def test_what_was_received_since_is_told_once_more(story):
 
 def test_nothing_is_paid_twice(story):
     known = messages(story.bob, "out")
-    assert known.keys() == {story.held, story.waiting}
+    assert known.keys() == {story.held, story.waiting, *story.repeated}
     story.bob.wait_until(lambda: settled(story.bob, story.held))
     assert known[story.waiting]["state"] == "failed"
     assert "restored from a backup" in known[story.waiting]["error"]
@@ -179,6 +190,15 @@ def test_nothing_is_paid_twice(story):
         return [node["settled"] for node in info if node["name"] != "bob"]
 
     assert settled_invoices(story.network.command("info")) == settled_invoices(story.paid)
+
+
+def test_call_that_is_repeated_with_its_idempotency_key_is_answered_as_before(story):
+    """And paid once: so says `test_nothing_is_paid_twice`."""
+    assert story.repeated == story.keyed
+    story.bob.wait_until(lambda: all(settled(story.bob, one) for one in story.repeated))
+    known = messages(story.bob, "out")
+    assert {known[one]["amount"] for one in story.repeated} == {"1000"}
+    assert set(story.keyed) <= messages(story.alice, "in").keys()
 
 
 def test_what_was_there_before_is_kept(story):

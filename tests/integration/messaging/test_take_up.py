@@ -17,6 +17,7 @@ from messaging.packing import divide, pack
 from tests.support.outboxes import (
     OTHER_PUBKEY,
     OWN_PUBKEY,
+    PREIMAGES,
     PUBKEY,
     Courier,
     empty_database,
@@ -59,7 +60,9 @@ def new_message(
 def store_under_way(carrier: Courier, messages: list[Message], payer: str = OWN_PUBKEY.hex()) -> None:
     """Messages and the attempt that carries them, as a process that was killed leaves them."""
     (load,) = pack(messages, safe_room_bytes=carrier.safe_room_bytes)
-    attempt = ledger.attempt_for(load, ledger.Payer(pubkey=payer, carrier=carrier, hints=lambda: ()), ())
+    attempt = ledger.attempt_for(
+        load, ledger.Payer(pubkey=payer, carrier=carrier, preimages=PREIMAGES, hints=lambda: ()), ()
+    )
     for message in messages:
         ledger.take_off(message, attempt, timezone.now())
     ledger.store_accepted(messages, [attempt], [])
@@ -125,7 +128,9 @@ def store_half_paid(carrier: Courier, payer: str) -> None:
     ledger.start_divided(division, parts, cost_msat=10_000)
     first, *_ = Part.objects.order_by("index")
     (load,) = pack([first], safe_room_bytes=carrier.safe_room_bytes)
-    attempt = ledger.attempt_for(load, ledger.Payer(pubkey=payer, carrier=carrier, hints=lambda: ()), ())
+    attempt = ledger.attempt_for(
+        load, ledger.Payer(pubkey=payer, carrier=carrier, preimages=PREIMAGES, hints=lambda: ()), ()
+    )
     attempt.save()
     divided.take_off([(attempt, first)], timezone.now())
     ledger.settle([(attempt, [first], 0)], published=lambda events: None)

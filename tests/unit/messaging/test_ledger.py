@@ -23,6 +23,7 @@ from messaging.packing import divide
 from messaging.traffic import WHOLE, Key
 from protos import envelope_pb2
 from tests.support.examples import examples
+from tests.support.outboxes import PREIMAGES
 
 PUBKEYS = ["02" + "bb" * 32, "02" + "cc" * 32]
 ROOM_BYTES = 420
@@ -55,7 +56,7 @@ class Carrier:
         return 10_000
 
 
-PAYER = ledger.Payer(pubkey="02" + "aa" * 32, carrier=Carrier(), hints=lambda: ())
+PAYER = ledger.Payer(pubkey="02" + "aa" * 32, carrier=Carrier(), preimages=PREIMAGES, hints=lambda: ())
 
 
 class Lives(RuleBasedStateMachine):

@@ -585,7 +585,7 @@ def test_key_that_was_given_meanwhile_fails_its_own_call_alone(monkeypatch):
         async with running(box := make_outbox(database, carrier)):
             await accept(box, claim=Claim(caller="a", key="taken", request_hash=bytes(32)))
 
-            async def unknown(self, claim) -> None:
+            async def unknown(self, claim, otherwise=None) -> None:
                 """The other call's row was stored after this one was looked for."""
 
             monkeypatch.setattr(Claims, "_stored_answer", unknown)
