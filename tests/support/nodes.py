@@ -68,7 +68,7 @@ class Node:
     """One node beside `lnd` (anything with host, port, tls_cert_path, macaroon_path, pubkey). `extra` are sections of its
     configuration that replace the defaults; `environ` is added to its environment. Without `database_url` it gets a
     database of its own. `root` is where its code is, `python` what runs it. `tls_cert` is what clients trust, of a node that
-    speaks TLS.
+    speaks TLS. `name` is that of its configuration, where several stand in one directory.
     """
 
     lnd: object
@@ -81,12 +81,13 @@ class Node:
     root: Path = ROOT
     python: str = sys.executable
     tls_cert: Path | None = None
+    name: str = "config"
 
     def __post_init__(self):
         self.grpc_port, self.http_port = free_port(), free_port()
         self.directory.mkdir(parents=True, exist_ok=True)
-        self.config_path = self.directory / "config.yml"
-        self.log_path = self.directory / "node.log"
+        self.config_path = self.directory / f"{self.name}.yml"
+        self.log_path = self.directory / ("node.log" if self.name == "config" else f"{self.name}.log")
         self.process: subprocess.Popen | None = None
         self.database_url = self.database_url or new_database_url(self.directory)
         self.configure(self.extra)

@@ -12,8 +12,9 @@ from websockets.exceptions import InvalidStatus
 from tests.support.commands import command
 from tests.support.daphnes import Daphne
 from tests.support.databases import only_on_sqlite
+from tests.support.networks import simulated_network
 from tests.support.nodes import Node
-from tests.support.streams import WebsocketStream
+from tests.support.streams import WebsocketStream, data_of, send
 
 NOBODY = 65534
 DATABASE = "impervious.sqlite3"
@@ -86,3 +87,20 @@ def test_database_of_a_newer_version(node):
         with pytest.raises(InvalidStatus) as refused:
             WebsocketStream(beside)
         assert refused.value.response.status_code == 503
+
+
+@only_on_sqlite
+def test_two_nodes_with_their_configurations_in_one_directory(tmp_path):
+    """Neither says where its database is."""
+    directory = tmp_path / "nodes"
+    with simulated_network(tmp_path / "network") as network:
+        nodes = [
+            Node(network.nodes[name], directory, extra={"database": {"url": ""}}, name=name)
+            for name in ("alice", "bob")
+        ]
+        for _ in range(2):
+            with nodes[0] as alice, nodes[1] as bob, WebsocketStream(bob) as stream:
+                assert data_of(stream.of(send(alice, bob, b"beside you"))) == b"beside you"
+    databases = {path.name for path in directory.glob("*.sqlite3")}
+    assert databases == {"alice.sqlite3", "bob.sqlite3"}
+    assert {path.name for path in directory.glob("*.secret_key")} == {"alice.secret_key", "bob.secret_key"}

@@ -163,6 +163,28 @@ def test_paused_process_that_wakes_after_another_took_over_starts_nothing(pair):
     alice.start()
 
 
+def test_paused_process_that_wakes_after_another_came_and_went_writes_nothing(pair):
+    """The lock is free again: by the epoch alone it finds out that the database has gone on without it."""
+    alice, bob = pair
+    second = Node(alice.lnd, alice.directory.parent / "came-and-went", database_url=alice.database_url)
+    with Traffic(alice, bob, clients=8, pause_seconds=0) as traffic:
+        traffic.wait_for_more()
+        alice.process.send_signal(signal.SIGSTOP)
+        try:
+            end_lock_session(alice)
+            with second:
+                assert_all_arrive_once(second, bob, [send(second, bob), *traffic.ids])
+                second.stop()
+            assert not lock_holders(alice.database_url)
+        finally:
+            alice.process.send_signal(signal.SIGCONT)
+        alice.ended_by_itself()
+    assert "another runimpd has taken over this database" in alice.log
+    alice.start()
+    assert_all_arrive_once(alice, bob, traffic.ids)
+    assert paid_messages(alice) == received_payments(bob)
+
+
 def test_process_whose_epoch_is_over_writes_nothing_more(pair):
     """Though it has the lock still, or has it again because the process that took over is gone."""
     alice, bob = pair
