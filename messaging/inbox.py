@@ -41,13 +41,16 @@ DATABASE_IS_AWAY = (OperationalError, InterfaceError, InternalError)
 
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
-    """What one HTLC brought: its key, and the messages in it, with the services they are for."""
+    """What one HTLC brought: its key, the messages in it, with the services they are for, and what was dropped while it
+    was read, by service and reason.
+    """
 
     key: bytes
     messages: tuple[tuple[Service, Message], ...]
     parts: tuple[Arrived, ...] = ()
     # How the sender is reached, by its key in hexadecimal.
     hints: tuple[tuple[str, tuple[HopHint, ...]], ...] = ()
+    dropped: Counter[tuple[str, str]] = field(default_factory=Counter)
 
     @property
     def is_empty(self) -> bool:
@@ -56,8 +59,7 @@ class Arrival:
 
 @dataclass(frozen=True, kw_only=True)
 class Stored:
-    """Payments that were not known before; what was dropped while they were stored, by what it was ("parts" or a service)
-    and reason; what the policy refused, by service and cause; peers whose hints are new; messages to be sent in
+    """Payments that were not known before; what of theirs was dropped, by what it was ("parts" or a service) and reason; what the policy refused, by service and cause; peers whose hints are new; messages to be sent in
     answer.
     """
 
@@ -159,6 +161,7 @@ class Inbox:
             arrival = self._open(key, htlc)
             if arrival.is_empty:
                 self._handled.add(key)
+                self._note_dropped(arrival.dropped)
             else:
                 arrivals.append(arrival)
         return arrivals
@@ -210,8 +213,7 @@ class Inbox:
         )
 
     def _note(self, stored: Stored) -> int:
-        for (what, reason), count in stored.dropped.items():
-            self._drop(what, reason, count)
+        self._note_dropped(stored.dropped)
         self._refusals.note(stored.refused)
         for pubkey in stored.hinted:
             self._hints.learned(pubkey)
@@ -222,7 +224,7 @@ class Inbox:
         """What has been incomplete for too long is dropped, and so are counts of quotas that are over."""
         await self._database.write(partial(forget_old_uses, self._now_seconds()))
         if count := await self._database.write(partial(forget_old, self._bounds)):
-            self._drop("parts", "incomplete_for_too_long", count)
+            self._note_dropped(Counter({("parts", "incomplete_for_too_long"): count}))
 
     def _open(self, key: bytes, htlc: lightning_pb2.InvoiceHTLC) -> Arrival:
         ours = [
@@ -233,16 +235,16 @@ class Inbox:
         whole: list[tuple[Service, Message]] = []
         parts: list[Arrived] = []
         hints: dict[str, tuple[HopHint, ...]] = {}
+        dropped: Counter[tuple[str, str]] = Counter()
         # Several records of ours in one payment: the payment counts for the first alone.
         paid_msat = htlc.amt_msat
         for service, record in ours:
             if service.state != "running":
-                self._drop(service.service_type, f"service_{service.state}")
+                dropped[service.service_type, f"service_{service.state}"] += 1
             elif not envelope.is_ours(record):
-                whole += [
-                    (service, message) for message in self._read_foreign(service, record, paid_msat, key)
-                ]
-            elif packet := self._read(service, record, paid_msat):
+                read = self._read_foreign(service, record, paid_msat, key, dropped)
+                whole += [(service, message) for message in read]
+            elif packet := self._read(service, record, paid_msat, dropped):
                 sender = packet.sender.hex()
                 whole += [
                     (
@@ -257,16 +259,20 @@ class Inbox:
                 if packet.reply_hints:
                     hints[sender] = packet.reply_hints
             paid_msat = 0
-        return Arrival(key=key, messages=self._paid(whole), parts=tuple(parts), hints=tuple(hints.items()))
+        # One payment has room for many messages that pay nothing, and each makes work.
+        paid = [pair for pair in whole if pair[1].amount_msat >= MIN_AMOUNT_MSAT]
+        dropped.update(
+            (service.service_type, "unpaid")
+            for service, message in whole
+            if message.amount_msat < MIN_AMOUNT_MSAT
+        )
+        return Arrival(
+            key=key, messages=tuple(paid), parts=tuple(parts), hints=tuple(hints.items()), dropped=dropped
+        )
 
-    def _paid(self, whole: list[tuple[Service, Message]]) -> tuple[tuple[Service, Message], ...]:
-        """Without those that pay nothing: one payment has room for many, and each makes work."""
-        for service, message in whole:
-            if message.amount_msat < MIN_AMOUNT_MSAT:
-                self._drop(service.service_type, "unpaid")
-        return tuple(pair for pair in whole if pair[1].amount_msat >= MIN_AMOUNT_MSAT)
-
-    def _read(self, service: Service, record: bytes, paid_msat: int) -> envelope.ReceivedPacket | None:
+    def _read(
+        self, service: Service, record: bytes, paid_msat: int, dropped: Counter[tuple[str, str]]
+    ) -> envelope.ReceivedPacket | None:
         try:
             packet = envelope.decode_record(
                 record,
@@ -276,27 +282,33 @@ class Inbox:
                 max_bytes=self._bounds.max_bytes,
             )
         except envelope.EnvelopeError as error:
-            self._drop(service.service_type, error.reason)
+            dropped[service.service_type, error.reason] += 1
             return None
-        for reason, count in packet.dropped.items():
-            self._drop(service.service_type, reason, count)
+        dropped.update({(service.service_type, reason): count for reason, count in packet.dropped.items()})
         if packet.shares_disbelieved:
             self._disbelieved.note(Counter([(service.service_type,)]))
         return packet
 
-    def _read_foreign(self, service: Service, record: bytes, paid_msat: int, key: bytes) -> list[Message]:
+    def _read_foreign(
+        self,
+        service: Service,
+        record: bytes,
+        paid_msat: int,
+        key: bytes,
+        dropped: Counter[tuple[str, str]],
+    ) -> list[Message]:
         if service.service_type not in FOREIGN_WELCOME:
-            self._drop(service.service_type, "foreign")
+            dropped[service.service_type, "foreign"] += 1
             return []
         if not record or len(record) > self._bounds.max_bytes:
-            self._drop(service.service_type, "foreign_size")
+            dropped[service.service_type, "foreign_size"] += 1
             return []
         identity = uuid5(NAMESPACE_OID, f"{key.hex()}/{service.record_number}")
         return [_received(service.service_type, "", identity, None, record, paid_msat)]
 
-    def _drop(self, what: str, reason: str, count: int = 1) -> None:
-        self.dropped[f"{what}/{reason}"] += count
-        self._drops.note(Counter({(what, reason): count}))
+    def _note_dropped(self, dropped: Counter[tuple[str, str]]) -> None:
+        self.dropped.update({f"{what}/{reason}": count for (what, reason), count in dropped.items()})
+        self._drops.note(dropped)
 
 
 def htlc_key(own_pubkey: bytes, payment_hash: bytes, htlc: lightning_pb2.InvoiceHTLC) -> bytes:
@@ -334,7 +346,10 @@ def _insert(
     pairs = _admitted(arrivals, judge)
     insert_new(Message, [message for _, message in pairs])
     heard = {message.pubkey for _, message in pairs}
+    # Counted with what is new alone: a payment may be read by the stream and by a walk before either has stored it.
     dropped: Counter[tuple[str, str]] = Counter()
+    for arrival in arrivals:
+        dropped.update(arrival.dropped)
     parts = [part for arrival in arrivals for part in arrival.parts if judge.admits_part(_item_of_part(part))]
     if parts:
         joined = join(parts, bounds, may_begin=lambda part: judge.admits_beginning(_item_of_part(part)))

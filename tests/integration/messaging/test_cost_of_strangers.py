@@ -130,8 +130,8 @@ class DirectInbox(Inbox):
         if arrivals := self._arrivals(invoice):
             self._storing(arrivals)()
 
-    def _drop(self, what: str, reason: str, count: int = 1) -> None:
-        self.dropped[f"{what}/{reason}"] += count
+    def _note_dropped(self, dropped: Counter[tuple[str, str]]) -> None:
+        """Nobody asks, and there is no event loop for the line in the log."""
 
 
 class World:

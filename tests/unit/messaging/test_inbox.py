@@ -1,6 +1,7 @@
 """The inbox with a walk that is ended while it stores, and what it learns meanwhile. On a real database."""
 
 import asyncio
+from collections.abc import Callable, Iterable
 from uuid import uuid4
 
 import pytest
@@ -16,6 +17,7 @@ from messaging.joining import Bounds
 from messaging.models import Message
 from messaging.outgoing import new_message
 from messaging.registry import Reaction, Registry, Service
+from protos.envelope_pb2 import Item
 from protos.lnrpc import lightning_pb2
 from tests.support.outboxes import OWN_PUBKEY, PUBKEY, empty_database, run, until
 from tests.support.records import RECORD_NUMBER, item, packet, sealed
@@ -35,8 +37,9 @@ class Answering(Registry):
         return Reaction(answers=[new_message(service="message", pubkey=message.pubkey, body=b"answer")])
 
 
-def settled_keysend() -> lightning_pb2.Invoice:
-    record = sealed(PrivateKey(), packet(item()), recipient=OWN_PUBKEY)
+def settled_keysend(*unpaid: Item) -> lightning_pb2.Invoice:
+    """An item that is paid for, and others."""
+    record = sealed(PrivateKey(), packet(item(), *unpaid), recipient=OWN_PUBKEY)
     htlc = lightning_pb2.InvoiceHTLC(
         chan_id=1,
         htlc_index=1,
@@ -49,21 +52,25 @@ def settled_keysend() -> lightning_pb2.Invoice:
     )
 
 
+def answering_inbox(database: Database, send_stored: Callable[[Iterable[Message]], None]) -> Inbox:
+    return Inbox(
+        database=database,
+        registry=Answering([]),
+        own_pubkey=OWN_PUBKEY,
+        bounds=BOUNDS,
+        published=lambda events: None,
+        hints=HintBook(database),
+        send_stored=send_stored,
+        answer_terms=AnswerTerms(),
+        policies={},
+        now_seconds=lambda: 0.0,
+    )
+
+
 def test_answers_are_sent_though_the_walk_that_stored_them_has_ended():
     async def test() -> None:
         database, sent = Database(), []
-        inbox = Inbox(
-            database=database,
-            registry=Answering([]),
-            own_pubkey=OWN_PUBKEY,
-            bounds=BOUNDS,
-            published=lambda events: None,
-            hints=HintBook(database),
-            send_stored=sent.extend,
-            answer_terms=AnswerTerms(),
-            policies={},
-            now_seconds=lambda: 0.0,
-        )
+        inbox = answering_inbox(database, sent.extend)
         walk = asyncio.create_task(inbox.store_now([settled_keysend()]))
         while not database._jobs.qsize() and not walk.done():
             await asyncio.sleep(0)
@@ -73,6 +80,19 @@ def test_answers_are_sent_though_the_walk_that_stored_them_has_ended():
         while not sent:
             await asyncio.sleep(0.02)
         assert [message.body for message in sent] == [b"answer"]
+        await database.close()
+
+    run(test())
+
+
+def test_what_is_dropped_of_a_payment_counts_once_though_stream_and_walk_both_read_it():
+    invoice = settled_keysend(item(amount_msat=0), item(amount_msat=0))
+
+    async def test() -> None:
+        database = Database()
+        inbox = answering_inbox(database, lambda messages: None)
+        assert await asyncio.gather(inbox.store_now([invoice]), inbox.store_now([invoice])) == [1, 0]
+        assert inbox.dropped == {"message/unpaid": 2}
         await database.close()
 
     run(test())
