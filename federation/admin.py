@@ -13,7 +13,7 @@ from django.utils.html import format_html
 
 from federation.models import Federation, Step, Wish
 from federation.states import State
-from messaging.admin import HistoryAdmin, Noted, StateFilter, in_words, short, to_the_second
+from messaging.admin_base import HistoryAdmin, Noted, StateFilter, in_words, short, to_the_second
 from messaging.models import Peer
 from messaging.required import required
 

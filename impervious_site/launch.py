@@ -19,7 +19,7 @@ SIMULATION = Path("data/simulated")
 NODE, PARTNER = "you", "partner"
 START_SECONDS = 60
 # Commands about a node that runs, or should. They print for people: gRPC's own lines are none of theirs.
-ABOUT_A_NODE = frozenset({"status", "send", "listen", "peers", "leases", "doctor", "keys"})
+ABOUT_A_NODE = frozenset({"status", "send", "message", "listen", "peers", "leases", "doctor", "keys"})
 
 
 def take_config(argv: list[str], environ: MutableMapping[str, str]) -> list[str]:

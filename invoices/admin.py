@@ -3,7 +3,7 @@
 from django.contrib import admin
 
 from invoices.models import Invoice, InvoicePayment
-from messaging.admin import HistoryAdmin, When, begin, in_two_lines, sat, short
+from messaging.admin_base import HistoryAdmin, When, begin, in_two_lines, sat, short
 
 
 @admin.register(Invoice)

@@ -12,7 +12,7 @@ from typing import Any
 from django.db import transaction
 
 from messaging import answers, events, metrics
-from messaging.models import TRANSITIONS, Event, Message, State
+from messaging.models import ABANDONED, Event, Message, State, may_come_into
 from messaging.registry import on_failed
 
 logger = logging.getLogger(__name__)
@@ -32,7 +32,7 @@ def move(
     moved: list[Message] = []
     for (fee_msat, cost_msat, alone, attempts, next_try_at), group in alike.items():
         keys = [message.pk for message in group]
-        count = Message.objects.filter(pk__in=keys, state__in=TRANSITIONS[state]).update(
+        count = Message.objects.filter(may_come_into(state), pk__in=keys).update(
             state=state,
             error=cause[:500],
             fee_msat=fee_msat,
@@ -41,6 +41,7 @@ def move(
             attempts=attempts,
             next_try_at=next_try_at,
             updated_at=now,
+            **({"abandoned_at": None} if state == State.SETTLED else {}),
         )
         moved += group if count == len(group) else _moved_now(group, now)
     if state in (State.SETTLED, State.FAILED):
@@ -58,6 +59,43 @@ def move(
     events.append(told, published=published)
     if moved:
         transaction.on_commit(partial(_note, moved, state, now, cause), robust=True)
+
+
+def end_abandoned(
+    messages: list[Message],
+    now: datetime,
+    *,
+    cause: str,
+    cost_msat: int = 0,
+    may_be_paid: bool = False,
+) -> list[Message]:
+    """The payment of these has failed. For those that are abandoned (messaging/abandoned.py) that is the end; the others are
+    answered.
+
+    Args:
+        messages: What the payment carried.
+        now: The time of the end.
+        cause: Why the payment failed.
+        cost_msat: What an abandoned message has cost all the same, with those of its parts that were paid.
+        may_be_paid: Whether it is not known if they were paid; unasked ones go on counting as if they were.
+    """
+    left: list[Message] = []
+    found = Message.objects.filter(ABANDONED, pk__in=[message.pk for message in messages])
+    known = {message.pk: message for message in found.defer("body")}
+    for message in messages:
+        if message.pk not in known:
+            left.append(message)
+            continue
+        row = known[message.pk]
+        if not (may_be_paid and row.is_unasked):
+            row.cost_msat = cost_msat
+        row.fee_msat = message.fee_msat
+        row.error = f"{row.error}; it was not delivered: {cause}"[:500]
+        row.abandoned_at, row.updated_at = None, now
+        row.save(update_fields=["cost_msat", "fee_msat", "error", "abandoned_at", "updated_at"])
+        if row.is_unasked:
+            answers.give_back(row)
+    return left
 
 
 def _note(moved: list[Message], state: State, now: datetime, cause: str) -> None:

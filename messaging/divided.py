@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from django.db.models import Count, F, Q, QuerySet, Sum
 
 from messaging import clock, deliveries, events
-from messaging.models import TRANSITIONS, UNFINISHED, Attempt, Division, Message, Part, State
+from messaging.models import ABANDONED, TRANSITIONS, UNFINISHED, Attempt, Division, Message, Part, State
 from messaging.traffic import Key
 
 WAITING = TRANSITIONS[State.IN_FLIGHT]
@@ -109,7 +109,7 @@ def retry(
     if message.expires_at and message.expires_at <= next_try_at:
         fail(part, now, cause=f"its time is over; last: {cause}", published=published)
         return None
-    if Part.objects.filter(message=message, state=State.FAILED).exists():
+    if message.state == State.FAILED or Part.objects.filter(message=message, state=State.FAILED).exists():
         fail(part, now, cause=cause, published=published)
         return None
     Part.objects.filter(pk=part.pk, state=State.IN_FLIGHT).update(
@@ -126,6 +126,15 @@ def expire(now: datetime, *, cause: str = "its time is over", published: events.
     late = set(divided.filter(state__in=UNFINISHED, expires_at__lte=now).values_list("pk", flat=True))
     if late and _give_up(late, cause):
         _conclude(late, now, published)
+
+
+def give_up(message: Message, now: datetime, *, cause: str, published: events.Published) -> bool:
+    """Sends nothing more of it. False: payments are under way, whose end decides."""
+    _give_up({message.pk}, cause)
+    if Part.objects.filter(message=message, state=State.IN_FLIGHT).exists():
+        return False
+    _conclude({message.pk}, now, published)
+    return True
 
 
 def give_up_begun_by_others(own_pubkey: str, *, cause: str, published: events.Published) -> int:
@@ -148,7 +157,7 @@ def _give_up(message_keys: set[int], cause: str) -> int:
 
 def _conclude(message_keys: set[int], now: datetime, published: events.Published) -> None:
     """Moves messages on according to their parts."""
-    for message in Message.objects.filter(pk__in=message_keys, state__in=UNFINISHED):
+    for message in Message.objects.filter(Q(state__in=UNFINISHED) | ABANDONED, pk__in=message_keys):
         parts = Part.objects.filter(message=message)
         counts = dict(parts.values_list("state").annotate(Count("pk")))
         if counts.get(State.IN_FLIGHT):
@@ -189,7 +198,10 @@ def _fail(
         )
     else:
         message.cost_msat = 0
-    deliveries.move([message], State.FAILED, now, cause=cause, published=published)
+    if message.abandoned_at:
+        deliveries.end_abandoned([message], now, cause=cause, cost_msat=message.cost_msat)
+    else:
+        deliveries.move([message], State.FAILED, now, cause=cause, published=published)
     _forget(message)
 
 

@@ -9,11 +9,14 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from uuid import UUID, uuid4
 
+from django.db.models import Q
+
 from lightning.carrier import Carrier
 from lightning.hints import HopHint
 from messaging import clock, deliveries, divided, envelope, events, idempotency, notes, peers
 from messaging.database import insert_new
 from messaging.models import (
+    ABANDONED,
     TRANSITIONS,
     UNASKED,
     Attempt,
@@ -327,7 +330,7 @@ def fail(
     if carried and isinstance(carried[0], Part):
         divided.fail(carried[0], now, cause=cause, published=published)
         return
-    failed = _messages(carried)
+    failed = deliveries.end_abandoned(_messages(carried), now, cause=cause, may_be_paid=may_be_paid)
     for message in failed:
         if not (may_be_paid and message.is_unasked):
             message.cost_msat = 0
@@ -356,7 +359,7 @@ def retry(
         again_at = divided.retry(part, now, cause=cause, delay_seconds=delay_seconds, published=published)
         return [(_key(part), again_at)] if again_at else []
     next_try_at = now + timedelta(seconds=delay_seconds)
-    messages = _messages(carried)
+    messages = deliveries.end_abandoned(_messages(carried), now, cause=cause)
     given_up = [message for message in messages if _is_last_attempt(message)]
     late = [
         message
@@ -439,7 +442,7 @@ def unfinished_attempts(keys: Iterable[UUID] | None = None) -> list[tuple[Attemp
 
 def _carried_by(attempt: Attempt) -> list[Carried]:
     parts = attempt.parts.filter(state=State.IN_FLIGHT).select_related("message")
-    return [*parts] or [*attempt.messages.filter(state=State.IN_FLIGHT).order_by("pk")]
+    return [*parts] or [*attempt.messages.filter(Q(state=State.IN_FLIGHT) | ABANDONED).order_by("pk")]
 
 
 def waiting_answers() -> list[tuple[Message, datetime | None]]:

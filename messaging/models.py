@@ -31,6 +31,14 @@ TRANSITIONS = {
     State.FAILED: (State.QUEUED, State.IN_FLIGHT, State.RETRYING),
 }
 UNFINISHED = (State.QUEUED, State.IN_FLIGHT, State.RETRYING)
+# A message that was given up by hand while lnd had its payment under way has failed, but may be paid all the same.
+ABANDONED = models.Q(state=State.FAILED, abandoned_at__isnull=False)
+
+
+def may_come_into(state: State) -> models.Q:
+    """Messages that may come into a state."""
+    usual = models.Q(state__in=TRANSITIONS[state])
+    return usual | ABANDONED if state == State.SETTLED else usual
 
 
 class Direction(models.TextChoices):
@@ -190,6 +198,10 @@ class Message(Carried):
     created_at = models.DateTimeField(default=timezone.now)
     updated_at = models.DateTimeField(default=timezone.now)
     expires_at = models.DateTimeField(null=True)
+    abandoned_at = models.DateTimeField(
+        null=True,
+        help_text="When it was given up by hand, as long as lnd has not told the end of its payment.",
+    )
 
     class Meta:
         constraints = [
@@ -208,6 +220,9 @@ class Message(Carried):
             ),
             models.Index(fields=["id"], name="message_unfinished", condition=models.Q(state__in=UNFINISHED)),
             models.Index(fields=["id"], name="message_failed", condition=models.Q(state="failed")),
+            models.Index(
+                fields=["id"], name="message_abandoned", condition=models.Q(abandoned_at__isnull=False)
+            ),
         ]
 
     def __str__(self) -> str:
@@ -393,6 +408,30 @@ class InvoiceMark(models.Model):
 
     pubkey = models.CharField(max_length=66, primary_key=True)
     add_index = models.BigIntegerField()
+
+
+class MessageAction(models.Model):
+    """Something that an operator asked for in the admin, which the outbox carries out within seconds."""
+
+    class Action(models.TextChoices):
+        GIVE_UP = "give_up", "give up"
+
+    message = models.ForeignKey(Message, on_delete=models.CASCADE, related_name="actions")
+    action = models.CharField(max_length=8, choices=Action)
+    asked_by = models.CharField(max_length=150)
+    created_at = models.DateTimeField("asked at", default=timezone.now)
+    done_at = models.DateTimeField("carried out at", null=True)
+    outcome = models.CharField(max_length=500, blank=True)
+
+    class Meta:
+        verbose_name = "instruction"
+        verbose_name_plural = "instructions to the node"
+        indexes = [
+            models.Index(fields=["id"], name="message_action_open", condition=models.Q(done_at__isnull=True))
+        ]
+
+    def __str__(self) -> str:
+        return f"{self.get_action_display()} {self.message}"
 
 
 class Event(models.Model):

@@ -8,7 +8,7 @@ import asyncio
 import logging
 import random
 import time
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,16 +22,19 @@ from lightning.carrier import Carrier, Outcome, Verdict
 from lightning.client import LndError
 from lightning.hints import HopHint
 from messaging import (
+    abandoned,
     clock,
     divided,
     ledger,
     metrics,
     notes,
+    operator_actions,
     preimages,
     reachability,
     suspected,
     tracing,
 )
+from messaging.abandoned import GivenUp
 from messaging.answer_queue import AnswerQueue, Waiting
 from messaging.answers import ATTEMPTS
 from messaging.budget import SpendingLimit
@@ -120,6 +123,7 @@ class Outbox:
             own_pubkey=own_pubkey,
             record_numbers=record_numbers,
             hints=hints,
+            is_abandoned=self._is_abandoned,
         )
         self._budget = budget
         self._own_pubkey = own_pubkey
@@ -141,6 +145,8 @@ class Outbox:
         )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._followed: set[UUID] = set()
+        # Messages that were given up while a payment of theirs was under way.
+        self._abandoned: set[int] = set()
 
     async def answer(self, claim: Claim) -> UUID | None:
         """The id of the message that was accepted under this claim before, if there is one. Raises KeyReused."""
@@ -259,9 +265,27 @@ class Outbox:
                     )
                 )
                 group.create_task(self._look_for_orphans())
+                group.create_task(operator_actions.carry_out_forever(self._database, self.give_up))
         finally:
             for task in self._tasks:
                 task.cancel()
+
+    async def give_up(self, message_id: UUID, *, then: Callable[[GivenUp], None] | None = None) -> GivenUp:
+        """Gives up a message that was sent under this id, whatever lnd says; `then` runs in the same transaction. Raises
+        abandoned.NotPossibleError.
+        """
+        step = partial(abandoned.give_up, message_id, published=self._published, then=then)
+        return await notes.to_its_end(self._give_up(step))
+
+    async def _give_up(self, step: Callable[[], GivenUp]) -> GivenUp:
+        given_up = await self._database.write(step)
+        if given_up.may_be_paid_msat:
+            self._abandoned.add(given_up.key)
+        return given_up
+
+    def _is_abandoned(self, carried: Sequence[Carried]) -> bool:
+        """Whether one of these was given up: what was not paid yet is not sent."""
+        return any(_message_key(one) in self._abandoned for one in carried)
 
     def retry_now(self) -> None:
         """lnd is back: what waits for its next try is due."""
@@ -512,7 +536,7 @@ class Outbox:
         """Until the end of an attempt is known, and stored."""
         outcome, unheard = await self._surely(first), 0
         while outcome.verdict in (Verdict.UNKNOWN, Verdict.NEVER_SENT):
-            if outcome.verdict is Verdict.NEVER_SENT and _is_over(carried):
+            if outcome.verdict is Verdict.NEVER_SENT and (_is_over(carried) or self._is_abandoned(carried)):
                 unheard += 1
                 verdict = Verdict.UNKNOWN if unheard < UNHEARD_ANSWERS else Verdict.PASSING
                 outcome = Outcome(verdict=verdict, cause="lnd has not heard of it")
@@ -547,6 +571,7 @@ class Outbox:
         }
         logger.debug("attempt ended", extra=told)
         metrics.PAYMENTS.labels(attempt.service, outcome.verdict.value).inc()
+        self._abandoned.difference_update(one.pk for one in carried if isinstance(one, Message))
         hints = self._shipper.take_hints(attempt)
         if outcome.verdict is Verdict.SETTLED:
             stored: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -649,6 +674,7 @@ class Outbox:
 
     def _resume_all(self, unfinished: list[tuple[Attempt, list[Carried]]]) -> None:
         for attempt, carried in unfinished:
+            self._abandoned.update(_message_key(one) for one in carried if _message(one).abandoned_at)
             if carried and isinstance(carried[0], Message) and carried[0].is_unasked:
                 self._answers.occupy(known=_waiting(carried[0]).known)
                 self._spawn(self._resume_answer(attempt, carried))
@@ -735,6 +761,14 @@ def _name(carried: Carried) -> str:
     return str(carried.message_id)
 
 
+def _message(carried: Carried) -> Message:
+    return carried.message if isinstance(carried, Part) else carried
+
+
+def _message_key(carried: Carried) -> int:
+    return carried.message_id if isinstance(carried, Part) else carried.pk
+
+
 def _waiting(message: Message) -> Waiting:
     """Of an unasked message; one to a known peer may be tried more often than others."""
     return Waiting(message.pk, message.pubkey, known=(message.max_attempts or 0) > ATTEMPTS)
@@ -742,7 +776,7 @@ def _waiting(message: Message) -> Waiting:
 
 def _is_over(carried: list[Carried]) -> bool:
     """Whether the time of all these is over."""
-    messages = [one.message if isinstance(one, Part) else one for one in carried]
+    messages = map(_message, carried)
     return all(message.expires_at and message.expires_at <= clock.now() for message in messages)
 
 

@@ -1,7 +1,7 @@
 """Attempts on their way to the carrier: their signatures, what is handed over, and what the carrier says of it."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from uuid import UUID
 
 from django.db import Error as DatabaseError
@@ -15,6 +15,8 @@ from messaging.database import Database
 from messaging.hints import HintBook
 from messaging.models import Attempt, Message, Part
 from messaging.preimages import not_paid_before
+
+GIVEN_UP = "it was given up before it was sent"
 
 
 class ServiceGone(Exception):
@@ -32,12 +34,14 @@ class Shipper:
         own_pubkey: bytes,
         record_numbers: Mapping[str, int],
         hints: HintBook,
+        is_abandoned: Callable[[Sequence[Message | Part]], bool],
     ):
         self._database = database
         self._carrier = carrier
         self._own_pubkey = own_pubkey
         self._record_numbers = record_numbers
         self._hints = hints
+        self._is_abandoned = is_abandoned
         # Hints with which attempts are under way.
         self._hinted: dict[UUID, tuple[HopHint, ...]] = {}
 
@@ -61,6 +65,8 @@ class Shipper:
         except LndError as error:
             # lnd never heard of this attempt, so another one is safe.
             return Outcome(verdict=Verdict.PASSING, cause=str(error))
+        if self._is_abandoned(carried):
+            return Outcome(verdict=Verdict.PASSING, cause=GIVEN_UP)
         return await self._deliver(attempt, carried, compact)
 
     async def send_again(self, attempt: Attempt, carried: Sequence[Message | Part]) -> Outcome:
@@ -69,6 +75,8 @@ class Shipper:
             compact = await self.sign(attempt)
         except LndError as error:
             return Outcome(verdict=Verdict.UNKNOWN, cause=str(error))
+        if self._is_abandoned(carried):
+            return Outcome(verdict=Verdict.UNKNOWN, cause=GIVEN_UP)
         return await self._deliver(attempt, carried, compact)
 
     async def outcome(self, attempt: Attempt, carried: Sequence[Message | Part]) -> Outcome:

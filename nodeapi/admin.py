@@ -3,7 +3,7 @@
 from django.contrib import admin
 from django.contrib.auth.models import Group, User
 
-from messaging.admin import HistoryAdmin, in_two_lines
+from messaging.admin_base import HistoryAdmin, in_two_lines
 from nodeapi.admin_accounts import AccountAdmin, AccountGroupAdmin
 from nodeapi.admin_keys import ApiKeyAdmin, AuditEntryAdmin
 from nodeapi.models import ApiKey, AuditEntry, RelayRun

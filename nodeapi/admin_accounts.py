@@ -3,7 +3,7 @@
 from django.contrib.auth.admin import GroupAdmin, UserAdmin
 from django.db import transaction
 
-from messaging.admin import Noted
+from messaging.admin_base import Noted
 
 
 class NotedAccounts(Noted):

@@ -10,7 +10,7 @@ from django.urls import reverse
 from django.utils import timezone
 from django.utils.html import format_html, format_html_join
 
-from messaging.admin import SHOWN_IN_LIST, HistoryAdmin, in_two_lines, sat, short, to_the_second
+from messaging.admin_base import SHOWN_IN_LIST, HistoryAdmin, in_two_lines, sat, short, to_the_second
 from messaging.required import required
 from nodeapi import keys
 from nodeapi.key_list import spent_msat

@@ -8,7 +8,8 @@ import grpc
 from django.db import Error as DatabaseError
 
 from lightning.client import LndError
-from messaging import answers, services
+from messaging import answers, payments, services
+from messaging.abandoned import NotPossibleError, UnknownMessageError
 from messaging.idempotency import Claim
 from nodeapi.checks import answered_before, require_running, require_sendable, require_spendable
 from nodeapi.errors import ApiError, invalid
@@ -95,6 +96,27 @@ async def list_messages(doors, **filters) -> dict[str, Any]:
     if found is None:
         raise invalid("before", "names no message of this node")
     return {"messages": found}
+
+
+async def list_message_payments(doors, *, id: UUID) -> dict[str, Any]:
+    """The payments by which a message of this node is sent, or was sent last: what `lncli` can be asked for."""
+    found = await doors.database.read(partial(payments.of_message, id))
+    if found is None:
+        raise ApiError(grpc.StatusCode.NOT_FOUND, f"id: no message was sent under the id {id}")
+    return {"payments": found}
+
+
+async def give_up_message(doors, *, id: UUID) -> dict[str, Any]:
+    """Gives up a message that has not ended, whatever lnd says of its payment. Its sender is told that it has failed; should
+    lnd pay it all the same, it is settled.
+    """
+    try:
+        given_up = await doors.engine.outbox.give_up(id)
+    except UnknownMessageError as error:
+        raise ApiError(grpc.StatusCode.NOT_FOUND, f"id: {error}") from None
+    except NotPossibleError as error:
+        raise ApiError(grpc.StatusCode.FAILED_PRECONDITION, f"id: {error}") from None
+    return {"id": str(id), "may_cost_msat": given_up.may_be_paid_msat}
 
 
 async def _answers(doors) -> dict[str, Any]:

@@ -53,6 +53,27 @@ EXAMPLES = {
     "/messaging.Messaging/ListMessages": Example(
         {"pubkey": PUBKEY, "service": "message", "direction": "out", "limit": "10"}, {"messages": [_MESSAGE]}
     ),
+    "/messaging.Messaging/ListMessagePayments": Example(
+        {"id": MESSAGE_ID},
+        {
+            "payments": [
+                {
+                    "paymentHash": "f1a2" * 16,
+                    "state": "settled",
+                    "amountMsat": "1000",
+                    "feeMsat": "0",
+                    "messages": "1",
+                    "part": "0",
+                    "error": "",
+                    "createdAt": "2026-11-23T12:00:00.005Z",
+                    "endedAt": "2026-11-23T12:00:00.080Z",
+                }
+            ]
+        },
+    ),
+    "/messaging.Messaging/GiveUpMessage": Example(
+        {"id": MESSAGE_ID}, {"id": MESSAGE_ID, "mayCostMsat": "11000"}
+    ),
     "/messaging.Messaging/EstimateMessage": Example(
         {"pubkey": PUBKEY, "size": "20000", "amount": "1"},
         {

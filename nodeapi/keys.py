@@ -21,7 +21,7 @@ SCOPES = {
     "read": "the history, the node, the stream, and looking things up",
     "send": "sending messages, signing, making invoices, federation, the relay",
     "pay": "paying invoices, buying VPN leases",
-    "admin": "what administrates the node; no call asks for it today",
+    "admin": "giving up messages whose payments lnd does not end",
 }
 PREFIX = "impd_"
 RANDOM_BYTES = 32

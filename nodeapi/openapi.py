@@ -70,8 +70,12 @@ def _operation(operation: Operation, schemas: dict[str, Any]) -> dict[str, Any]:
         },
     }
     parameters = [_IDEMPOTENCY_KEY] if operation.once else []
+    asked = _parameters(operation, example.request if example else {})
     if operation.http == "GET":
-        parameters += _parameters(operation, example.request if example else {})
+        parameters += asked
+    elif in_path := [parameter for parameter in asked if parameter["in"] == "path"]:
+        # Nothing else is asked for by these.
+        parameters += in_path
     else:
         described["requestBody"] = _request_body(operation, schemas)
     return described | ({"parameters": parameters} if parameters else {})

@@ -131,7 +131,8 @@ class OperationView(APIView):
     def _message(self, request, path_fields: dict[str, str]) -> Message:
         message_class = self.operation.request_class
         if self.operation.http == "POST":
-            fields = codec.object_from_body(self._plain_body(request))
+            # As with grpc-gateway the path prevails.
+            fields = codec.object_from_body(self._plain_body(request)) | path_fields
         else:
             asked = Parameters.of_message(message_class, in_path=path_fields.keys())
             fields = query_fields(request.META["QUERY_STRING"], asked) | path_fields

@@ -32,7 +32,10 @@ logger = logging.getLogger(__name__)
 PAGE = 1_000
 ENDED = (State.SETTLED, State.FAILED, State.RECEIVED)
 # A request to federate may still be answered by an accept, which is known by it (federation/steps.py).
-PRUNABLE = Message.objects.exclude(direction=Direction.OUT, service="federate", reply_to=None)
+# What was given up by hand stays until lnd has told the end of its payment.
+PRUNABLE = Message.objects.filter(abandoned_at=None).exclude(
+    direction=Direction.OUT, service="federate", reply_to=None
+)
 
 
 @dataclass(frozen=True, kw_only=True)

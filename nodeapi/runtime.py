@@ -231,6 +231,7 @@ class Runtime:
         await _when_lnd_answers(engine.begin)
         group.create_task(engine.run())
         doors.engine, served.health.registry = engine, engine.registry
+        api_entry.health.watch_payments(lambda: len(engine.dead_payments.suspected))
         api_entry.health.phase = None
         await served.health.look()
         systemd.status("IMPD started!")

@@ -183,6 +183,30 @@ class EstimateMessageResponse(ReplySerializer):
         proto_class = messaging_pb2.EstimateMessageResponse
 
 
+class ListMessagePaymentsRequest(RequestSerializer):
+    id = UUIDField(error_messages={"required": "is missing"})
+
+    class Meta:
+        proto_class = messaging_pb2.ListMessagePaymentsRequest
+
+
+class ListMessagePaymentsResponse(ReplySerializer):
+    class Meta:
+        proto_class = messaging_pb2.ListMessagePaymentsResponse
+
+
+class GiveUpMessageRequest(RequestSerializer):
+    id = UUIDField(error_messages={"required": "is missing"})
+
+    class Meta:
+        proto_class = messaging_pb2.GiveUpMessageRequest
+
+
+class GiveUpMessageResponse(ReplySerializer):
+    class Meta:
+        proto_class = messaging_pb2.GiveUpMessageResponse
+
+
 class GetInfoRequest(RequestSerializer):
     class Meta:
         proto_class = node_pb2.GetInfoRequest

@@ -150,6 +150,54 @@ class Message(_message.Message):
     parts: int
     def __init__(self, id: _Optional[str] = ..., direction: _Optional[str] = ..., pubkey: _Optional[str] = ..., service: _Optional[str] = ..., reply_to_id: _Optional[str] = ..., msg: _Optional[bytes] = ..., amount: _Optional[int] = ..., state: _Optional[str] = ..., attempts: _Optional[int] = ..., fee_msat: _Optional[int] = ..., error: _Optional[str] = ..., created_at: _Optional[str] = ..., updated_at: _Optional[str] = ..., parts: _Optional[int] = ...) -> None: ...
 
+class ListMessagePaymentsRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class ListMessagePaymentsResponse(_message.Message):
+    __slots__ = ("payments",)
+    PAYMENTS_FIELD_NUMBER: _ClassVar[int]
+    payments: _containers.RepeatedCompositeFieldContainer[MessagePayment]
+    def __init__(self, payments: _Optional[_Iterable[_Union[MessagePayment, _Mapping]]] = ...) -> None: ...
+
+class MessagePayment(_message.Message):
+    __slots__ = ("payment_hash", "state", "amount_msat", "fee_msat", "messages", "part", "error", "created_at", "ended_at")
+    PAYMENT_HASH_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    AMOUNT_MSAT_FIELD_NUMBER: _ClassVar[int]
+    FEE_MSAT_FIELD_NUMBER: _ClassVar[int]
+    MESSAGES_FIELD_NUMBER: _ClassVar[int]
+    PART_FIELD_NUMBER: _ClassVar[int]
+    ERROR_FIELD_NUMBER: _ClassVar[int]
+    CREATED_AT_FIELD_NUMBER: _ClassVar[int]
+    ENDED_AT_FIELD_NUMBER: _ClassVar[int]
+    payment_hash: str
+    state: str
+    amount_msat: int
+    fee_msat: int
+    messages: int
+    part: int
+    error: str
+    created_at: str
+    ended_at: str
+    def __init__(self, payment_hash: _Optional[str] = ..., state: _Optional[str] = ..., amount_msat: _Optional[int] = ..., fee_msat: _Optional[int] = ..., messages: _Optional[int] = ..., part: _Optional[int] = ..., error: _Optional[str] = ..., created_at: _Optional[str] = ..., ended_at: _Optional[str] = ...) -> None: ...
+
+class GiveUpMessageRequest(_message.Message):
+    __slots__ = ("id",)
+    ID_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    def __init__(self, id: _Optional[str] = ...) -> None: ...
+
+class GiveUpMessageResponse(_message.Message):
+    __slots__ = ("id", "may_cost_msat")
+    ID_FIELD_NUMBER: _ClassVar[int]
+    MAY_COST_MSAT_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    may_cost_msat: int
+    def __init__(self, id: _Optional[str] = ..., may_cost_msat: _Optional[int] = ...) -> None: ...
+
 class ListPeersRequest(_message.Message):
     __slots__ = ("limit",)
     LIMIT_FIELD_NUMBER: _ClassVar[int]

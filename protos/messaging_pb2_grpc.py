@@ -60,6 +60,16 @@ class MessagingStub:
                 request_serializer=protos_dot_messaging__pb2.EstimateMessageRequest.SerializeToString,
                 response_deserializer=protos_dot_messaging__pb2.EstimateMessageResponse.FromString,
                 _registered_method=True)
+        self.ListMessagePayments = channel.unary_unary(
+                '/messaging.Messaging/ListMessagePayments',
+                request_serializer=protos_dot_messaging__pb2.ListMessagePaymentsRequest.SerializeToString,
+                response_deserializer=protos_dot_messaging__pb2.ListMessagePaymentsResponse.FromString,
+                _registered_method=True)
+        self.GiveUpMessage = channel.unary_unary(
+                '/messaging.Messaging/GiveUpMessage',
+                request_serializer=protos_dot_messaging__pb2.GiveUpMessageRequest.SerializeToString,
+                response_deserializer=protos_dot_messaging__pb2.GiveUpMessageResponse.FromString,
+                _registered_method=True)
         self.ListPeers = channel.unary_unary(
                 '/messaging.Messaging/ListPeers',
                 request_serializer=protos_dot_messaging__pb2.ListPeersRequest.SerializeToString,
@@ -106,6 +116,21 @@ class MessagingServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListMessagePayments(self, request, context):
+        """The payments by which a message of this node is sent, or was sent last; of a long one only until it
+        has ended. GET /v1/message/{id}/payments
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def GiveUpMessage(self, request, context):
+        """Gives up a message that has not ended, whatever lnd says of its payment. POST /v1/message/{id}/give-up
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListPeers(self, request, context):
         """The nodes that this one has written to or heard from, the last one first. GET /v1/peers
         """
@@ -140,6 +165,16 @@ def add_MessagingServicer_to_server(servicer, server):
                     servicer.EstimateMessage,
                     request_deserializer=protos_dot_messaging__pb2.EstimateMessageRequest.FromString,
                     response_serializer=protos_dot_messaging__pb2.EstimateMessageResponse.SerializeToString,
+            ),
+            'ListMessagePayments': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListMessagePayments,
+                    request_deserializer=protos_dot_messaging__pb2.ListMessagePaymentsRequest.FromString,
+                    response_serializer=protos_dot_messaging__pb2.ListMessagePaymentsResponse.SerializeToString,
+            ),
+            'GiveUpMessage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GiveUpMessage,
+                    request_deserializer=protos_dot_messaging__pb2.GiveUpMessageRequest.FromString,
+                    response_serializer=protos_dot_messaging__pb2.GiveUpMessageResponse.SerializeToString,
             ),
             'ListPeers': grpc.unary_unary_rpc_method_handler(
                     servicer.ListPeers,
@@ -283,6 +318,60 @@ class Messaging:
             '/messaging.Messaging/EstimateMessage',
             protos_dot_messaging__pb2.EstimateMessageRequest.SerializeToString,
             protos_dot_messaging__pb2.EstimateMessageResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListMessagePayments(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messaging.Messaging/ListMessagePayments',
+            protos_dot_messaging__pb2.ListMessagePaymentsRequest.SerializeToString,
+            protos_dot_messaging__pb2.ListMessagePaymentsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GiveUpMessage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/messaging.Messaging/GiveUpMessage',
+            protos_dot_messaging__pb2.GiveUpMessageRequest.SerializeToString,
+            protos_dot_messaging__pb2.GiveUpMessageResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -13,7 +13,7 @@ from django.http import HttpRequest, HttpResponse
 from django.utils import timezone
 from django.utils.html import format_html
 
-from messaging.admin import HistoryAdmin, Noted, StateFilter, in_words, short, to_the_second
+from messaging.admin_base import HistoryAdmin, Noted, StateFilter, in_words, short, to_the_second
 from messaging.required import required
 from vpn.models import (
     Address,

@@ -20,7 +20,7 @@ from django.core.management.color import no_style
 from django.db import connection, transaction
 
 from federation import worker as federation_worker
-from messaging import events, ledger
+from messaging import events, ledger, operator_actions
 from messaging.models import Event
 from nodeapi import operators
 from nodeapi.backups.archive import SECRET_KEY
@@ -138,7 +138,7 @@ def _go_on(mark: Mark) -> None:
     cause = f"restored from a backup of {mark.made_at}: whether it was sent after that is not known here"
     ledger.give_up_unsent(cause, published=_nobody_listens)
     undone = f"restored from a backup of {mark.made_at}: whether it was done after that is not known here; ask again"
-    given_up = wishes.give_up(undone) + federation_worker.give_up(undone)
+    given_up = wishes.give_up(undone) + federation_worker.give_up(undone) + operator_actions.drop(undone)
     if given_up:
         logger.warning("actions of the operator were given up", extra={"actions": given_up})
 

@@ -190,6 +190,13 @@ class NodeClient:
     def message(self, message_id: str) -> messaging_pb2.Message:
         return self._call(self._messaging.GetMessage, messaging_pb2.GetMessageRequest(id=message_id)).message
 
+    def payments(self, message_id: str) -> list[messaging_pb2.MessagePayment]:
+        request = messaging_pb2.ListMessagePaymentsRequest(id=message_id)
+        return list(self._call(self._messaging.ListMessagePayments, request).payments)
+
+    def give_up(self, message_id: str) -> messaging_pb2.GiveUpMessageResponse:
+        return self._call(self._messaging.GiveUpMessage, messaging_pb2.GiveUpMessageRequest(id=message_id))
+
     def send(self, request: messaging_pb2.SendMessageRequest, *, idempotency_key: str | None = None) -> str:
         """The message's id. A call that was broken off can be made again with the key that its NodeError names."""
         once = str(uuid4()) if idempotency_key is None else idempotency_key

@@ -43,6 +43,10 @@ TEXTS = {
     ("lnd", "not_synced"): "lnd is not in sync with the chain yet",
     ("lnd", "refused"): "lnd refuses what it is asked; the node's log tells more",
     ("lnd", "no_keysend"): "keysend is switched off in lnd (accept-keysend=true): nothing is received",
+    (
+        "lnd",
+        "dead_payments",
+    ): "lnd calls payments under way that no channel holds; messages and invoices wait for them",
     ("database", "away"): "the database does not answer",
     ("database", "read_only"): "the database takes no writes",
     ("disk", "full"): "the disk is full: what cannot be stored is refused",
@@ -59,6 +63,7 @@ TEXTS = {
 DEGRADING = frozenset(
     {
         ("lnd", "no_keysend"),
+        ("lnd", "dead_payments"),
         ("disk", "nearly_full"),
         ("redis", "away"),
         ("clock", "behind"),
@@ -122,6 +127,7 @@ class Health:
         self.phase: str | None = "starting"
         self._lnd: LndStatus | None = None
         self._hub: Hub | None = None
+        self._dead_payments: Callable[[], int] = lambda: 0
         self._probes: list[tuple[Asked, Fault]] = []
         self._report = Report((Fault("node", "starting"),))
         self._told = {Fault("node", "starting")}
@@ -138,6 +144,10 @@ class Health:
 
     def watch_lnd(self, lnd: LndStatus) -> None:
         self._lnd = lnd
+
+    def watch_payments(self, dead_payments: Callable[[], int]) -> None:
+        """`dead_payments` is how many payments lnd seems to hold for ever."""
+        self._dead_payments = dead_payments
 
     def watch_redis(self, hub: Hub) -> None:
         self._hub = hub
@@ -163,6 +173,8 @@ class Health:
         answers = await asyncio.gather(*(_faults(asked, unanswered) for asked, unanswered in self._probes))
         faults = [Fault("node", self.phase)] if self.phase else []
         faults += lnd_faults(self._lnd) + clock_faults(self._lnd) if self._lnd else []
+        if self._dead_payments():
+            faults.append(Fault("lnd", "dead_payments"))
         faults += [fault for answer in answers for fault in answer]
         if self._hub and not self._hub.listening:
             faults.append(Fault("redis", "away"))

@@ -2,19 +2,22 @@
 messages and calls go on.
 """
 
+import re
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from uuid import uuid4
 
 import pytest
 
+from tests.support.admin import ACCOUNT, AdminPages
 from tests.support.commands import run
 from tests.support.networks import Network, simulated_network
 from tests.support.nodes import Node
 from tests.support.streams import send
 
 QUIET_SECONDS = 2
-EXTRA = {"lightning": {"dead_payment_seconds": QUIET_SECONDS}}
+EXTRA = {"lightning": {"dead_payment_seconds": QUIET_SECONDS}, "sqlite3": ACCOUNT}
 # lnd tells whole seconds: one that was started less than this after a payment does not surely know that it was.
 ROUNDING_SECONDS = 2.0
 
@@ -143,3 +146,62 @@ def test_payment_that_is_held_is_no_dead_one(world, sender, receiver):
     world.command("release", node="bob")
     ended = sender.ended(message_id)
     assert (ended["state"], ended["attempts"]) == ("settled", "1")
+
+
+def test_message_of_a_dead_payment_is_given_up_at_the_command_line(world, sender, receiver):
+    message_id = strand_message(world, sender, receiver)
+    sender.wait_until(lambda: dead_payments(sender) == 1)
+    sender.wait_until(lambda: sender.get("/health/ready").json["warnings"])
+    health = sender.get("/health/ready")
+    assert (health.status, health.json["status"]) == (200, "degraded")
+    assert health.json["warnings"][0]["reason"] == "dead_payments"
+    (payment,) = sender.get(f"/v1/message/{message_id}/payments").json["payments"]
+    assert (payment["state"], payment["messages"]) == ("in_flight", "1")
+
+    def message(*arguments: str):
+        return run("message", message_id, *arguments, config=sender.config_path, cwd=sender.directory)
+
+    assert payment["paymentHash"] in message().out
+    unasked = message("--give-up")
+    assert (unasked.code, "say --yes" in unasked.err) == (1, True)
+    assert sender.message(message_id)["state"] == "in_flight"
+    assert "lnd may still pay" in message("--give-up", "--yes").out
+    given_up = sender.message(message_id)
+    assert (given_up["state"], "given up by the operator" in given_up["error"]) == ("failed", True)
+    world.command("up", node="bob")
+    sender.wait_until(lambda: not dead_payments(sender))
+    sender.wait_until(lambda: "it was not delivered" in sender.message(message_id)["error"])
+    ended = sender.message(message_id)
+    assert (ended["state"], ended["attempts"]) == ("failed", "1")
+    assert received(receiver, message_id) == 0
+
+
+def test_message_that_is_given_up_in_the_admin_is_settled_if_lnd_pays_it(world, sender, receiver):
+    world.command("hold", node="bob")
+    message_id = send(sender, receiver)
+    sender.wait_until(lambda: sender.message(message_id)["state"] == "in_flight")
+    admin = AdminPages(sender)
+    messages = "messaging/message/?state__exact=in_flight"
+    key = re.search(r'name="_selected_action" value="(\d+)"', admin.page(messages))[1]
+    form = {"action": "give_up", "_selected_action": key, "csrfmiddlewaretoken": admin.token(messages)}
+    assert message_id in admin.page(messages, **form)
+    assert sender.message(message_id)["state"] == "in_flight"
+    assert "Asked the node to give up: 1." in admin.page(messages, **form, confirmed="yes")
+    sender.wait_until(lambda: sender.message(message_id)["state"] == "failed")
+    sender.wait_until(lambda: "lnd may still pay" in admin.page("messaging/messageaction/"))
+    assert "messages give up" in admin.page("nodeapi/auditentry/")
+    world.command("release", node="bob")
+    sender.wait_until(lambda: sender.message(message_id)["state"] == "settled")
+    receiver.wait_until(lambda: received(receiver, message_id))
+
+
+def test_message_that_waits_is_given_up_by_a_call(world, sender, receiver):
+    world.command("down", node="bob")
+    message_id = send(sender, receiver)
+    sender.wait_until(lambda: sender.message(message_id)["state"] == "retrying")
+    path = f"/v1/message/{message_id}/give-up"
+    assert sender.post(path, {}).json == {"id": message_id, "mayCostMsat": "0"}
+    again = sender.post(path, {})
+    assert (again.status, again.json["message"]) == (400, "id: the message has ended: it is failed")
+    unknown = sender.post(f"/v1/message/{uuid4()}/give-up", {})
+    assert (unknown.status, "no message was sent under the id" in unknown.json["message"]) == (404, True)

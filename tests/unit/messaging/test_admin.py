@@ -2,7 +2,7 @@
 
 import pytest
 
-from messaging.admin import SHOWN_BODY_BYTES, begin, shown_bytes
+from messaging.admin_base import SHOWN_BODY_BYTES, begin, shown_bytes
 from messaging.registry import ABOUT, HANDLERS
 
 

@@ -17,6 +17,8 @@ LEAST = {
     "messaging.Messaging/SendMessage": {"msg": b"x", "pubkey": PUBKEY},
     "messaging.Messaging/Broadcast": {"msg": b"x"},
     "messaging.Messaging/GetMessage": {"id": str(MESSAGE_ID)},
+    "messaging.Messaging/ListMessagePayments": {"id": str(MESSAGE_ID)},
+    "messaging.Messaging/GiveUpMessage": {"id": str(MESSAGE_ID)},
     "messaging.Messaging/EstimateMessage": {"pubkey": PUBKEY},
     "websocket.Websocket/Send": {"pubkey": PUBKEY, "data": b"x"},
     "federate.Federate/RequestFederate": {"pubkey": PUBKEY},
