@@ -11,7 +11,7 @@ from django.db.models import QuerySet
 from django.http import HttpRequest, HttpResponse
 from django.template.response import TemplateResponse
 
-from messaging.admin_base import HistoryAdmin, Noted, sat, to_the_second
+from messaging.admin_base import HistoryAdmin, Noted, sat, short, to_the_second
 from messaging.models import UNFINISHED, Direction, Message, MessageAction, State
 
 
@@ -34,7 +34,7 @@ class GivesUp(Noted):
         context = {
             **self.admin_site.each_context(request),
             "title": "Give up messages",
-            "messages_to_end": rows,
+            "unfinished": rows,
             "ended": queryset.count() - len(rows),
             "action_checkbox_name": helpers.ACTION_CHECKBOX_NAME,
         }
@@ -60,8 +60,8 @@ def _told(message: Message) -> dict[str, Any]:
     return {
         "pk": message.pk,
         "message_id": message.message_id,
-        "pubkey": message.pubkey,
-        "state": State(message.state).label,
+        "peer": short(message.pubkey),
+        "state": message.state.replace("_", " "),
         "may_cost": sat(message.cost_msat) if message.state == State.IN_FLIGHT else "nothing",
         "error": message.error,
     }
@@ -69,7 +69,7 @@ def _told(message: Message) -> dict[str, Any]:
 
 @admin.register(MessageAction)
 class MessageActionAdmin(HistoryAdmin):
-    list_display = ("asked", "action", "message", "asked_by", "result")
+    list_display = ("asked", "action", "short_message", "asked_by", "result")
     list_filter = ("action", "created_at")
     fields = ("asked", "action", "message", "asked_by", "result", "done_at")
     readonly_fields = ("asked", "result")
@@ -79,6 +79,10 @@ class MessageActionAdmin(HistoryAdmin):
     @admin.display(description="asked at (UTC)", ordering="created_at")
     def asked(self, action: MessageAction) -> str:
         return to_the_second(action.created_at)
+
+    @admin.display(description="message")
+    def short_message(self, action: MessageAction) -> str:
+        return short(str(action.message))
 
     @admin.display(description="outcome", ordering="outcome")
     def result(self, action: MessageAction) -> str:

@@ -76,8 +76,8 @@ class Command(BaseCommand):
         self.stderr.write(f"This is the key {row.name!r} ({keys.limits_of(row)}). It is shown this once.")
         if was_open:
             self.stderr.write(
-                "It is the first one: from now on every call needs a key, those of ./impervious status, send, listen, peers "
-                "and leases too. Give them theirs by --key-file FILE, IMPD_API_KEY_FILE or server.api_keys."
+                "It is the first one: from now on every call needs a key, those of ./impervious status, send, message, listen, "
+                "peers and leases too. Give them theirs by --key-file FILE, IMPD_API_KEY_FILE or server.api_keys."
             )
 
     def _list(self, options: dict) -> None:

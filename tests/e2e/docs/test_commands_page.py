@@ -86,6 +86,11 @@ def test_send_listen_and_peers(directory, bob):
     with WebsocketStream(bob, f"?after={cursor}") as stream:
         before = int(stream.of(message_id)["seq"]) - 1
     assert shape([line for line in shown if not line.startswith(("queued", "in flight"))]) == shape(said)
+    command, said = example("message")
+    shown = printed(command.rpartition(" ")[0] + f" {message_id}", directory)
+    # Payment hashes are hexadecimal.
+    assert [line.split()[:1] for line in shape(shown)[:8]] == [line.split()[:1] for line in shape(said)[:8]]
+    assert (shape(shown)[5], shape(shown)[8]) == (shape(said)[5], shape(said)[8])
     command, said = example("listen")
     shown = printed(command.replace("--after 0", f"--after {before} --service message"), directory)
     assert shape(shown) == shape(said)
