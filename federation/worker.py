@@ -17,7 +17,7 @@ from messaging.outgoing import store_all
 from messaging.registry import Reaction
 from messaging.workers import WorkerContext
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("federation.worker")
 
 LOOK_SECONDS = 1.0
 

@@ -18,13 +18,10 @@ from urllib.parse import urlsplit
 from pydantic import PlainValidator, SecretStr, ValidationInfo
 from pydantic import Secret as SecretOf
 
+from impervious_site import log_parts
+
 SCOPES = ("read", "send", "pay", "admin")
 LOG_LEVELS = ("debug", "info", "warning", "error")
-ROOT = Path(__file__).resolve().parent.parent
-# Whose log lines have a level of their own. Others' never go below info: they may tell what must not be told.
-LOG_ROOMS = ("federation", "impervious_site", "invoices", "lightning", "messaging", "nodeapi", "vpn")
-# The audit log's lines, whose part is no package.
-AUDIT_LOG = "audit"
 API_KEY_PATTERN = re.compile(r"[A-Za-z0-9._~-]{20,}")
 MAX_FILE_BYTES = 1_000_000
 # As many as a bought tunnel's file takes (vpn/wgquick.py).
@@ -404,14 +401,10 @@ def parse_log_parts(value: Any) -> tuple[tuple[str, str], ...]:
 
 
 def _log_part(name: str) -> str:
-    if name == AUDIT_LOG:
-        return name
-    place = ROOT.joinpath(*name.split("."))
-    known = re.fullmatch(r"[a-z_]+(\.[a-z_]+)*", name) and name.partition(".")[0] in LOG_ROOMS
-    if not known or not (place.is_dir() or place.with_suffix(".py").is_file()):
+    if not log_parts.is_known(name):
         raise ValueError(
-            f"{shown(name)} is no part of the node; must be one as in the log, such as messaging.outbox, or a room of "
-            f"{', '.join((*LOG_ROOMS, AUDIT_LOG))}"
+            f"{shown(name)} is no part of the node; must be one as in the log, such as messaging.outbox, or one of "
+            f"{', '.join(log_parts.GROUPS)}"
         )
     return name
 

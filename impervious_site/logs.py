@@ -8,8 +8,8 @@ from typing import Any
 
 from pythonjsonlogger.json import JsonFormatter
 
+from impervious_site import log_parts
 from impervious_site.config_models import Logging
-from impervious_site.config_values import AUDIT_LOG, LOG_ROOMS
 
 # What these tell at info is told by the doors already.
 QUIET = ("daphne", "django.channels.server")
@@ -86,7 +86,8 @@ def _levels(level: str, parts: Iterable[tuple[str, str]]) -> tuple[int, dict[str
     """The root's, and by logger."""
     numbers = logging.getLevelNamesMapping()
     of_others = max(numbers["INFO"], numbers[level.upper()])
-    levels = {part: numbers[level.upper()] for part in (*LOG_ROOMS, AUDIT_LOG)}
+    # Those of others never go below info: they may tell what must not be told.
+    levels = {part: numbers[level.upper()] for part in log_parts.GROUPS}
     levels |= {name: max(numbers["WARNING"], of_others) for name in QUIET}
     levels |= {name: numbers[own.upper()] for name, own in parts}
     return of_others, levels

@@ -19,7 +19,7 @@ from messaging.database import Database
 from messaging.idempotency import Claim, Claims
 from protos.lnrpc import lightning_pb2
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("invoices.issuing")
 
 # lnd's own default.
 DEFAULT_EXPIRES_SECONDS = 86_400

@@ -25,7 +25,7 @@ from messaging.required import required
 from protos.lnrpc import lightning_pb2
 from protos.routerrpc import router_pb2
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("invoices.paying")
 
 # How long lnd looks for a way.
 PAYMENT_SECONDS = 60

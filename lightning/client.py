@@ -18,7 +18,7 @@ from protos.invoicesrpc import invoices_pb2, invoices_pb2_grpc
 from protos.lnrpc import lightning_pb2, lightning_pb2_grpc
 from protos.routerrpc import router_pb2, router_pb2_grpc
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("lightning.client")
 
 CALL_SECONDS = 30
 

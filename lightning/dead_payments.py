@@ -22,7 +22,7 @@ from typing import TypeVar
 from lightning.client import LndClient, LndError
 from protos.lnrpc import lightning_pb2
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("lightning.dead_payments")
 
 # How long no channel may hold the payment before it is given up.
 QUIET_SECONDS = 600.0

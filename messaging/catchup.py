@@ -18,7 +18,7 @@ from messaging.inbox import Inbox
 from messaging.models import InvoiceMark
 from protos.lnrpc import lightning_pb2
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("messaging.catchup")
 
 PAGE = 1_000
 # A keysend is settled or canceled as soon as it is there. One that stays open after its expiry and a day more is dead.

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("messaging.clock")
 
 # What a clock may be corrected by without being doubted; how long it is watched after more than that.
 JUMP_SECONDS = 10.0

@@ -28,7 +28,7 @@ from messaging import epoch, metrics
 from messaging.clock import steady_seconds
 from messaging.epoch import OvertakenError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("messaging.database")
 
 Result = TypeVar("Result")
 Row = TypeVar("Row", bound=models.Model)

@@ -15,7 +15,7 @@ from messaging import answers, events, metrics
 from messaging.models import ABANDONED, Event, Message, State, may_come_into
 from messaging.registry import on_failed
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("messaging.deliveries")
 
 
 def move(

@@ -16,7 +16,7 @@ from django.db.models.functions import Length
 from messaging.models import Event
 from messaging.pages import count_within
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("messaging.events")
 
 GROUP = "events"
 WAKE = "events.wake"

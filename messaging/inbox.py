@@ -29,7 +29,7 @@ from messaging.registry import FOREIGN_WELCOME, Registry, Service
 from messaging.sparse_log import SparseLog
 from protos.lnrpc import lightning_pb2
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("messaging.inbox")
 
 MAX_PENDING = 1_000
 INVOICES_AT_ONCE = 20

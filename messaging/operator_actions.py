@@ -13,7 +13,7 @@ from messaging.abandoned import GivenUp, NotPossibleError
 from messaging.database import Database
 from messaging.models import MessageAction
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("messaging.operator_actions")
 
 LOOK_SECONDS = 2.0
 AT_ONCE = 100

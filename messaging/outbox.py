@@ -54,7 +54,7 @@ from messaging.shipping import ServiceGone, Shipper
 from messaging.traffic import WHOLE, Batch, Depth, Key, Limits, Traffic
 from messaging.ways import Ways, too_far
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("messaging.outbox")
 
 FIRST_RETRY_SECONDS = 1.0
 LONGEST_RETRY_SECONDS = 300.0

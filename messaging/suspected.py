@@ -7,7 +7,7 @@ from functools import partial
 
 from messaging.database import Database
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("messaging.suspected")
 
 TELL_SECONDS = 1.0
 

@@ -14,7 +14,7 @@ from messaging.events import Published
 from messaging.models import Message
 from messaging.registry import Service
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("messaging.workers")
 
 AGAIN_SECONDS = 5.0
 

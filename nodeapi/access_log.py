@@ -8,7 +8,7 @@ from daphne.access import AccessLogGenerator
 
 from nodeapi.monitoring.paths import PATHS
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.access_log")
 
 MAX_PATH_CHARACTERS = 200
 WEBSOCKET = {

@@ -19,7 +19,7 @@ from nodeapi.errors import ApiError
 from nodeapi.keys import StoredKeys, hash_of, read_keys
 from nodeapi.rates import Rates
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.auth")
 audit_logger = logging.getLogger("audit")
 
 REMEMBERED_HOSTS = 256

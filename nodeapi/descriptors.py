@@ -5,7 +5,7 @@ import resource
 from functools import lru_cache
 from typing import NamedTuple
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.descriptors")
 
 # For the databases, lnd, the relay, logs, and connections that are just being refused.
 RESERVED = 256

@@ -30,7 +30,7 @@ from nodeapi.forward import Forwarder
 from nodeapi.operations import Operation
 from nodeapi.stream import Hub
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.doors")
 
 READ = "read"
 IDEMPOTENCY_KEY = "idempotency-key"

@@ -35,7 +35,7 @@ from nodeapi.budgets import Budgets
 from nodeapi.lnd_status import LndStatus
 from nodeapi.relay.service import Relay, RelayOptions
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.engine")
 
 RECONNECT_SECONDS = 1.0
 # After the stream was opened, until it is surely live; then again and again, because a stream can hang in silence.

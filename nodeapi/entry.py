@@ -20,7 +20,7 @@ from nodeapi.monitoring.health import Fault, Health, Report
 from nodeapi.subscribe import refuse_early
 from nodeapi.web import ApiApplication, respond
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.entry")
 
 # For answers to reach their clients, and clients to close their side.
 LAST_SECONDS = 3.0

@@ -15,7 +15,7 @@ from nodeapi.errors import StartError
 from nodeapi.node_files import copies_of, files_in_use, tighten
 from nodeapi.safety_copy import copy_before_migration
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.first_start")
 
 
 def prepare_database(config) -> None:

@@ -28,7 +28,7 @@ from nodeapi.addresses import ip_of, site_of
 from nodeapi.errors import ApiError, invalid
 from nodeapi.monitoring.paths import HEALTH_PATHS
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.http_limits")
 
 Networks = tuple[ipaddress.IPv4Network | ipaddress.IPv6Network, ...]
 

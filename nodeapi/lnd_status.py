@@ -11,7 +11,7 @@ from lightning.keysend import KEYSEND_FEATURE_BIT
 from lightning.rpcs import Rpc
 from protos.lnrpc import lightning_pb2
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.lnd_status")
 
 REFRESH_SECONDS = 10.0
 AWAY_SECONDS = 2.0

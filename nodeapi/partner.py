@@ -18,7 +18,7 @@ from messaging import envelope
 from nodeapi import wg_stand_in
 from protos.lnrpc import lightning_pb2
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.partner")
 
 ECHOED = {"message": 400000, "websocket": 300000}
 MAX_BYTES = 1_048_576

@@ -33,7 +33,7 @@ from nodeapi.monitoring.calls import counted
 from nodeapi.operations import OPERATIONS, Operation, Plain
 from nodeapi.spelling import misspelled
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.rest")
 
 # Of a parameter's name, in an error: a longer one is none that was misspelled.
 MAX_SHOWN_CHARACTERS = 40

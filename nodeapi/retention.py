@@ -27,7 +27,7 @@ from nodeapi.models import AuditEntry, RelayRun
 from vpn.models import LeaseStep
 from vpn.states import LeaseState
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.retention")
 
 PAGE = 1_000
 ENDED = (State.SETTLED, State.FAILED, State.RECEIVED)

@@ -26,7 +26,7 @@ from nodeapi.rpc_rooms import MIN_MESSAGE_BYTES, Rooms
 from nodeapi.subscribe import SCOPE, SUBSCRIBE, subscribe
 from protos import websocket_pb2
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.rpc")
 
 STREAM_SERVICE = "websocket.Websocket"
 # As the log and the metrics name it.

@@ -22,7 +22,7 @@ from google.protobuf.message import DecodeError
 from nodeapi.codec import Read
 from nodeapi.errors import ApiError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.rpc_requests")
 
 LOG_SECONDS = 60.0
 Receive = Callable[[], Awaitable[Any]]

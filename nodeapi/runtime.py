@@ -35,7 +35,7 @@ from nodeapi.monitoring.rpc_health import HealthService, RunimpdHealth
 from nodeapi.tls import PairFiles, grpc_server_credentials
 from nodeapi.web import ApiApplication
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.runtime")
 
 # What SIGHUP does (impervious_site/reload.py).
 Reload = Callable[[Keys | None, PairFiles | None], Coroutine[Any, Any, None]]

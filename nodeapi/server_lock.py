@@ -19,7 +19,7 @@ from messaging.required import required
 from nodeapi import systemd
 from nodeapi.errors import StartError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.server_lock")
 
 WATCH_SECONDS = 1.0
 # As for lnd.

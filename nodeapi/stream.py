@@ -20,7 +20,7 @@ from messaging.models import Event
 from nodeapi import codec
 from protos import websocket_pb2
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.stream")
 
 PAGE = 1_000
 MAX_QUEUED = 1_000

@@ -20,7 +20,7 @@ from nodeapi.rest import Parameters, query_fields
 from nodeapi.stream import Subscription
 from protos import websocket_pb2
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.subscribe")
 
 SCOPE = "read"
 # As the log names it.

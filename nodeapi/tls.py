@@ -18,7 +18,7 @@ from zope.interface import implementer
 from messaging.required import required
 from nodeapi.certificates import Pair, PairError, doubts_about, read_pair
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.tls")
 
 # How often a pair that could not be used is looked at again.
 RETRY_SECONDS = 1.0

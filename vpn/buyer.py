@@ -25,7 +25,7 @@ from vpn.settings import SERVICE, VpnSettings
 from vpn.states import PurchaseState
 from vpn.wireguard import WireGuard
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vpn.buyer")
 
 LOOK_SECONDS = 1.0
 RENEW_SECONDS = 5.0

@@ -28,7 +28,7 @@ from vpn.states import BoughtState, PurchaseState
 from vpn.told_tunnel import accepted
 from vpn.wgquick import parse_peering, peering_fields
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vpn.buying")
 
 # If no `lease` came so long after the payment, the seller is asked for it; then after twice as long each time.
 ASK_AGAIN_SECONDS = 30

@@ -8,7 +8,7 @@ from vpn import rules
 from vpn.rules import RulesError
 from vpn.settings import VpnSettings
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vpn.exits")
 
 
 class ExitRules:

@@ -10,7 +10,7 @@ from typing import TypeVar
 from lightning.client import LndError
 from vpn.waking import Wake
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vpn.looking")
 
 AT_ONCE = 16
 

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from vpn.models import UnreliableSeller
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vpn.reliability")
 
 LESS_TIME, UNUSABLE_LEASE, NO_LEASE, ENDED_EARLY = "less_time", "unusable_lease", "no_lease", "ended_early"
 # Refusals of this node's own that the seller is to blame for.

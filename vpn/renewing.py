@@ -22,7 +22,7 @@ from vpn.settings import SERVICE, VpnSettings
 from vpn.states import BoughtState, PurchaseState
 from vpn.wireguard import WireGuard, WireGuardError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vpn.renewing")
 
 IN_USE = timedelta(minutes=5)
 # One try, and when it was refused another one after this long, then after twice as long each time.

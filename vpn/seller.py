@@ -34,7 +34,7 @@ from vpn.waking import Wake
 from vpn.watch import InvoiceWatch
 from vpn.wireguard import WireGuard, WireGuardError
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vpn.seller")
 
 LOOK_SECONDS = 1.0
 SHORTEST_LOOK_SECONDS = 0.2

@@ -9,7 +9,7 @@ from messaging.clock import Clock, boot_id
 from messaging.database import Database
 from vpn.models import KeptClock
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vpn.timing")
 
 LOOK_SECONDS = 5.0
 # Clocks are corrected by less all the time.

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from lightning.client import LndClient, LndError
 from protos.lnrpc import lightning_pb2
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("vpn.watch")
 
 
 class InvoiceWatch:

@@ -29,7 +29,7 @@ from nodeapi.errors import StartError
 from nodeapi.stream import NOTICE
 from vpn import wishes
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.backups.returned")
 
 TABLE = "impervious_restored"
 _GONE = "a backup of {}: what was noted since is not here, but in the log"

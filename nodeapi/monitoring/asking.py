@@ -8,7 +8,7 @@ from typing import Generic, TypeVar
 
 Answer = TypeVar("Answer")
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.monitoring.asking")
 
 # Of what takes long: the pause after it, in multiples of the time that it took.
 LEISURE = 100

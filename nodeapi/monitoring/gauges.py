@@ -33,7 +33,7 @@ from vpn.states import BoughtState, LeaseState
 Family = TypeVar("Family", GaugeMetricFamily, CounterMetricFamily)
 Labels = TypeVar("Labels", bound=tuple[str, ...])
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.monitoring.gauges")
 
 NUMBERS_KEEP_SECONDS = 5.0
 DOORS = ("websocket", "http", "grpc")

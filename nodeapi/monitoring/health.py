@@ -24,7 +24,7 @@ from nodeapi.lnd_status import LndStatus
 from nodeapi.monitoring.asking import Asked, NoAnswer
 from nodeapi.stream import Hub
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.monitoring.health")
 
 KEEP_SECONDS = 1.0
 DISK_KEEP_SECONDS = 2.0

@@ -10,7 +10,7 @@ from messaging.registry import Registry
 from nodeapi.forward import Forwarder
 from nodeapi.monitoring.health import Fault, Health, Report, decode_report
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.monitoring.rpc_health")
 
 FOLLOW_SECONDS = 1.0
 ASK_SECONDS = 4.0

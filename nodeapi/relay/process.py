@@ -12,7 +12,7 @@ from typing import Any
 from messaging.required import required
 from nodeapi.relay.ports import Pair
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.relay.process")
 
 PROGRAM = Path(__file__).with_name("pump.py")
 AGAIN_SECONDS = 0.5

@@ -23,7 +23,7 @@ from nodeapi.models import RelayRun
 from nodeapi.relay.ports import NoPorts, Pair, bind_pair
 from nodeapi.relay.process import PumpProcess, PumpState
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.relay.service")
 
 Result = TypeVar("Result")
 # The service type of what the stream tells of the relay itself: a name that clients of 2021 pass over.

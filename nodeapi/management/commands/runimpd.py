@@ -14,7 +14,7 @@ from nodeapi import first_start, installation, welcome
 from nodeapi.errors import StartError
 from nodeapi.runtime import Runtime
 
-logger = logging.getLogger(__name__)
+logger = logging.getLogger("nodeapi.management.commands.runimpd")
 
 
 def _tells_in_words(output: Any) -> bool:
