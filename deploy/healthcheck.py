@@ -2,6 +2,7 @@
 
     healthcheck.py http://127.0.0.1:8882/health/ready     HTTP, in whatever process
     healthcheck.py grpc://127.0.0.1:8881                  the gRPC of runimpd
+    healthcheck.py grpc://127.0.0.1:8881/websocket.Websocket    one service of it: this one needs no lnd
 
 https:// and grpcs:// do not check the certificate: this machine asks itself, and never by a proxy that its environment names.
 """
@@ -24,7 +25,7 @@ def http_is_well(url: str) -> bool:
         return response.status == 200
 
 
-def grpc_is_well(scheme: str, address: str) -> bool:
+def grpc_is_well(scheme: str, address: str, service: str) -> bool:
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
@@ -36,7 +37,8 @@ def grpc_is_well(scheme: str, address: str) -> bool:
     else:
         channel = grpc.insecure_channel(address, NO_PROXY)
     with channel:
-        answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=SECONDS)
+        request = health_pb2.HealthCheckRequest(service=service)
+        answer = health_pb2_grpc.HealthStub(channel).Check(request, timeout=SECONDS)
         return answer.status == health_pb2.HealthCheckResponse.SERVING
 
 
@@ -44,7 +46,9 @@ def main(url: str) -> int:
     parts = urlsplit(url)
     try:
         well = (
-            grpc_is_well(parts.scheme, parts.netloc) if parts.scheme.startswith("grpc") else http_is_well(url)
+            grpc_is_well(parts.scheme, parts.netloc, parts.path.strip("/"))
+            if parts.scheme.startswith("grpc")
+            else http_is_well(url)
         )
     except Exception as error:
         print(f"{url}: {error}", file=sys.stderr)

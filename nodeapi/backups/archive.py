@@ -20,6 +20,7 @@ MAX_MANIFEST_BYTES = 1_000_000
 DATABASES = {"sqlite": "database.sqlite3", "postgresql": "database.dump"}
 SECRET_KEY, VPN_STATE, VPN_KEY, CONFIGURATION = "secret_key", "vpn.json", "vpn.key", "config.yml"
 NAMES = frozenset({*DATABASES.values(), SECRET_KEY, VPN_STATE, VPN_KEY, CONFIGURATION})
+PIPE = "standard input"
 _CHUNK = 2**20
 
 
@@ -52,16 +53,21 @@ def write(target: Path, manifest: Manifest, files: Mapping[str, Path]) -> None:
     """A new file, on the disk when this returns, readable by its owner alone."""
     descriptor = os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     with os.fdopen(descriptor, "wb") as file:
-        with tarfile.open(fileobj=file, mode="w", format=tarfile.PAX_FORMAT) as archive:
-            content = json.dumps(asdict(manifest), indent=1).encode()
-            _add(archive, MANIFEST, io.BytesIO(content), len(content))
-            checksum = hashlib.sha256(content).hexdigest().encode()
-            _add(archive, MANIFEST_SUM, io.BytesIO(checksum), len(checksum))
-            for name, path in files.items():
-                with open(path, "rb") as content_file:
-                    _add(archive, name, content_file, path.stat().st_size)
+        write_to(file, manifest, files)
         file.flush()
         os.fsync(descriptor)
+
+
+def write_to(stream: IO[bytes], manifest: Manifest, files: Mapping[str, Path]) -> None:
+    """The archive into a file or a pipe. What is broken off in the middle is no whole archive."""
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as archive:
+        content = json.dumps(asdict(manifest), indent=1).encode()
+        _add(archive, MANIFEST, io.BytesIO(content), len(content))
+        checksum = hashlib.sha256(content).hexdigest().encode()
+        _add(archive, MANIFEST_SUM, io.BytesIO(checksum), len(checksum))
+        for name, path in files.items():
+            with open(path, "rb") as content_file:
+                _add(archive, name, content_file, path.stat().st_size)
 
 
 def _add(archive: tarfile.TarFile, name: str, content: BinaryIO, size: int) -> None:
@@ -70,19 +76,28 @@ def _add(archive: tarfile.TarFile, name: str, content: BinaryIO, size: int) -> N
     archive.addfile(member, content)
 
 
-def extract(path: Path, directory: Path) -> Manifest:
-    """All files of an archive into a directory, checked. BackupError when anything is missing, added or changed."""
+def extract(source: Path | IO[bytes], directory: Path) -> Manifest:
+    """All files of an archive, a file or a pipe, into a directory, checked. BackupError when anything is missing, added or
+    changed.
+    """
+    name_of_source = source if isinstance(source, Path) else PIPE
     try:
-        with tarfile.open(path, mode="r:") as archive:
+        with _opened(source) as archive:
             manifest = _read_manifest(archive)
             for name in manifest.files:
                 _take(archive, name, manifest.files[name], directory / name)
             left = archive.next()
     except (OSError, tarfile.TarError) as error:
-        raise BackupError(f"{path} is no whole backup: {error}") from None
+        raise BackupError(f"{name_of_source} is no whole backup: {error}") from None
     if left is not None:
-        raise BackupError(f"{path} has a file that its manifest does not name: {left.name!r}")
+        raise BackupError(f"{name_of_source} has a file that its manifest does not name: {left.name!r}")
     return manifest
+
+
+def _opened(source: Path | IO[bytes]) -> tarfile.TarFile:
+    if isinstance(source, Path):
+        return tarfile.open(source, mode="r:")
+    return tarfile.open(fileobj=source, mode="r|")
 
 
 def _next(archive: tarfile.TarFile, name: str) -> IO[bytes]:
@@ -93,7 +108,7 @@ def _next(archive: tarfile.TarFile, name: str) -> IO[bytes]:
 
 
 def _name_of(archive: tarfile.TarFile) -> str:
-    return str(archive.name)
+    return str(archive.name or PIPE)
 
 
 def _read_manifest(archive: tarfile.TarFile) -> Manifest:

@@ -4,15 +4,17 @@ import os
 import shutil
 import sqlite3
 import tempfile
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import IO
 
 from django.utils.module_loading import import_string
 
 from nodeapi.backups import archive
 from nodeapi.backups.archive import CONFIGURATION, DATABASES, VPN_KEY, BackupError, Manifest
-from nodeapi.backups.places import places_of
+from nodeapi.backups.places import home_of, places_of
 from nodeapi.safety_copy import sync
 
 MIGRATIONS = "SELECT app, name FROM django_migrations ORDER BY app, name"
@@ -26,19 +28,43 @@ def make_backup(
     target = target.absolute()
     if target.exists() and not force:
         raise BackupError(f"{target} exists; name another file, or let it be replaced: --force")
+    with _workshop(target.parent, target.name) as workshop:
+        manifest, files = _collect(config, workshop, version, with_vpn_key)
+        whole = workshop / "whole"
+        archive.write(whole, manifest, files)
+        os.replace(whole, target)
+        sync(target.parent)
+        return manifest
+
+
+def stream_backup(config, stream: IO[bytes], *, version: str, with_vpn_key: bool = True) -> Manifest:
+    """Writes the archive into a pipe. What has room for a copy of the database is the node's own directory. BackupError:
+    what was written is not a whole backup.
+    """
+    with _workshop(home_of(config), "backup") as workshop:
+        manifest, files = _collect(config, workshop, version, with_vpn_key)
+        archive.write_to(stream, manifest, files)
+        stream.flush()
+        return manifest
+
+
+@contextmanager
+def _workshop(directory: Path, name: str) -> Iterator[Path]:
+    """A directory for the parts of a backup, which does not outlast it."""
     try:
-        workshop = Path(tempfile.mkdtemp(prefix=f".{target.name}.", dir=target.parent))
+        workshop = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=directory))
     except OSError as error:
-        raise BackupError(f"{target.parent} cannot be written to: {error.strerror}") from None
+        raise BackupError(f"{directory} cannot be written to: {error.strerror}") from None
     try:
-        return _make(config, target, workshop, version, with_vpn_key)
+        yield workshop
     except (OSError, sqlite3.Error) as error:
         raise BackupError(f"the backup could not be made: {error}") from None
     finally:
         shutil.rmtree(workshop, ignore_errors=True)
 
 
-def _make(config, target: Path, workshop: Path, version: str, with_vpn_key: bool) -> Manifest:
+def _collect(config, workshop: Path, version: str, with_vpn_key: bool) -> tuple[Manifest, dict[str, Path]]:
+    """The database of one moment, and the files beside it."""
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
     kind = "postgresql" if config.database.postgres else "sqlite"
     copy = workshop / DATABASES[kind]
@@ -57,11 +83,7 @@ def _make(config, target: Path, workshop: Path, version: str, with_vpn_key: bool
         migrations=migrations,
         files={name: archive.describe(path) for name, path in files.items()},
     )
-    whole = workshop / "whole"
-    archive.write(whole, manifest, files)
-    os.replace(whole, target)
-    sync(target.parent)
-    return manifest
+    return manifest, files
 
 
 def _copy(database: Path, copy: Path) -> tuple[list[list[str]], int]:
@@ -77,8 +99,10 @@ def _copy(database: Path, copy: Path) -> tuple[list[list[str]], int]:
         return [list(row) for row in new.execute(MIGRATIONS)], new.execute(LAST_SEQ).fetchone()[0]
 
 
-def check_whole(database: sqlite3.Connection) -> None:
-    found = database.execute("PRAGMA quick_check(1)").fetchone()[0]
+def check_whole(database: sqlite3.Connection, *, thorough: bool = False) -> None:
+    """Raises BackupError. `thorough`: its indexes against its tables, too."""
+    check = "integrity_check" if thorough else "quick_check"
+    found = database.execute(f"PRAGMA {check}(1)").fetchone()[0]
     if found != "ok":
         raise BackupError(f"the database is damaged: {found}")
 

@@ -9,7 +9,7 @@ from messaging.required import required
 from nodeapi.backups import postgres
 from nodeapi.backups.archive import DATABASES, BackupError
 from nodeapi.backups.making import LAST_SEQ, MIGRATIONS
-from nodeapi.backups.places import kept
+from nodeapi.backups.places import home_of, kept
 from nodeapi.backups.restoring import VALID_KEYS
 from nodeapi.backups.returned import Mark
 
@@ -38,7 +38,7 @@ class Postgres:
         self._parameters = config.database.postgres.get_secret_value()
         self.name = f"the database {self._parameters.get('dbname', '')}"
         self._beside: Path = config.database.secret_key_path
-        self.home = self._beside.parent
+        self.home = home_of(config)
 
     def is_empty(self) -> bool:
         return postgres.is_empty(self._parameters)
@@ -50,7 +50,7 @@ class Postgres:
             except psycopg.Error:
                 return 0
 
-    def check(self, workshop: Path) -> None:
+    def check(self, workshop: Path, *, thorough: bool = False) -> None:
         postgres.script_of(workshop / DATABASES[self.kind], workshop / "script.sql")
 
     def replace(self, workshop: Path, mark: Mark) -> list[Path]:

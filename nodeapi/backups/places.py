@@ -18,6 +18,11 @@ def places_of(config) -> dict[str, Path]:
     return places
 
 
+def home_of(config) -> Path:
+    """Where a node's database is, or, if that is on a server, its secret key: there is room for copies."""
+    return (config.database.sqlite_path or config.database.secret_key_path).parent
+
+
 def staged(place: Path) -> Path:
     """Where a file waits that will be put in this place."""
     return place.with_name(place.name + ".restoring")

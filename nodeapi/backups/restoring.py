@@ -14,14 +14,14 @@ from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import IO, Protocol
 
 from django.utils.module_loading import import_string
 
 from nodeapi.backups import archive, returned
 from nodeapi.backups.archive import DATABASES, BackupError, Manifest
 from nodeapi.backups.making import LAST_SEQ, check_whole
-from nodeapi.backups.places import exchange, kept, places_of, staged
+from nodeapi.backups.places import exchange, home_of, kept, places_of, staged
 from nodeapi.backups.returned import Mark
 from nodeapi.locks import lock_of
 from nodeapi.node_files import give_to_owner_of
@@ -63,15 +63,41 @@ class Target(Protocol):
     def last_seq(self) -> int:
         """Of the database that is there; 0 where it cannot be told."""
 
-    def check(self, workshop: Path) -> None:
+    def check(self, workshop: Path, *, thorough: bool = False) -> None:
         """Raises BackupError when the unpacked database is damaged."""
 
     def replace(self, workshop: Path, mark: Mark) -> list[Path]:
         """The files under which what was there goes on."""
 
 
+def check_backup(
+    config,
+    source: Path | IO[bytes],
+    *,
+    known_migrations: Collection[tuple[str, str]],
+    scratch: Path | None = None,
+) -> Manifest:
+    """All that a restore would check, and more; nothing is changed, and the node may run.
+
+    Args:
+        config: The node's configuration.
+        source: The backup, a file or a pipe.
+        known_migrations: Those of this version.
+        scratch: A directory with room for the unpacked backup; that of the node's database if none is named.
+
+    Raises:
+        BackupError: The backup is not good for this node.
+    """
+    target = _target(config)
+    try:
+        with tempfile.TemporaryDirectory(prefix=".check-", dir=scratch or target.home) as directory:
+            return _unpack(source, Path(directory), target, known_migrations, thorough=True)
+    except (OSError, sqlite3.Error) as error:
+        raise BackupError(f"the backup could not be checked: {error}") from None
+
+
 def restore_backup(
-    config, source: Path, *, force: bool, known_migrations: Collection[tuple[str, str]]
+    config, source: Path | IO[bytes], *, force: bool, known_migrations: Collection[tuple[str, str]]
 ) -> Restored:
     """BackupError, or StartError while a node runs, and nothing is changed then. With `force` over a database that is
     there, which is kept under another name.
@@ -80,14 +106,31 @@ def restore_backup(
         # Rights must fit files that are made here.
         before = os.umask(0o077)
         try:
-            return _restore(config, source.absolute(), force, known_migrations)
+            return _restore(config, source, force, known_migrations)
         except (OSError, sqlite3.Error) as error:
             raise BackupError(f"the backup could not be put back: {error}") from None
         finally:
             os.umask(before)
 
 
-def _restore(config, source: Path, force: bool, known_migrations: Collection[tuple[str, str]]) -> Restored:
+def _unpack(
+    source: Path | IO[bytes],
+    workshop: Path,
+    target: Target,
+    known_migrations: Collection[tuple[str, str]],
+    *,
+    thorough: bool = False,
+) -> Manifest:
+    """Checks the whole of it."""
+    manifest = archive.extract(source, workshop)
+    _check(manifest, target, known_migrations)
+    target.check(workshop, thorough=thorough)
+    return manifest
+
+
+def _restore(
+    config, source: Path | IO[bytes], force: bool, known_migrations: Collection[tuple[str, str]]
+) -> Restored:
     target = _target(config)
     if not force and not target.is_empty():
         raise BackupError(
@@ -96,9 +139,7 @@ def _restore(config, source: Path, force: bool, known_migrations: Collection[tup
     _clear_away(config, target.home)
     workshop = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=target.home))
     try:
-        manifest = archive.extract(source, workshop)
-        _check(manifest, target, known_migrations)
-        target.check(workshop)
+        manifest = _unpack(source, workshop, target, known_migrations)
         mark = _mark(manifest, target.last_seq())
         files = {name: place for name, place in places_of(config).items() if name in manifest.files}
         for name, place in files.items():
@@ -172,7 +213,7 @@ class Sqlite:
     def __init__(self, config):
         self._path: Path = config.database.sqlite_path
         self.name = str(self._path)
-        self.home = self._path.parent
+        self.home = home_of(config)
 
     def is_empty(self) -> bool:
         return not self._path.exists() or self._path.stat().st_size == 0
@@ -185,9 +226,9 @@ class Sqlite:
         except sqlite3.Error:
             return 0
 
-    def check(self, workshop: Path) -> None:
+    def check(self, workshop: Path, *, thorough: bool = False) -> None:
         with closing(sqlite3.connect(workshop / DATABASES[self.kind])) as database:
-            check_whole(database)
+            check_whole(database, thorough=thorough)
 
     def replace(self, workshop: Path, mark: Mark) -> list[Path]:
         new, aside = workshop / DATABASES[self.kind], kept(self._path, mark.stamp)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from django.core.management import load_command_class
 
 from impervious_site.config import _FILE_KEYS, load_config
 from impervious_site.config_sources import env_name
@@ -152,6 +153,21 @@ def test_units_call_what_exists():
         assert service["NoNewPrivileges"] == "yes"
 
 
+def test_backup_unit_calls_what_exists():
+    words = unit("impervious-backup.service")["Service"]["ExecStart"].split()
+    assert words[1].endswith("/manage.py")
+    command = load_command_class("nodeapi", words[2])
+    asked = command.create_parser("manage.py", words[2]).parse_args(words[3 : words.index("--config")])
+    assert (asked.keep, asked.without_vpn_key) == (14, True)
+    assert asked.directory.is_relative_to("/var/lib/impervious")
+    assert unit("impervious-backup.timer")["Timer"]["Persistent"] == "true"
+
+
+def test_each_container_has_limits():
+    for name, service in SERVICES.items():
+        assert {"mem_limit", "pids_limit"} <= service.keys(), name
+
+
 # Each of these means NoNewPrivileges=yes to systemd 252 where User= is set, whatever is said of that (systemd.exec(5)).
 IMPLY_NO_NEW_PRIVILEGES = {
     "DynamicUser",
@@ -184,7 +200,9 @@ ANALYZE = shutil.which("systemd-analyze")
 
 
 @pytest.mark.skipif(not ANALYZE, reason="systemd-analyze is not here")
-@pytest.mark.parametrize("name", ["impervious.service", "impervious-daphne@.service"])
+@pytest.mark.parametrize(
+    "name", ["impervious.service", "impervious-daphne@.service", "impervious-backup.service"]
+)
 def test_units_pass_systemds_own_check(name, tmp_path):
     unit_file = runnable_copy(UNITS / name, tmp_path)
     assert not complaints(unit_file)
@@ -235,6 +253,10 @@ def test_the_health_check_asks_the_node_and_no_proxy(door, alice):
         command = [sys.executable, ROOT / "deploy/healthcheck.py", url]
         return subprocess.run(command, capture_output=True, text=True, check=False, **more)
 
+    if door == "grpc":
+        url += "/websocket.Websocket"
+        unknown = asked(url.replace("Websocket", "Nothing"), env=environ)
+        assert unknown.returncode == 1
     # An engine asks again too, where a node has stood still for longer than the check waits.
     alice.wait_until(lambda: asked(url, env=environ).returncode == 0)
     away = f"{door}://{nobody.removeprefix('http://')}"

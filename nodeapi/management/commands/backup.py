@@ -1,14 +1,29 @@
+import sys
+from argparse import ArgumentTypeError
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
+from django.db.migrations.loader import MigrationLoader
 
 from nodeapi import welcome
 from nodeapi.backups import record
-from nodeapi.backups.archive import BackupError
-from nodeapi.backups.making import make_backup
+from nodeapi.backups.archive import BackupError, Manifest
+from nodeapi.backups.making import make_backup, stream_backup
+from nodeapi.backups.restoring import check_backup
+from nodeapi.backups.rotation import rotate
+
+PIPE = "-"
+KEEP = 7
+
+
+def _at_least_one(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ArgumentTypeError("must be a whole number, at least 1")
+    return int(text)
 
 
 class Command(BaseCommand):
@@ -16,29 +31,85 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def add_arguments(self, parser):
-        parser.add_argument("file", type=Path, metavar="FILE", help="the backup to write; keep it secret")
+        where = parser.add_mutually_exclusive_group(required=True)
+        where.add_argument(
+            "file",
+            nargs="?",
+            metavar="FILE",
+            help="the backup to write, - for standard output; keep it secret",
+        )
+        where.add_argument(
+            "--directory", type=Path, metavar="DIR", help="make, and check, one more of the backups in DIR"
+        )
+        parser.add_argument(
+            "--keep",
+            type=_at_least_one,
+            default=KEEP,
+            metavar="N",
+            help=f"with --directory: delete all but the newest N afterwards (default: {KEEP})",
+        )
         parser.add_argument("--force", action="store_true", help="replace FILE if it exists")
         parser.add_argument(
             "--without-vpn-key", action="store_true", help="leave out the VPN server's private key"
         )
 
-    def handle(self, *args, file: Path, force: bool, without_vpn_key: bool, **options):
+    def handle(self, *args, file: str | None, directory: Path | None, **options):
         if settings.IMPD is None:
             raise CommandError(welcome.no_configuration(settings.CONFIG_PLACES))
+        with_vpn_key = not options["without_vpn_key"]
         try:
-            manifest = make_backup(
-                settings.IMPD, file, version=settings.VERSION, force=force, with_vpn_key=not without_vpn_key
-            )
+            if directory:
+                manifest = self._rotate(directory.absolute(), options["keep"], with_vpn_key)
+            elif file == PIPE:
+                manifest = self._stream(with_vpn_key)
+            else:
+                manifest = self._make(Path(file or ""), force=options["force"], with_vpn_key=with_vpn_key)
+                self.stdout.write(f"{file}: {_contents(manifest)}")
         except BackupError as error:
             raise CommandError(str(error)) from None
+        self._note(manifest)
+        # A pipe takes the backup and nothing else.
+        (self.stderr if file == PIPE else self.stdout).write(
+            "Whoever has it has the node's messages and keys. lnd's files are not in it."
+        )
+
+    def _make(self, path: Path, *, force: bool = False, with_vpn_key: bool) -> Manifest:
+        return make_backup(
+            settings.IMPD, path, version=settings.VERSION, force=force, with_vpn_key=with_vpn_key
+        )
+
+    def _rotate(self, directory: Path, keep: int, with_vpn_key: bool) -> Manifest:
+        known = set(MigrationLoader(None).disk_migrations)
+        rotated = rotate(
+            directory,
+            keep,
+            make=partial(self._make, with_vpn_key=with_vpn_key),
+            check=partial(check_backup, settings.IMPD, known_migrations=known, scratch=directory),
+        )
+        self.stdout.write(f"{rotated.path}: {_contents(rotated.manifest)}, checked")
+        for path in rotated.deleted:
+            self.stdout.write(f"deleted: {path}")
+        return rotated.manifest
+
+    def _stream(self, with_vpn_key: bool) -> Manifest:
+        self.stderr.style_func = None
+        if sys.stdout.isatty():
+            raise CommandError("FILE: - writes bytes to standard output: let a file or a program take them")
+        manifest = stream_backup(
+            settings.IMPD, sys.stdout.buffer, version=settings.VERSION, with_vpn_key=with_vpn_key
+        )
+        self.stderr.write(_contents(manifest))
+        return manifest
+
+    def _note(self, manifest: Manifest) -> None:
         try:
             record.note_backup(datetime.fromisoformat(manifest.made_at))
         except DatabaseError as error:
             self.stderr.write(
                 f"The backup is whole, but its time could not be noted for the metrics: {error}"
             )
-        size = sum(told["bytes"] for told in manifest.files.values())
-        self.stdout.write(
-            f"{file}: {', '.join(manifest.files)} ({size / 2**20:.1f} MB), as of {manifest.made_at}"
-        )
-        self.stdout.write("Whoever has it has the node's messages and keys. lnd's files are not in it.")
+
+
+def _contents(manifest: Manifest) -> str:
+    size_bytes = sum(told["bytes"] for told in manifest.files.values())
+    return f"{', '.join(manifest.files)} ({size_bytes / 2**20:.1f} MB), as of {manifest.made_at}"

@@ -1,4 +1,6 @@
+import sys
 from pathlib import Path
+from typing import IO
 
 from django.conf import settings
 from django.core.management.base import BaseCommand, CommandError
@@ -7,7 +9,7 @@ from django.db.migrations.loader import MigrationLoader
 from messaging.required import required
 from nodeapi import welcome
 from nodeapi.backups.archive import BackupError
-from nodeapi.backups.restoring import Restored, restore_backup
+from nodeapi.backups.restoring import Restored, check_backup, restore_backup
 from nodeapi.errors import StartError
 
 MEANING = """\
@@ -27,20 +29,38 @@ class Command(BaseCommand):
     requires_system_checks = []
 
     def add_arguments(self, parser):
-        parser.add_argument("file", type=Path, metavar="FILE", help="what `backup` wrote")
+        parser.add_argument("file", metavar="FILE", help="what `backup` wrote, - for standard input")
+        parser.add_argument(
+            "--check",
+            action="store_true",
+            help="only say whether the backup is good; the node may run, and nothing is changed",
+        )
         parser.add_argument(
             "--force", action="store_true", help="in place of a database that is there; it is kept"
         )
 
-    def handle(self, *args, file: Path, force: bool, **options):
+    def handle(self, *args, file: str, check: bool, force: bool, **options):
         if settings.IMPD is None:
             raise CommandError(welcome.no_configuration(settings.CONFIG_PLACES))
         known = set(MigrationLoader(None).disk_migrations)
+        source = sys.stdin.buffer if file == "-" else Path(file)
+        if check:
+            self._check(source, known)
+            return
         try:
-            restored = restore_backup(settings.IMPD, file, force=force, known_migrations=known)
+            restored = restore_backup(settings.IMPD, source, force=force, known_migrations=known)
         except (BackupError, StartError) as error:
             raise CommandError(f"{error}\nNothing was changed.") from None
         self.stdout.write(self._told(restored))
+
+    def _check(self, source: Path | IO[bytes], known: set[tuple[str, str]]) -> None:
+        try:
+            manifest = check_backup(settings.IMPD, source, known_migrations=known)
+        except BackupError as error:
+            raise CommandError(str(error)) from None
+        self.stdout.write(
+            f"The backup is good: {', '.join(manifest.files)}, as of {manifest.made_at}, made by version {manifest.version}."
+        )
 
     def _told(self, restored: Restored) -> str:
         kept = "".join(f"What was there before is kept in {path}\n" for path in restored.kept)

@@ -291,6 +291,63 @@ def test_what_cannot_be_restored_changes_nothing(story, fresh, tmp_path):
     assert secret_key(fresh).read_bytes() == story.key
 
 
+def piped(node: Node, *arguments: str, stdin: bytes = b"") -> subprocess.CompletedProcess:
+    """A command whose input and output are bytes."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "manage.py"), *arguments, "--config", str(node.config_path)],
+        cwd=node.directory,
+        input=stdin,
+        capture_output=True,
+        check=False,
+    )
+
+
+def test_a_backup_goes_through_a_pipe_while_the_node_runs(story, fresh):
+    made = piped(story.alice, "backup", "-")
+    assert made.returncode == 0, made.stderr
+    assert b"as of" in made.stderr
+    checked = piped(story.alice, "restore", "--check", "-", stdin=made.stdout)
+    assert checked.returncode == 0, checked.stderr
+    assert b"The backup is good" in checked.stdout
+    cut_off = piped(story.alice, "restore", "--check", "-", stdin=made.stdout[: len(made.stdout) // 2])
+    assert cut_off.returncode == 1
+    assert b"standard input is no whole backup" in cut_off.stderr
+    put_back = piped(fresh, "restore", "-", stdin=made.stdout)
+    assert put_back.returncode == 0, put_back.stderr
+    assert secret_key(fresh).read_bytes() == secret_key(story.alice).read_bytes()
+
+
+def test_a_backup_is_checked_beside_the_node_and_nothing_is_changed(story, tmp_path):
+    before = sorted(path.name for path in story.alice.directory.iterdir())
+    assert "The backup is good: database" in done(story.alice, "restore", "--check", str(story.backup))
+    for where in ("manifest.json", "database", "secret_key"):
+        bad = damaged(story.backup, tmp_path / f"{where}.tar", where=where)
+        assert "damaged" in refused(story.alice, "restore", "--check", str(bad))
+    newer = changed_manifest(story.backup, tmp_path / "newer.tar", migrations=[["messaging", "9999_x"]])
+    assert "newer version" in refused(story.alice, "restore", "--check", str(newer))
+    assert sorted(path.name for path in story.alice.directory.iterdir()) == before
+    assert story.alice.get("/health/ready").status == 200
+
+
+def test_backups_are_rotated_and_the_metric_tells_the_newest(story, tmp_path):
+    directory = tmp_path / "backups"
+    told = [done(story.alice, "backup", "--directory", str(directory), "--keep", "2")]
+    (first,) = directory.iterdir()
+    old = [directory / f"impervious-2020010{day}T000000Z.backup" for day in (1, 2)]
+    for path in old:
+        shutil.copy(first, path)
+    told.append(done(story.alice, "backup", "--directory", str(directory), "--keep", "2"))
+    kept = sorted(directory.iterdir())
+    assert len(kept) == 2
+    assert first in kept
+    assert all("checked" in lines for lines in told)
+    assert [f"deleted: {path}" in told[1] for path in old] == [True, True]
+    assert directory.stat().st_mode & 0o777 == 0o700
+    assert all(path.stat().st_mode & 0o777 == 0o600 for path in kept)
+    for path in kept:
+        done(story.alice, "restore", "--check", str(path))
+
+
 def changed_manifest(source: Path, target: Path, **fields) -> Path:
     """The same backup, as another version would have made it."""
     directory = target.with_suffix(".files")

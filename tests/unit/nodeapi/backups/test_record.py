@@ -1,7 +1,6 @@
 """When the last backup was made."""
 
 from datetime import UTC, datetime
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -45,7 +44,7 @@ def whole(*_, **__) -> SimpleNamespace:
 
 def test_command_notes_a_whole_backup(make_backup, capsys):
     make_backup(whole)
-    call_command("backup", Path("x.tar"))
+    call_command("backup", "x.tar")
     assert record.last_backup_at() == FIRST
     assert "as of 2026-05-06T07:08:09+00:00" in capsys.readouterr().out
 
@@ -56,7 +55,7 @@ def test_command_notes_nothing_of_a_backup_that_failed(make_backup):
 
     make_backup(fail)
     with pytest.raises(Exception, match="no room"):
-        call_command("backup", Path("x.tar"))
+        call_command("backup", "x.tar")
     assert record.last_backup_at() is None
 
 
@@ -66,7 +65,7 @@ def test_backup_is_whole_though_it_cannot_be_noted(make_backup, monkeypatch, cap
 
     make_backup(whole)
     monkeypatch.setattr(record, "note_backup", refuse)
-    call_command("backup", Path("x.tar"))
+    call_command("backup", "x.tar")
     told = capsys.readouterr()
     assert "the disk is full" in told.err
     assert "as of" in told.out
