@@ -14,7 +14,9 @@ def sqlite_settings(name: str) -> dict[str, Any]:
             "timeout": 20,
             "transaction_mode": "IMMEDIATE",
             # FULL waits for the disk at each (grouped) commit.
-            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-8000;",
+            # The log keeps no more than 32 MB once it is empty, however large it was.
+            "init_command": "PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL; PRAGMA cache_size=-8000; "
+            "PRAGMA journal_size_limit=33554432;",
         },
     }
 

@@ -30,7 +30,7 @@ from messaging.preimages import Preimages
 from messaging.registry import Registry, Service
 from messaging.traffic import Limits
 from messaging.workers import WorkerContext, run_forever
-from nodeapi import retention
+from nodeapi import retention, sqlite_space
 from nodeapi.budgets import Budgets
 from nodeapi.lnd_status import LndStatus
 from nodeapi.relay.service import Relay, RelayOptions
@@ -289,6 +289,8 @@ class Engine:
                 deleted = await retention.prune(self._database, self.limits.keep)
                 if any(deleted.values()):
                     logger.info("what is old was deleted", extra={"deleted": deleted})
+                if pages := await sqlite_space.release(self._database):
+                    logger.info("free room in the database was given back", extra={"pages": pages})
             except Exception:
                 logger.exception("what is old could not be deleted; trying again tomorrow")
             await asyncio.sleep(PRUNE_SECONDS)

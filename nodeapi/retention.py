@@ -16,6 +16,7 @@ from functools import partial
 from typing import Any
 
 from django.db import models, transaction
+from django.db.models import Exists, OuterRef
 from django.utils import timezone
 
 from federation.models import Step
@@ -59,12 +60,15 @@ class Page:
 
 @dataclass(frozen=True)
 class Rule:
-    """`page(before, place)` finds what ended before a moment; `delete(keys)` deletes of these what may go still."""
+    """`page(before, place)` finds what ended before a moment; `delete(keys)` deletes of these what may go still.
+    `count(before)` is how many rows that would be, in one query.
+    """
 
     name: str
     days: Callable[[Keep], int | None]
     page: Callable[[datetime, Any], Page]
     delete: Callable[[list], int]
+    count: Callable[[datetime], int]
 
 
 def _walk(rows: models.QuerySet, place: Any, *fields: str) -> list[tuple]:
@@ -84,13 +88,33 @@ def _delete_of(rows: models.QuerySet, keys: list) -> int:
     return rows.filter(pk__in=keys).delete()[0]
 
 
+def _count_of(rows: models.QuerySet, field: str, before: datetime) -> int:
+    return rows.filter(**{f"{field}__lt": before}).count()
+
+
+def _old_events() -> models.QuerySet:
+    """The newest event stays: the next one's place in the log follows from it."""
+    return Event.objects.filter(seq__lt=last_seq())
+
+
 def _events_page(before: datetime, place: Any) -> Page:
-    # The newest event stays: the next one's place in the log follows from it.
-    return _timed(Event.objects.filter(seq__lt=last_seq()), "created_at", before, place)
+    return _timed(_old_events(), "created_at", before, place)
+
+
+def _events_count(before: datetime) -> int:
+    return _count_of(_old_events(), "created_at", before)
 
 
 def _messages_page(before: datetime, place: Any) -> Page:
     return _page_of(PRUNABLE, before, place)
+
+
+def _old_messages(messages: models.QuerySet, before: datetime) -> models.QuerySet:
+    return messages.filter(state__in=ENDED, updated_at__lt=before)
+
+
+def _messages_count(before: datetime) -> int:
+    return _old_messages(PRUNABLE, before).count()
 
 
 def _of_strangers() -> models.QuerySet:
@@ -100,6 +124,10 @@ def _of_strangers() -> models.QuerySet:
 
 def _strangers_page(before: datetime, place: Any) -> Page:
     return _page_of(_of_strangers(), before, place)
+
+
+def _strangers_count(before: datetime) -> int:
+    return _old_messages(_of_strangers(), before).count()
 
 
 def _strangers_delete(keys: list) -> int:
@@ -129,6 +157,14 @@ def _attempts_page(before: datetime, place: Any) -> Page:
     return Page(_unnamed(ended, besides=going), found[-1][0] if len(found) == PAGE else None)
 
 
+def _attempts_count(before: datetime) -> int:
+    going = _old_messages(PRUNABLE, before).values("pk")
+    staying = Message.objects.filter(attempt=OuterRef("pk")).exclude(pk__in=going)
+    parts = Part.objects.filter(attempt=OuterRef("pk")).exclude(message__in=going)
+    ended = Attempt.objects.filter(ended_at__lt=before).exclude(state=Attempt.State.IN_FLIGHT)
+    return ended.exclude(Exists(staying)).exclude(Exists(parts)).count()
+
+
 def _attempts_delete(keys: list) -> int:
     unnamed = _unnamed(keys, besides=Message.objects.none())
     return Attempt.objects.filter(pk__in=unnamed).exclude(state=Attempt.State.IN_FLIGHT).delete()[0]
@@ -149,7 +185,8 @@ RELAYS_OVER = RelayRun.objects.filter(running=False, ended_at__isnull=False)
 
 
 def _timed_rule(name: str, rows: models.QuerySet, field: str, days: Callable[[Keep], int | None]) -> Rule:
-    return Rule(name, days, partial(_timed, rows, field), partial(_delete_of, rows))
+    page, delete = partial(_timed, rows, field), partial(_delete_of, rows)
+    return Rule(name, days, page, delete, partial(_count_of, rows, field))
 
 
 def _events_days(keep: Keep) -> int | None:
@@ -174,11 +211,11 @@ def _strangers_days(keep: Keep) -> int | None:
 
 # In their order: attempts are free when the messages are gone. Another table is one line more.
 RULES = (
-    Rule("events", _events_days, _events_page, partial(_delete_of, Event.objects.all())),
+    Rule("events", _events_days, _events_page, partial(_delete_of, Event.objects.all()), _events_count),
     _timed_rule("audit", AuditEntry.objects.all(), "created_at", _audit_days),
-    Rule("messages", _messages_days, _messages_page, _messages_delete),
-    Rule("messages of strangers", _strangers_days, _strangers_page, _strangers_delete),
-    Rule("attempts", _messages_days, _attempts_page, _attempts_delete),
+    Rule("messages", _messages_days, _messages_page, _messages_delete, _messages_count),
+    Rule("messages of strangers", _strangers_days, _strangers_page, _strangers_delete, _strangers_count),
+    Rule("attempts", _messages_days, _attempts_page, _attempts_delete, _attempts_count),
     _timed_rule("steps of leases that are over", LEASES_OVER, "created_at", _messages_days),
     _timed_rule("steps of federations", Step.objects.all(), "created_at", _messages_days),
     _timed_rule("relays that have ended", RELAYS_OVER, "ended_at", _messages_days),
@@ -206,18 +243,24 @@ async def prune(database: Database, keep: Keep) -> dict[str, int]:
     return deleted
 
 
-def prune_here(keep: Keep, *, dry: bool) -> Iterator[tuple[str, int, bool]]:
+def prune_here(keep: Keep) -> Iterator[tuple[str, int, bool]]:
     """The same in a process of its own, beside a node or not: after each batch the rule's name, how many rows so far, and
-    whether that is all. `dry`: only counted.
+    whether that is all.
     """
     for rule, before in _due(keep):
         count = 0
         page: Page | None = Page([], None)
         while page:
             page = rule.page(before, page.place)
-            count += len(page.keys) if dry else _delete_batch(rule, page.keys)
+            count += _delete_batch(rule, page.keys)
             yield rule.name, count, page.place is None
             page = page if page.place is not None else None
+
+
+def count_here(keep: Keep) -> Iterator[tuple[str, int]]:
+    """The name of each rule, and how many rows it would delete now."""
+    for rule, before in _due(keep):
+        yield rule.name, rule.count(before)
 
 
 def _delete_batch(rule: Rule, keys: list) -> int:
