@@ -11,6 +11,7 @@ from django.db import connection
 
 from nodeapi import keys, schema
 from nodeapi.backups import returned
+from nodeapi.database_copy import refuse_copied
 from nodeapi.errors import StartError
 from nodeapi.node_files import copies_of, files_in_use, tighten
 from nodeapi.safety_copy import copy_before_migration
@@ -23,6 +24,8 @@ def prepare_database(config) -> None:
     before its migration; a restored one lacks its files; or a node that others reach has no API key.
     """
     _close_files(config.database)
+    if config.database.sqlite_path:
+        refuse_copied(config.database.sqlite_path)
     migrate(config)
     schema.record(settings.VERSION)
     returned.finish(config)

@@ -182,7 +182,7 @@ def _check(manifest: Manifest, target: Target, known_migrations: Collection[tupl
     if manifest.database != target.kind:
         raise BackupError(
             f"the backup is of a node on {manifest.database}, and database.url names {target.kind}: "
-            "messages are not carried over from one to the other"
+            "restore it on one of its own kind (./impervious copy_database carries a node over to PostgreSQL)"
         )
     unknown = [f"{app}.{name}" for app, name in manifest.migrations if (app, name) not in known_migrations]
     if unknown:
