@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "impervious_site.settings")
 os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
@@ -24,7 +24,7 @@ from django.core.asgi import get_asgi_application
 
 from impervious_site.config import PLACES
 
-_django = get_asgi_application()
+_django: Any = get_asgi_application()
 
 from impervious_site.reload import Reload
 from impervious_site.static_files import StaticFiles
@@ -33,14 +33,27 @@ from nodeapi.addresses import ClientsOfProxies, trust
 from nodeapi.entry import api_entry
 from nodeapi.http_drain import HttpDrain
 from nodeapi.http_server import drain_at_shutdown
+from nodeapi.monitoring.pages import EarlyMetrics
 from nodeapi.monitoring.paths import PATHS
 from nodeapi.runtime import DRAIN_SECONDS, install_api
-from nodeapi.web import CrossOrigin, is_api_path
+from nodeapi.web import CrossOrigin, is_api_path, respond
+
+ADMIN_PATH = "/admin/"
+TEXT = (b"content-type", b"text/plain; charset=utf-8")
 
 if settings.IMPD is None:
     sys.exit(f"no configuration file: set IMPD_CONFIG, or put one of {', '.join(PLACES)} here")
 
-_pages = StaticFiles(_django)
+
+async def _when_begun(scope: dict[str, Any], receive: Any, send: Any) -> None:
+    """The admin reads the database, which may be away, or not migrated yet."""
+    if scope["path"].startswith(ADMIN_PATH) and not await api_entry.has_begun():
+        await respond(send, 503, api_entry.waiting_for.encode(), named=[TEXT])
+    else:
+        await _django(scope, receive, send)
+
+
+_pages = StaticFiles(cast("Any", _when_begun))
 trust(settings.IMPD.server.trusted_proxies)
 descriptors.raise_limit()
 _guard = assembly.make_guard(settings.IMPD)
@@ -50,6 +63,11 @@ api_entry.drain_http_with(HttpDrain(http_limits.installed_seats()))
 if "IMPD_ENGINE_HERE" not in os.environ:
     # Until the API is made, at the first call, it must not end this process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    _keys = assembly.make_early_keys(settings.IMPD)
+    _scrape = assembly.make_early_scrape(
+        settings.IMPD, keys=_keys, health=api_entry.health, version=settings.VERSION
+    )
+    api_entry.install_early(EarlyMetrics(_keys, _guard, _scrape))
     api_entry.make_with(
         partial(install_api, settings.IMPD, version=settings.VERSION, reload=Reload(settings.IMPD))
     )

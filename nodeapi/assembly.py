@@ -65,7 +65,14 @@ def configured_callers(config) -> list[Caller]:
     ]
 
 
-def make_keys(config, database: Database, *, beside_engine: bool) -> Keys:
+def make_early_keys(config) -> Keys:
+    """Those of the configuration, before the others can be read."""
+    keys = make_keys(config, None, beside_engine=False)
+    keys.go_without_stored()
+    return keys
+
+
+def make_keys(config, database: Database | None, *, beside_engine: bool) -> Keys:
     return Keys(
         configured_callers(config),
         database=database,
@@ -193,7 +200,15 @@ def carries_text(config) -> bool:
     return config.server.message_encoding == "text"
 
 
-async def make_doors(config, *, database: Database, hub: Hub, beside_engine: bool, version: str) -> Doors:
+async def make_doors(
+    config,
+    *,
+    database: Database,
+    hub: Hub,
+    beside_engine: bool,
+    version: str,
+    lnd: LndStatus | None = None,
+) -> Doors:
     """The doors of the runimpd process, which gets its engine when lnd has answered, or of another process, which forwards
     to it. Raises django.db.Error.
     """
@@ -207,9 +222,10 @@ async def make_doors(config, *, database: Database, hub: Hub, beside_engine: boo
         audit=AuditLog(database, stores=beside_engine),
         guard=make_guard(config),
         version=version,
+        lnd=lnd,
         forwarder=None if beside_engine else Forwarder(str(config.server.grpc_addr), make_tls(config)),
         as_text=carries_text(config),
-        services=frozenset(row.service_type for row in config.services),
+        services=tuple(config.services),
         max_body_bytes=max_body_bytes(config),
     )
 
@@ -227,6 +243,24 @@ def make_scrape(config, doors: Doors, health: Health, lnd: LndStatus | None = No
         engine=lambda: doors.engine,
         lnd=lnd,
         version=doors.version,
+        with_redis=config.redis_url is not None,
+    )
+
+
+def make_early_scrape(
+    config, *, keys: Keys, health: Health, version: str, lnd: LndStatus | None = None
+) -> Scrape:
+    """What can be told before the database can be used."""
+    return Scrape(
+        database=None,
+        file=config.database.sqlite_path,
+        hub=None,
+        health=health,
+        keys=keys,
+        surroundings=make_surroundings(config, with_lnd=lnd is not None),
+        engine=lambda: None,
+        lnd=lnd,
+        version=version,
         with_redis=config.redis_url is not None,
     )
 

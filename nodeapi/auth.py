@@ -14,6 +14,7 @@ from django.utils import timezone
 
 from messaging import metrics
 from messaging.database import Database
+from messaging.required import required
 from nodeapi.addresses import FORWARDED_FOR, client_address, hops_of, ip_of
 from nodeapi.errors import ApiError
 from nodeapi.keys import StoredKeys, hash_of, read_keys
@@ -74,7 +75,12 @@ class Keys:
     """
 
     def __init__(
-        self, configured: Iterable[Caller], *, database: Database, open_on_loopback: bool, tells: bool
+        self,
+        configured: Iterable[Caller],
+        *,
+        database: Database | None,
+        open_on_loopback: bool,
+        tells: bool,
     ):
         self._configured = {caller.hash: caller for caller in configured}
         self._names = {caller.name for caller in self._configured.values()}
@@ -95,14 +101,18 @@ class Keys:
 
     async def load(self) -> None:
         """Before the first call. Raises django.db.Error."""
-        self._take(await self._database.read(read_keys), first=True)
+        self._take(await required(self._database).read(read_keys), first=True)
+
+    def go_without_stored(self) -> None:
+        """As if the database had none, for what is no secret."""
+        self._take(StoredKeys(keys=(), any_ever=False), first=True)
 
     async def run(self) -> None:
         failing = False
         while True:
             await asyncio.sleep(LOOK_SECONDS)
             try:
-                self._take(await self._database.read(read_keys))
+                self._take(await required(self._database).read(read_keys))
                 failing = False
             except Exception as error:
                 if not failing:
@@ -118,7 +128,7 @@ class Keys:
 
     def authenticate(self, visit: Visit) -> Caller:
         """ApiError UNAUTHENTICATED."""
-        if self.is_open and _may_be_of_this_machine(visit):
+        if self.is_open and may_be_of_this_machine(visit):
             return NOBODY
         offered = offered_key(visit.metadata)
         if not offered:
@@ -265,7 +275,7 @@ def _expired(caller: Caller) -> str:
     return f"the API key {caller.name!r} expired at {caller.expires_at:%Y-%m-%d %H:%M:%S} UTC"
 
 
-def _may_be_of_this_machine(visit: Visit) -> bool:
+def may_be_of_this_machine(visit: Visit) -> bool:
     """Of whoever comes without a key: neither the address that was called, nor the client's, nor one that a proxy tells is
     of elsewhere. What is no IP address is a socket of this machine's own.
     """

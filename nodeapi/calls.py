@@ -13,6 +13,7 @@ from messaging.abandoned import NotPossibleError, UnknownMessageError
 from messaging.idempotency import Claim
 from nodeapi.checks import answered_before, require_running, require_sendable, require_spendable
 from nodeapi.errors import ApiError, invalid
+from nodeapi.node_states import RUNNING, STARTING, WAITING_FOR_LND
 from nodeapi.service_names import require_known, stored
 
 _DEAD_PAYMENTS = "lnd holds {} dead payments: it calls them under way, but no channel holds them; the node gives each up once it is safe"
@@ -135,6 +136,8 @@ async def _answers(doors) -> dict[str, Any]:
 async def get_info(doors) -> dict[str, Any]:
     """This node: its key, network, lnd, balances and services."""
     engine = doors.engine
+    if engine is None:
+        return _info_before_lnd(doors)
     told = engine.lnd.describe()
     dead_payments = len(engine.dead_payments.suspected)
     if dead_payments:
@@ -145,6 +148,7 @@ async def get_info(doors) -> dict[str, Any]:
         "dead_payments": dead_payments,
         "pubkey": engine.own_pubkey.hex(),
         "version": engine.version,
+        "state": RUNNING,
         "last_seq": doors.hub.last_seq,
         "services": [
             {
@@ -154,5 +158,27 @@ async def get_info(doors) -> dict[str, Any]:
                 "state": service.state,
             }
             for service in engine.registry.services
+        ],
+    }
+
+
+def _info_before_lnd(doors) -> dict[str, Any]:
+    """What is known before lnd has answered for the first time since the start; the first warning says what is waited for."""
+    told = doors.lnd.describe() if doors.lnd else {}
+    return {
+        **told,
+        "warnings": [doors.waiting_for],
+        "pubkey": doors.lnd.info.identity_pubkey if doors.lnd else "",
+        "version": doors.version,
+        "state": WAITING_FOR_LND if doors.lnd and doors.lnd.trouble else STARTING,
+        "last_seq": doors.hub.last_seq,
+        "services": [
+            {
+                "service_type": row.service_type,
+                "custom_record_number": row.custom_record_number,
+                "active": row.active,
+                "state": "waiting" if row.active else "off",
+            }
+            for row in doors.services
         ],
     }

@@ -27,6 +27,7 @@ from nodeapi.calling import Call
 from nodeapi.engine import Engine
 from nodeapi.errors import ApiError, invalid
 from nodeapi.forward import Forwarder
+from nodeapi.lnd_status import LndStatus
 from nodeapi.operations import Operation
 from nodeapi.stream import Hub
 
@@ -35,6 +36,7 @@ logger = logging.getLogger("nodeapi.doors")
 READ = "read"
 IDEMPOTENCY_KEY = "idempotency-key"
 MAX_KEY_CHARACTERS = 255
+STARTING = "the node is starting"
 STOPPING = "the node is stopping: try again, here or at another process of it"
 FLUSH_SECONDS = 0.2
 DATABASE_ERROR_SECONDS = 1.0
@@ -49,9 +51,9 @@ def _database_errors() -> SparseLog:
 
 @dataclass(kw_only=True)
 class Doors:
-    """`engine` is there in the runimpd process once lnd has answered (`waiting_for` says so until then), `forwarder` in every
-    other process. `as_text`: JSON carries messages as text. `services` are those of the configuration, `max_body_bytes` what
-    a request's body may have once it is decompressed.
+    """`engine` is there in the runimpd process once lnd has answered (`waiting_for` says so until then, and `lnd` what is known
+    of it), `forwarder` in every other process. `as_text`: JSON carries messages as text. `services` are the rows of the
+    configuration's service_list, `max_body_bytes` what a request's body may have once it is decompressed.
     """
 
     database: Database
@@ -61,11 +63,12 @@ class Doors:
     guard: WebGuard
     version: str
     engine: Engine | None = None
+    lnd: LndStatus | None = None
     forwarder: Forwarder | None = None
     as_text: bool = False
-    services: frozenset[str] = frozenset()
+    services: tuple[Any, ...] = ()
     max_body_bytes: int = 4 * 2**20
-    waiting_for: str = "the node is starting"
+    waiting_for: str = STARTING
     # While the database is away each call fails, and its log may be on the same disk.
     _database_errors: SparseLog = field(default_factory=_database_errors)
     _stopping: bool = False
@@ -103,7 +106,7 @@ class Doors:
         caller = self.authenticate(visit, operation.rpc_path)
         if self._is_forwarded(operation, caller):
             return await required(self.forwarder).call(operation, await _given(read), visit)
-        if self.engine is None and not operation.reads_only:
+        if self.engine is None and operation.needs_engine and not operation.reads_only:
             raise ApiError(grpc.StatusCode.UNAVAILABLE, self.waiting_for)
         if operation.scope == READ:
             self.require(caller, READ, visit, operation.rpc_path)

@@ -26,6 +26,10 @@ HTTP_STATUS = {
 }
 
 
+# gRPC gives the same status where nobody answers.
+BY_NODE = ("impervious-unavailable", "node")
+
+
 class ApiError(Exception):
     """What a client is told: a gRPC status and a sentence that names the field, if there is one."""
 
@@ -47,8 +51,9 @@ class ApiError(Exception):
 
     @property
     def trailing_metadata(self) -> tuple[tuple[str, str], ...]:
-        """For gRPC: what REST says by Retry-After."""
-        return () if self.retry_after is None else (("retry-after", str(self.retry_after)),)
+        """For gRPC: what REST says by Retry-After, and that it is the node that is unavailable, not the way to it."""
+        told = (BY_NODE,) if self.code is grpc.StatusCode.UNAVAILABLE else ()
+        return told if self.retry_after is None else (*told, ("retry-after", str(self.retry_after)))
 
     @property
     def status_name(self) -> str:

@@ -126,6 +126,7 @@ EXAMPLES = {
                     "state": "running",
                 },
             ],
+            "state": "running",
             "lastSeq": "42",
             "answersLimitSat": "120",
             "answersUsedSat": "35",

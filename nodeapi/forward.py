@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from nodeapi.auth import Visit
 from nodeapi.certificates import Pair
-from nodeapi.errors import ApiError
+from nodeapi.errors import BY_NODE, ApiError
 from nodeapi.operations import Operation
 from nodeapi.tls import PairFiles, grpc_channel
 
@@ -63,7 +63,7 @@ class Forwarder:
         try:
             return await method(request, metadata=credentials_of(visit), timeout=CALL_SECONDS)
         except grpc.aio.AioRpcError as error:
-            if error.code() is grpc.StatusCode.UNAVAILABLE:
+            if is_unanswered(error):
                 raise ApiError(error.code(), f"runimpd at {self._address} {_trouble(error)}") from None
             raise ApiError(
                 error.code(), error.details() or "", retry_after_seconds=_retry_after(error)
@@ -102,6 +102,13 @@ class Forwarder:
     async def close(self) -> None:
         for counted in self._channels:
             await counted.channel.close()
+
+
+def is_unanswered(error: grpc.aio.AioRpcError) -> bool:
+    """Whether it was not runimpd that is unavailable by its own words, but the way to it."""
+    return error.code() is grpc.StatusCode.UNAVAILABLE and BY_NODE not in map(
+        tuple, error.trailing_metadata() or ()
+    )
 
 
 def _trouble(error: grpc.aio.AioRpcError) -> str:

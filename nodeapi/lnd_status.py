@@ -41,9 +41,17 @@ def receivable_sat(channels: lightning_pb2.ListChannelsResponse) -> int:
 class LndStatus:
     """The last answers of lnd. Amounts are what can be used: after each channel's reserve."""
 
-    def __init__(self, client: LndClient, *, on_return: Callable[[], None] = lambda: None):
+    def __init__(
+        self,
+        client: LndClient,
+        *,
+        on_return: Callable[[], None] = lambda: None,
+        on_wait: Callable[[str], None] = lambda _: None,
+    ):
         self._client = client
         self.on_return = on_return
+        # Told what `connect` waits for, when that changes.
+        self._on_wait = on_wait
         self.info = lightning_pb2.GetInfoResponse()
         self.reachable = False
         self.trouble = ""
@@ -55,11 +63,16 @@ class LndStatus:
         # How this node is reached when no public channel can receive; travels with what it sends.
         self.reply_hints: tuple[HopHint, ...] = ()
 
+    @property
+    def was_asked(self) -> bool:
+        """Whether it has answered, or failed to."""
+        return self.reachable or self.problem is not None
+
     async def connect(self, *, expected_pubkey: str, calls: Collection[Rpc]) -> None:
         """Waits, with backoff, until lnd answers and is in sync. LndError for what waiting does not mend, such as a
         macaroon that does not permit these calls.
         """
-        wait_seconds, told = FIRST_WAIT_SECONDS, ""
+        wait_seconds, told, logged = FIRST_WAIT_SECONDS, "", ""
         while True:
             try:
                 await self._check_macaroon(calls)
@@ -67,16 +80,19 @@ class LndStatus:
                 self._check(expected_pubkey)
                 if self.info.synced_to_chain:
                     return
-                trouble = "lnd is not in sync with the chain yet"
+                trouble = self.trouble = "lnd is not in sync with the chain yet"
             except LndError as error:
                 self._note(error)
                 if not error.trouble.passes:
                     raise
                 trouble = str(error)
-            # A short wait is no news: lnd and this node often start together.
-            if trouble != told and wait_seconds > 1.0:
-                logger.warning("%s; waiting for it", trouble)
+            if trouble != told:
+                self._on_wait(f"{trouble}; the node waits for it")
                 told = trouble
+            # A short wait is no news: lnd and this node often start together.
+            if trouble != logged and wait_seconds > 1.0:
+                logger.warning("%s; waiting for it", trouble)
+                logged = trouble
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(LONGEST_WAIT_SECONDS, wait_seconds * 1.5)
 

@@ -3,7 +3,9 @@
 import asyncio
 import fcntl
 import os
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, suppress
+from io import FileIO
 from pathlib import Path
 from typing import Protocol
 
@@ -17,7 +19,12 @@ from nodeapi.node_files import lock_path, make_private, problem_of_access
 
 
 class Lock(AbstractContextManager, Protocol):
-    """Entered, it is held, or StartError raised."""
+    """Entered, it is held, or StartError raised. Whoever has other work meanwhile steps through `tries` instead, and ends it
+    by `__exit__`.
+    """
+
+    def tries(self) -> Iterator[float]:
+        """Try again at each step, and give the seconds to wait before the next; end when it is held. Raises StartError."""
 
     def begin(self) -> int:
         """The epoch in which this process writes (messaging/epoch.py), once the tables are there. From then on no earlier
@@ -42,24 +49,35 @@ class FileLock:
     def __init__(self, database: Path):
         self._database = database
         self._path = lock_path(database)
+        self._file: FileIO | None = None
 
     def __enter__(self) -> "FileLock":
+        self._take()
+        return self
+
+    def tries(self) -> Iterator[float]:
+        """The first one takes it, or nothing does."""
+        self._take()
+        yield from ()
+
+    def _take(self) -> None:
         self._make()
-        self._file = open(self._path, "a+b", buffering=0)
+        file = open(self._path, "a+b", buffering=0)  # noqa: SIM115 (it is locked as long as it is open)
         try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._file.seek(0)
-            holder = self._file.read().decode(errors="replace").strip() or "unknown"
+            file.seek(0)
+            holder = file.read().decode(errors="replace").strip() or "unknown"
+            file.close()
             raise StartError(
                 f"another runimpd (process {holder}) runs on this database; stop it first ({self._path} is locked), "
                 "or give each node a file of its own by database.url"
             ) from None
         # The process is named for people only: on a full disk the lock holds without it.
         with suppress(OSError):
-            self._file.truncate(0)
-            self._file.write(str(os.getpid()).encode())
-        return self
+            file.truncate(0)
+            file.write(str(os.getpid()).encode())
+        self._file = file
 
     def _make(self) -> None:
         if problem := problem_of_access(self._database):
@@ -70,7 +88,8 @@ class FileLock:
             raise StartError(f"{self._path} cannot be made: {error.strerror}") from None
 
     def __exit__(self, *_) -> None:
-        self._file.close()
+        if self._file:
+            self._file.close()
 
     def begin(self) -> int:
         try:

@@ -1,7 +1,8 @@
 """THE table of the API: one row an operation. REST views, gRPC servicers and forwarding are built from it.
 
 A function takes the Doors it is called through and the checked request's fields; it answers with a dict that has the
-reply message's fields. `reads_only` rows need nothing but the database; all others run in the runimpd process.
+reply message's fields. `reads_only` rows need nothing but the database; all others run in the runimpd process, once lnd
+has answered there.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
@@ -51,6 +52,8 @@ class Operation:
     function: Function
     scope: str
     reads_only: bool = False
+    # Answered by runimpd before lnd has answered, too.
+    needs_engine: bool = True
     # Takes an Idempotency-Key: its function gets the `claim`.
     once: bool = False
     # What a field that is left out means, where the serializer does not know: written out, it is the same request.
@@ -257,6 +260,7 @@ OPERATIONS = (
         reply=serializers.GetInfoResponse(),
         function=calls.get_info,
         scope="read",
+        needs_engine=False,
     ),
     Operation(
         service="socket.Socket",

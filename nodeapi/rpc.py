@@ -168,30 +168,30 @@ def service_names() -> list[str]:
     return sorted({operation.service for operation in OPERATIONS} | {STREAM_SERVICE})
 
 
-async def make_server(
-    doors: Doors,
-    *,
-    health_service: health_pb2_grpc.HealthServicer,
-    scrape: Scrape,
-    max_message_bytes: int,
-    max_connections: int,
-) -> grpc.aio.Server:
-    """A server with all services, not yet bound to an address. `max_message_bytes` is what the longest request needs."""
-    rooms = Rooms(received_bytes=max(MIN_MESSAGE_BYTES, max_message_bytes), streams=max_connections)
+def make_rooms(*, max_message_bytes: int, max_connections: int) -> Rooms:
+    """`max_message_bytes` is what the longest request needs."""
+    return Rooms(received_bytes=max(MIN_MESSAGE_BYTES, max_message_bytes), streams=max_connections)
+
+
+def make_server(entry: grpc.GenericRpcHandler, rooms: Rooms) -> grpc.aio.Server:
+    """A server that is not yet bound to an address."""
     limit = ("grpc.max_receive_message_length", rooms.received_bytes)
-    connections = ("grpc.max_allowed_incoming_connections", max_connections)
+    connections = ("grpc.max_allowed_incoming_connections", rooms.streams)
     server = grpc.aio.server(options=(*_OPTIONS, limit, connections))
-    server.add_generic_rpc_handlers(all_handlers(doors, rooms, health_service=health_service, scrape=scrape))
+    server.add_generic_rpc_handlers((entry,))
     return server
 
 
-def all_handlers(
-    doors: Doors, rooms: Rooms, *, health_service: health_pb2_grpc.HealthServicer, scrape: Scrape
+def open_handlers(
+    rooms: Rooms, health_service: health_pb2_grpc.HealthServicer
 ) -> tuple[grpc.GenericRpcHandler, ...]:
-    names = service_names()
+    """What needs neither a key nor the database."""
+    names = (*service_names(), health.SERVICE_NAME, reflection.SERVICE_NAME)
+    return health_handlers(health_service, rooms), reflection_handlers(names, rooms)
+
+
+def api_handlers(doors: Doors, rooms: Rooms, *, scrape: Scrape) -> tuple[grpc.GenericRpcHandler, ...]:
     return (
-        *(handlers_for(name, doors, rooms) for name in names),
+        *(handlers_for(name, doors, rooms) for name in service_names()),
         rpc_scrape.handler_for(scrape, partial(_admit_scrape, doors, rooms)),
-        health_handlers(health_service, rooms),
-        reflection_handlers((*names, health.SERVICE_NAME, reflection.SERVICE_NAME), rooms),
     )

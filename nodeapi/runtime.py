@@ -8,31 +8,32 @@ import signal
 import socket
 import sys
 from collections.abc import Awaitable, Callable, Coroutine
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import daphne.server
-import grpc
 from channels.routing import get_default_application
+from django.db import OperationalError
 
 from lightning.client import LndClient, LndError
 from messaging.database import Database
 from messaging.epoch import OvertakenError
 from messaging.models import InvoiceMark
 from messaging.required import required
-from nodeapi import assembly, descriptors, rpc, schema, systemd
+from nodeapi import assembly, descriptors, schema, signals, systemd
 from nodeapi.auth import Keys
-from nodeapi.doors import Doors
-from nodeapi.entry import api_entry
+from nodeapi.doors import STARTING, Doors
+from nodeapi.entry import WAITING_FOR_DATABASE, api_entry
 from nodeapi.errors import StartError
 from nodeapi.first_start import refuse_newer
 from nodeapi.http_server import HttpServer
 from nodeapi.lnd_status import LndStatus
 from nodeapi.locks import lock_of
-from nodeapi.monitoring.rpc_health import HealthService, RunimpdHealth
-from nodeapi.tls import PairFiles, grpc_server_credentials
+from nodeapi.monitoring.pages import EarlyMetrics
+from nodeapi.monitoring.rpc_health import RunimpdHealth
+from nodeapi.rpc_server import RpcServer
+from nodeapi.tls import PairFiles
 from nodeapi.web import ApiApplication
 
 logger = logging.getLogger("nodeapi.runtime")
@@ -40,10 +41,11 @@ logger = logging.getLogger("nodeapi.runtime")
 # What SIGHUP does (impervious_site/reload.py).
 Reload = Callable[[Keys | None, PairFiles | None], Coroutine[Any, Any, None]]
 
+Result = TypeVar("Result")
+
 # An event loop holds its tasks only weakly.
 _background: set[asyncio.Task] = set()
 
-GRACE_SECONDS = 1.0
 # For what is begun to be answered at a stop; systemd waits longer (TimeoutStopSec).
 DRAIN_SECONDS = 10.0
 AWAY_SECONDS = 2.0
@@ -72,22 +74,29 @@ class Runtime:
         self._lock = lock_of(config.database)
         self._tls = assembly.make_tls(config)
         self._at_terminal = os.isatty(0)
+        self._lock_tries = self._lock.tries()
+        # Until the next try; None as soon as the lock is held.
+        self._pause_seconds: float | None = None
         self._epoch: int | None = None
+        self._prepared = asyncio.Event()
         self._failure: BaseException | None = None
         self._stop = asyncio.Event()
+        self._doors: Doors | None = None
 
     def run(self) -> None:
         # The database threads hand over to the event loop many times a second: the default of 5 ms would be felt.
         sys.setswitchinterval(SWITCH_SECONDS)
-        with self._lock:
-            descriptors.raise_limit()
+        descriptors.raise_limit()
+        try:
+            # What cannot be mended by waiting is told before anything listens.
+            self._pause_seconds = next(self._lock_tries, None)
             self._check_ports()
-            self._before()
-            self._epoch = self._lock.begin()
             if self._with_http:
                 self._run_under_daphne()
             else:
                 asyncio.run(self._main())
+        finally:
+            self._lock.__exit__(None, None, None)
         if self._failure:
             raise self._failure
 
@@ -111,12 +120,12 @@ class Runtime:
 
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop.set)
+        for number in signals.END:
+            loop.add_signal_handler(number, self._begin_stop)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         working = loop.create_task(self._work())
         stopping = loop.create_task(self._stop.wait())
-        watching = loop.create_task(self._lock.watch())
+        watching = loop.create_task(self._watch_lock())
         alive = loop.create_task(systemd.keep_alive())
         await asyncio.wait({working, stopping, watching}, return_when=asyncio.FIRST_COMPLETED)
         if watching.done():
@@ -133,8 +142,16 @@ class Runtime:
             logger.info("IMPD stopped")
         except Exception as error:
             cause = only_cause(error)
-            known = isinstance(cause, (LndError, OvertakenError))
-            self._failure = self._failure or (StartError(str(cause)) if known else cause)
+            self._failure = self._failure or as_start_error(cause)
+
+    def _begin_stop(self) -> None:
+        logger.info("IMPD stops; another signal ends it at once")
+        signals.let_next_end()
+        self._stop.set()
+
+    async def _watch_lock(self) -> None:
+        await self._prepared.wait()
+        await self._lock.watch()
 
     def _reload_soon(self) -> None:
         if self._at_terminal and not os.isatty(0):
@@ -144,82 +161,120 @@ class Runtime:
         keep_running(self._reload(api_entry.keys, self._tls))
 
     async def _work(self) -> None:
+        config, health = self._config, api_entry.health
+        client = assembly.make_client(config)
+        lnd = LndStatus(client, on_wait=self._wait_for)
+        health.watch_lnd(lnd)
+        self._install_early_metrics(lnd)
+        server = self._make_rpc_server()
+        try:
+            async with asyncio.TaskGroup() as group:
+                if server:
+                    await server.start()
+                    group.create_task(server.follow_health())
+                await self._prepare_database()
+                await self._run_node(group, client, lnd, server)
+        finally:
+            health.phase = "stopping"
+            if server:
+                await server.stop()
+            await client.close()
+
+    async def _run_node(
+        self, group: asyncio.TaskGroup, client: LndClient, lnd: LndStatus, server: RpcServer | None
+    ) -> None:
+        """Until cancelled."""
         config = self._config
         database = Database(epoch=self._epoch)
-        client = assembly.make_client(config)
-        lnd = LndStatus(client)
-        health = api_entry.health
-        health.watch_database(database, config.database.sqlite_path)
-        health.watch_lnd(lnd)
-        served = None
+        doors = None
         try:
+            api_entry.health.watch_database(database, config.database.sqlite_path)
             if config.database.may_be_others:
                 # Nothing of it is shown before lnd has said whose node this is.
-                self._wait_for(f"the node waits for lnd at {client.address}")
                 await self._connect(lnd)
                 own_pubkey = lnd.info.identity_pubkey
                 await database.read(partial(refuse_others_database, config.database.sqlite_path, own_pubkey))
-            async with asyncio.TaskGroup() as group:
-                served = await self._serve(group, database, lnd)
-                self._wait_for(f"the node waits for lnd at {client.address}", served.doors)
+            async with asyncio.TaskGroup() as parts:
+                doors = self._doors = await self._serve(parts, database, lnd, server)
                 await self._connect(lnd)
-                self._wait_for("the node is starting", served.doors)
-                await self._start_engine(group, served, client, lnd)
+                self._wait_for(STARTING)
+                await self._start_engine(parts, doors, client, lnd, server)
         finally:
-            health.phase = "stopping"
-            if served:
-                await served.stop_listening()
-            await client.close()
-            if served:
-                await served.doors.audit.close()
+            api_entry.health.phase = "stopping"
+            if server:
+                await server.stop()
+            if doors:
+                await doors.audit.close()
             await database.close()
+
+    def _install_early_metrics(self, lnd: LndStatus) -> None:
+        keys = assembly.make_early_keys(self._config)
+        scrape = assembly.make_early_scrape(
+            self._config, keys=keys, health=api_entry.health, version=self._version, lnd=lnd
+        )
+        api_entry.install_early(EarlyMetrics(keys, assembly.make_guard(self._config), scrape))
+
+    def _make_rpc_server(self) -> RpcServer | None:
+        if not self._config.server.enabled:
+            return None
+        return RpcServer(
+            self._config, tls=self._tls, health=api_entry.health, waiting_for=lambda: api_entry.waiting_for
+        )
+
+    async def _prepare_database(self) -> None:
+        """Waits for it, migrates it, and takes it over."""
+        while self._pause_seconds is not None:
+            api_entry.health.wait_for_database(True)
+            self._wait_for(WAITING_FOR_DATABASE)
+            await asyncio.sleep(self._pause_seconds)
+            self._pause_seconds = await asyncio.to_thread(next, self._lock_tries, None)
+        api_entry.health.wait_for_database(False)
+        self._wait_for(STARTING)
+        await _to_its_end(self._before)
+        self._epoch = await _to_its_end(self._lock.begin)
+        self._prepared.set()
 
     async def _connect(self, lnd: LndStatus) -> None:
         config = self._config
         await lnd.connect(expected_pubkey=config.lnd.pub_key, calls=assembly.lnd_calls(config))
 
-    def _wait_for(self, text: str, doors: Doors | None = None) -> None:
+    def _wait_for(self, text: str) -> None:
         """Tells callers and systemd what keeps the node from its work."""
         api_entry.waiting_for = text
-        if doors:
-            doors.waiting_for = text
+        if self._doors:
+            self._doors.waiting_for = text
         systemd.status(text)
 
-    async def _serve(self, group: asyncio.TaskGroup, database: Database, lnd: LndStatus) -> "Served":
+    async def _serve(
+        self, group: asyncio.TaskGroup, database: Database, lnd: LndStatus, server: RpcServer | None
+    ) -> Doors:
         """Everything that needs no lnd: history, streams, metrics, health."""
         config, health = self._config, api_entry.health
         hub = assembly.make_hub(config, database, beside_engine=True)
         await hub.start()
         doors = await assembly.make_doors(
-            config, database=database, hub=hub, beside_engine=True, version=self._version
+            config, database=database, hub=hub, beside_engine=True, version=self._version, lnd=lnd
         )
         scrape = assembly.make_scrape(config, doors, health, lnd)
-        served = Served(doors, HealthService(health, rpc.service_names()))
         for part in (database.watch_epoch(), hub.run(), doors.keys.run(), doors.audit.run()):
             group.create_task(part)
         if config.redis_url:
             health.watch_redis(hub)
-        if config.server.enabled:
-            served.server = await rpc.make_server(
-                doors,
-                health_service=served.health,
-                scrape=scrape,
-                max_message_bytes=assembly.max_body_bytes(config),
-                max_connections=assembly.max_grpc_connections(config),
-            )
-            self._listen(served.server)
-            await served.server.start()
-            await served.health.look()
-            group.create_task(served.health.follow())
+        if server:
+            server.install(doors, scrape)
         api_entry.install(ApiApplication(doors), doors, scrape)
         # Where lnd is away this is as much as there is, for however long.
         systemd.notify(systemd.READY)
-        return served
+        return doors
 
     async def _start_engine(
-        self, group: asyncio.TaskGroup, served: "Served", client: LndClient, lnd: LndStatus
+        self,
+        group: asyncio.TaskGroup,
+        doors: Doors,
+        client: LndClient,
+        lnd: LndStatus,
+        server: RpcServer | None,
     ) -> None:
-        doors = served.doors
         engine = assembly.make_engine(
             self._config,
             database=doors.database,
@@ -230,10 +285,11 @@ class Runtime:
         )
         await _when_lnd_answers(engine.begin)
         group.create_task(engine.run())
-        doors.engine, served.health.registry = engine, engine.registry
+        doors.engine = engine
         api_entry.health.watch_payments(lambda: len(engine.dead_payments.suspected))
         api_entry.health.phase = None
-        await served.health.look()
+        if server:
+            await server.set_registry(engine.registry)
         systemd.status("IMPD started!")
         self._on_started(lnd.info.identity_pubkey)
         logger.info("IMPD started!", extra=self._facts(lnd))
@@ -249,26 +305,15 @@ class Runtime:
             facts["http"] = f"{server.scheme}://{server.http_addr}"
         return facts
 
-    def _listen(self, server: grpc.aio.Server) -> None:
-        address = str(self._config.server.grpc_addr)
-        if self._tls:
-            server.add_secure_port(address, grpc_server_credentials(self._tls))
-        else:
-            server.add_insecure_port(address)
 
-
-@dataclass
-class Served:
-    """What serves without lnd, too."""
-
-    doors: Doors
-    health: HealthService
-    server: grpc.aio.Server | None = None
-
-    async def stop_listening(self) -> None:
-        if self.server:
-            await self.health.enter_graceful_shutdown()
-            await self.server.stop(GRACE_SECONDS)
+async def _to_its_end(work: Callable[[], Result]) -> Result:
+    """In a thread, whose end is waited for even when the node stops meanwhile: the database is this process's so long."""
+    task = asyncio.ensure_future(asyncio.to_thread(work))
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        raise
 
 
 def keep_running(work: Coroutine[Any, Any, None]) -> None:
@@ -294,6 +339,13 @@ def only_cause(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup) and len(error.exceptions) == 1:
         error = error.exceptions[0]
     return error
+
+
+def as_start_error(error: BaseException) -> BaseException:
+    """Of what only the operator can mend, or a new start; the error itself if it is a fault of the node."""
+    if isinstance(error, OperationalError):
+        return StartError(f"database.url: the database cannot be used: {' '.join(str(error).split())}")
+    return StartError(str(error)) if isinstance(error, (LndError, OvertakenError)) else error
 
 
 async def _when_lnd_answers(step: Callable[[], Awaitable[None]]) -> None:

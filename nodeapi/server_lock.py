@@ -16,7 +16,6 @@ from psycopg.conninfo import make_conninfo
 
 from messaging import epoch
 from messaging.required import required
-from nodeapi import systemd
 from nodeapi.errors import StartError
 
 logger = logging.getLogger("nodeapi.server_lock")
@@ -66,7 +65,13 @@ class ServerLock:
         self._epoch: int | None = None
 
     def __enter__(self) -> "ServerLock":
-        waits, refusals = _waits(), 0
+        for seconds in self.tries():
+            time.sleep(seconds)
+        return self
+
+    def tries(self) -> Iterator[float]:
+        """Tries again at each step, and gives the seconds to wait before the next one; ends when it is held."""
+        waits, refusals, told = _waits(), 0, ""
         while True:
             try:
                 self._take()
@@ -78,11 +83,12 @@ class ServerLock:
                     raise StartError(
                         f"database.url: the PostgreSQL database cannot be used ({text}); correct the address, or the server"
                     ) from None
-                logger.warning("database.url: %s; waiting for the database", text)
-                systemd.status("the node waits for the database")
-                time.sleep(next(waits))
+                if text != told:
+                    logger.warning("database.url: %s; waiting for the database", text)
+                    told = text
+                yield next(waits)
             else:
-                return self
+                return
 
     def _is_refused(self, error: psycopg.Error) -> bool:
         """Whether the server is there and ready, so that no waiting mends what it said, in whatever language: a wrong
@@ -94,7 +100,8 @@ class ServerLock:
         return asked not in (pq.Ping.REJECT, pq.Ping.NO_RESPONSE)
 
     def __exit__(self, *_) -> None:
-        required(self._connection).close()
+        if self._connection:
+            self._connection.close()
 
     def begin(self) -> int:
         """Raises the epoch. Transactions of a process before that do not end are ended, with their sessions."""

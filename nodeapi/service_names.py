@@ -9,7 +9,7 @@ from nodeapi.spelling import misspelled
 
 def stored(doors) -> frozenset[str]:
     """Services of which this node may have stored messages: the configured ones, and those that it knows besides."""
-    return doors.services | HANDLERS.keys()
+    return frozenset(row.service_type for row in doors.services) | HANDLERS.keys()
 
 
 def require_known(services: Iterable[str], known: Collection[str]) -> None:

@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11protos/node.proto\x12\x04node\"\x10\n\x0eGetInfoRequest\"\xdf\x02\n\x0fGetInfoResponse\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07network\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x13\n\x0blnd_version\x18\x05 \x01(\t\x12\x15\n\rlnd_reachable\x18\x06 \x01(\x08\x12\x0e\n\x06synced\x18\x07 \x01(\x08\x12\x0f\n\x07keysend\x18\x08 \x01(\x08\x12\x15\n\rspendable_sat\x18\t \x01(\x03\x12\x16\n\x0ereceivable_sat\x18\n \x01(\x03\x12\x10\n\x08warnings\x18\x0b \x03(\t\x12\x1f\n\x08services\x18\x0c \x03(\x0b\x32\r.node.Service\x12\x10\n\x08last_seq\x18\r \x01(\x04\x12\x19\n\x11\x61nswers_limit_sat\x18\x0e \x01(\x03\x12\x18\n\x10\x61nswers_used_sat\x18\x0f \x01(\x03\x12\x15\n\rdead_payments\x18\x10 \x01(\r\"\\\n\x07Service\x12\x14\n\x0cservice_type\x18\x01 \x01(\t\x12\x1c\n\x14\x63ustom_record_number\x18\x02 \x01(\x03\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\x12\r\n\x05state\x18\x04 \x01(\t2>\n\x04Node\x12\x36\n\x07GetInfo\x12\x14.node.GetInfoRequest\x1a\x15.node.GetInfoResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x11protos/node.proto\x12\x04node\"\x10\n\x0eGetInfoRequest\"\xee\x02\n\x0fGetInfoResponse\x12\x0e\n\x06pubkey\x18\x01 \x01(\t\x12\r\n\x05\x61lias\x18\x02 \x01(\t\x12\x0f\n\x07network\x18\x03 \x01(\t\x12\x0f\n\x07version\x18\x04 \x01(\t\x12\x13\n\x0blnd_version\x18\x05 \x01(\t\x12\x15\n\rlnd_reachable\x18\x06 \x01(\x08\x12\x0e\n\x06synced\x18\x07 \x01(\x08\x12\x0f\n\x07keysend\x18\x08 \x01(\x08\x12\x15\n\rspendable_sat\x18\t \x01(\x03\x12\x16\n\x0ereceivable_sat\x18\n \x01(\x03\x12\x10\n\x08warnings\x18\x0b \x03(\t\x12\x1f\n\x08services\x18\x0c \x03(\x0b\x32\r.node.Service\x12\x10\n\x08last_seq\x18\r \x01(\x04\x12\x19\n\x11\x61nswers_limit_sat\x18\x0e \x01(\x03\x12\x18\n\x10\x61nswers_used_sat\x18\x0f \x01(\x03\x12\x15\n\rdead_payments\x18\x10 \x01(\r\x12\r\n\x05state\x18\x11 \x01(\t\"\\\n\x07Service\x12\x14\n\x0cservice_type\x18\x01 \x01(\t\x12\x1c\n\x14\x63ustom_record_number\x18\x02 \x01(\x03\x12\x0e\n\x06\x61\x63tive\x18\x03 \x01(\x08\x12\r\n\x05state\x18\x04 \x01(\t2>\n\x04Node\x12\x36\n\x07GetInfo\x12\x14.node.GetInfoRequest\x1a\x15.node.GetInfoResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,9 +34,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETINFOREQUEST']._serialized_start=27
   _globals['_GETINFOREQUEST']._serialized_end=43
   _globals['_GETINFORESPONSE']._serialized_start=46
-  _globals['_GETINFORESPONSE']._serialized_end=397
-  _globals['_SERVICE']._serialized_start=399
-  _globals['_SERVICE']._serialized_end=491
-  _globals['_NODE']._serialized_start=493
-  _globals['_NODE']._serialized_end=555
+  _globals['_GETINFORESPONSE']._serialized_end=412
+  _globals['_SERVICE']._serialized_start=414
+  _globals['_SERVICE']._serialized_end=506
+  _globals['_NODE']._serialized_start=508
+  _globals['_NODE']._serialized_end=570
 # @@protoc_insertion_point(module_scope)

@@ -11,7 +11,7 @@ class GetInfoRequest(_message.Message):
     def __init__(self) -> None: ...
 
 class GetInfoResponse(_message.Message):
-    __slots__ = ("pubkey", "alias", "network", "version", "lnd_version", "lnd_reachable", "synced", "keysend", "spendable_sat", "receivable_sat", "warnings", "services", "last_seq", "answers_limit_sat", "answers_used_sat", "dead_payments")
+    __slots__ = ("pubkey", "alias", "network", "version", "lnd_version", "lnd_reachable", "synced", "keysend", "spendable_sat", "receivable_sat", "warnings", "services", "last_seq", "answers_limit_sat", "answers_used_sat", "dead_payments", "state")
     PUBKEY_FIELD_NUMBER: _ClassVar[int]
     ALIAS_FIELD_NUMBER: _ClassVar[int]
     NETWORK_FIELD_NUMBER: _ClassVar[int]
@@ -28,6 +28,7 @@ class GetInfoResponse(_message.Message):
     ANSWERS_LIMIT_SAT_FIELD_NUMBER: _ClassVar[int]
     ANSWERS_USED_SAT_FIELD_NUMBER: _ClassVar[int]
     DEAD_PAYMENTS_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
     pubkey: str
     alias: str
     network: str
@@ -44,7 +45,8 @@ class GetInfoResponse(_message.Message):
     answers_limit_sat: int
     answers_used_sat: int
     dead_payments: int
-    def __init__(self, pubkey: _Optional[str] = ..., alias: _Optional[str] = ..., network: _Optional[str] = ..., version: _Optional[str] = ..., lnd_version: _Optional[str] = ..., lnd_reachable: _Optional[bool] = ..., synced: _Optional[bool] = ..., keysend: _Optional[bool] = ..., spendable_sat: _Optional[int] = ..., receivable_sat: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., last_seq: _Optional[int] = ..., answers_limit_sat: _Optional[int] = ..., answers_used_sat: _Optional[int] = ..., dead_payments: _Optional[int] = ...) -> None: ...
+    state: str
+    def __init__(self, pubkey: _Optional[str] = ..., alias: _Optional[str] = ..., network: _Optional[str] = ..., version: _Optional[str] = ..., lnd_version: _Optional[str] = ..., lnd_reachable: _Optional[bool] = ..., synced: _Optional[bool] = ..., keysend: _Optional[bool] = ..., spendable_sat: _Optional[int] = ..., receivable_sat: _Optional[int] = ..., warnings: _Optional[_Iterable[str]] = ..., services: _Optional[_Iterable[_Union[Service, _Mapping]]] = ..., last_seq: _Optional[int] = ..., answers_limit_sat: _Optional[int] = ..., answers_used_sat: _Optional[int] = ..., dead_payments: _Optional[int] = ..., state: _Optional[str] = ...) -> None: ...
 
 class Service(_message.Message):
     __slots__ = ("service_type", "custom_record_number", "active", "state")

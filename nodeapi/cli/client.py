@@ -18,6 +18,7 @@ from cryptography import x509
 from google.protobuf.message import Message
 
 from nodeapi.certificates import names_of
+from nodeapi.errors import BY_NODE
 from protos import (
     federate_pb2,
     federate_pb2_grpc,
@@ -63,11 +64,16 @@ _AWAY = (
 
 
 class NodeError(Exception):
-    """Why the node did not do it, in one line for a person. `away`: nobody answered, so it may be worth another try."""
+    """Why the node did not do it, in one line for a person. `away`: nobody answered, so it may be worth another try. `waits`:
+    the node itself says that it is not available, such as at its start.
+    """
 
-    def __init__(self, text: str, *, away: bool = False, code: grpc.StatusCode | None = None):
+    def __init__(
+        self, text: str, *, away: bool = False, code: grpc.StatusCode | None = None, waits: bool = False
+    ):
         super().__init__(text)
         self.away = away
+        self.waits = waits
         self.code = code
 
 
@@ -299,7 +305,10 @@ class NodeClient:
             )
             return NodeError(text, code=code)
         return NodeError(
-            " ".join(details.split()) or code.name, away=code is grpc.StatusCode.UNAVAILABLE, code=code
+            " ".join(details.split()) or code.name,
+            away=code is grpc.StatusCode.UNAVAILABLE,
+            code=code,
+            waits=BY_NODE in map(tuple, error.trailing_metadata() or ()),
         )
 
 

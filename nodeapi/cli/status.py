@@ -9,9 +9,10 @@ from rich.text import Text
 from messaging.models import UNFINISHED
 from nodeapi import codec, terminal
 from nodeapi.cli.client import MAX_PAGE, NodeClient
+from nodeapi.node_states import RUNNING
 from protos import federate_pb2, messaging_pb2, node_pb2, vpn_pb2
 
-_STATE_STYLES = {"running": "good", "off": "dim", "unavailable": "warn"}
+_STATE_STYLES = {"running": "good", "off": "dim", "unavailable": "warn", "waiting": "warn"}
 _MOST_CAUSES = 3
 
 
@@ -49,15 +50,21 @@ class Status:
 
     def _node(self):
         info, facts = self.info, terminal.facts()
-        facts.add_row("node", Text(info.pubkey, "id"))
-        facts.add_row("alias", terminal.safe(info.alias))
-        facts.add_row("network", Text(info.network, "warn" if info.network == "simulated" else ""))
+        has_started = info.state in ("", RUNNING)
+        if not has_started:
+            facts.add_row("state", Text(info.state, "bad"))
+        if info.pubkey:
+            facts.add_row("node", Text(info.pubkey, "id"))
+            facts.add_row("alias", terminal.safe(info.alias))
+            facts.add_row("network", Text(info.network, "warn" if info.network == "simulated" else ""))
         facts.add_row("version", f"{info.version} at {self.address}")
-        facts.add_row("lnd", self._lnd())
-        facts.add_row("can send", _amount(info.spendable_sat))
-        facts.add_row("can receive", _amount(info.receivable_sat))
+        if has_started:
+            facts.add_row("lnd", self._lnd())
+            facts.add_row("can send", _amount(info.spendable_sat))
+            facts.add_row("can receive", _amount(info.receivable_sat))
         facts.add_row("messages", self._messages())
-        facts.add_row("answers", self._answers())
+        if has_started:
+            facts.add_row("answers", self._answers())
         facts.add_row("events", f"{info.last_seq:,}" if info.last_seq else "none yet")
         facts.add_row("federation", f"{len(self.members)} members" if self.members else "no members")
         facts.add_row("VPN leases", self._running_leases())

@@ -52,15 +52,16 @@ class Collected:
 
 class Scrape:
     """The page of /metrics. `lnd` is there in the runimpd process, and its `engine` once lnd has answered; `spent_msat` tells
-    there what was spent with the API key of a name in 24 hours. It reads the database.
+    there what was spent with the API key of a name in 24 hours. It reads the database. Without a database and a hub, before
+    these can be used, it shows what else there is.
     """
 
     def __init__(
         self,
         *,
-        database: Database,
+        database: Database | None,
         file: Path | None,
-        hub: Hub,
+        hub: Hub | None,
         health: Health,
         keys: Keys,
         surroundings: Surroundings,
@@ -79,12 +80,12 @@ class Scrape:
         self._surroundings = surroundings
         absent = {"runimpd"} if lnd else {"lnd", "clock"}
         self._parts = [part for part in PARTS if part not in absent and (with_redis or part != "redis")]
-        self._numbers = Asked(
-            lambda: database.read(partial(read_numbers, file)),
-            keep_seconds=NUMBERS_KEEP_SECONDS,
-            patience_seconds=2.0,
-        )
+        self._numbers = _numbers_of(database, file) if database else None
         self._key_spending = spent_msat and KeySpending(keys, spent_msat)
+
+    @property
+    def of_runimpd(self) -> bool:
+        return self._lnd is not None
 
     async def page(self, accept: str) -> tuple[str, bytes]:
         """Content type and body, in the format that the header Accept asks for."""
@@ -93,7 +94,8 @@ class Scrape:
         seen = await self._surroundings.look()
         counted = [metrics.PROCESS.collect()]
         families = [*self._of_process(report), *_of_database(numbers), *_of_surroundings(seen)]
-        if self._lnd:
+        # Before it was asked there is nothing to say of it, and no alarm to raise.
+        if self._lnd and self._lnd.was_asked:
             counted.append(metrics.ENGINE.collect())
             families += _of_lnd(self._lnd)
         if engine := self._engine():
@@ -106,6 +108,8 @@ class Scrape:
         return content_type, body
 
     async def _stored(self) -> Numbers | None:
+        if self._numbers is None:
+            return None
         try:
             return await self._numbers.answer()
         except (NoAnswer, DatabaseError) as error:
@@ -122,12 +126,13 @@ class Scrape:
         )
         yield _gauge("impervious_ready", "Whether /health/ready says so.", report.ready)
         faulty = {fault.part: 0 if not fault.degrades_only else 0.5 for fault in reversed(report.faults)}
-        checks = {(part,): faulty.get(part, 1) for part in self._parts}
+        unknown = ("lnd", "clock") if self._lnd and not self._lnd.was_asked else ()
+        checks = {(part,): faulty.get(part, 1) for part in self._parts if part not in unknown}
         text = "Parts as /health/ready sees them: 1 well, 0.5 degraded, 0 not well."
         yield _gauges("impervious_health", text, ("part",), checks)
         clients = {(door,): 0 for door in DOORS}
         lag = behind = 0
-        for subscription in self._hub.subscriptions:
+        for subscription in self._hub.subscriptions if self._hub else ():
             clients[subscription.door,] = clients.get((subscription.door,), 0) + 1
             lag = max(lag, subscription.lag)
             behind += subscription.is_behind
@@ -137,6 +142,14 @@ class Scrape:
         )
         text = "Clients that are fed from the event log, because they came with a cursor or fell behind."
         yield _gauge("impervious_stream_clients_behind", text, behind)
+
+
+def _numbers_of(database: Database, file: Path | None) -> Asked[Numbers]:
+    return Asked(
+        lambda: database.read(partial(read_numbers, file)),
+        keep_seconds=NUMBERS_KEEP_SECONDS,
+        patience_seconds=2.0,
+    )
 
 
 def _of_database(numbers: Numbers | None) -> Iterator[Metric]:

@@ -19,6 +19,7 @@ from django.db import connection
 
 from lightning.client import Trouble
 from messaging.database import Database
+from messaging.required import required
 from nodeapi.clock_check import clock_error
 from nodeapi.lnd_status import LndStatus
 from nodeapi.monitoring.asking import Asked, NoAnswer
@@ -31,6 +32,7 @@ DISK_KEEP_SECONDS = 2.0
 FULL_BYTES = 32 * 2**20
 NEARLY_FULL_BYTES = 2**30
 PROBE_BYTES = 8_192
+STARTING, STOPPING = "starting", "stopping"
 
 # What can be wrong, by part and reason, in words. A part that is in no report is well.
 TEXTS = {
@@ -124,9 +126,10 @@ class Health:
     """The parts come as the process makes them. `look` may be called as often as anybody likes."""
 
     def __init__(self) -> None:
-        self.phase: str | None = "starting"
+        self.phase: str | None = STARTING
         self._lnd: LndStatus | None = None
         self._hub: Hub | None = None
+        self._awaits_database = False
         self._dead_payments: Callable[[], int] = lambda: 0
         self._probes: list[tuple[Asked, Fault]] = []
         self._report = Report((Fault("node", "starting"),))
@@ -141,6 +144,11 @@ class Health:
             self._probe(
                 lambda: asyncio.to_thread(ask_disk, file.parent), Fault("disk", "full"), DISK_KEEP_SECONDS
             )
+
+    def wait_for_database(self, waits: bool) -> None:
+        """Before it can be watched."""
+        self._awaits_database = waits
+        self._looked_at = 0.0
 
     def watch_lnd(self, lnd: LndStatus) -> None:
         self._lnd = lnd
@@ -171,13 +179,16 @@ class Health:
 
     async def _look(self) -> None:
         answers = await asyncio.gather(*(_faults(asked, unanswered) for asked, unanswered in self._probes))
-        faults = [Fault("node", self.phase)] if self.phase else []
+        faults = [Fault("database", "away")] if self._awaits_database else []
         faults += lnd_faults(self._lnd) + clock_faults(self._lnd) if self._lnd else []
         if self._dead_payments():
             faults.append(Fault("lnd", "dead_payments"))
         faults += [fault for answer in answers for fault in answer]
         if self._hub and not self._hub.listening:
             faults.append(Fault("redis", "away"))
+        # What keeps it from starting says more than that it starts.
+        if self.phase and not (self.phase == STARTING and not Report(tuple(faults)).ready):
+            faults.insert(0, Fault("node", self.phase))
         self._tell(faults)
         self._report, self._looked_at = Report(tuple(dict.fromkeys(faults))), time.monotonic()
 
@@ -203,8 +214,10 @@ async def _faults(asked: Asked, unanswered: Fault) -> list[Fault]:
 
 def lnd_faults(lnd: LndStatus) -> list[Fault]:
     """From what is known of it: lnd itself is not asked."""
+    if not lnd.was_asked:
+        return []
     if not lnd.reachable:
-        reason = lnd.problem.value if lnd.problem else "away"
+        reason = required(lnd.problem).value
         return [Fault("lnd", reason if ("lnd", reason) in TEXTS else "refused")]
     if not lnd.info.synced_to_chain:
         return [Fault("lnd", "not_synced")]

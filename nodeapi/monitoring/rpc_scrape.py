@@ -10,7 +10,7 @@ import grpc
 
 from nodeapi.auth import Visit
 from nodeapi.errors import ApiError
-from nodeapi.forward import Forwarder, credentials_of
+from nodeapi.forward import Forwarder, credentials_of, is_unanswered
 from nodeapi.monitoring.gauges import Scrape
 from nodeapi.rpc_requests import Request, read_bytes, refuse
 
@@ -43,7 +43,7 @@ async def ask(forwarder: Forwarder, visit: Visit) -> tuple[str, bytes]:
         accept = visit.metadata.get("accept", "").encode("latin-1")
         answer = await method(accept, metadata=credentials_of(visit), timeout=ASK_SECONDS)
     except grpc.aio.AioRpcError as error:
-        away = error.code() in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
+        away = is_unanswered(error) or error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         raise ApiError(error.code(), "runimpd does not answer" if away else error.details() or "") from None
     content_type, _, body = answer.partition(b"\n")
     return content_type.decode(), body

@@ -14,6 +14,7 @@ from django.utils.module_loading import import_string
 from messaging.required import required
 from nodeapi.cli.client import NodeClient, NodeError, ask_http
 from nodeapi.cli.doctor.findings import Finding, Patient, note, ok, wrong
+from nodeapi.node_states import RUNNING
 from protos import node_pb2
 
 ANSWER_SECONDS = 15
@@ -39,6 +40,9 @@ def check(patient: Patient) -> Iterator[Finding]:
                 f"a node answers at {server.grpc_addr}, but tells nothing: {error}",
                 "give its key by --key-file",
             )
+        elif error.waits:
+            patient.running = True
+            yield note(f"the node answers at {server.grpc_addr}, and has not started yet: {error}")
         else:
             yield from _no_answer(patient, error)
         return
@@ -49,16 +53,20 @@ def check(patient: Patient) -> Iterator[Finding]:
 
 def _runs(patient: Patient, info: node_pb2.GetInfoResponse) -> Iterator[Finding]:
     address, lnd = patient.config.server.grpc_addr, patient.lnd_info
-    if lnd is not None and info.pubkey != lnd.identity_pubkey:
+    # Before lnd has answered it, a node does not know its key.
+    if lnd is not None and info.pubkey not in ("", lnd.identity_pubkey):
         yield wrong(
             f"the node that answers at {address} is another one: {info.pubkey}",
             "end it, or set other addresses in server.grpc_addr and server.http_addr",
         )
         return
-    yield ok(f"the node runs, and answers at {address}")
+    if info.state in ("", RUNNING):
+        yield ok(f"the node runs, and answers at {address}")
+    else:
+        yield note(f"the node answers at {address}, and has not started yet: {'; '.join(info.warnings)}")
     if info.version != patient.version:
         yield note(f"it is of version {info.version}, and {patient.version} is installed", "start it again")
-    if lnd is not None and not info.lnd_reachable:
+    if lnd is not None and not info.lnd_reachable and info.state == RUNNING:
         yield note("it does not reach lnd, which answers here", "wait a minute; else start it again")
     if info.dead_payments:
         yield note(

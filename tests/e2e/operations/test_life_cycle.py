@@ -10,6 +10,10 @@ import pytest
 import yaml
 from websockets.exceptions import ConnectionClosed
 
+from impervious_site.version import VERSION
+from nodeapi import codec
+from protos import node_pb2, node_pb2_grpc
+from tests.support import commands
 from tests.support.daphnes import Daphne
 from tests.support.networks import Network, simulated_network
 from tests.support.nodes import Node
@@ -54,7 +58,27 @@ def test_what_is_served_while_lnd_is_locked(own_network, node):
         assert metric(node, "impervious_ready") == "0.0"
         refused = node.post(SEND, message)
         assert (refused.status, refused.json["code"]) == (503, 14)
-        assert "the node waits for lnd at" in refused.json["message"]
+        assert "is locked: run `lncli unlock`" in refused.json["message"]
+        unready = node.get("/health/ready").json
+        assert [(reason["part"], reason["reason"]) for reason in unready["reasons"]] == [("lnd", "locked")]
+        with node.channel() as channel, Daphne(node).serving() as beside:
+            over_grpc = node_pb2_grpc.NodeStub(channel).GetInfo(node_pb2.GetInfoRequest())
+            for told in (
+                node.get("/v1/node").json,
+                beside.get("/v1/node").json,
+                codec.json_from_message(over_grpc),
+            ):
+                assert (told["state"], told["pubkey"], told["version"]) == ("waiting for lnd", "", VERSION)
+                assert told["warnings"] == [refused.json["message"]]
+            late = beside.post(SEND, message)
+            assert (late.status, late.json) == (503, refused.json)
+        shown = commands.run("status", config=node.config_path, cwd=node.directory)
+        assert shown.code == 0
+        assert "waiting for lnd" in shown.out
+        assert "is locked" in shown.out
+        examined = commands.run("doctor", "--json", config=node.config_path, cwd=node.directory)
+        words = [finding["words"] for finding in examined.json["findings"]]
+        assert any("has not started yet: lnd at" in line for line in words)
         stream = WebsocketStream(node)
     finally:
         own_network.command("up", node="alice")
@@ -64,6 +88,7 @@ def test_what_is_served_while_lnd_is_locked(own_network, node):
         assert sent.status == 200
         assert stream.of(sent.json["id"])["serviceType"] == "delivery"
     assert metric(node, "impervious_lnd_reachable") == "1.0"
+    assert node.get("/v1/node").json["state"] == "running"
 
 
 def test_sighup_takes_up_what_it_can(own_network, node):

@@ -9,11 +9,17 @@ from contextlib import suppress
 from http.client import HTTPException
 from urllib.parse import urlsplit, urlunsplit
 
+import grpc
 import psycopg
 import pytest
 from psycopg.conninfo import conninfo_to_dict
+from websockets.exceptions import InvalidStatus
 
+from nodeapi.entry import WAITING_FOR_DATABASE
 from nodeapi.server_lock import ADVISORY_KEY
+from protos import node_pb2, node_pb2_grpc
+from tests.support import commands
+from tests.support.daphnes import Daphne
 from tests.support.databases import end_sessions, lock_holders, only_on_postgres
 from tests.support.networks import new_network, start_simulated
 from tests.support.nodes import Node
@@ -246,10 +252,59 @@ def test_node_waits_for_a_server_that_starts_later(network, tmp_path):
         node.launch()
         try:
             node.wait_until(lambda: "waiting for the database" in node.log)
-            server.start()
-            node.wait_until(lambda: "IMPD started!" in node.log)
+            with Daphne(node).serving() as beside:
+                for process in (node, beside):
+                    process.wait_until(lambda process=process: is_live(process))
+                    assert_waits_for_database(process)
+                with node.channel() as channel, pytest.raises(grpc.RpcError) as refused:
+                    node_pb2_grpc.NodeStub(channel).GetInfo(node_pb2.GetInfoRequest())
+                assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+                assert refused.value.details() == WAITING_FOR_DATABASE
+                shown = commands.run("status", config=node.config_path, cwd=node.directory)
+                assert (shown.code, shown.err) == (1, f"Error: {WAITING_FOR_DATABASE}\n")
+                server.start()
+                node.wait_until(lambda: "IMPD started!" in node.log)
+                for process in (node, beside):
+                    process.wait_until(lambda process=process: process.get("/v1/node").status == 200)
+                    assert process.get("/health/ready").status == 200
+                assert "Traceback" not in node.log + beside.log
         finally:
             node.kill()
+
+
+def is_live(node: Node) -> bool:
+    try:
+        return node.get("/health/live").status == 200
+    except OSError:
+        return False
+
+
+def assert_waits_for_database(node: Node) -> None:
+    for path in ("/v1/node", "/v1/messages", "/v1/subscribe"):
+        reply = node.get(path)
+        assert (reply.status, reply.json["message"]) == (503, WAITING_FOR_DATABASE)
+    assert node.get("/admin/login/").status == 503
+    unready = node.get("/health/ready")
+    assert unready.status == 503
+    assert [reason["part"] for reason in unready.json["reasons"]] == ["database"]
+    metrics = node.get("/metrics")
+    assert metrics.status == 200
+    assert b'impervious_health{part="database"} 0.0' in metrics.body
+    with pytest.raises(InvalidStatus) as handshake:
+        WebsocketStream(node)
+    assert handshake.value.response.status_code == 503
+
+
+def test_stop_while_the_server_is_not_there(network, tmp_path):
+    url = f"postgresql://me:hunter2@127.0.0.1:{free_port()}/node"
+    node = Node(network.nodes["carol"], tmp_path / "carol", database_url=url)
+    node.launch()
+    try:
+        node.wait_until(lambda: "waiting for the database" in node.log and is_live(node))
+        assert node.stop() == 0
+    finally:
+        node.kill()
+    assert "IMPD stopped" in node.log
 
 
 def test_what_no_waiting_mends_ends_the_start(network, tmp_path):

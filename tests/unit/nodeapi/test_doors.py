@@ -5,6 +5,7 @@ import contextlib
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from uuid import UUID, uuid4
 
 import grpc
@@ -12,12 +13,14 @@ import pytest
 from django.db import DataError, IntegrityError, OperationalError
 from google.protobuf.message import Message
 
+from lightning.client import Trouble
 from messaging import metrics, notes
 from messaging.budget import OverBudget
 from messaging.idempotency import Claim, KeyReused
 from nodeapi.calling import current_call
 from nodeapi.doors import Doors, claim_of
 from nodeapi.errors import ApiError, invalid
+from nodeapi.lnd_status import LndStatus
 from nodeapi.models import AuditEntry
 from nodeapi.operations import Operation
 from protos import messaging_pb2, node_pb2, socket_pb2
@@ -34,6 +37,7 @@ from tests.support.doors import (
     operation,
     visit,
 )
+from tests.support.fake_lnd import connected
 
 REQUEST = messaging_pb2.SendMessageRequest(msg=b"a secret body", pubkey=PUBKEY, amount=3)
 CODE = grpc.StatusCode
@@ -616,6 +620,32 @@ async def test_what_needs_lnd_waits_for_it(database):
     assert (error.code, error.message) == (CODE.UNAVAILABLE, doors.waiting_for)
     listed = await doors.call(operation(LIST_MESSAGES), messaging_pb2.ListMessagesRequest, visit("shop"))
     assert list(listed.messages) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "state"), [(True, "waiting for lnd"), (False, "starting")], ids=["lnd away", "not asked yet"]
+)
+async def test_node_tells_of_itself_before_lnd_has_answered(database, asked, state):
+    lnd = LndStatus(connected("own", "other")[0])
+    if asked:
+        lnd.trouble, lnd.problem = "lnd does not answer", Trouble.AWAY
+    rows = [
+        SimpleNamespace(service_type=name, custom_record_number=number, active=active)
+        for name, number, active in (("message", 400000, True), ("vpn", 200000, False))
+    ]
+    doors = make_doors(
+        database, caller("shop", "read"), lnd=lnd, services=tuple(rows), hub=SimpleNamespace(last_seq=7)
+    )
+    doors.waiting_for = "lnd does not answer; the node waits for it"
+    told = await doors.call(operation(GET_INFO), node_pb2.GetInfoRequest, visit("shop"))
+    assert (told.state, told.version, told.pubkey, told.lnd_reachable) == (state, "1.2.3", "", False)
+    assert (list(told.warnings), told.last_seq) == ([doors.waiting_for], 7)
+    assert {service.service_type: service.state for service in told.services} == {
+        "message": "waiting",
+        "vpn": "off",
+    }
+    error = await refused(doors, operation(GET_INFO, unreached), unread, visit())
+    assert error.code is CODE.UNAUTHENTICATED
 
 
 async def test_calls_that_have_begun_are_answered_before_the_end(database):

@@ -6,9 +6,11 @@ from types import SimpleNamespace
 import pytest
 from django.db import OperationalError
 
-from nodeapi.entry import ApiEntry
+from nodeapi.auth import Keys, WebGuard
+from nodeapi.entry import WAITING_FOR_DATABASE, ApiEntry
 from nodeapi.errors import StartError
 from nodeapi.monitoring.health import Fault
+from nodeapi.monitoring.pages import EarlyMetrics
 from tests.support.asgi import Client, call, scope_of
 from tests.support.doors import caller, make_doors, secret_of
 
@@ -112,8 +114,41 @@ async def test_process_beside_runimpd_makes_its_api_at_the_first_call(database, 
     assert made == [1]
 
 
-async def test_process_that_cannot_begin(database, caplog):
-    entry, trouble = ApiEntry(), SimpleNamespace(error=OperationalError("secret host"))
+@pytest.mark.parametrize("open_on_loopback", [True, False])
+@pytest.mark.parametrize(
+    ("configured", "given", "address", "status"),
+    [
+        ((), None, "127.0.0.1", 200),
+        ((), None, "203.0.113.5", 503),
+        # It may be one of the database.
+        ((), "another", "127.0.0.1", 200),
+        (("reader",), "reader", "203.0.113.5", 200),
+        (("reader",), None, "127.0.0.1", 503),
+        (("reader",), "another", "127.0.0.1", 503),
+        (("sender",), "sender", "127.0.0.1", 403),
+    ],
+)
+async def test_metrics_before_the_database(configured, given, address, status, open_on_loopback):
+    """By the keys of the configuration alone; with none of these whoever is on this machine, if nobody else is let in."""
+    scopes = {"reader": "read", "sender": "send"}
+    callers = [caller(name, scopes[name]) for name in configured]
+    keys = Keys(callers, database=None, open_on_loopback=open_on_loopback, tells=False)
+    keys.go_without_stored()
+    entry, guard = ApiEntry(), WebGuard(allowed_hosts=[], allowed_origins=[], bound_hosts=[])
+    entry.install_early(EarlyMetrics(keys, guard, Scraped()))
+    scope = scope_of("http", "/metrics", headers=[("x-api-key", secret_of(given))] if given else ())
+    client = Client(entry, scope | {"client": [address, 4711]})
+    await client.send_input({"type": "http.request"})
+    if not open_on_loopback and not configured:
+        status = 503
+    assert (await client.receive_output())["status"] == status
+    if status == 200:
+        assert (await client.receive_output())["body"] == b"up 1\n"
+
+
+async def test_process_that_waits_for_the_database(database, caplog):
+    """Whatever is asked, it says so, in the log once, and it tries again."""
+    entry, trouble = ApiEntry(retry_seconds=0), SimpleNamespace(error=OperationalError("connection refused"))
 
     async def make() -> None:
         if trouble.error:
@@ -124,7 +159,13 @@ async def test_process_that_cannot_begin(database, caplog):
     entry.make_with(make)
     reply = await call(entry, "GET", "/health/ready")
     assert (reply.status, reply.json["reasons"]) == (503, [Fault("database", "away").as_json()])
-    assert caplog.messages == ["health: this process cannot begin: OperationalError"]
+    for path in ("/v1/node", "/v1/subscribe", "/metrics"):
+        reply = await call(entry, "GET", path)
+        assert (reply.status, reply.json["message"]) == (503, WAITING_FOR_DATABASE)
+    client = Client(entry, scope_of("websocket", "/v1/subscribe"))
+    await client.send_input({"type": "websocket.connect"})
+    assert (await client.receive_output())["reason"] == WAITING_FOR_DATABASE
+    assert caplog.messages == [f"{WAITING_FOR_DATABASE}: connection refused"]
     trouble.error = None
     assert (await call(entry, "GET", "/v1/node")).status == 200
     assert (await call(entry, "GET", "/health/ready")).status == 200

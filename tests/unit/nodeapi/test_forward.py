@@ -11,7 +11,7 @@ from grpc.aio import AioRpcError, Metadata
 
 from nodeapi import forward
 from nodeapi.auth import Visit
-from nodeapi.errors import ApiError
+from nodeapi.errors import BY_NODE, ApiError
 from nodeapi.forward import CLIENT, CLIENT_SECONDS, Forwarder, credentials_of, forwarded_address
 from protos import messaging_pb2
 from tests.support.doors import ADDRESS, PUBKEY, SEND_MESSAGE, operation, visit
@@ -105,6 +105,12 @@ async def test_call_is_made_again_at_runimpd(answering):
             failure(CODE.UNAVAILABLE, "connection refused: 10.0.0.7"),
             CODE.UNAVAILABLE,
             "runimpd at 10.0.0.7:8881 does not answer",
+            None,
+        ),
+        (
+            failure(CODE.UNAVAILABLE, "lnd is locked; the node waits for it", BY_NODE),
+            CODE.UNAVAILABLE,
+            "lnd is locked; the node waits for it",
             None,
         ),
         (

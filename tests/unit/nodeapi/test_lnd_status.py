@@ -75,10 +75,13 @@ async def test_connect(lnd):
 )
 async def test_lnd_that_is_not_there_yet_is_waited_for(lnd, away, problem):
     getattr(lnd, away)()
-    status = LndStatus(lnd)
+    told: list[str] = []
+    status = LndStatus(lnd, on_wait=told.append)
+    assert not status.was_asked
     connecting = asyncio.create_task(connect(status))
-    await until_in_loop(lambda: status.problem)
-    assert (status.problem, status.reachable) == (problem, False)
+    await until_in_loop(lambda: told)
+    assert (status.problem, status.reachable, status.was_asked) == (problem, False, True)
+    assert told == [f"{status.trouble}; the node waits for it"]
     lnd.start()
     async with asyncio.timeout(GUARD_SECONDS):
         await connecting
@@ -87,10 +90,12 @@ async def test_lnd_that_is_not_there_yet_is_waited_for(lnd, away, problem):
 
 async def test_lnd_that_is_behind_the_chain_is_waited_for(lnd):
     lnd.node.synced = False
-    status = LndStatus(lnd)
+    told: list[str] = []
+    status = LndStatus(lnd, on_wait=told.append)
     connecting = asyncio.create_task(connect(status))
     await until_in_loop(lambda: len(lnd.requests(Rpc.GET_INFO)) >= 3)
     assert not connecting.done()
+    assert told == ["lnd is not in sync with the chain yet; the node waits for it"]
     lnd.node.synced = True
     async with asyncio.timeout(GUARD_SECONDS):
         await connecting

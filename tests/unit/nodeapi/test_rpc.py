@@ -198,7 +198,7 @@ async def test_unexpected_error(doors, monkeypatch):
 
 def test_no_handler_is_given_a_request_that_was_read_for_it(doors):
     """gRPC reads the request of any other kind before it asks the handler, whoever calls."""
-    handlers = rpc.all_handlers(doors, rooms(), health_service=None, scrape=None)
+    handlers = (*rpc.api_handlers(doors, rooms(), scrape=None), *rpc.open_handlers(rooms(), None))
     services = (
         *health_pb2.DESCRIPTOR.services_by_name.values(),
         *reflection_pb2.DESCRIPTOR.services_by_name.values(),

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
+from types import SimpleNamespace
 from uuid import uuid4
 
 import grpc
@@ -123,7 +124,7 @@ async def test_subscription(doors):
 
 @pytest.mark.parametrize("service", ["delivery", "relay", "lightning", "log", "message", "of-this-node"])
 async def test_services_that_there_are(doors, service):
-    doors.services = frozenset({"of-this-node"})
+    doors.services = (SimpleNamespace(service_type="of-this-node"),)
     doors.hub.unsubscribe(subscribe(doors, websocket_pb2.SubscribeRequest(services=[service]), "grpc"))
 
 

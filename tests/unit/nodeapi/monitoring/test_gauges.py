@@ -11,6 +11,7 @@ from django.db import OperationalError
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as openmetrics_families
 from prometheus_client.parser import text_string_to_metric_families
 
+from lightning.client import Trouble
 from lightning.keysend import KEYSEND_FEATURE_BIT
 from messaging.answers import AnswerBudget, AnswerTerms
 from messaging.traffic import Depth
@@ -188,7 +189,7 @@ async def test_parts_that_a_process_has(engine, with_redis, parts):
 
 async def test_lnd_that_has_not_answered_yet():
     lnd = make_engine().lnd
-    lnd.reachable = False
+    lnd.reachable, lnd.problem = False, Trouble.AWAY
     value = await values(make_scrape(lnd=lnd))
     assert value("build_info", version="1.2.3", process="runimpd") == 1
     assert value("lnd_reachable") == 0
@@ -306,9 +307,29 @@ async def test_dead_payments_of_lnd():
     assert (await values(make_scrape(engine=make_engine())))("lnd_dead_payments") == 0
 
 
+async def test_page_before_the_database_and_lnd_were_asked():
+    """It raises no alarm about lnd, and reads nothing."""
+    lnd = LndStatus(SimpleNamespace())
+    scrape = Scrape(
+        keys=SimpleNamespace(callers=[]),
+        surroundings=Around(Seen(disk_free_bytes=5)),
+        database=None,
+        file=None,
+        hub=None,
+        health=Looking(Fault("database", "away")),
+        engine=lambda: None,
+        lnd=lnd,
+        version="1.2.3",
+        with_redis=False,
+    )
+    value = await values(scrape)
+    assert (value("ready"), value("health", part="database"), value("disk_free_bytes")) == (0, 0, 5)
+    assert value("lnd_reachable") is value("health", part="lnd") is value("events_last_seq") is None
+
+
 async def test_lnd_that_has_not_told_its_balances():
     engine = make_engine()
-    engine.lnd.reachable = False
+    engine.lnd.reachable, engine.lnd.problem = False, Trouble.AWAY
     engine.lnd.info = lightning_pb2.GetInfoResponse()
     value = await values(make_scrape(engine=engine))
     assert [value(f"lnd_{name}") for name in ("reachable", "synced", "keysend")] == [0, 0, 0]

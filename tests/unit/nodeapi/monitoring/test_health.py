@@ -127,7 +127,8 @@ def lnd(
         (lnd(synced=False), "not_synced"),
         (lnd(synced=False, keysend=False), "not_synced"),
         (lnd(keysend=False), "no_keysend"),
-        (lnd(reachable=False), "away"),
+        # It has not been asked yet.
+        (lnd(reachable=False), None),
         (lnd(reachable=False, problem=Trouble.AWAY), "away"),
         (lnd(reachable=False, problem=Trouble.LOCKED), "locked"),
         (lnd(reachable=False, problem=Trouble.STARTING), "starting"),
@@ -251,6 +252,20 @@ async def test_process_that_starts(clock):
     starting.phase = "stopping"
     clock.seconds += 1
     assert (await starting.look()).faults == (Fault("node", "stopping"),)
+
+
+async def test_process_that_waits_tells_for_what_and_nothing_else(clock):
+    """That it starts is no news beside the cause."""
+    starting = Health()
+    starting.wait_for_database(True)
+    assert (await starting.look()).faults == (Fault("database", "away"),)
+    starting.wait_for_database(False)
+    status = lnd(reachable=False, problem=Trouble.LOCKED)
+    starting.watch_lnd(status)
+    assert (await starting.look()).faults == (Fault("lnd", "locked"),)
+    status.reachable, status.info.best_header_timestamp = True, int(time.time()) + 3 * 3_600
+    clock.seconds += 1
+    assert (await starting.look()).faults == (Fault("node", "starting"), Fault("clock", "behind"))
 
 
 async def test_all_parts_are_asked(clock):
