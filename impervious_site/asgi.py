@@ -28,7 +28,7 @@ _django: Any = get_asgi_application()
 
 from impervious_site.reload import Reload
 from impervious_site.static_files import StaticFiles
-from nodeapi import access_log, assembly, descriptors, http_limits
+from nodeapi import access_log, assembly, descriptors, http_limits, signals, systemd
 from nodeapi.addresses import ClientsOfProxies, trust
 from nodeapi.entry import api_entry
 from nodeapi.http_drain import HttpDrain
@@ -71,7 +71,17 @@ if "IMPD_ENGINE_HERE" not in os.environ:
     api_entry.make_with(
         partial(install_api, settings.IMPD, version=settings.VERSION, reload=Reload(settings.IMPD))
     )
-drain_at_shutdown(partial(api_entry.drain, DRAIN_SECONDS))
+
+
+async def _drain() -> None:
+    # The runtime has done so at the signal.
+    if "IMPD_ENGINE_HERE" not in os.environ:
+        signals.begin_end()
+        systemd.notify(systemd.STOPPING)
+    await api_entry.drain(DRAIN_SECONDS)
+
+
+drain_at_shutdown(_drain)
 
 
 async def _http(scope: dict[str, Any], receive: Any, send: Any) -> None:

@@ -44,6 +44,7 @@ PARTS = (
     "nodeapi.rpc_requests",
     "nodeapi.runtime",
     "nodeapi.server_lock",
+    "nodeapi.signals",
     "nodeapi.stream",
     "nodeapi.subscribe",
     "nodeapi.tls",

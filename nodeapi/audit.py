@@ -26,6 +26,7 @@ Outcome = AuditEntry.Outcome
 REFUSALS_A_MINUTE = 60
 AGAIN_SECONDS = 2.0
 MAX_WAITING = 10_000
+CALLER_LEFT = "the caller did not wait for the answer"
 MAX_DETAIL_CHARACTERS = 300
 
 # Rows by their keys, the outcome and its detail.
@@ -73,18 +74,18 @@ class AuditLog:
             call.rows.clear()
             self._add(call.row(error.status_name, detail), None)
 
-    def left(self, call: Call) -> None:
-        """Who called has gone away before the answer. What was stored goes on without it, and what is being stored: whether
+    def left(self, call: Call, why: str = CALLER_LEFT) -> None:
+        """The call ends before its answer. What was stored goes on without it, and what is being stored: whether
         the call has done something is known at its end.
         """
         if work := call.unfinished:
-            work.add_done_callback(lambda _: self.left(call))
+            work.add_done_callback(lambda _: self.left(call, why))
             return
         if any(row.committed for row in call.rows.values()):
-            _tell(call, Outcome.ACCEPTED, "the caller did not wait for the answer")
+            _tell(call, Outcome.ACCEPTED, why)
         elif self._refusals.permits(call.caller.name):
             call.rows.clear()
-            self._add(call.row("Cancelled", "the caller did not wait for the answer"), None)
+            self._add(call.row("Cancelled", why), None)
 
     def refused_at_the_door(self, error: ApiError, *, operation: str, address: str, name: str = "") -> None:
         """A line, no row. `name` is the key's, where it is known."""

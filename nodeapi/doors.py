@@ -6,6 +6,7 @@ import inspect
 import json
 import logging
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +22,7 @@ from messaging.idempotency import Claim, KeyReused
 from messaging.notes import noter
 from messaging.required import required
 from messaging.sparse_log import SparseLog
-from nodeapi.audit import AuditLog
+from nodeapi.audit import CALLER_LEFT, AuditLog
 from nodeapi.auth import Caller, Keys, Visit, WebGuard
 from nodeapi.calling import Call
 from nodeapi.engine import Engine
@@ -38,7 +39,14 @@ IDEMPOTENCY_KEY = "idempotency-key"
 MAX_KEY_CHARACTERS = 255
 STARTING = "the node is starting"
 STOPPING = "the node is stopping: try again, here or at another process of it"
+UNFINISHED = (
+    "the node stops before this call is done: what it has accepted goes on after the next start; ask again, with the same "
+    "Idempotency-Key"
+)
+STOPPED = "the node stopped before the answer"
 FLUSH_SECONDS = 0.2
+# For calls that are broken off to be answered so.
+REFUSE_SECONDS = 1.0
 DATABASE_ERROR_SECONDS = 1.0
 # Gives the request of a call once it is known who calls; over gRPC it arrives only then. Raises ApiError.
 Read = Callable[[], Message | Awaitable[Message]]
@@ -72,35 +80,53 @@ class Doors:
     # While the database is away each call fails, and its log may be on the same disk.
     _database_errors: SparseLog = field(default_factory=_database_errors)
     _stopping: bool = False
-    _open_calls: int = 0
+    _open_calls: set[asyncio.Timeout] = field(default_factory=set)
     _all_answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def drain(self, seconds: float) -> None:
-        """Answers what has begun, but waits for so long at most, takes no further calls, and ends the streams."""
+        """Answers what has begun, takes no further calls, and ends the streams. What is not done within so many seconds is
+        answered that it is not.
+        """
         if self._stopping:
             return
         self._stopping = True
         try:
             async with asyncio.timeout(seconds):
-                while self._open_calls:
-                    self._all_answered.clear()
-                    await self._all_answered.wait()
+                await self._calls_answered()
         except TimeoutError:
-            logger.warning("calls that were not answered in time", extra={"calls": self._open_calls})
+            logger.warning("calls that were not answered in time", extra={"calls": len(self._open_calls)})
+            await self._refuse_open_calls()
         self.keys.end_all_streams(ApiError(grpc.StatusCode.UNAVAILABLE, STOPPING))
         # What was written last leaves.
         await asyncio.sleep(FLUSH_SECONDS)
+
+    async def _calls_answered(self) -> None:
+        while self._open_calls:
+            self._all_answered.clear()
+            await self._all_answered.wait()
+
+    async def _refuse_open_calls(self) -> None:
+        for limit in self._open_calls:
+            limit.reschedule(asyncio.get_running_loop().time())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(REFUSE_SECONDS):
+                await self._calls_answered()
 
     async def call(self, operation: Operation, read: Read, visit: Visit) -> Message:
         """Carries out an operation for whoever comes so. Raises ApiError and nothing else."""
         if self._stopping:
             raise ApiError(grpc.StatusCode.UNAVAILABLE, STOPPING)
-        self._open_calls += 1
         try:
-            return await self._call(operation, read, visit)
-        finally:
-            self._open_calls -= 1
-            self._all_answered.set()
+            # Its end is set when the node stops.
+            async with asyncio.timeout(None) as limit:
+                self._open_calls.add(limit)
+                try:
+                    return await self._call(operation, read, visit)
+                finally:
+                    self._open_calls.discard(limit)
+                    self._all_answered.set()
+        except TimeoutError:
+            raise ApiError(grpc.StatusCode.UNAVAILABLE, UNFINISHED) from None
 
     async def _call(self, operation: Operation, read: Read, visit: Visit) -> Message:
         caller = self.authenticate(visit, operation.rpc_path)
@@ -120,7 +146,7 @@ class Doors:
             self.audit.refused(call, error)
             raise
         except asyncio.CancelledError:
-            self.audit.left(call)
+            self.audit.left(call, STOPPED if self._stopping else CALLER_LEFT)
             raise
         finally:
             noter.reset(setting)

@@ -17,6 +17,7 @@ from nodeapi.http_server import BACKLOG
 LINGER_SECONDS = 1.0
 # For an idle client to close its side.
 CLOSE_SECONDS = 1.0
+FLUSH_SECONDS = 0.2
 
 
 class HttpDrain:
@@ -35,12 +36,15 @@ class HttpDrain:
         daphne.server.twisted_loop.call_later(LINGER_SECONDS, self._close_idle)
 
     async def ended(self, seconds: float) -> None:
-        """Wait until no connection is left, but no longer than so many seconds."""
+        """Wait until no connection is left, but no longer than so many seconds. Requests that are not here by then are refused."""
         try:
             async with asyncio.timeout(seconds):
                 await self._seats.empty.wait()
         except TimeoutError:
-            pass
+            for channel in self._seats.arriving:
+                channel.refuse(b"503 Service Unavailable", [])
+            # What was written leaves in a later turn of the event loop.
+            await asyncio.sleep(FLUSH_SECONDS)
 
     def _close_idle(self) -> None:
         for channel in self._seats.idle:

@@ -126,6 +126,11 @@ class Seats:
         return [channel for channel in self._waiting if not channel.is_asking]
 
     @property
+    def arriving(self) -> list[Any]:
+        """The connections on which a request has begun, and is not here yet."""
+        return [channel for channel in self._waiting if channel.is_asking]
+
+    @property
     def is_full(self) -> bool:
         return len(self) >= self._limits.connections
 

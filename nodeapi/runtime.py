@@ -145,8 +145,7 @@ class Runtime:
             self._failure = self._failure or as_start_error(cause)
 
     def _begin_stop(self) -> None:
-        logger.info("IMPD stops; another signal ends it at once")
-        signals.let_next_end()
+        signals.begin_end()
         self._stop.set()
 
     async def _watch_lock(self) -> None:

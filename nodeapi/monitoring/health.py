@@ -126,7 +126,7 @@ class Health:
     """The parts come as the process makes them. `look` may be called as often as anybody likes."""
 
     def __init__(self) -> None:
-        self.phase: str | None = STARTING
+        self._phase: str | None = STARTING
         self._lnd: LndStatus | None = None
         self._hub: Hub | None = None
         self._awaits_database = False
@@ -167,6 +167,16 @@ class Health:
         self, ask: Callable[[], Awaitable[list[Fault]]], unanswered: Fault, keep_seconds: float
     ) -> None:
         self._probes.append((Asked(ask, keep_seconds=keep_seconds), unanswered))
+        self._looked_at = 0.0
+
+    @property
+    def phase(self) -> str | None:
+        """Before its work, or after: starting, stopping."""
+        return self._phase
+
+    @phase.setter
+    def phase(self, phase: str | None) -> None:
+        self._phase = phase
         self._looked_at = 0.0
 
     async def look(self) -> Report:

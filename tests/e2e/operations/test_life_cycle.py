@@ -1,25 +1,35 @@
 """From the first second of a process to its last: what is served while lnd is away, SIGHUP, and an end in order."""
 
+import asyncio
 import json
 import signal
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from http.client import HTTPException
+from uuid import uuid4
 
 import pytest
 import yaml
 from websockets.exceptions import ConnectionClosed
 
 from impervious_site.version import VERSION
+from lightning.client import LndClient
 from nodeapi import codec
+from nodeapi.doors import UNFINISHED
 from protos import node_pb2, node_pb2_grpc
+from protos.lnrpc import lightning_pb2
 from tests.support import commands
 from tests.support.daphnes import Daphne
+from tests.support.databases import execute
 from tests.support.networks import Network, simulated_network
-from tests.support.nodes import Node
+from tests.support.nodes import GUARD_SECONDS, Node
 from tests.support.streams import SEND, WebsocketStream, b64
 
 SERVICE_RESTART = 1012
+PAY = "/v1/lightning/payinvoice"
+ANOTHER_SIGNAL = "another signal ends it at once"
 
 
 @pytest.fixture(scope="module")
@@ -157,3 +167,79 @@ def test_a_stop_answers_what_has_begun_and_ends_streams(own_network, node, proce
         assert "stopping" in closed.value.rcvd.reason
     statuses = {status for status, _ in seen}
     assert statuses <= {200, 503}, [one for one in seen if one[0] not in (200, 503)]
+
+
+@pytest.fixture
+def held_invoice(own_network) -> Iterator[str]:
+    """Of bob, at whom payments stay under way."""
+    bob = own_network.nodes["bob"]
+    own_network.command("hold", node="bob")
+    yield asyncio.run(invoice_of(bob))
+    own_network.command("release", node="bob")
+
+
+async def invoice_of(lnd) -> str:
+    client = LndClient(
+        host=lnd.host,
+        port=lnd.port,
+        tls_cert=lnd.tls_cert_path.read_bytes(),
+        macaroon_hex=lnd.macaroon_path.read_bytes().hex(),
+    )
+    try:
+        return (await client.add_invoice(lightning_pb2.Invoice(value=21))).payment_request
+    finally:
+        await client.close()
+
+
+def attempts(node: Node) -> int:
+    return execute(node.database_url, "SELECT count(*) FROM invoices_invoicepayment")[0][0]
+
+
+@pytest.mark.parametrize("process", ["runimpd", "daphne"])
+def test_a_call_that_outlasts_the_stop_is_told_so_and_goes_on(own_network, node, held_invoice, process):
+    """By REST and by gRPC; with the same Idempotency-Key its caller finds it again."""
+    key = {"Idempotency-Key": str(uuid4())}
+    with node, ThreadPoolExecutor() as pool:
+        beside = Daphne(node)
+        ending = node if process == "runimpd" else beside
+        if ending is beside:
+            beside.start()
+        paying = pool.submit(ending.post, PAY, {"invoice": held_invoice}, key)
+        slow = ending.http_connection()
+        slow.putrequest("POST", SEND)
+        slow.putheader("Content-Length", "1000")
+        slow.endheaders(b"{")
+        node.wait_until(lambda: attempts(node) == 1)
+        assert ending.stop() in (0, -signal.SIGTERM)
+        assert slow.getresponse().status == 503
+        answer = paying.result()
+        assert (answer.status, answer.json["code"], answer.json["message"]) == (503, 14, UNFINISHED)
+        own_network.command("release", node="bob")
+        ending.start()
+        again = ending.post(PAY, {"invoice": held_invoice}, key)
+        assert again.status == 200, again.body
+        assert again.json["preimage"]
+        assert attempts(node) == 1
+
+
+@pytest.mark.parametrize(
+    ("process", "number"),
+    [("runimpd", signal.SIGTERM), ("runimpd", signal.SIGINT), ("daphne", signal.SIGTERM)],
+)
+def test_a_second_signal_ends_a_stop_at_once(own_network, node, held_invoice, process, number):
+    with node, ThreadPoolExecutor() as pool:
+        beside = Daphne(node)
+        ending = node if process == "runimpd" else beside
+        if ending is beside:
+            beside.start()
+        paying = pool.submit(ending.post, PAY, {"invoice": held_invoice})
+        node.wait_until(lambda: attempts(node) == 1)
+        told = len(ending.log)
+        ending.process.send_signal(signal.SIGTERM)
+        ending.wait_until(lambda: ANOTHER_SIGNAL in ending.log[told:])
+        ending.process.send_signal(number)
+        assert ending.process.wait(GUARD_SECONDS) == -number
+        with pytest.raises((ConnectionError, HTTPException)):
+            paying.result()
+        assert "Traceback" not in ending.log
+        assert "not answered in time" not in ending.log

@@ -266,7 +266,7 @@ def test_node_waits_for_a_server_that_starts_later(network, tmp_path):
                 node.wait_until(lambda: "IMPD started!" in node.log)
                 for process in (node, beside):
                     process.wait_until(lambda process=process: process.get("/v1/node").status == 200)
-                    assert process.get("/health/ready").status == 200
+                    process.wait_until(lambda process=process: process.get("/health/ready").status == 200)
                 assert "Traceback" not in node.log + beside.log
         finally:
             node.kill()

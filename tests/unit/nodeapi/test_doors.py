@@ -18,7 +18,7 @@ from messaging import metrics, notes
 from messaging.budget import OverBudget
 from messaging.idempotency import Claim, KeyReused
 from nodeapi.calling import current_call
-from nodeapi.doors import Doors, claim_of
+from nodeapi.doors import UNFINISHED, Doors, claim_of
 from nodeapi.errors import ApiError, invalid
 from nodeapi.lnd_status import LndStatus
 from nodeapi.models import AuditEntry
@@ -668,6 +668,26 @@ async def test_calls_that_have_begun_are_answered_before_the_end(database):
     go.set()
     assert list((await call).messages) == []
     await draining
+
+
+async def test_calls_that_take_too_long_at_a_stop_are_answered_so(database, monkeypatch):
+    """What one of them has stored goes on, and the audit log says why there was no answer."""
+    stored, answered = asyncio.Event(), uuid4()
+
+    async def store_and_wait(doors, **fields) -> dict:
+        await store_note(doors, answered)
+        stored.set()
+        await asyncio.get_running_loop().create_future()
+
+    doors = make_doors(database, caller("app", "send"), engine=ENGINE)
+    row = operation(SEND_MESSAGE, store_and_wait)
+    call = asyncio.create_task(doors.call(row, lambda: REQUEST, visit("app")))
+    await stored.wait()
+    await doors.drain(0.0)
+    with pytest.raises(ApiError) as error:
+        await call
+    assert (error.value.code, error.value.message) == (CODE.UNAVAILABLE, UNFINISHED)
+    assert await rows(doors, "message_id", "caller") == [(answered, "app")]
 
 
 async def test_call_that_is_never_answered_keeps_nobody(database, caplog):
