@@ -85,17 +85,40 @@ class LndClient:
         channel: grpc.aio.Channel | None = None,
     ):
         self.address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._tls_cert = tls_cert
+        self._former_channels: list[grpc.aio.Channel] = []
+        self._take_macaroon(macaroon_hex)
+        self._take_channel(channel or _open_channel(self.address, tls_cert))
+
+    def _take_macaroon(self, macaroon_hex: str) -> None:
         self._metadata = (("macaroon", macaroon_hex),)
         self._macaroon_hex = macaroon_hex
-        self._channel = channel or _open_channel(self.address, tls_cert)
+
+    def _take_channel(self, channel: grpc.aio.Channel) -> None:
+        self._channel = channel
         self._stubs = {
-            "lnrpc.Lightning": lightning_pb2_grpc.LightningStub(self._channel),
-            "routerrpc.Router": router_pb2_grpc.RouterStub(self._channel),
-            "invoicesrpc.Invoices": invoices_pb2_grpc.InvoicesStub(self._channel),
+            "lnrpc.Lightning": lightning_pb2_grpc.LightningStub(channel),
+            "routerrpc.Router": router_pb2_grpc.RouterStub(channel),
+            "invoicesrpc.Invoices": invoices_pb2_grpc.InvoicesStub(channel),
         }
 
+    def with_credentials(self, *, tls_cert: bytes | None, macaroon_hex: str) -> "LndClient":
+        """Another client of the same lnd, for trying these. It is to be closed."""
+        host, _, port = self.address.rpartition(":")
+        return LndClient(host=host.strip("[]"), port=int(port), tls_cert=tls_cert, macaroon_hex=macaroon_hex)
+
+    def renew(self, *, tls_cert: bytes | None, macaroon_hex: str) -> None:
+        """Make calls with these from now on; those that are under way go on as they began."""
+        self._take_macaroon(macaroon_hex)
+        if tls_cert != self._tls_cert:
+            self._tls_cert = tls_cert
+            # To close it would cancel the calls on it. Without calls it does not connect again.
+            self._former_channels.append(self._channel)
+            self._take_channel(_open_channel(self.address, tls_cert))
+
     async def close(self) -> None:
-        await self._channel.close()
+        for channel in (*self._former_channels, self._channel):
+            await channel.close()
 
     async def get_info(self) -> lightning_pb2.GetInfoResponse:
         return await self._call(Rpc.GET_INFO, lightning_pb2.GetInfoRequest())

@@ -1,7 +1,8 @@
 """One error for all doors, and its place in HTTP as grpc-gateway defines it; one for what ends the node."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import grpc
 
@@ -28,6 +29,11 @@ HTTP_STATUS = {
 
 # gRPC gives the same status where nobody answers.
 BY_NODE = ("impervious-unavailable", "node")
+
+
+def is_by_node(trailing_metadata: Iterable[Any] | None) -> bool:
+    """Whether an answer UNAVAILABLE is by a node, and not of gRPC itself because nobody answers."""
+    return any(tuple(pair) == BY_NODE for pair in trailing_metadata or ())
 
 
 class ApiError(Exception):

@@ -10,7 +10,7 @@ from google.protobuf.message import Message
 
 from nodeapi.auth import Visit
 from nodeapi.certificates import Pair
-from nodeapi.errors import BY_NODE, ApiError
+from nodeapi.errors import ApiError, is_by_node
 from nodeapi.operations import Operation
 from nodeapi.tls import PairFiles, grpc_channel
 
@@ -106,9 +106,7 @@ class Forwarder:
 
 def is_unanswered(error: grpc.aio.AioRpcError) -> bool:
     """Whether it was not runimpd that is unavailable by its own words, but the way to it."""
-    return error.code() is grpc.StatusCode.UNAVAILABLE and BY_NODE not in map(
-        tuple, error.trailing_metadata() or ()
-    )
+    return error.code() is grpc.StatusCode.UNAVAILABLE and not is_by_node(error.trailing_metadata())
 
 
 def _trouble(error: grpc.aio.AioRpcError) -> str:

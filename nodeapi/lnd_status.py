@@ -38,6 +38,13 @@ def receivable_sat(channels: lightning_pb2.ListChannelsResponse) -> int:
     return sum(total_receivable_sat(channels.channels, private=private) for private in (False, True))
 
 
+async def check_macaroon(client: LndClient, calls: Collection[Rpc]) -> None:
+    """LndError when it does not permit these calls."""
+    # To ask is not worth ending for: that call is only for this.
+    if missing := await client.not_permitted(rpc for rpc in calls if rpc is not Rpc.CHECK_MACAROON):
+        raise too_weak(client.address, missing)
+
+
 class LndStatus:
     """The last answers of lnd. Amounts are what can be used: after each channel's reserve."""
 
@@ -75,7 +82,7 @@ class LndStatus:
         wait_seconds, told, logged = FIRST_WAIT_SECONDS, "", ""
         while True:
             try:
-                await self._check_macaroon(calls)
+                await check_macaroon(self._client, calls)
                 await self.refresh()
                 self._check(expected_pubkey)
                 if self.info.synced_to_chain:
@@ -96,10 +103,20 @@ class LndStatus:
             await asyncio.sleep(wait_seconds)
             wait_seconds = min(LONGEST_WAIT_SECONDS, wait_seconds * 1.5)
 
-    async def _check_macaroon(self, calls: Collection[Rpc]) -> None:
-        # To ask is not worth ending for: that call is only for this.
-        if missing := await self._client.not_permitted(rpc for rpc in calls if rpc is not Rpc.CHECK_MACAROON):
-            raise too_weak(self._client.address, missing)
+    async def renew(self, *, tls_cert: bytes | None, macaroon_hex: str, calls: Collection[Rpc]) -> None:
+        """Uses these credentials from now on. LndError if lnd refuses them for these calls: then those of before stay. While
+        lnd is away they cannot be tried.
+        """
+        trial = self._client.with_credentials(tls_cert=tls_cert, macaroon_hex=macaroon_hex)
+        try:
+            await check_macaroon(trial, calls)
+        except LndError as error:
+            if not error.trouble.passes:
+                raise
+        finally:
+            await trial.close()
+        self._client.renew(tls_cert=tls_cert, macaroon_hex=macaroon_hex)
+        self.look_soon()
 
     def _check(self, expected_pubkey: str) -> None:
         pubkey = self.info.identity_pubkey

@@ -22,7 +22,6 @@ from messaging.epoch import OvertakenError
 from messaging.models import InvoiceMark
 from messaging.required import required
 from nodeapi import assembly, descriptors, schema, signals, systemd
-from nodeapi.auth import Keys
 from nodeapi.doors import STARTING, Doors
 from nodeapi.entry import WAITING_FOR_DATABASE, api_entry
 from nodeapi.errors import StartError
@@ -32,14 +31,11 @@ from nodeapi.lnd_status import LndStatus
 from nodeapi.locks import lock_of
 from nodeapi.monitoring.pages import EarlyMetrics
 from nodeapi.monitoring.rpc_health import RunimpdHealth
+from nodeapi.reloadable import Reload, Reloadable
 from nodeapi.rpc_server import RpcServer
-from nodeapi.tls import PairFiles
 from nodeapi.web import ApiApplication
 
 logger = logging.getLogger("nodeapi.runtime")
-
-# What SIGHUP does (impervious_site/reload.py).
-Reload = Callable[[Keys | None, PairFiles | None], Coroutine[Any, Any, None]]
 
 Result = TypeVar("Result")
 
@@ -82,6 +78,7 @@ class Runtime:
         self._failure: BaseException | None = None
         self._stop = asyncio.Event()
         self._doors: Doors | None = None
+        self._lnd: LndStatus | None = None
 
     def run(self) -> None:
         # The database threads hand over to the event loop many times a second: the default of 5 ms would be felt.
@@ -157,12 +154,13 @@ class Runtime:
             # It was closed: whoever started the node there is gone.
             self._stop.set()
             return
-        keep_running(self._reload(api_entry.keys, self._tls))
+        parts = Reloadable(health=api_entry.health, keys=api_entry.keys, tls=self._tls, lnd=self._lnd)
+        keep_running(self._reload(parts))
 
     async def _work(self) -> None:
         config, health = self._config, api_entry.health
         client = assembly.make_client(config)
-        lnd = LndStatus(client, on_wait=self._wait_for)
+        lnd = self._lnd = LndStatus(client, on_wait=self._wait_for)
         health.watch_lnd(lnd)
         self._install_early_metrics(lnd)
         server = self._make_rpc_server()
@@ -391,11 +389,9 @@ async def install_api(config, *, version: str, reload: Reload) -> None:
         raise
     for part in (hub.run(), doors.keys.run(), doors.audit.run()):
         keep_running(part)
-    tls = assembly.make_tls(config)
-    asyncio.get_running_loop().add_signal_handler(
-        signal.SIGHUP, lambda: keep_running(reload(doors.keys, tls))
-    )
     health = api_entry.health
+    parts = Reloadable(health=health, keys=doors.keys, tls=assembly.make_tls(config))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, lambda: keep_running(reload(parts)))
     health.watch_database(database, config.database.sqlite_path)
     if config.server.enabled:
         health.watch_runimpd(RunimpdHealth(required(doors.forwarder)).ask)

@@ -18,7 +18,7 @@ from cryptography import x509
 from google.protobuf.message import Message
 
 from nodeapi.certificates import names_of
-from nodeapi.errors import BY_NODE
+from nodeapi.errors import is_by_node
 from protos import (
     federate_pb2,
     federate_pb2_grpc,
@@ -308,7 +308,7 @@ class NodeClient:
             " ".join(details.split()) or code.name,
             away=code is grpc.StatusCode.UNAVAILABLE,
             code=code,
-            waits=BY_NODE in map(tuple, error.trailing_metadata() or ()),
+            waits=is_by_node(error.trailing_metadata()),
         )
 
 

@@ -59,6 +59,10 @@ TEXTS = {
         "behind",
     ): "this machine's clock is behind: lnd has a block that is more than two hours ahead of it",
     ("clock", "ahead"): "this machine's clock may be ahead: lnd's newest block is more than six hours old",
+    (
+        "configuration",
+        "refused",
+    ): "the configuration cannot be used as it is now: the node goes on with that of before, and could not start with this",
     ("runimpd", "away"): "runimpd does not answer: history and streams are served, other calls are not",
 }
 # The node works on with these; all others make it unready.
@@ -70,6 +74,7 @@ DEGRADING = frozenset(
         ("redis", "away"),
         ("clock", "behind"),
         ("clock", "ahead"),
+        ("configuration", "refused"),
     }
 )
 PARTS = tuple(dict.fromkeys(part for part, _ in TEXTS))
@@ -130,6 +135,7 @@ class Health:
         self._lnd: LndStatus | None = None
         self._hub: Hub | None = None
         self._awaits_database = False
+        self._configuration_refused = False
         self._dead_payments: Callable[[], int] = lambda: 0
         self._probes: list[tuple[Asked, Fault]] = []
         self._report = Report((Fault("node", "starting"),))
@@ -148,6 +154,11 @@ class Health:
     def wait_for_database(self, waits: bool) -> None:
         """Before it can be watched."""
         self._awaits_database = waits
+        self._looked_at = 0.0
+
+    def refuse_configuration(self, refused: bool) -> None:
+        """Whether the last one that was read while the process runs could not be used."""
+        self._configuration_refused = refused
         self._looked_at = 0.0
 
     def watch_lnd(self, lnd: LndStatus) -> None:
@@ -191,6 +202,8 @@ class Health:
         answers = await asyncio.gather(*(_faults(asked, unanswered) for asked, unanswered in self._probes))
         faults = [Fault("database", "away")] if self._awaits_database else []
         faults += lnd_faults(self._lnd) + clock_faults(self._lnd) if self._lnd else []
+        if self._configuration_refused:
+            faults.append(Fault("configuration", "refused"))
         if self._dead_payments():
             faults.append(Fault("lnd", "dead_payments"))
         faults += [fault for answer in answers for fault in answer]

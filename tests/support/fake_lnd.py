@@ -47,9 +47,11 @@ class FakeLndServer(MemoryServer):
 
     def __init__(self, node: Node, services: Services):
         self.macaroon = secrets.token_bytes(MACAROON_BYTES)
-        bakery = Bakery(self.macaroon)
-        super().__init__([Gate(node, bakery)])
-        add_services(cast("grpc.aio.Server", self), node, services, bakery, f"{HOST}:{PORT}")
+        self.bakery = Bakery(self.macaroon)
+        super().__init__([Gate(node, self.bakery)])
+        add_services(cast("grpc.aio.Server", self), node, services, self.bakery, f"{HOST}:{PORT}")
+        # With which calls came.
+        self.macaroons: list[str] = []
         self.calls: list[tuple[str, Any]] = []
         self.faults: dict[str, Fault] = {}
         self._node = node
@@ -59,6 +61,7 @@ class FakeLndServer(MemoryServer):
         return MemoryChannel(self, (("macaroon", macaroon_hex),) if macaroon_hex else ())
 
     async def _handler(self, path: str, metadata: Metadata) -> Any:
+        self.macaroons += [value for name, value in metadata if name == "macaroon"]
         if self._node.state == DOWN:
             raise Aborted(UNAVAILABLE, "failed to connect to all addresses")
         return await super()._handler(path, metadata)
@@ -93,6 +96,10 @@ class FakeLnd(LndClient):
             macaroon_hex=self.server.macaroon.hex(),
             channel=cast("grpc.aio.Channel", self.server.channel()),
         )
+
+    def with_credentials(self, *, tls_cert: bytes | None, macaroon_hex: str) -> LndClient:
+        channel = cast("grpc.aio.Channel", self.server.channel())
+        return LndClient(host=HOST, port=PORT, tls_cert=tls_cert, macaroon_hex=macaroon_hex, channel=channel)
 
     @property
     def pubkey(self) -> str:

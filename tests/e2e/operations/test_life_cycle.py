@@ -1,6 +1,7 @@
 """From the first second of a process to its last: what is served while lnd is away, SIGHUP, and an end in order."""
 
 import asyncio
+import dataclasses
 import json
 import signal
 import threading
@@ -16,6 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 from impervious_site.version import VERSION
 from lightning.client import LndClient
+from lightning.rpcs import Rpc, bake_line
 from nodeapi import codec
 from nodeapi.doors import UNFINISHED
 from protos import node_pb2, node_pb2_grpc
@@ -23,6 +25,7 @@ from protos.lnrpc import lightning_pb2
 from tests.support import commands
 from tests.support.daphnes import Daphne
 from tests.support.databases import execute
+from tests.support.macaroons import all_but, baked, uris
 from tests.support.networks import Network, simulated_network
 from tests.support.nodes import GUARD_SECONDS, Node
 from tests.support.streams import SEND, WebsocketStream, b64
@@ -114,6 +117,35 @@ def test_sighup_takes_up_what_it_can(own_network, node):
         sent = node.post(SEND, {"msg": b64(b"hello"), "pubkey": own_network.nodes["bob"].pubkey})
         for each in (stream, there):
             assert each.of(sent.json["id"])["serviceType"] == "delivery"
+
+
+def test_sighup_takes_up_a_macaroon(own_network, node):
+    """One that does not permit what the node calls is refused, and those of before go on."""
+    alice, bob = own_network.nodes["alice"], own_network.nodes["bob"]
+    lnd = baked(alice, node.directory, uris(bake_line(Rpc)))
+    good = lnd.macaroon_path.read_bytes()
+    own = node.directory / "own.macaroon"
+    own.write_bytes(alice.macaroon_path.read_bytes())
+    own.chmod(0o600)
+    node.lnd = dataclasses.replace(alice, macaroon_path=own)
+    node.configure({})
+    with node:
+        own.write_bytes(baked(alice, node.directory, all_but(Rpc.SEND_PAYMENT)).macaroon_path.read_bytes())
+        node.process.send_signal(signal.SIGHUP)
+        node.wait_until(lambda: "SIGHUP: the configuration cannot be used" in node.log)
+        assert "does not permit SendPaymentV2" in node.log
+        ready = node.get("/health/ready").json
+        assert [(warning["part"], warning["reason"]) for warning in ready["warnings"]] == [
+            ("configuration", "refused")
+        ]
+        assert node.get("/v1/node").json["lndReachable"]
+        own.write_bytes(good)
+        node.process.send_signal(signal.SIGHUP)
+        node.wait_until(lambda: "lnd's macaroon were read again" in node.log)
+        assert node.get("/health/ready").json["status"] == "ready"
+        sent = node.post(SEND, {"msg": b64(b"hello"), "pubkey": bob.pubkey})
+        assert node.ended(sent.json["id"])["state"] == "settled"
+        assert node.log.count('"ERROR"') == 1
 
 
 @contextmanager

@@ -225,3 +225,25 @@ async def test_private_channels_are_told_as_hints():
     status = LndStatus(public)
     await status.refresh()
     assert status.reply_hints == ()
+
+
+async def test_new_credentials(lnd):
+    """They are tried first; while lnd is away they cannot be."""
+    status = LndStatus(lnd)
+    await connect(status)
+    before = lnd.server.macaroon.hex()
+    weak = lnd.server.bakery.bake([("info", "read"), ("macaroon", "read")]).hex()
+    for macaroon_hex in ("00" * len(lnd.server.macaroon), weak):
+        with pytest.raises(LndError) as error:
+            await status.renew(tls_cert=None, macaroon_hex=macaroon_hex, calls=list(Rpc))
+        assert error.value.trouble is Trouble.MACAROON
+        await status.refresh()
+    full = lnd.server.bakery.bake([("uri", rpc.path) for rpc in Rpc]).hex()
+    await status.renew(tls_cert=None, macaroon_hex=full, calls=list(Rpc))
+    await status.refresh()
+    assert lnd.server.macaroons[-1] == full != before
+    lnd.stop()
+    await status.renew(tls_cert=None, macaroon_hex=before, calls=list(Rpc))
+    lnd.start()
+    await status.refresh()
+    assert lnd.server.macaroons[-1] == before
