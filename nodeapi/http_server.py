@@ -25,6 +25,22 @@ def drain_at_shutdown(drain: Callable[[], Coroutine[Any, Any, None]]) -> None:
     daphne.server.Server.kill_all_applications = drained
 
 
+def tell_when_listening(listening: Callable[[], None]) -> None:
+    """Call this once, in the event loop, when a Daphne of this process listens at its first endpoint."""
+    tell = daphne.server.Server.listen_success
+    told = False
+
+    def listen_success(server: daphne.server.Server, port: Any) -> None:
+        nonlocal told
+        tell(server, port)
+        if not told:
+            told = True
+            # Listening comes before the loop runs.
+            daphne.server.twisted_loop.call_soon(listening)
+
+    daphne.server.Server.listen_success = listen_success
+
+
 class HttpServer(daphne.server.Server):
     """`address` has host and port. Its limits are those of http_limits.install."""
 

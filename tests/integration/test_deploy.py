@@ -15,6 +15,8 @@ from django.core.management import load_command_class
 from impervious_site.config import _FILE_KEYS, load_config
 from impervious_site.config_sources import env_name
 from impervious_site.version import VERSION
+from nodeapi.entry import LAST_SECONDS
+from nodeapi.runtime import DRAIN_SECONDS
 from tests.support.code import ROOMS
 from tests.support.nodes import ROOT, free_port
 
@@ -194,6 +196,19 @@ def test_a_node_that_sells_vpn_can_call_sudo():
     settings = dict(unit("impervious.service")["Service"]) | dict(unit("selling-vpn.conf")["Service"])
     assert settings["NoNewPrivileges"] == "no"
     assert {name for name in IMPLY_NO_NEW_PRIVILEGES if settings.get(name, "no") not in ("", "no")} == set()
+
+
+@pytest.mark.parametrize("name", ["impervious.service", "impervious-daphne@.service"])
+def test_units_are_watched_and_reload(name):
+    unit = ConfigParser(strict=False, interpolation=None)
+    unit.optionxform = str
+    unit.read(UNITS / name)
+    service = unit["Service"]
+    assert (service["Type"], service["Restart"]) == ("notify", "always")
+    assert int(service["WatchdogSec"]) > 0
+    assert service["ExecReload"].split()[1:] == ["-HUP", "$MAINPID"]
+    # Longer than a stop takes.
+    assert int(service["TimeoutStopSec"]) > DRAIN_SECONDS + LAST_SECONDS
 
 
 ANALYZE = shutil.which("systemd-analyze")

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import json
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -275,3 +276,38 @@ def test_a_second_signal_ends_a_stop_at_once(own_network, node, held_invoice, pr
             paying.result()
         assert "Traceback" not in ending.log
         assert "not answered in time" not in ending.log
+
+
+@pytest.fixture
+def supervisor(tmp_path) -> Iterator[socket.socket]:
+    """What systemd listens on for a unit of Type=notify."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as receiver:
+        receiver.bind(str(tmp_path / "notify"))
+        receiver.settimeout(GUARD_SECONDS)
+        yield receiver
+
+
+@pytest.mark.parametrize("process", ["runimpd", "daphne"])
+def test_systemd_is_told_of_readiness_life_and_end(node, supervisor, process):
+    """Ready is what listens, and the signs of life come from the event loop: one that stands still gives none."""
+    environ = {"NOTIFY_SOCKET": supervisor.getsockname(), "WATCHDOG_USEC": "300000"}
+
+    def until_told(line: bytes) -> None:
+        while line not in supervisor.recv(10_000).split(b"\n"):
+            pass
+
+    watched = Node(node.lnd, node.directory, environ=environ) if process == "runimpd" else Daphne(node)
+    watched.environ = environ
+    if process == "daphne":
+        node.start()
+    watched.launch()
+    try:
+        until_told(b"READY=1")
+        assert watched.get("/health/live").status == 200
+        for _ in range(2):
+            until_told(b"WATCHDOG=1")
+        watched.process.send_signal(signal.SIGTERM)
+        until_told(b"STOPPING=1")
+        assert watched.process.wait(GUARD_SECONDS) in (0, -signal.SIGTERM)
+    finally:
+        watched.kill()
