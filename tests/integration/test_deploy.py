@@ -205,6 +205,8 @@ def test_units_are_watched_and_reload(name):
     unit.read(UNITS / name)
     service = unit["Service"]
     assert (service["Type"], service["Restart"]) == ("notify", "always")
+    # However often it has failed.
+    assert unit["Unit"]["StartLimitIntervalSec"] == "0"
     assert int(service["WatchdogSec"]) > 0
     assert service["ExecReload"].split()[1:] == ["-HUP", "$MAINPID"]
     # Longer than a stop takes.

@@ -12,6 +12,7 @@ from lightning.client import LndError, Trouble
 from nodeapi.cli.doctor import access, certificate, clock, configuration, descriptors, lnd, node, run
 from nodeapi.cli.doctor.findings import Patient, State
 from nodeapi.keys import StoredKey, StoredKeys
+from protos import node_pb2
 from tests.support.certificates import Authority
 
 LND = {"ip": "127.0.0.1", "port": 10009, "admin_macaroon_hex": "00ff"}
@@ -199,3 +200,49 @@ def test_daphne_of_a_node_that_does_not_run_is_left_alone(tmp_path, monkeypatch)
     # Somebody else's program there is in the way.
     monkeypatch.setattr(node, "ask_http", lambda door: (200, {"hello": "world"}))
     assert len(found(node._no_answer(patient, node.NodeError("away", away=True)))[State.WRONG]) == 1
+
+
+@pytest.mark.parametrize(
+    ("state", "warnings", "told"),
+    [
+        ("running", [], (State.OK, "the node runs, and answers at 127.0.0.1:8881")),
+        (
+            "waiting for lnd",
+            ["lnd is locked; the node waits for it"],
+            (State.NOTE, "has not started yet: lnd is locked; the node waits for it"),
+        ),
+    ],
+)
+def test_node_that_waits_is_not_said_to_run(tmp_path, state, warnings, told):
+    """Nor to be another one, because it does not know its key yet."""
+    patient = patient_of(tmp_path)
+    patient.lnd_info = SimpleNamespace(identity_pubkey="02aa")
+    own = {"pubkey": "02aa", "lnd_reachable": True} if state == "running" else {}
+    info = node_pb2.GetInfoResponse(version=patient.version, state=state, warnings=warnings, **own)
+    state_of_finding, words = told
+    (finding,) = node._runs(patient, info)
+    assert finding.state is state_of_finding
+    assert words in finding.words
+
+
+def test_node_that_waits_for_its_database_is_no_other_program(tmp_path, monkeypatch):
+    patient = patient_of(tmp_path)
+    patient.door = SimpleNamespace()
+
+    class Waiting:
+        def __init__(self, door, *, call_seconds):
+            pass
+
+        def __enter__(self):
+            return self
+
+        def __exit__(self, *_):
+            pass
+
+        def info(self):
+            raise node.NodeError("the node waits for its database", away=True, waits=True)
+
+    monkeypatch.setattr(node, "NodeClient", Waiting)
+    (finding,) = node.check(patient)
+    assert (finding.state, patient.running) == (State.NOTE, True)
+    assert "has not started yet: the node waits for its database" in finding.words
