@@ -28,11 +28,11 @@ _django = get_asgi_application()
 
 from impervious_site.reload import Reload
 from impervious_site.static_files import StaticFiles
-from nodeapi import access_log, assembly, descriptors, http_limits
+from nodeapi import access_log, assembly, descriptors, http_limits, systemd
 from nodeapi.addresses import ClientsOfProxies, trust
 from nodeapi.entry import api_entry
 from nodeapi.http_drain import HttpDrain
-from nodeapi.http_server import drain_at_shutdown
+from nodeapi.http_server import drain_at_shutdown, when_listening
 from nodeapi.monitoring.paths import PATHS
 from nodeapi.runtime import DRAIN_SECONDS, install_api
 from nodeapi.web import CrossOrigin, is_api_path
@@ -50,6 +50,8 @@ api_entry.drain_http_with(HttpDrain(http_limits.installed_seats()))
 if "IMPD_ENGINE_HERE" not in os.environ:
     # Until the API is made, at the first call, it must not end this process.
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    # runimpd tells of itself.
+    when_listening(systemd.begin_unit)
     api_entry.make_with(
         partial(install_api, settings.IMPD, version=settings.VERSION, reload=Reload(settings.IMPD))
     )

@@ -36,6 +36,7 @@ READ = "read"
 IDEMPOTENCY_KEY = "idempotency-key"
 MAX_KEY_CHARACTERS = 255
 STOPPING = "the node is stopping: try again, here or at another process of it"
+CUT_OFF = "the node has stopped before this call was answered; what it has stored goes on. Try again, with the same Idempotency-Key"
 FLUSH_SECONDS = 0.2
 DATABASE_ERROR_SECONDS = 1.0
 # Gives the request of a call once it is known who calls; over gRPC it arrives only then. Raises ApiError.
@@ -69,7 +70,8 @@ class Doors:
     # While the database is away each call fails, and its log may be on the same disk.
     _database_errors: SparseLog = field(default_factory=_database_errors)
     _stopping: bool = False
-    _open_calls: int = 0
+    _cut_off: bool = False
+    _open_calls: set[asyncio.Task[Any]] = field(default_factory=set)
     _all_answered: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def drain(self, seconds: float) -> None:
@@ -83,7 +85,12 @@ class Doors:
                     self._all_answered.clear()
                     await self._all_answered.wait()
         except TimeoutError:
-            logger.warning("calls that were not answered in time", extra={"calls": self._open_calls})
+            logger.warning("calls that were not answered in time", extra={"calls": len(self._open_calls)})
+        finally:
+            # Also where a second signal has ended the wait.
+            self._cut_off = True
+            for task in self._open_calls:
+                task.cancel()
         self.keys.end_all_streams(ApiError(grpc.StatusCode.UNAVAILABLE, STOPPING))
         # What was written last leaves.
         await asyncio.sleep(FLUSH_SECONDS)
@@ -92,11 +99,17 @@ class Doors:
         """Carries out an operation for whoever comes so. Raises ApiError and nothing else."""
         if self._stopping:
             raise ApiError(grpc.StatusCode.UNAVAILABLE, STOPPING)
-        self._open_calls += 1
+        task = required(asyncio.current_task())
+        self._open_calls.add(task)
         try:
             return await self._call(operation, read, visit)
+        except asyncio.CancelledError:
+            if not self._cut_off:
+                raise
+            task.uncancel()
+            raise ApiError(grpc.StatusCode.UNAVAILABLE, CUT_OFF) from None
         finally:
-            self._open_calls -= 1
+            self._open_calls.discard(task)
             self._all_answered.set()
 
     async def _call(self, operation: Operation, read: Read, visit: Visit) -> Message:

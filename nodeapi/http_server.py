@@ -1,5 +1,6 @@
 """Daphne as runimpd starts it: for one address, over TLS where there is a certificate."""
 
+import signal
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -14,15 +15,31 @@ BACKLOG = 1024
 
 
 def drain_at_shutdown(drain: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Before Daphne, in whatever process, ends what its clients wait for."""
+    """Before Daphne, in whatever process, ends what its clients wait for. A second signal waits for nobody."""
     end_applications = daphne.server.Server.kill_all_applications
 
     def drained(server: daphne.server.Server) -> defer.Deferred[Any]:
-        draining = defer.Deferred.fromFuture(daphne.server.twisted_loop.create_task(drain()))
+        loop = daphne.server.twisted_loop
+        work = loop.create_task(drain())
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, work.cancel)
+        draining = defer.Deferred.fromFuture(work)
         draining.addBoth(lambda _: end_applications(server))
         return draining
 
     daphne.server.Server.kill_all_applications = drained
+
+
+def when_listening(begin: Callable[[], None]) -> None:
+    """Calls this once a Daphne of this process listens."""
+    succeed = daphne.server.Server.listen_success
+
+    def listening(server: daphne.server.Server, port: Any) -> None:
+        succeed(server, port)
+        # Its event loop may not run yet.
+        daphne.server.twisted_loop.call_soon(begin)
+
+    daphne.server.Server.listen_success = listening
 
 
 class HttpServer(daphne.server.Server):

@@ -75,6 +75,7 @@ class Runtime:
         self._epoch: int | None = None
         self._failure: BaseException | None = None
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     def run(self) -> None:
         # The database threads hand over to the event loop many times a second: the default of 5 ms would be felt.
@@ -112,7 +113,7 @@ class Runtime:
     async def _main(self) -> None:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._stop_at_signal)
         loop.add_signal_handler(signal.SIGHUP, self._reload_soon)
         working = loop.create_task(self._work())
         stopping = loop.create_task(self._stop.wait())
@@ -124,7 +125,11 @@ class Runtime:
         systemd.notify(systemd.STOPPING)
         if stopping.done() and not working.done():
             api_entry.health.phase = "stopping"
-            await api_entry.drain(DRAIN_SECONDS)
+            draining = loop.create_task(api_entry.drain(DRAIN_SECONDS))
+            hurrying = loop.create_task(self._hurry.wait())
+            await asyncio.wait({draining, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+            draining.cancel()
+            hurrying.cancel()
         for task in (working, stopping, watching, alive):
             task.cancel()
         try:
@@ -135,6 +140,12 @@ class Runtime:
             cause = only_cause(error)
             known = isinstance(cause, (LndError, OvertakenError))
             self._failure = self._failure or (StartError(str(cause)) if known else cause)
+
+    def _stop_at_signal(self) -> None:
+        """A second signal waits for nobody's answer."""
+        if self._stop.is_set():
+            self._hurry.set()
+        self._stop.set()
 
     def _reload_soon(self) -> None:
         if self._at_terminal and not os.isatty(0):

@@ -2,9 +2,11 @@
 
 import json
 import signal
+import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 import yaml
@@ -12,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 
 from tests.support.daphnes import Daphne
 from tests.support.networks import Network, simulated_network
-from tests.support.nodes import Node
+from tests.support.nodes import GUARD_SECONDS, Node
 from tests.support.streams import SEND, WebsocketStream, b64
 
 SERVICE_RESTART = 1012
@@ -112,6 +114,89 @@ def callers(node: Node, pubkey: str, count: int = 8) -> Iterator[list]:
     finally:
         for thread in threads:
             thread.join()
+
+
+@contextmanager
+def call_without_end(own_network: Network, node: Node, directory: Path) -> Iterator[list]:
+    """A call that pays an invoice, whose payment the recipient holds; what its caller is told in the end."""
+    told: list = []
+    with Node(own_network.nodes["bob"], directory / "bob") as recipient:
+        invoice = recipient.post("/v1/lightning/generateinvoice", {"amount": 5}).json["invoice"]
+        own_network.command("hold", node="bob")
+        before = payments(own_network)
+
+        def pay() -> None:
+            try:
+                told.append(node.post("/v1/lightning/payinvoice", {"invoice": invoice}))
+            except OSError as error:
+                told.append(error)
+
+        calling = threading.Thread(target=pay)
+        calling.start()
+        try:
+            node.wait_until(lambda: payments(own_network) > before)
+            yield told
+            calling.join()
+        finally:
+            own_network.command("release", node="bob")
+
+
+def payments(own_network: Network) -> int:
+    """Which alice's lnd has begun."""
+    return next(node["payments"] for node in own_network.command("info") if node["name"] == "alice")
+
+
+UNANSWERED = "calls that were not answered in time"
+
+
+@pytest.mark.parametrize("process", ["runimpd", "daphne"])
+def test_a_call_that_does_not_end_is_answered_at_the_end_of_a_stop(own_network, node, tmp_path, process):
+    with node:
+        beside = Daphne(node)
+        ending = node if process == "runimpd" else beside
+        if ending is beside:
+            beside.start()
+        with call_without_end(own_network, ending, tmp_path) as told:
+            ending.stop()
+    assert UNANSWERED in ending.log
+    assert (told[0].status, told[0].json["code"]) == (503, 14)
+    assert "Idempotency-Key" in told[0].json["message"]
+
+
+@pytest.mark.parametrize("process", ["runimpd", "daphne"])
+def test_a_second_signal_waits_for_no_call(own_network, node, tmp_path, process):
+    with node:
+        beside = Daphne(node)
+        ending = node if process == "runimpd" else beside
+        if ending is beside:
+            beside.start()
+        with call_without_end(own_network, ending, tmp_path):
+            ending.process.send_signal(signal.SIGTERM)
+            ending.wait_until(lambda: not listens(ending))
+            assert ending.stop() in (0, -signal.SIGTERM)
+    assert UNANSWERED not in ending.log
+    assert "Traceback" not in ending.log
+
+
+def listens(node: Node) -> bool:
+    try:
+        node.http_connection().connect()
+    except OSError:
+        return False
+    return True
+
+
+def test_a_daphne_tells_systemd_when_it_listens(node, tmp_path):
+    address = tmp_path / "notify"
+    with node, socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as systemd:
+        systemd.bind(str(address))
+        systemd.settimeout(GUARD_SECONDS)
+        beside = Daphne(node)
+        beside.environ = beside.environ | {"NOTIFY_SOCKET": str(address), "WATCHDOG_USEC": "3000000"}
+        with beside.serving():
+            assert systemd.recv(1000) == b"READY=1"
+            assert listens(beside)
+            assert [systemd.recv(1000) for _ in range(3)] == [b"WATCHDOG=1"] * 3
 
 
 @pytest.mark.parametrize("process", ["runimpd", "daphne"])
