@@ -35,7 +35,7 @@ from nodeapi.http_drain import HttpDrain
 from nodeapi.http_server import drain_at_shutdown, tell_when_listening
 from nodeapi.monitoring.pages import EarlyMetrics
 from nodeapi.monitoring.paths import PATHS
-from nodeapi.runtime import DRAIN_SECONDS, install_api, keep_running
+from nodeapi.runtime import DRAIN_SECONDS, install_api
 from nodeapi.web import CrossOrigin, is_api_path, respond
 
 ADMIN_PATH = "/admin/"
@@ -81,14 +81,9 @@ async def _drain() -> None:
     await api_entry.drain(DRAIN_SECONDS)
 
 
-def _tell_systemd() -> None:
-    systemd.notify(systemd.READY)
-    keep_running(systemd.keep_alive())
-
-
 drain_at_shutdown(_drain)
 if "IMPD_ENGINE_HERE" not in os.environ:
-    tell_when_listening(_tell_systemd)
+    tell_when_listening(systemd.begin_unit)
 
 
 async def _http(scope: dict[str, Any], receive: Any, send: Any) -> None:

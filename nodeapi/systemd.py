@@ -8,6 +8,9 @@ from contextlib import suppress
 READY = "READY=1"
 STOPPING = "STOPPING=1"
 
+# An event loop holds its tasks only weakly.
+_tasks: set[asyncio.Task[None]] = set()
+
 
 def notify(*lines: str) -> None:
     """Does nothing where nobody listens (NOTIFY_SOCKET)."""
@@ -30,6 +33,14 @@ def watchdog_seconds() -> float | None:
     if not microseconds.isdecimal() or pid not in ("", str(os.getpid())):
         return None
     return int(microseconds) / 1e6
+
+
+def begin_unit() -> None:
+    """Tells that this process serves, and gives signs of life from now on. Called from its event loop."""
+    notify(READY)
+    alive = asyncio.get_running_loop().create_task(keep_alive())
+    _tasks.add(alive)
+    alive.add_done_callback(_tasks.discard)
 
 
 async def keep_alive() -> None:

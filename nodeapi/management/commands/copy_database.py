@@ -8,7 +8,6 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error, connections
 from django.db.migrations.loader import MigrationLoader
 
-from impervious_site import secret_key
 from nodeapi import database_copy, first_start, welcome
 from nodeapi.database_copy import CopyError
 from nodeapi.errors import StartError
@@ -94,8 +93,12 @@ def _require_this_version(file: Path) -> None:
         raise CopyError(f"FILE: {file} is of {which}")
 
 
+def _key_in(path: Path) -> str:
+    return path.read_text() if path.exists() else ""
+
+
 def _copy_key(source: Path, target: Path) -> None:
-    key, there = secret_key.read(source), secret_key.read(target)
+    key, there = _key_in(source), _key_in(target)
     if not key:
         raise CopyError(f"FILE: its secret key {source} is missing")
     if there == key:
