@@ -68,6 +68,8 @@ def test_what_is_served_while_lnd_is_locked(own_network, node):
     try:
         node.launch()
         node.wait_until(lambda: is_served(node))
+        # It has asked lnd by then.
+        node.wait_until(lambda: node.get("/v1/node").json["state"] == "waiting for lnd")
         assert metric(node, "impervious_lnd_reachable") == "0.0"
         assert metric(node, "impervious_ready") == "0.0"
         refused = node.post(SEND, message)
