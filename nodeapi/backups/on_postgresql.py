@@ -50,18 +50,18 @@ class Postgres:
             except psycopg.Error:
                 return 0
 
-    def check(self, workshop: Path, *, thorough: bool = False) -> None:
-        postgres.script_of(workshop / DATABASES[self.kind], workshop / "script.sql")
+    def check(self, scratch: Path, *, thorough: bool = False) -> None:
+        postgres.script_of(scratch / DATABASES[self.kind], scratch / "script.sql")
 
-    def replace(self, workshop: Path, mark: Mark) -> list[Path]:
+    def replace(self, scratch: Path, mark: Mark) -> list[Path]:
         asides = []
         if not self.is_empty():
             aside = kept(self._beside.with_suffix(".dump"), mark.stamp)
             postgres.dump(self._parameters, aside)
             asides.append(aside)
-        marking = workshop / "mark.sql"
+        marking = scratch / "mark.sql"
         marking.write_text(mark.script())
-        postgres.replace(self._parameters, workshop / "script.sql", marking)
+        postgres.replace(self._parameters, scratch / "script.sql", marking)
         self.valid_keys = self._names_of_keys()
         return asides
 

@@ -9,6 +9,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
 from django.db.migrations.loader import MigrationLoader
 
+from messaging.required import required
 from nodeapi import welcome
 from nodeapi.backups import record
 from nodeapi.backups.archive import BackupError, Manifest
@@ -44,7 +45,6 @@ class Command(BaseCommand):
         parser.add_argument(
             "--keep",
             type=_at_least_one,
-            default=KEEP,
             metavar="N",
             help=f"with --directory: delete all but the newest N afterwards (default: {KEEP})",
         )
@@ -56,10 +56,15 @@ class Command(BaseCommand):
     def handle(self, *args, file: str | None, directory: Path | None, **options):
         if settings.IMPD is None:
             raise CommandError(welcome.no_configuration(settings.CONFIG_PLACES))
+        if options["keep"] and not directory:
+            raise CommandError("--keep: goes with --directory")
+        if options["force"] and directory:
+            raise CommandError("--force: goes with FILE; --directory replaces nothing")
         with_vpn_key = not options["without_vpn_key"]
+        problems: list[str] = []
         try:
             if directory:
-                manifest = self._rotate(directory.absolute(), options["keep"], with_vpn_key)
+                manifest, problems = self._rotate(directory.absolute(), options["keep"] or KEEP, with_vpn_key)
             elif file == PIPE:
                 manifest = self._stream(with_vpn_key)
             else:
@@ -72,28 +77,31 @@ class Command(BaseCommand):
         (self.stderr if file == PIPE else self.stdout).write(
             "Whoever has it has the node's messages and keys. lnd's files are not in it."
         )
+        if problems:
+            raise CommandError("\n".join(["The backup is good, but", *problems]))
 
     def _make(self, path: Path, *, force: bool = False, with_vpn_key: bool) -> Manifest:
         return make_backup(
             settings.IMPD, path, version=settings.VERSION, force=force, with_vpn_key=with_vpn_key
         )
 
-    def _rotate(self, directory: Path, keep: int, with_vpn_key: bool) -> Manifest:
+    def _rotate(self, directory: Path, keep: int, with_vpn_key: bool) -> tuple[Manifest, list[str]]:
         known = set(MigrationLoader(None).disk_migrations)
         rotated = rotate(
             directory,
             keep,
+            secret_key=required(settings.IMPD).database.secret_key_path,
             make=partial(self._make, with_vpn_key=with_vpn_key),
-            check=partial(check_backup, settings.IMPD, known_migrations=known, scratch=directory),
+            check=partial(check_backup, settings.IMPD, known_migrations=known, room=directory),
         )
         self.stdout.write(f"{rotated.path}: {_contents(rotated.manifest)}, checked")
         for path in rotated.deleted:
             self.stdout.write(f"deleted: {path}")
-        return rotated.manifest
+        return rotated.manifest, rotated.problems
 
     def _stream(self, with_vpn_key: bool) -> Manifest:
         self.stderr.style_func = None
-        if sys.stdout.isatty():
+        if sys.stdout is None or sys.stdout.isatty():
             raise CommandError("FILE: - writes bytes to standard output: let a file or a program take them")
         manifest = stream_backup(
             settings.IMPD, sys.stdout.buffer, version=settings.VERSION, with_vpn_key=with_vpn_key
