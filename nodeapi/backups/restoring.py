@@ -61,8 +61,10 @@ class Target(Protocol):
     def last_seq(self) -> int:
         """Of the database that is there; 0 where it cannot be told."""
 
-    def check(self, scratch: Path, *, thorough: bool = False) -> None:
-        """Raises BackupError when the unpacked database is damaged."""
+    def check(self, scratch: Path, *, only_check: bool = False) -> None:
+        """Raises BackupError when the unpacked database is damaged. `only_check`: it is looked through more thoroughly, and
+        will not be put back.
+        """
 
     def replace(self, scratch: Path, mark: Mark) -> list[Path]:
         """The files under which what was there goes on."""
@@ -89,7 +91,7 @@ def check_backup(
     target = _target(config)
     try:
         with scratch_in(room or target.home) as scratch:
-            return _unpack(source, scratch, target, known_migrations, thorough=True)
+            return _unpack(source, scratch, target, known_migrations, only_check=True)
     except (OSError, sqlite3.Error) as error:
         raise BackupError(f"the backup could not be checked: {error}") from None
 
@@ -117,12 +119,12 @@ def _unpack(
     target: Target,
     known_migrations: Collection[tuple[str, str]],
     *,
-    thorough: bool = False,
+    only_check: bool = False,
 ) -> Manifest:
     """Checks the whole of it."""
     manifest = archive.extract(source, scratch)
     _check(manifest, target, known_migrations)
-    target.check(scratch, thorough=thorough)
+    target.check(scratch, only_check=only_check)
     return manifest
 
 
@@ -219,9 +221,9 @@ class Sqlite:
         except sqlite3.Error:
             return 0
 
-    def check(self, scratch: Path, *, thorough: bool = False) -> None:
+    def check(self, scratch: Path, *, only_check: bool = False) -> None:
         with closing(sqlite3.connect(scratch / DATABASES[self.kind])) as database:
-            check_whole(database, thorough=thorough)
+            check_whole(database, thorough=only_check)
 
     def replace(self, scratch: Path, mark: Mark) -> list[Path]:
         new, aside = scratch / DATABASES[self.kind], kept(self._path, mark.stamp)
