@@ -55,7 +55,7 @@ def _scratch_in(directory: Path) -> Iterator[Path]:
         with scratch_in(directory) as scratch:
             yield scratch
     except (OSError, sqlite3.Error) as error:
-        raise BackupError(f"the backup could not be made: {error}") from None
+        raise BackupError(f"the backup could not be made in {directory}: {error}") from None
 
 
 def _collect(config, scratch: Path, version: str, with_vpn_key: bool) -> tuple[Manifest, dict[str, Path]]:

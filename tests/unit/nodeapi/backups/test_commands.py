@@ -79,6 +79,18 @@ def test_each_way_of_making_one_notes_its_time(arguments):
     assert record.last_backup_at() == MADE_AT
 
 
+class Broken(io.StringIO):
+    def write(self, text: str) -> int:
+        raise BrokenPipeError
+
+
+@pytest.mark.usefixtures("tables", "whole")
+def test_it_is_noted_though_nobody_listens():
+    with pytest.raises(BrokenPipeError):
+        call_command("backup", "--directory", "backups", stdout=Broken())
+    assert record.last_backup_at() == MADE_AT
+
+
 @pytest.mark.parametrize(
     ("arguments", "made_by"),
     list(zip(WAYS.values(), ["make_backup", "stream_backup", "rotate"], strict=True)),
