@@ -6,7 +6,7 @@ import pytest
 
 from nodeapi.backups import scratch
 from nodeapi.backups.archive import BackupError
-from nodeapi.backups.scratch import scratch_in
+from nodeapi.backups.scratch import remove_left_over, scratch_in
 
 
 def test_directory_is_private_and_ends_with_the_work(tmp_path):
@@ -32,20 +32,23 @@ def test_what_a_killed_process_left_goes_and_what_one_works_in_stays(tmp_path):
         assert {path.name for path in tmp_path.iterdir()} == {"other", first.name, second.name}
 
 
-def test_one_that_another_process_took_for_left_over_is_made_again(tmp_path, monkeypatch):
+@pytest.mark.parametrize("step", ["mkdtemp", "open"])
+def test_one_that_another_process_took_for_left_over_is_made_again(tmp_path, monkeypatch, step):
     """Between its making and its lock."""
-    make, made = scratch.tempfile.mkdtemp, []
+    module, name = (scratch.tempfile, "mkdtemp") if step == "mkdtemp" else (scratch, "_open")
+    call, called = getattr(module, name), []
 
-    def removed_at_once(**options) -> str:
-        made.append(make(**options))
-        if len(made) == 1:
-            scratch.remove_left_over(tmp_path)
-        return made[-1]
+    def removed_after_it(*arguments, **options):
+        result = call(*arguments, **options)
+        called.append(result)
+        if len(called) == 1:
+            remove_left_over(tmp_path)
+            assert not list(tmp_path.iterdir())
+        return result
 
-    monkeypatch.setattr(scratch.tempfile, "mkdtemp", removed_at_once)
+    monkeypatch.setattr(module, name, removed_after_it)
     with scratch_in(tmp_path) as directory:
-        assert directory.exists()
-    assert len(made) == 2
+        assert list(tmp_path.iterdir()) == [directory]
 
 
 def test_link_with_such_a_name_leads_nowhere(tmp_path):
