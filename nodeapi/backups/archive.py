@@ -6,7 +6,8 @@ import json
 import os
 import tarfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any, BinaryIO
@@ -80,21 +81,42 @@ def extract(source: Path | IO[bytes], directory: Path) -> Manifest:
     """All files of an archive, a file or a pipe, into a directory, checked. BackupError when anything is missing, added or
     changed.
     """
-    name_of_source = source if isinstance(source, Path) else PIPE
-    try:
-        with _opened(source) as archive:
-            manifest = _read_manifest(archive)
+    with _opened(source) as archive:
+        manifest = _read_manifest(archive)
+        try:
             for name in manifest.files:
                 _take(archive, name, manifest.files[name], directory / name)
-            left = archive.next()
-    except (OSError, tarfile.TarError) as error:
-        raise BackupError(f"{name_of_source} is no whole backup: {error}") from None
-    if left is not None:
-        raise BackupError(f"{name_of_source} has a file that its manifest does not name: {left.name!r}")
+        except OSError as error:
+            # It may be whole: the disk may be full.
+            raise BackupError(
+                f"{_name_of(archive)} could not be unpacked in {directory.parent}: {error.strerror}"
+            ) from None
+        left = archive.next()
+        if left is not None:
+            raise BackupError(
+                f"{_name_of(archive)} has a file that its manifest does not name: {left.name!r}"
+            )
     return manifest
 
 
-def _opened(source: Path | IO[bytes]) -> tarfile.TarFile:
+def read_manifest(path: Path) -> Manifest:
+    """Of an archive that is not checked otherwise. Raises BackupError."""
+    with _opened(path) as archive:
+        return _read_manifest(archive)
+
+
+@contextmanager
+def _opened(source: Path | IO[bytes]) -> Iterator[tarfile.TarFile]:
+    try:
+        with _open(source) as archive:
+            yield archive
+    except tarfile.TarError as error:
+        raise BackupError(f"{_name_of(source)} is no whole backup: {error}") from None
+    except OSError as error:
+        raise BackupError(f"{_name_of(source)} cannot be read: {error.strerror}") from None
+
+
+def _open(source: Path | IO[bytes]) -> tarfile.TarFile:
     if isinstance(source, Path):
         return tarfile.open(source, mode="r:")
     return tarfile.open(fileobj=source, mode="r|")
@@ -107,8 +129,10 @@ def _next(archive: tarfile.TarFile, name: str) -> IO[bytes]:
     return required(archive.extractfile(member))
 
 
-def _name_of(archive: tarfile.TarFile) -> str:
-    return str(archive.name or PIPE)
+def _name_of(source: tarfile.TarFile | Path | IO[bytes]) -> str:
+    if isinstance(source, tarfile.TarFile):
+        return str(source.name or PIPE)
+    return str(source) if isinstance(source, Path) else PIPE
 
 
 def _read_manifest(archive: tarfile.TarFile) -> Manifest:

@@ -1,9 +1,7 @@
 """Makes a backup, of one moment, while the node runs or not."""
 
 import os
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import UTC, datetime
@@ -15,6 +13,7 @@ from django.utils.module_loading import import_string
 from nodeapi.backups import archive
 from nodeapi.backups.archive import CONFIGURATION, DATABASES, VPN_KEY, BackupError, Manifest
 from nodeapi.backups.places import home_of, places_of
+from nodeapi.backups.scratch import remove_left_over, scratch_in
 from nodeapi.safety_copy import sync
 
 MIGRATIONS = "SELECT app, name FROM django_migrations ORDER BY app, name"
@@ -28,9 +27,11 @@ def make_backup(
     target = target.absolute()
     if target.exists() and not force:
         raise BackupError(f"{target} exists; name another file, or let it be replaced: --force")
-    with _workshop(target.parent, target.name) as workshop:
-        manifest, files = _collect(config, workshop, version, with_vpn_key)
-        whole = workshop / "whole"
+    # Of a pipe, or a check, that was killed.
+    remove_left_over(home_of(config))
+    with _scratch_in(target.parent) as scratch:
+        manifest, files = _collect(config, scratch, version, with_vpn_key)
+        whole = scratch / "whole"
         archive.write(whole, manifest, files)
         os.replace(whole, target)
         sync(target.parent)
@@ -41,40 +42,34 @@ def stream_backup(config, stream: IO[bytes], *, version: str, with_vpn_key: bool
     """Writes the archive into a pipe. What has room for a copy of the database is the node's own directory. BackupError:
     what was written is not a whole backup.
     """
-    with _workshop(home_of(config), "backup") as workshop:
-        manifest, files = _collect(config, workshop, version, with_vpn_key)
+    with _scratch_in(home_of(config)) as scratch:
+        manifest, files = _collect(config, scratch, version, with_vpn_key)
         archive.write_to(stream, manifest, files)
         stream.flush()
         return manifest
 
 
 @contextmanager
-def _workshop(directory: Path, name: str) -> Iterator[Path]:
-    """A directory for the parts of a backup, which does not outlast it."""
+def _scratch_in(directory: Path) -> Iterator[Path]:
     try:
-        workshop = Path(tempfile.mkdtemp(prefix=f".{name}.", dir=directory))
-    except OSError as error:
-        raise BackupError(f"{directory} cannot be written to: {error.strerror}") from None
-    try:
-        yield workshop
+        with scratch_in(directory) as scratch:
+            yield scratch
     except (OSError, sqlite3.Error) as error:
-        raise BackupError(f"the backup could not be made: {error}") from None
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
+        raise BackupError(f"the backup could not be made in {directory}: {error}") from None
 
 
-def _collect(config, workshop: Path, version: str, with_vpn_key: bool) -> tuple[Manifest, dict[str, Path]]:
+def _collect(config, scratch: Path, version: str, with_vpn_key: bool) -> tuple[Manifest, dict[str, Path]]:
     """The database of one moment, and the files beside it."""
     made_at = datetime.now(UTC).isoformat(timespec="seconds")
     kind = "postgresql" if config.database.postgres else "sqlite"
-    copy = workshop / DATABASES[kind]
+    copy = scratch / DATABASES[kind]
     if config.database.postgres:
         # By its name, because it imports psycopg, which a node on SQLite does without.
         dump_of_a_moment = import_string("nodeapi.backups.on_postgresql.dump_of_a_moment")
         migrations, last_seq = dump_of_a_moment(config.database.postgres.get_secret_value(), copy)
     else:
         migrations, last_seq = _copy(config.database.sqlite_path, copy)
-    files = {DATABASES[kind]: copy, **_beside(config, workshop, with_vpn_key)}
+    files = {DATABASES[kind]: copy, **_beside(config, scratch, with_vpn_key)}
     manifest = Manifest(
         version=version,
         made_at=made_at,
@@ -102,12 +97,18 @@ def _copy(database: Path, copy: Path) -> tuple[list[list[str]], int]:
 def check_whole(database: sqlite3.Connection, *, thorough: bool = False) -> None:
     """Raises BackupError. `thorough`: its indexes against its tables, too."""
     check = "integrity_check" if thorough else "quick_check"
-    found = database.execute(f"PRAGMA {check}(1)").fetchone()[0]
+    try:
+        found = database.execute(f"PRAGMA {check}(1)").fetchone()[0]
+    except sqlite3.OperationalError:
+        # Says something of this machine.
+        raise
+    except sqlite3.DatabaseError as error:
+        found = str(error)
     if found != "ok":
         raise BackupError(f"the database is damaged: {found}")
 
 
-def _beside(config, workshop: Path, with_vpn_key: bool) -> dict[str, Path]:
+def _beside(config, scratch: Path, with_vpn_key: bool) -> dict[str, Path]:
     """Copies of the files beside the database, by their names in the archive."""
     wanted = {name: place for name, place in places_of(config).items() if with_vpn_key or name != VPN_KEY}
     if config.path:
@@ -121,6 +122,6 @@ def _beside(config, workshop: Path, with_vpn_key: bool) -> dict[str, Path]:
         except PermissionError:
             advice = "; run this as root, or leave it out: --without-vpn-key" if name == VPN_KEY else ""
             raise BackupError(f"{place} cannot be read{advice}") from None
-        files[name] = workshop / name
+        files[name] = scratch / name
         files[name].write_bytes(content)
     return files

@@ -1,5 +1,6 @@
 """Backups of a node on PostgreSQL. Loads psycopg: imported by its name, for such nodes alone."""
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -50,18 +51,20 @@ class Postgres:
             except psycopg.Error:
                 return 0
 
-    def check(self, workshop: Path, *, thorough: bool = False) -> None:
-        postgres.script_of(workshop / DATABASES[self.kind], workshop / "script.sql")
+    def check(self, scratch: Path, *, only_check: bool = False) -> None:
+        # The script is several times as large as the dump.
+        script = Path(os.devnull) if only_check else scratch / "script.sql"
+        postgres.script_of(scratch / DATABASES[self.kind], script)
 
-    def replace(self, workshop: Path, mark: Mark) -> list[Path]:
+    def replace(self, scratch: Path, mark: Mark) -> list[Path]:
         asides = []
         if not self.is_empty():
             aside = kept(self._beside.with_suffix(".dump"), mark.stamp)
             postgres.dump(self._parameters, aside)
             asides.append(aside)
-        marking = workshop / "mark.sql"
+        marking = scratch / "mark.sql"
         marking.write_text(mark.script())
-        postgres.replace(self._parameters, workshop / "script.sql", marking)
+        postgres.replace(self._parameters, scratch / "script.sql", marking)
         self.valid_keys = self._names_of_keys()
         return asides
 

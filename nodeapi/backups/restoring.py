@@ -6,9 +6,7 @@ if this process has died.
 """
 
 import os
-import shutil
 import sqlite3
-import tempfile
 from collections.abc import Collection
 from contextlib import closing
 from dataclasses import dataclass
@@ -23,6 +21,7 @@ from nodeapi.backups.archive import DATABASES, BackupError, Manifest
 from nodeapi.backups.making import LAST_SEQ, check_whole
 from nodeapi.backups.places import exchange, home_of, kept, places_of, staged
 from nodeapi.backups.returned import Mark
+from nodeapi.backups.scratch import scratch_in
 from nodeapi.locks import lock_of
 from nodeapi.node_files import give_to_owner_of
 from nodeapi.safety_copy import sync
@@ -30,7 +29,6 @@ from nodeapi.safety_copy import sync
 # More events than a node writes in a second (docs/performance.md), and as many again that it may have written unseen.
 SEQS_A_SECOND = 10_000
 SEQS_AT_LEAST = 1_000_000
-_WORKSHOP = ".restore-"
 VALID_KEYS = (
     "SELECT name FROM nodeapi_apikey WHERE revoked_at IS NULL AND (expires_at IS NULL OR expires_at > CURRENT_TIMESTAMP) "
     "ORDER BY name"
@@ -63,10 +61,12 @@ class Target(Protocol):
     def last_seq(self) -> int:
         """Of the database that is there; 0 where it cannot be told."""
 
-    def check(self, workshop: Path, *, thorough: bool = False) -> None:
-        """Raises BackupError when the unpacked database is damaged."""
+    def check(self, scratch: Path, *, only_check: bool = False) -> None:
+        """Raises BackupError when the unpacked database is damaged. `only_check`: it is looked through more thoroughly, and
+        will not be put back.
+        """
 
-    def replace(self, workshop: Path, mark: Mark) -> list[Path]:
+    def replace(self, scratch: Path, mark: Mark) -> list[Path]:
         """The files under which what was there goes on."""
 
 
@@ -75,7 +75,7 @@ def check_backup(
     source: Path | IO[bytes],
     *,
     known_migrations: Collection[tuple[str, str]],
-    scratch: Path | None = None,
+    room: Path | None = None,
 ) -> Manifest:
     """All that a restore would check, and more; nothing is changed, and the node may run.
 
@@ -83,15 +83,15 @@ def check_backup(
         config: The node's configuration.
         source: The backup, a file or a pipe.
         known_migrations: Those of this version.
-        scratch: A directory with room for the unpacked backup; that of the node's database if none is named.
+        room: A directory with room for the unpacked backup; that of the node's database if none is named.
 
     Raises:
         BackupError: The backup is not good for this node.
     """
     target = _target(config)
     try:
-        with tempfile.TemporaryDirectory(prefix=".check-", dir=scratch or target.home) as directory:
-            return _unpack(source, Path(directory), target, known_migrations, thorough=True)
+        with scratch_in(room or target.home) as scratch:
+            return _unpack(source, scratch, target, known_migrations, only_check=True)
     except (OSError, sqlite3.Error) as error:
         raise BackupError(f"the backup could not be checked: {error}") from None
 
@@ -115,16 +115,16 @@ def restore_backup(
 
 def _unpack(
     source: Path | IO[bytes],
-    workshop: Path,
+    scratch: Path,
     target: Target,
     known_migrations: Collection[tuple[str, str]],
     *,
-    thorough: bool = False,
+    only_check: bool = False,
 ) -> Manifest:
     """Checks the whole of it."""
-    manifest = archive.extract(source, workshop)
+    manifest = archive.extract(source, scratch)
     _check(manifest, target, known_migrations)
-    target.check(workshop, thorough=thorough)
+    target.check(scratch, only_check=only_check)
     return manifest
 
 
@@ -136,19 +136,16 @@ def _restore(
         raise BackupError(
             f"{target.name} holds a node's data; put the backup in its place: --force (it is kept)"
         )
-    _clear_away(config, target.home)
-    workshop = Path(tempfile.mkdtemp(prefix=_WORKSHOP, dir=target.home))
-    try:
-        manifest = _unpack(source, workshop, target, known_migrations)
+    _clear_away(config)
+    with scratch_in(target.home) as scratch:
+        manifest = _unpack(source, scratch, target, known_migrations)
         mark = _mark(manifest, target.last_seq())
         files = {name: place for name, place in places_of(config).items() if name in manifest.files}
         for name, place in files.items():
-            _stage(workshop / name, staged(place))
-        asides = target.replace(workshop, mark)
+            _stage(scratch / name, staged(place))
+        asides = target.replace(scratch, mark)
         asides += returned.take_files(config, mark)
         return Restored(manifest, asides, target.valid_keys)
-    finally:
-        shutil.rmtree(workshop, ignore_errors=True)
 
 
 def _target(config) -> Target:
@@ -168,10 +165,8 @@ def _stage(source: Path, target: Path) -> None:
     sync(target.parent)
 
 
-def _clear_away(config, home: Path) -> None:
+def _clear_away(config) -> None:
     """What a restore that was killed has left, but the files that a database which has come back waits for."""
-    for left in home.glob(f"{_WORKSHOP}*"):
-        shutil.rmtree(left, ignore_errors=True)
     path = config.database.sqlite_path
     for other_name in path.parent.glob(f"{path.name}.*.before-restore") if path and path.exists() else ():
         if other_name.samefile(path):
@@ -226,12 +221,12 @@ class Sqlite:
         except sqlite3.Error:
             return 0
 
-    def check(self, workshop: Path, *, thorough: bool = False) -> None:
-        with closing(sqlite3.connect(workshop / DATABASES[self.kind])) as database:
-            check_whole(database, thorough=thorough)
+    def check(self, scratch: Path, *, only_check: bool = False) -> None:
+        with closing(sqlite3.connect(scratch / DATABASES[self.kind])) as database:
+            check_whole(database, thorough=only_check)
 
-    def replace(self, workshop: Path, mark: Mark) -> list[Path]:
-        new, aside = workshop / DATABASES[self.kind], kept(self._path, mark.stamp)
+    def replace(self, scratch: Path, mark: Mark) -> list[Path]:
+        new, aside = scratch / DATABASES[self.kind], kept(self._path, mark.stamp)
         with closing(sqlite3.connect(new)) as database:
             database.execute("PRAGMA synchronous=FULL")
             with database:

@@ -165,6 +165,39 @@ def test_backup_unit_calls_what_exists():
     assert unit("impervious-backup.timer")["Timer"]["Persistent"] == "true"
 
 
+def commands_in_containers() -> list[list[str]]:
+    """What docs/deploying.md lets the containers' manage.py do, up to where the shell goes on."""
+    page = (ROOT / "docs/deploying.md").read_text()
+    ends = r"([^\n`<>|)]+)"
+    called = re.findall(r"docker compose exec -T node /app/\.venv/bin/python /app/manage\.py " + ends, page)
+    called += re.findall(r"docker compose run [-a-zA-Z ]+ node " + ends, page)
+    return [words.split() for words in called]
+
+
+def test_backup_and_restore_in_containers_call_what_exists():
+    called = commands_in_containers()
+    assert {tuple(words[:2]) for words in called} == {
+        ("backup", "-"),
+        ("backup", "--directory"),
+        ("restore", "-"),
+        ("restore", "--check"),
+    }
+    for name, *arguments in called:
+        asked = load_command_class("nodeapi", name).create_parser("manage.py", name).parse_args(arguments)
+        # What lasts; /tmp is in memory.
+        assert not getattr(asked, "directory", None) or asked.directory.is_relative_to("/data")
+    assert "data:/data" in OURS["node"]["volumes"]
+    # Its image, and not only the engine's, has pg_dump.
+    assert "postgresql-client" in OURS["node"]["build"]["args"]["PACKAGES"]
+
+
+@pytest.mark.parametrize("name", ["node", "daphne1", "daphne2"])
+def test_no_health_check_waits_for_lnd(name):
+    """A wallet may be locked for long after a restart of the machine."""
+    checked = OURS[name]["healthcheck"]["test"][-1]
+    assert checked.endswith(("/health/live", "/websocket.Websocket"))
+
+
 def test_each_container_has_limits():
     for name, service in SERVICES.items():
         assert {"mem_limit", "pids_limit"} <= service.keys(), name
@@ -231,6 +264,12 @@ def test_units_pass_systemds_own_check(name, tmp_path):
     )
     if "unrecognized option" not in rated.stderr:
         assert rated.returncode == 0, rated.stdout[-300:]
+
+
+@pytest.mark.skipif(not ANALYZE, reason="systemd-analyze is not here")
+def test_timer_passes_systemds_own_check(tmp_path):
+    runnable_copy(UNITS / "impervious-backup.service", tmp_path)
+    assert not complaints(runnable_copy(UNITS / "impervious-backup.timer", tmp_path))
 
 
 @pytest.mark.skipif(not ANALYZE, reason="systemd-analyze is not here")

@@ -1,5 +1,6 @@
 import sys
 from argparse import ArgumentTypeError
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import partial
 from pathlib import Path
@@ -9,6 +10,7 @@ from django.core.management.base import BaseCommand, CommandError
 from django.db import Error as DatabaseError
 from django.db.migrations.loader import MigrationLoader
 
+from messaging.required import required
 from nodeapi import welcome
 from nodeapi.backups import record
 from nodeapi.backups.archive import BackupError, Manifest
@@ -24,6 +26,15 @@ def _at_least_one(text: str) -> int:
     if not text.isdecimal() or int(text) < 1:
         raise ArgumentTypeError("must be a whole number, at least 1")
     return int(text)
+
+
+@dataclass(frozen=True)
+class _Made:
+    """What is in the backup, what to say of it, and what went wrong beside it."""
+
+    manifest: Manifest
+    told: list[str]
+    problems: list[str] = field(default_factory=list)
 
 
 class Command(BaseCommand):
@@ -44,7 +55,6 @@ class Command(BaseCommand):
         parser.add_argument(
             "--keep",
             type=_at_least_one,
-            default=KEEP,
             metavar="N",
             help=f"with --directory: delete all but the newest N afterwards (default: {KEEP})",
         )
@@ -56,50 +66,57 @@ class Command(BaseCommand):
     def handle(self, *args, file: str | None, directory: Path | None, **options):
         if settings.IMPD is None:
             raise CommandError(welcome.no_configuration(settings.CONFIG_PLACES))
+        if options["keep"] and not directory:
+            raise CommandError("--keep: goes with --directory")
+        if options["force"] and directory:
+            raise CommandError("--force: goes with FILE; --directory replaces nothing")
         with_vpn_key = not options["without_vpn_key"]
         try:
             if directory:
-                manifest = self._rotate(directory.absolute(), options["keep"], with_vpn_key)
+                made = self._rotate(directory.absolute(), options["keep"] or KEEP, with_vpn_key)
             elif file == PIPE:
-                manifest = self._stream(with_vpn_key)
+                made = self._stream(with_vpn_key)
             else:
                 manifest = self._make(Path(file or ""), force=options["force"], with_vpn_key=with_vpn_key)
-                self.stdout.write(f"{file}: {_contents(manifest)}")
+                made = _Made(manifest, [f"{file}: {_contents(manifest)}"])
         except BackupError as error:
             raise CommandError(str(error)) from None
-        self._note(manifest)
+        # Before anything is told: whom it is told may be gone.
+        self._note(made.manifest)
         # A pipe takes the backup and nothing else.
-        (self.stderr if file == PIPE else self.stdout).write(
-            "Whoever has it has the node's messages and keys. lnd's files are not in it."
-        )
+        told = self.stderr if file == PIPE else self.stdout
+        for line in made.told:
+            told.write(line)
+        told.write("Whoever has it has the node's messages and keys. lnd's files are not in it.")
+        if made.problems:
+            raise CommandError("\n".join(["The backup is good, but", *made.problems]))
 
     def _make(self, path: Path, *, force: bool = False, with_vpn_key: bool) -> Manifest:
         return make_backup(
             settings.IMPD, path, version=settings.VERSION, force=force, with_vpn_key=with_vpn_key
         )
 
-    def _rotate(self, directory: Path, keep: int, with_vpn_key: bool) -> Manifest:
+    def _rotate(self, directory: Path, keep: int, with_vpn_key: bool) -> _Made:
         known = set(MigrationLoader(None).disk_migrations)
         rotated = rotate(
             directory,
             keep,
+            secret_key=required(settings.IMPD).database.secret_key_path,
             make=partial(self._make, with_vpn_key=with_vpn_key),
-            check=partial(check_backup, settings.IMPD, known_migrations=known, scratch=directory),
+            check=partial(check_backup, settings.IMPD, known_migrations=known, room=directory),
         )
-        self.stdout.write(f"{rotated.path}: {_contents(rotated.manifest)}, checked")
-        for path in rotated.deleted:
-            self.stdout.write(f"deleted: {path}")
-        return rotated.manifest
+        told = [f"{rotated.path}: {_contents(rotated.manifest)}, checked"]
+        told += [f"deleted: {path}" for path in rotated.deleted]
+        return _Made(rotated.manifest, told, rotated.problems)
 
-    def _stream(self, with_vpn_key: bool) -> Manifest:
+    def _stream(self, with_vpn_key: bool) -> _Made:
         self.stderr.style_func = None
-        if sys.stdout.isatty():
+        if sys.stdout is None or sys.stdout.isatty():
             raise CommandError("FILE: - writes bytes to standard output: let a file or a program take them")
         manifest = stream_backup(
             settings.IMPD, sys.stdout.buffer, version=settings.VERSION, with_vpn_key=with_vpn_key
         )
-        self.stderr.write(_contents(manifest))
-        return manifest
+        return _Made(manifest, [_contents(manifest)])
 
     def _note(self, manifest: Manifest) -> None:
         try:

@@ -30,12 +30,13 @@ class Command(BaseCommand):
 
     def add_arguments(self, parser):
         parser.add_argument("file", metavar="FILE", help="what `backup` wrote, - for standard input")
-        parser.add_argument(
+        what = parser.add_mutually_exclusive_group()
+        what.add_argument(
             "--check",
             action="store_true",
             help="only say whether the backup is good; the node may run, and nothing is changed",
         )
-        parser.add_argument(
+        what.add_argument(
             "--force", action="store_true", help="in place of a database that is there; it is kept"
         )
 
@@ -43,7 +44,7 @@ class Command(BaseCommand):
         if settings.IMPD is None:
             raise CommandError(welcome.no_configuration(settings.CONFIG_PLACES))
         known = set(MigrationLoader(None).disk_migrations)
-        source = sys.stdin.buffer if file == "-" else Path(file)
+        source = _standard_input() if file == "-" else Path(file)
         if check:
             self._check(source, known)
             return
@@ -77,3 +78,9 @@ class Command(BaseCommand):
         if server.api_keys or server.exposed or restored.keys is None:
             return ""
         return "No API key in it is valid: ./impervious keys list says whether the node is open.\n"
+
+
+def _standard_input() -> IO[bytes]:
+    if sys.stdin is None or sys.stdin.isatty():
+        raise CommandError("FILE: - reads bytes from standard input: let a file or a program give them")
+    return sys.stdin.buffer

@@ -4,6 +4,7 @@ paid twice, and its clients' cursors stay good.
 
 import json
 import shutil
+import signal
 import sqlite3
 import stat
 import subprocess
@@ -18,7 +19,7 @@ from types import SimpleNamespace
 import pytest
 import yaml
 
-from nodeapi.backups import archive
+from nodeapi.backups import archive, scratch
 from tests.support.databases import ON_POSTGRES, execute, only_on_sqlite, until_unlocked
 from tests.support.networks import simulated_network
 from tests.support.nodes import ROOT, Node
@@ -208,7 +209,7 @@ def test_what_was_there_before_is_kept(story):
     assert all(str(path) in story.restored for path in kept)
     assert any(path.read_bytes() == b"another machine's" for path in kept)
     assert not list(story.bob.directory.glob("*.restoring"))
-    assert not list(story.bob.directory.glob(".restore-*"))
+    assert not list(story.bob.directory.glob(f"{scratch.PREFIX}*"))
 
 
 def test_metrics_of_the_running_node_tell_of_the_last_backup(story, tmp_path):
@@ -315,6 +316,27 @@ def test_a_backup_goes_through_a_pipe_while_the_node_runs(story, fresh):
     put_back = piped(fresh, "restore", "-", stdin=made.stdout)
     assert put_back.returncode == 0, put_back.stderr
     assert secret_key(fresh).read_bytes() == secret_key(story.alice).read_bytes()
+
+
+def test_what_a_killed_pipe_leaves_goes_with_the_next_backup(story, tmp_path):
+    """A copy of the whole database."""
+
+    def left() -> list[Path]:
+        return list(story.alice.directory.glob(f"{scratch.PREFIX}*"))
+
+    with subprocess.Popen(
+        [sys.executable, str(ROOT / "manage.py"), "backup", "-", "--config", str(story.alice.config_path)],
+        cwd=story.alice.directory,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    ) as making:
+        # Nobody takes the rest.
+        assert len(making.stdout.read(1_000)) == 1_000
+        making.kill()
+    assert making.returncode == -signal.SIGKILL
+    assert len(left()) == 1
+    done(story.alice, "backup", str(tmp_path / "elsewhere.backup"))
+    assert not left()
 
 
 def test_a_backup_is_checked_beside_the_node_and_nothing_is_changed(story, tmp_path):
