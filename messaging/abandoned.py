@@ -53,24 +53,25 @@ def give_up(
         raise UnknownMessageError(f"no message was sent under the id {message_id}")
     if message.state not in UNFINISHED:
         raise NotPossibleError(f"the message has ended: it is {State(message.state).value}")
-    given_up = GivenUp(message.pk, message_id, _give_up(message, BY_OPERATOR, published))
+    given_up = GivenUp(message.pk, message_id, _give_up(message, published))
     if then:
         then(given_up)
     return given_up
 
 
-def _give_up(message: Message, cause: str, published: events.Published) -> int:
+def _give_up(message: Message, published: events.Published) -> int:
     """What lnd may still pay for it, in msat."""
     now = clock.now()
     if message.parts > 1:
-        if divided.give_up(message, now, cause=cause, published=published):
+        if divided.give_up(message, now, cause=BY_OPERATOR, published=published):
             return 0
     elif message.state != State.IN_FLIGHT:
         message.cost_msat = 0
-        deliveries.move([message], State.FAILED, now, cause=cause, published=published)
+        deliveries.move([message], State.FAILED, now, cause=BY_OPERATOR, published=published)
         return 0
     Message.objects.filter(pk=message.pk).update(abandoned_at=now)
     message.abandoned_at = now
-    cause += f" while lnd had its payment under way, which may still cost {message.cost_msat / 1000:g} sat"
+    may_cost_sat = message.cost_msat / 1000
+    cause = f"given up by the operator while lnd had its payment under way, which may still cost {may_cost_sat:g} sat"
     deliveries.move([message], State.FAILED, now, cause=cause, published=published)
     return message.cost_msat
