@@ -9,7 +9,6 @@ from nodeapi import terminal
 from nodeapi.cli import send
 from protos import messaging_pb2
 
-UNFINISHED = ("queued", "in_flight", "retrying")
 _STATES = {"settled": "good", "failed": "bad", "in_flight": "warn"}
 
 
