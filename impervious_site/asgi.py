@@ -67,6 +67,7 @@ if "IMPD_ENGINE_HERE" not in os.environ:
     _scrape = assembly.make_early_scrape(
         settings.IMPD, keys=_keys, health=api_entry.health, version=settings.VERSION
     )
+    tell_when_listening(systemd.begin_unit)
     api_entry.install_early(EarlyMetrics(_keys, _guard, _scrape))
     api_entry.make_with(
         partial(install_api, settings.IMPD, version=settings.VERSION, reload=Reload(settings.IMPD))
@@ -82,8 +83,6 @@ async def _drain() -> None:
 
 
 drain_at_shutdown(_drain)
-if "IMPD_ENGINE_HERE" not in os.environ:
-    tell_when_listening(systemd.begin_unit)
 
 
 async def _http(scope: dict[str, Any], receive: Any, send: Any) -> None:

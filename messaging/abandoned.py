@@ -28,7 +28,6 @@ class GivenUp:
     """A message, and what lnd may still pay for it: 0 if no payment is under way."""
 
     key: int
-    message_id: UUID
     may_be_paid_msat: int
 
 
@@ -53,7 +52,7 @@ def give_up(
         raise UnknownMessageError(f"no message was sent under the id {message_id}")
     if message.state not in UNFINISHED:
         raise NotPossibleError(f"the message has ended: it is {State(message.state).value}")
-    given_up = GivenUp(message.pk, message_id, _give_up(message, published))
+    given_up = GivenUp(message.pk, _give_up(message, published))
     if then:
         then(given_up)
     return given_up

@@ -285,7 +285,7 @@ class Outbox:
 
     def _is_abandoned(self, carried: Sequence[Carried]) -> bool:
         """Whether one of these was given up: what was not paid yet is not sent."""
-        return any(_message_key(one) in self._abandoned for one in carried)
+        return any(_message(one).pk in self._abandoned for one in carried)
 
     def retry_now(self) -> None:
         """lnd is back: what waits for its next try is due."""
@@ -674,7 +674,7 @@ class Outbox:
 
     def _resume_all(self, unfinished: list[tuple[Attempt, list[Carried]]]) -> None:
         for attempt, carried in unfinished:
-            self._abandoned.update(_message_key(one) for one in carried if _message(one).abandoned_at)
+            self._abandoned.update(_message(one).pk for one in carried if _message(one).abandoned_at)
             if carried and isinstance(carried[0], Message) and carried[0].is_unasked:
                 self._answers.occupy(known=_waiting(carried[0]).known)
                 self._spawn(self._resume_answer(attempt, carried))
@@ -763,10 +763,6 @@ def _name(carried: Carried) -> str:
 
 def _message(carried: Carried) -> Message:
     return carried.message if isinstance(carried, Part) else carried
-
-
-def _message_key(carried: Carried) -> int:
-    return carried.message_id if isinstance(carried, Part) else carried.pk
 
 
 def _waiting(message: Message) -> Waiting:

@@ -16,6 +16,7 @@ from messaging.traffic import Limits
 from nodeapi.addresses import trust
 from nodeapi.audit import AuditLog
 from nodeapi.auth import Caller, Keys, WebGuard
+from nodeapi.backups.places import home_of
 from nodeapi.descriptors import shares
 from nodeapi.doors import Doors
 from nodeapi.engine import Engine, EngineLimits
@@ -267,7 +268,7 @@ def make_early_scrape(
 
 def make_surroundings(config, *, with_lnd: bool) -> Surroundings:
     return Surroundings(
-        directory=(config.database.sqlite_path or config.database.secret_key_path).parent,
+        directory=home_of(config),
         tls=make_tls(config),
         lnd_address=(config.lnd.host, config.lnd.port) if with_lnd else None,
     )
